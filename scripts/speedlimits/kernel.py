@@ -1,0 +1,341 @@
+"""Empirical neural tangent kernel (NTK) Theta = J J^T, J = d f / d theta, at given weights.
+
+Two routes give the same kernel:
+
+* ``structured`` (module ``kernel_sequential``): chains of the layers of module ``networks``;
+  uses their exact structure and is several times faster.
+* ``torch_func`` (this module): any network that maps (N, ...) to (N, C) sample by sample, by
+  ``torch.func`` per-sample Jacobians.
+
+``choose_route`` says which one is taken and why. Index convention of the full kernel: row
+``i * C + a`` is output a of sample i (sample-major). The output-traced kernel is
+``(1/C) sum_a Theta[i, a, j, a]``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, jvp, vmap
+
+from speedlimits import kernel_sequential
+
+DEFAULT_MEMORY_BYTES = 4 * 2**30  # the kernel of 1000 samples x 10 outputs takes 0.8e9 of them
+KRYLOV_LIMIT = 100  # Lanczos steps; NTK spectra decay fast and 1e-3 takes about 5 to 10
+PRODUCT_BATCH = 64  # samples per micro-batch of a Jacobian product; activations stay in cache
+
+
+class Route(NamedTuple):
+    """Which implementation computes the kernel, and the reason in one sentence."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return "name: reason" for a log."""
+        return f"{self.name}: {self.reason}"
+
+
+def choose_route(network: nn.Module) -> Route:
+    """Return the fastest route that is exact for this network.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C).
+
+    Returns:
+        ``structured`` for chains of the layers of module ``networks``, else ``torch_func``.
+    """
+    obstacle = kernel_sequential.obstacle_to_structured_route(network)
+    if obstacle is None:
+        return Route("structured", "every layer has a known exact per-sample gradient")
+    return Route("torch_func", obstacle)
+
+
+def empirical_ntk(
+    network: nn.Module,
+    inputs: Tensor,
+    *,
+    other_inputs: Tensor | None = None,
+    traced: bool = False,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    accumulate_dtype: torch.dtype = torch.float64,
+    route: str | None = None,
+) -> Tensor:
+    """Return the NTK Theta(x, x') = J(x) J(x')^T at the current weights of the network.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C), each sample by itself.
+        inputs: floating-point tensor (N, ...) on the network's device, in its dtype.
+        other_inputs: tensor (M, ...) for the kernel between two sets; None means ``inputs``.
+        traced: average over equal outputs, (1/C) sum_a Theta[i, a, j, a].
+        memory_bytes: bound on the memory that the call takes, its result included. Smaller
+            budgets give the same kernel in smaller blocks, with some work repeated.
+        accumulate_dtype: dtype in which contributions are summed. float64 also protects the small
+            eigenvalues from the rounding of float32 products (``kernel_sequential``).
+        route: ``structured`` or ``torch_func``; None means the one of ``choose_route``.
+
+    Returns:
+        float64 tensor on the inputs' device: (N C, M C), or (N, M) if traced; row i * C + a is
+        output a of sample i. Exactly symmetric if ``other_inputs`` is None.
+
+    Raises:
+        ValueError: if the network couples samples or is random (training-mode batch
+            normalisation or dropout), if the inputs do not fit the network, or if the budget
+            cannot hold the kernel.
+    """
+    _check(network, inputs, other_inputs)
+    name = route or choose_route(network).name
+    functions = {"structured": kernel_sequential.structured_ntk, "torch_func": _general_ntk}
+    if name not in functions:
+        raise ValueError(f"route is {name!r}; it must be one of {tuple(functions)}")
+    # Jacobians are formed by hand or by torch.func: an outer tape would only hold memory.
+    with torch.no_grad():
+        return functions[name](
+            network, inputs, other_inputs, traced, memory_bytes, accumulate_dtype
+        )
+
+
+def empirical_ntk_both(
+    network: nn.Module, inputs: Tensor, memory_bytes: int = DEFAULT_MEMORY_BYTES
+) -> tuple[Tensor, Tensor]:
+    """Return the full kernel (N C, N C) and the output-traced kernel (N, N) from one pass.
+
+    Args:
+        network: as for ``empirical_ntk``.
+        inputs: as for ``empirical_ntk``.
+        memory_bytes: as for ``empirical_ntk``.
+
+    Returns:
+        (full, traced), both float64.
+    """
+    full = empirical_ntk(network, inputs, memory_bytes=memory_bytes)
+    return full, trace_outputs(full, len(full) // len(inputs))
+
+
+def trace_outputs(full: Tensor, outputs: int) -> Tensor:
+    """Return (1/C) sum_a Theta[i, a, j, a], shape (N, M), of a full kernel (N C, M C)."""
+    rows, columns = full.shape[0] // outputs, full.shape[1] // outputs
+    blocks = full.view(rows, outputs, columns, outputs)
+    return blocks.diagonal(dim1=1, dim2=3).sum(dim=-1) / outputs
+
+
+def largest_eigenvalue(
+    network: nn.Module,
+    inputs: Tensor,
+    *,
+    relative_tolerance: float = 1e-3,
+    generator: torch.Generator | None = None,
+    batch: int = PRODUCT_BATCH,
+) -> float:
+    """Return lambda_1 of Theta by Lanczos iteration on Jacobian products, without forming Theta.
+
+    Every step is one product Theta v = J (J^T v). The Ritz value theta with residual r and
+    distance g to the next Ritz value is within min(r, r^2 / g) of an eigenvalue (Parlett 1998,
+    The Symmetric Eigenvalue Problem, theorem 11.7.1, with g estimated); the iteration stops when
+    that is below ``relative_tolerance * theta``.
+
+    Args:
+        network: as for ``empirical_ntk``.
+        inputs: as for ``empirical_ntk``.
+        relative_tolerance: wanted relative error of lambda_1; 1e-3 is ample for a stability limit
+            2 / lambda_1 on a learning rate.
+        generator: CPU generator of the random start vector; None means seed 0.
+        batch: samples per micro-batch.
+
+    Returns:
+        lambda_1 (0.0 if the Jacobian is zero).
+
+    Raises:
+        ValueError: as for ``empirical_ntk``.
+    """
+    _check(network, inputs, None)
+    outputs = _outputs(network, inputs)
+    generator = generator or torch.Generator().manual_seed(0)
+    vector = torch.randn(len(inputs) * outputs, generator=generator, dtype=torch.float64)
+    basis = [(vector / vector.norm()).to(inputs.device)]
+    diagonal: list[float] = []
+    off_diagonal: list[float] = []
+    for _ in range(min(KRYLOV_LIMIT, len(vector))):
+        product = kernel_product(network, inputs, basis[-1], batch=batch)
+        diagonal.append(float(basis[-1] @ product))
+        for _repeat in range(2):  # twice is enough (Parlett 1998, section 6.9)
+            stack = torch.stack(basis)
+            product = product - stack.T @ (stack @ product)
+        norm = float(product.norm())
+        value, error = _leading_ritz_value(diagonal, off_diagonal, norm)
+        if error <= relative_tolerance * value or norm == 0.0:
+            return max(value, 0.0)
+        off_diagonal.append(norm)
+        basis.append(product / norm)
+    return max(value, 0.0)
+
+
+def kernel_product(
+    network: nn.Module, inputs: Tensor, vector: Tensor, *, batch: int = PRODUCT_BATCH
+) -> Tensor:
+    """Return Theta v = J (J^T v) by one reverse and one forward derivative per micro-batch.
+
+    Args:
+        network: as for ``empirical_ntk``.
+        inputs: (N, ...).
+        vector: (N C,) float64, sample-major.
+        batch: samples per micro-batch; memory is that of one training step on it.
+
+    Returns:
+        (N C,) float64, with the accuracy of the network's dtype.
+    """
+    parameters, buffers = _weights(network)
+    cotangents = vector.view(len(inputs), -1).to(inputs.dtype)
+    total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
+        _, pullback = torch.func.vjp(
+            lambda p, x=x: functional_call(network, (p, buffers), (x,)), parameters
+        )
+        for name, gradient in pullback(cotangent)[0].items():
+            total[name] += gradient
+    pieces = [
+        jvp(lambda p, x=x: functional_call(network, (p, buffers), (x,)), (parameters,), (total,))[1]
+        for x in inputs.split(batch)
+    ]
+    return torch.cat(pieces).flatten().double()
+
+
+def _leading_ritz_value(
+    diagonal: list[float], off_diagonal: list[float], norm: float
+) -> tuple[float, float]:
+    """Return the largest Ritz value and its error bound min(r, r^2 / gap)."""
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    if off_diagonal:
+        side = torch.tensor(off_diagonal, dtype=torch.float64)
+        matrix += torch.diag(side, 1) + torch.diag(side, -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    residual = norm * abs(float(vectors[-1, -1]))
+    if len(values) == 1:
+        return float(values[-1]), residual
+    gap = float(values[-1] - values[-2])
+    return float(values[-1]), min(residual, residual**2 / gap if gap > 0.0 else math.inf)
+
+
+def _weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return detached trainable parameters, and buffers with every frozen parameter."""
+    parameters, others = {}, {name: b.detach() for name, b in network.named_buffers()}
+    for name, parameter in network.named_parameters():
+        (parameters if parameter.requires_grad else others)[name] = parameter.detach()
+    return parameters, others
+
+
+def _outputs(network: nn.Module, inputs: Tensor) -> int:
+    """Return the number of outputs C of the network."""
+    with torch.no_grad():
+        f = network(inputs[:1])
+    if f.ndim != 2 or len(f) != 1:
+        raise ValueError(
+            f"the network maps one sample to shape {tuple(f.shape)}; the kernel needs (1, outputs)"
+        )
+    return f.shape[1]
+
+
+def _check(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None) -> None:
+    """Raise ValueError, in one sentence, for whatever has no per-sample Jacobian."""
+    for name, layer in network.named_modules():
+        label = f"layer {name or '(the network)'} ({type(layer).__name__})"
+        if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{label} is in training mode and mixes samples, so a per-sample Jacobian does "
+                f"not exist; call network.eval() first"
+            )
+        if layer.training and isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise ValueError(f"{label} is in training mode and random; call network.eval() first")
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("the network has no trainable weights, so its kernel is undefined")
+    for word, x in (("inputs", inputs), ("other_inputs", other_inputs)):
+        if x is None:
+            continue
+        if len(x) == 0:
+            raise ValueError(f"{word} hold no samples")
+        if not x.is_floating_point() or x.dtype != parameters[0].dtype:
+            raise ValueError(f"{word} are {x.dtype}, the network's weights {parameters[0].dtype}")
+        if x.device != parameters[0].device:
+            raise ValueError(f"{word} are on {x.device}, the weights on {parameters[0].device}")
+
+
+def _general_ntk(
+    network: nn.Module,
+    inputs: Tensor,
+    other_inputs: Tensor | None,
+    traced: bool,
+    memory_bytes: int,
+    accumulate_dtype: torch.dtype,
+) -> Tensor:
+    """Return the NTK from explicit per-sample Jacobians of pairs of sample blocks.
+
+    Two blocks of b samples, each with its copy in ``accumulate_dtype``, are held beside the
+    result, and the reverse derivatives take about as much again as one block:
+
+        bytes = 8 * (result size) + 3 * b * C * P * (itemsize + accumulate itemsize).
+
+    b is the largest that fits, at least 1. Jacobians cost C reverse passes per sample and are
+    repeated (blocks + 1) / 2 times; the product costs (N C)^2 P multiplications for the lower
+    half.
+    """
+    outputs = _outputs(network, inputs)
+    size = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    others = inputs if other_inputs is None else other_inputs
+    per_sample = 1 if traced else outputs
+    result_bytes = 8 * len(inputs) * len(others) * per_sample**2
+    bytes_each = 3 * outputs * size * (inputs.element_size() + accumulate_dtype.itemsize)
+    block = _block_size(memory_bytes, result_bytes, bytes_each)
+    kernel = inputs.new_empty(
+        (len(inputs) * per_sample, len(others) * per_sample), dtype=torch.float64
+    )
+    for row in range(0, len(inputs), block):
+        left = _jacobian_block(network, inputs[row : row + block], traced)
+        rows = slice(row * per_sample, (row + block) * per_sample)
+        last = row + block if other_inputs is None else len(others)
+        for column in range(0, min(last, len(others)), block):
+            if other_inputs is None and column == row:
+                right = left
+            else:
+                right = _jacobian_block(network, others[column : column + block], traced)
+            part = _inner_products(left, right, accumulate_dtype)
+            part = part / outputs if traced else part
+            columns = slice(column * per_sample, (column + block) * per_sample)
+            kernel[rows, columns] = part
+            if other_inputs is None:
+                kernel[columns, rows] = part.T
+    return kernel
+
+
+def _block_size(memory_bytes: int, fixed_bytes: int, bytes_each: int) -> int:
+    """Return how many items fit beside ``fixed_bytes`` into the budget, at least one."""
+    block = (memory_bytes - fixed_bytes) // bytes_each
+    if block < 1:
+        raise ValueError(
+            f"memory_bytes is {memory_bytes}; this kernel needs at least {fixed_bytes + bytes_each}"
+        )
+    return int(block)
+
+
+def _jacobian_block(network: nn.Module, inputs: Tensor, traced: bool) -> list[Tensor]:
+    """Return J of every parameter: (n C, p), or (n, C p) if traced."""
+    parameters, buffers = _weights(network)
+
+    def sample_output(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(network, (p, buffers), (x.unsqueeze(0),)).squeeze(0)
+
+    jacobian = vmap(jacrev(sample_output), (None, 0))(parameters, inputs)
+    return [j.flatten(1) if traced else j.flatten(2).flatten(0, 1) for j in jacobian.values()]
+
+
+def _inner_products(left: list[Tensor], right: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return sum over parameters of left right^T, in ``dtype``, exactly symmetric if equal."""
+    total = 0.0
+    for a, b in zip(left, right, strict=True):
+        total = total + a.to(dtype) @ b.to(dtype).T
+    if left is right:
+        total = (total + total.T) / 2
+    return total.double()
