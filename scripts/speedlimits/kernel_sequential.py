@@ -1,23 +1,527 @@
-"""Structured NTK of chains of the layers of module ``networks``."""
+"""Exact NTK of a chain of the layers of module ``networks``, by matrix products.
+
+Theta = sum over weight layers of Theta_l. Every layer stores *factors* per sample, from which one
+kind of matrix product gives Theta_l. With b the output channels o, s the positions, C outputs:
+
+* ``linear``: d f_a / d W = g_a h^T (h the layer's input, g_a the cotangent of its output), so
+  Theta_l[(i, a), (j, b)] = <h_i, h_j> <g_ia, g_jb>. No Jacobian is formed.
+* ``pooled``, the last convolution under ReLU, global average pool and a linear layer V: there
+  g_a(o, s) = V_ao mask(o, s) / S, so d f_a / d W_o = V_ao M_o with
+  M_o = sum_s mask(o, s) patch(s) / S the same for all outputs, and
+  Theta_l[(i, a), (j, b)] = sum_o V_ao V_bo <M_o(i), M_o(j)>.
+* ``convolution``: the rows d f_a / d W = sum_s g_a(s) patch(s)^T of J_l, one matrix product per
+  sample; then Theta_l = J_l J_l^T, lower triangle only.
+
+The output-traced kernel takes the same factors with the outputs moved from rows to columns.
+
+Operations (multiply and add = 2) for N samples, Myrtle-5 of width w on S positions:
+  per-sample gradients  N * C * w^2 * 18 * (2 S + 2 S/4 + ...)   (cotangents and weight gradients)
+  products              (N C)^2 * (27 w + 18 w^2)                (convolutions 1 to 3, half each)
+                        + 18 (N w)^2 + (N C)^2 w                 (last convolution)
+A route that multiplies whole Jacobians pays 2 (N C)^2 P = (N C)^2 (54 w + 54 w^2): three times as
+much. Contracting positions pairwise instead of forming J_l would cost S^2 against 9 w^2 C: more.
+
+Precision. Images share a mean, and so do their gradients: the entries of Theta are dominated by a
+component of rank C, and float32 rounds all of Theta at that component's size, which drowns the
+small eigenvalues. J = D + 1 m, with m a mean over samples, gives exactly
+    J J^T = D D^T + (D m^T) 1^T + 1 (D m^T)^T + m m^T,
+where only D D^T, whose entries are small, is multiplied in float32; the terms with m have rank C
+and take float64. ``linear`` and ``pooled`` factors are cheap and multiplied in float64.
+
+Memory. Columns of J_l (output channels of layer l) are processed in passes that fit the budget;
+every pass holds all samples, so that each pass needs only one sweep through the network.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
 import torch
+from scipy.linalg import blas
 from torch import Tensor, nn
+from torch.nn import functional
+
+from speedlimits.networks import GlobalAveragePool, ScaledConv2d, ScaledLinear
+
+WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
+KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
+PANEL_ROWS = 1024  # rows of Theta per product: measured full speed from 512 on
+PANEL_SHARE = 8  # the panels take at most this fraction (1/8) of the budget
+# Cotangents of one micro-batch: measured fastest when they stay in a CPU's last-level cache; a
+# GPU needs enough of them to fill its multiprocessors.
+SWEEP_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
+CONVERT_ELEMENTS = 2**20  # float32 entries converted to float64 at a time (8 MiB)
+LIBRARY_BYTES = 64 * 2**20  # packing buffers of BLAS and oneDNN, measured
+
+
+class Piece(NamedTuple):
+    """Output channels ``start`` to ``stop`` of weight layer ``index`` of the chain."""
+
+    kind: str
+    index: int
+    start: int
+    stop: int
+
+
+class Plan(NamedTuple):
+    """Passes over the network, samples per micro-batch and rows (samples) per panel."""
+
+    passes: list[list[Piece]]
+    batch: int
+    panel: int
 
 
 def obstacle_to_structured_route(network: nn.Module) -> str | None:
     """Return why the network has no structured route, or None if it has one."""
-    return f"{type(network).__name__} has no structured route"
+    if type(network) is not nn.Sequential:
+        return f"{type(network).__name__} is not a plain chain (nn.Sequential) of layers"
+    layers = list(network)
+    for layer in layers:
+        if type(layer) not in KNOWN_LAYERS:
+            return f"layer {type(layer).__name__} has no hand-written per-sample gradient"
+        if isinstance(layer, nn.AvgPool2d) and not _plain_pool(layer):
+            return "an average pool has padding, overlap or a rule of its own"
+        if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
+            return "a Flatten keeps some axes"
+    if len({id(layer) for layer in layers if isinstance(layer, WEIGHT_LAYERS)}) != sum(
+        isinstance(layer, WEIGHT_LAYERS) for layer in layers
+    ):
+        return "a layer with weights occurs twice"
+    if not all(p.requires_grad for p in network.parameters()):
+        return "some weights are frozen"
+    return None
+
+
+def _plain_pool(layer: nn.AvgPool2d) -> bool:
+    """Return whether the pool averages disjoint square cells."""
+    return (
+        isinstance(layer.kernel_size, int)
+        and layer.stride == layer.kernel_size
+        and layer.padding == 0
+        and not layer.ceil_mode
+        and layer.divisor_override is None
+    )
 
 
 def structured_ntk(
-    network: nn.Module,
+    network: nn.Sequential,
     inputs: Tensor,
     other_inputs: Tensor | None,
     traced: bool,
     memory_bytes: int,
     accumulate_dtype: torch.dtype,
 ) -> Tensor:
-    """Return the NTK of a chain of known layers."""
-    raise ValueError("the structured route does not know this network")
+    """Return the NTK of a chain of known layers; arguments as ``kernel.empirical_ntk``.
+
+    With float32 data, ``accumulate_dtype`` float64 centres the factors over the samples and sums
+    the layers in float64; float32 multiplies everything plainly (for comparison only).
+    """
+    layers = list(network)
+    outputs = layers[-1](_forward(layers, inputs[:1])[-1]).shape[1]
+    sets = [inputs] if other_inputs is None else [inputs, other_inputs]
+    plan = _plan(layers, sets, outputs, traced, memory_bytes, accumulate_dtype)
+    per_sample = 1 if traced else outputs
+    kernel = inputs.new_zeros(
+        (len(sets[0]) * per_sample, len(sets[-1]) * per_sample), dtype=torch.float64
+    )
+    centred = accumulate_dtype.itemsize > inputs.element_size()
+    add = {
+        "linear": _add_linear,
+        "pooled": _add_pooled,
+        "convolution": partial(_add_convolution, centred=centred),
+    }
+    for pieces in plan.passes:
+        factors = [_factors(layers, x, pieces, outputs, plan.batch, accumulate_dtype) for x in sets]
+        for number, piece in enumerate(pieces):
+            left, right = factors[0][number], factors[-1][number]
+            panels = _panels(len(sets[0]), len(sets[-1]), plan.panel, left is right)
+            add[piece.kind](kernel, left, right, panels, traced)
+        del factors, left, right  # before the next pass allocates its own
+    if other_inputs is None:
+        _mirror_lower_(kernel, plan.panel * per_sample)
+    return kernel.div_(outputs) if traced else kernel
+
+
+# ---------------------------------------------------------------- the plan: what fits the budget
+
+
+def _plan(
+    layers: list[nn.Module],
+    sets: list[Tensor],
+    outputs: int,
+    traced: bool,
+    memory_bytes: int,
+    accumulate_dtype: torch.dtype,
+) -> Plan:
+    """Return passes, micro-batch and panel such that
+
+        8 rows columns                              the kernel
+        + 4 * 8 * panel * C' * columns              products of one panel (C' = C, 1 if traced)
+        + batch * (bytes of a micro-batch sample)   activations, cotangents, patches
+        + columns of J_l and factors of one pass    (the rest of the budget)
+        + LIBRARY_BYTES                             buffers of the libraries
+        <= memory_bytes.
+    """
+    per_sample = 1 if traced else outputs
+    columns = len(sets[-1]) * per_sample
+    fixed = 8 * len(sets[0]) * per_sample * columns + LIBRARY_BYTES
+    panel_bytes = 4 * 8 * per_sample * columns
+    panel = min(PANEL_ROWS // per_sample, memory_bytes // PANEL_SHARE // panel_bytes, len(sets[0]))
+    panel = max(1, panel)
+    sample_bytes, cotangent_bytes = _sweep_bytes(layers, sets[0][:1], outputs)
+    target = SWEEP_BYTES.get(sets[0].device.type, SWEEP_BYTES["cuda"])
+    batch = max(1, min(target // cotangent_bytes, max(len(x) for x in sets)))
+    fixed += panel * panel_bytes + batch * sample_bytes
+    samples = sum(len(x) for x in sets)
+    available = memory_bytes - fixed
+    costs = [
+        (piece, bytes_per_channel * samples)
+        for piece, bytes_per_channel in _channel_bytes(layers, sets[0][:1], outputs, accumulate_dtype)
+    ]
+    least = max(cost for _, cost in costs)
+    if least > available:
+        raise ValueError(
+            f"memory_bytes is {memory_bytes}; this kernel needs at least {fixed + least}"
+        )
+    return Plan(_passes(costs, available), batch, panel)
+
+
+def _passes(costs: list[tuple[Piece, int]], available: int) -> list[list[Piece]]:
+    """Fill passes greedily with output channels; ``costs`` holds bytes per channel of a piece."""
+    passes: list[list[Piece]] = [[]]
+    free = available
+    for piece, cost in costs:
+        start = piece.start
+        while start < piece.stop:
+            if free < cost:
+                passes.append([])
+                free = available
+            count = min(piece.stop - start, free // cost)
+            passes[-1].append(piece._replace(start=start, stop=start + count))
+            free -= count * cost
+            start += count
+    return passes
+
+
+def _channel_bytes(
+    layers: list[nn.Module], sample: Tensor, outputs: int, accumulate_dtype: torch.dtype
+) -> list[tuple[Piece, int]]:
+    """Return every weight layer, last first, with the bytes per sample of one channel's factors.
+
+    The factors of a linear layer are indivisible: it counts as one channel.
+    """
+    wide = max(accumulate_dtype.itemsize, sample.element_size())
+    result = []
+    for index in reversed(range(len(layers))):
+        layer = layers[index]
+        if isinstance(layer, ScaledLinear):
+            fan_out, fan_in = layer.weight.shape
+            result.append((Piece("linear", index, 0, 1), wide * (fan_in + outputs * fan_out)))
+        elif isinstance(layer, ScaledConv2d):
+            channels, fan_in = len(layer.weight), layer.weight[0].numel()
+            if _is_pooled(layers, index):
+                result.append((Piece("pooled", index, 0, channels), wide * fan_in))
+            else:
+                size = sample.element_size() * outputs * fan_in
+                result.append((Piece("convolution", index, 0, channels), size))
+    return result
+
+
+def _is_pooled(layers: list[nn.Module], index: int) -> bool:
+    """Return whether layer ``index`` ends the chain as conv, ReLU, global average pool, linear."""
+    tail = [type(layer) for layer in layers[index:]]
+    return tail == [ScaledConv2d, nn.ReLU, GlobalAveragePool, ScaledLinear]
+
+
+def _sweep_bytes(layers: list[nn.Module], sample: Tensor, outputs: int) -> tuple[int, int]:
+    """Return bytes per sample of one sweep: (everything at its peak, the largest cotangent).
+
+    The peak holds all activations, four tensors of cotangents (old, new, and one temporary of a
+    convolution each way) and the patches of one layer, with a copy.
+    """
+    activations = _forward(layers, sample)
+    sizes = [x.numel() for x in activations]
+    patches = max(
+        (9 * x.numel() for x, layer in zip(activations, layers, strict=True)
+         if isinstance(layer, ScaledConv2d)),
+        default=0,
+    )
+    cotangent = outputs * max(sizes[1:], default=outputs)
+    total = 2 * sum(sizes) + 4 * cotangent + 2 * patches
+    return total * sample.element_size(), cotangent * sample.element_size()
+
+
+# ------------------------------------------------------------- the sweep: factors of every sample
+
+
+def _forward(layers: list[nn.Module], x: Tensor) -> list[Tensor]:
+    """Return the input of every layer."""
+    activations = [x]
+    for layer in layers[:-1]:
+        activations.append(layer(activations[-1]))
+    return activations
+
+
+def _sweep(
+    layers: list[nn.Module], x: Tensor, outputs: int, lowest: int
+) -> Iterator[tuple[int, Tensor, Tensor | None, Tensor]]:
+    """Yield every weight layer down to ``lowest``, last first.
+
+    Yields:
+        (layer index, its input (n, ...), its output (None for the last layer), cotangents
+        (n, C, ...) of its output).
+    """
+    activations = _forward(layers, x)
+    identity = torch.eye(outputs, dtype=x.dtype, device=x.device)
+    cotangent = identity.expand(len(x), outputs, outputs)
+    result = None
+    for index in range(len(layers) - 1, lowest - 1, -1):
+        if isinstance(layers[index], WEIGHT_LAYERS):
+            yield index, activations[index], result, cotangent
+        if index > lowest:
+            cotangent = _pull_back(layers[index], activations[index], cotangent)
+        result = activations.pop()
+
+
+def _pull_back(layer: nn.Module, x: Tensor, cotangent: Tensor) -> Tensor:
+    """Return the cotangents (n, C, ...) of the layer's input x from those of its output."""
+    n, outputs = cotangent.shape[:2]
+    if isinstance(layer, nn.ReLU):
+        return cotangent * (x > 0).to(x.dtype).unsqueeze(1)
+    if isinstance(layer, ScaledLinear):
+        return cotangent @ (layer.weight * layer.scale)
+    if isinstance(layer, nn.Flatten):
+        return cotangent.reshape(n, outputs, *x.shape[1:])
+    if isinstance(layer, GlobalAveragePool):
+        positions = x.shape[2] * x.shape[3]
+        return (cotangent / positions)[..., None, None].expand(n, outputs, *x.shape[1:])
+    images = cotangent.flatten(0, 1)
+    if isinstance(layer, nn.AvgPool2d):
+        size = layer.kernel_size
+        grown = functional.interpolate(images / size**2, scale_factor=size, mode="nearest")
+        edge = (0, x.shape[3] - grown.shape[3], 0, x.shape[2] - grown.shape[2])
+        return functional.pad(grown, edge).unflatten(0, (n, outputs))
+    # The transpose of a same-padded 3x3 convolution is the convolution with the flipped kernel.
+    flipped = (layer.weight * layer.scale).flip(2, 3).transpose(0, 1)
+    return functional.conv2d(images, flipped, padding=layer.padding).unflatten(0, (n, outputs))
+
+
+def _factors(
+    layers: list[nn.Module],
+    inputs: Tensor,
+    pieces: list[Piece],
+    outputs: int,
+    batch: int,
+    accumulate_dtype: torch.dtype,
+) -> list[list[Tensor]]:
+    """Return the factors of every piece for all samples, computed in micro-batches."""
+    dtypes = (inputs.dtype, torch.promote_types(inputs.dtype, accumulate_dtype))
+    factors = [_empty_factors(layers, piece, inputs, outputs, dtypes) for piece in pieces]
+    lowest = min(piece.index for piece in pieces)
+    for start in range(0, len(inputs), batch):
+        part = slice(start, start + batch)
+        for index, *tensors in _sweep(layers, inputs[part], outputs, lowest):
+            for piece, factor in zip(pieces, factors, strict=True):
+                if piece.index == index:
+                    _fill(piece, layers[index], *tensors, [f[part] for f in factor])
+    for piece, factor in zip(pieces, factors, strict=True):
+        if piece.kind == "pooled":
+            output_weights = layers[-1].weight * layers[-1].scale
+            factor.append(output_weights[:, piece.start : piece.stop].to(factor[0].dtype))
+    return factors
+
+
+def _empty_factors(
+    layers: list[nn.Module],
+    piece: Piece,
+    inputs: Tensor,
+    outputs: int,
+    dtypes: tuple[torch.dtype, torch.dtype],
+) -> list[Tensor]:
+    """Return uninitialised factors of a piece, first axis the samples."""
+    weight, n = layers[piece.index].weight, len(inputs)
+    if piece.kind == "linear":
+        shapes = [(n, weight.shape[1]), (n, outputs, weight.shape[0])]
+    elif piece.kind == "pooled":
+        shapes = [(n, piece.stop - piece.start, weight[0].numel())]
+    else:
+        shapes = [(n, outputs, (piece.stop - piece.start) * weight[0].numel())]
+    dtype = dtypes[0] if piece.kind == "convolution" else dtypes[1]
+    return [inputs.new_empty(shape, dtype=dtype) for shape in shapes]
+
+
+def _fill(
+    piece: Piece,
+    layer: nn.Module,
+    x: Tensor,
+    result: Tensor | None,
+    cotangent: Tensor,
+    factor: list[Tensor],
+) -> None:
+    """Write the factors of one micro-batch; arguments as yielded by ``_sweep``."""
+    x = x * layer.scale  # f depends on scale * W, so d f / d W carries the scale
+    if piece.kind == "linear":
+        factor[0].copy_(x)
+        factor[1].copy_(cotangent)
+        return
+    channels = slice(piece.start, piece.stop)
+    patches = functional.unfold(x, layer.kernel_size, padding=layer.padding).mT
+    if piece.kind == "pooled":
+        mask = (result[:, channels] > 0).flatten(2).to(x.dtype)
+        factor[0].copy_((mask / mask.shape[2]) @ patches)
+        return
+    gradient = factor[0].view(len(x), -1, patches.shape[2])  # rows: (output, channel)
+    torch.bmm(cotangent[:, :, channels].flatten(3).flatten(1, 2), patches, out=gradient)
+
+
+# ----------------------------------------------------------------- the products: Theta += Theta_l
+
+
+def _panels(
+    rows: int, columns: int, panel: int, symmetric: bool
+) -> list[tuple[slice, slice]]:
+    """Return (samples of the rows, samples of the columns); only the lower part if symmetric."""
+    slices = [slice(start, min(start + panel, rows)) for start in range(0, rows, panel)]
+    return [(part, slice(0, part.stop if symmetric else columns)) for part in slices]
+
+
+def _add_linear(
+    kernel: Tensor,
+    left: list[Tensor],
+    right: list[Tensor],
+    panels: list[tuple[slice, slice]],
+    traced: bool,
+) -> None:
+    """Add <h_i, h_j> <g_ia, g_jb>; factors h (N, fan_in) and g (N, C, fan_out)."""
+    for rows, columns in panels:
+        inputs = left[0][rows] @ right[0][columns].T
+        g, h = left[1][rows], right[1][columns]
+        if traced:
+            target = kernel[rows, columns]
+            target += inputs * (g.flatten(1) @ h.flatten(1).T)
+            continue
+        products = (g.flatten(0, 1) @ h.flatten(0, 1).T).view(*g.shape[:2], *h.shape[:2])
+        products *= inputs[:, None, :, None]
+        _block(kernel, rows, columns, g.shape[1]).add_(products)
+
+
+def _add_pooled(
+    kernel: Tensor,
+    left: list[Tensor],
+    right: list[Tensor],
+    panels: list[tuple[slice, slice]],
+    traced: bool,
+) -> None:
+    """Add sum_o V_ao V_bo <M_o(i), M_o(j)>; factors M (N, o, K) and V (C, o)."""
+    (m, v), n = left, right[0]
+    outputs = len(v)
+    for rows, columns in panels:
+        for start in range(0, v.shape[1], outputs**2):  # keeps ``gram`` as small as its result
+            part = slice(start, start + outputs**2)
+            gram = m[rows, part].transpose(0, 1) @ n[columns, part].permute(1, 2, 0)
+            if traced:
+                target = kernel[rows, columns]
+                target += torch.tensordot((v[:, part] ** 2).sum(dim=0), gram, dims=1)
+                continue
+            pairs = v[:, None, part] * v[None, :, part]
+            products = torch.tensordot(pairs, gram, dims=1)  # (C, C, rows, columns)
+            _block(kernel, rows, columns, outputs).add_(products.permute(2, 0, 3, 1))
+
+
+def _add_convolution(
+    kernel: Tensor,
+    left: list[Tensor],
+    right: list[Tensor],
+    panels: list[tuple[slice, slice]],
+    traced: bool,
+    *,
+    centred: bool,
+) -> None:
+    """Add J J'^T; factor J (N, C, K), which is centred in place if so wished."""
+    symmetric = left is right
+    a, b = (x[0].flatten(1).unsqueeze(1) if traced else x[0] for x in (left, right))
+    if symmetric:
+        b = a
+    groups = a.shape[1]
+    if centred:
+        offset_a, offset_b = _centre_(a, b)
+    for rows, columns in panels:
+        _add_product_(
+            kernel[rows.start * groups : rows.stop * groups, : columns.stop * groups],
+            a[rows].flatten(0, 1),
+            b[columns].flatten(0, 1),
+            symmetric,
+        )
+        if centred:
+            target = _block(kernel, rows, columns, groups)
+            target += offset_a[rows, :, None, :]
+            target += offset_b[:, columns]
+
+
+def _centre_(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre Jacobians J = D + 1 m of two sets (or one: ``a is b``) over samples, in place.
+
+    The means are rounded to the data's dtype first, so that J = D + 1 m holds as well as D can be
+    represented; the terms that contain them are then taken in float64.
+
+    Args:
+        a: J (N, C, K); becomes D.
+        b: J' (M, C, K); becomes D'.
+
+    Returns:
+        D m'^T as (N, a, b), and m D'^T + m m'^T as (a, M, b): the terms to add to D D'^T.
+    """
+    means = []
+    for jacobian in (a,) if a is b else (a, b):
+        mean = jacobian.mean(dim=0)
+        jacobian -= mean
+        means.append(mean.double())
+    offset_a = _inner_with_means(a, means[-1])
+    offset_b = offset_a if a is b else _inner_with_means(b, means[0])
+    constant = means[0] @ means[-1].T
+    return offset_a, offset_b.permute(2, 0, 1) + constant[:, None, :]
+
+
+def _block(kernel: Tensor, rows: slice, columns: slice, outputs: int) -> Tensor:
+    """Return the view (row samples, C, column samples, C) of a panel of Theta."""
+    view = kernel.view(len(kernel) // outputs, outputs, kernel.shape[1] // outputs, outputs)
+    return view[rows, :, columns]
+
+
+def _inner_with_means(centred: Tensor, mean: Tensor) -> Tensor:
+    """Return D m^T in float64, (N, a, b), for D (N, C, K) and m (C, K), a few rows at a time."""
+    rows = centred.flatten(0, 1)
+    step = max(1, CONVERT_ELEMENTS // rows.shape[1])
+    parts = [part.double() @ mean.T for part in rows.split(step)]
+    return torch.cat(parts).view(*centred.shape[:2], -1)
+
+
+def _add_product_(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
+    """Add left right^T; if symmetric, the last columns are left's own and get the lower half."""
+    if not symmetric:
+        target += left @ right.T
+        return
+    before = len(right) - len(left)
+    if before:
+        target[:, :before] += left @ right[:before].T
+    target[:, before:] += _lower_gram(left)
+
+
+def _lower_gram(rows: Tensor) -> Tensor:
+    """Return rows rows^T; on the CPU its lower triangle only, at half the operations."""
+    if rows.device.type != "cpu":
+        return rows @ rows.T
+    # BLAS counts columns first: its upper triangle of rows.T is our lower one.
+    syrk = blas.get_blas_funcs("syrk", dtype=rows.numpy().dtype)
+    return torch.from_numpy(syrk(1.0, rows.numpy().T, trans=1, lower=0).T)
+
+
+def _mirror_lower_(kernel: Tensor, panel: int) -> None:
+    """Copy the lower triangle onto the upper one, in place and panel by panel."""
+    for start in range(0, len(kernel), panel):
+        stop = min(start + panel, len(kernel))
+        kernel[:start, start:stop] = kernel[start:stop, :start].T
+        square = kernel[start:stop, start:stop]
+        square.copy_(square.tril() + square.tril(-1).T)
