@@ -1,0 +1,250 @@
+"""Check the configuration against the closed schema and against itself, before any job starts."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
+TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
+
+
+class ConfigError(ValueError):
+    """All that is wrong with a configuration, one sentence a line."""
+
+
+def load_schema() -> dict:
+    """Return the schema, with every run setting offered as an axis of a study's ``vary``."""
+    schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
+    run_properties = schema["$defs"]["run"]["properties"]
+    schema["$defs"]["axes"]["properties"] = {
+        name: {"type": "array", "minItems": 1, "uniqueItems": True, "items": rule}
+        for name, rule in run_properties.items()
+    }
+    return schema
+
+
+def validate(config: Any) -> None:
+    """Raise one error that names every problem of the configuration.
+
+    Args:
+        config: the configuration as read from YAML.
+
+    Raises:
+        ConfigError: one line per problem: key, value, what is allowed, what to do.
+    """
+    schema = load_schema()
+    validator = Draft202012Validator(schema)
+    problems = [_sentence(error) for error in validator.iter_errors(config)]
+    problems += _non_finite_numbers(config)
+    if not problems:
+        problems = _inconsistencies(config)
+    if problems:
+        unique = list(dict.fromkeys(problems))
+        raise ConfigError(
+            f"the configuration has {len(unique)} problem{'s' if len(unique) > 1 else ''}:\n"
+            + "\n".join(f"  - {problem}" for problem in unique)
+        )
+
+
+def _dotted(path: Any) -> str:
+    """Return the key path of an error: base.width, studies.x.vary.n[2]."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".") or "the configuration"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it would be typed, shortened."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _sentence(error: ValidationError) -> str:
+    """Turn one schema error into one plain sentence."""
+    key, value, rule = _dotted(error.absolute_path), error.instance, error.validator_value
+    kind = error.validator
+    if kind == "additionalProperties":
+        return _unknown_keys(key, value, error.schema)
+    if kind == "required":
+        missing = [name for name in rule if name not in value]
+        return f"{key} lacks the key{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+    if kind == "type":
+        return f"{key} is {_shown(value)}; it must be {_type_name(rule)}{_number_hint(value, rule)}"
+    if kind == "enum":
+        allowed = ", ".join(map(str, rule))
+        return f"{key} is {_shown(value)}; allowed: {allowed}{_nearest(value, rule)}"
+    bounds = {
+        "minimum": "at least",
+        "maximum": "at most",
+        "exclusiveMinimum": "greater than",
+        "exclusiveMaximum": "less than",
+    }
+    if kind in bounds:
+        return f"{key} is {_shown(value)}; it must be {bounds[kind]} {rule}"
+    if kind == "minItems":
+        return f"{key} is an empty list; give at least {rule} value"
+    if kind == "uniqueItems":
+        return f"{key} names a value twice: {_shown(value)}; give each value once"
+    if kind == "minProperties":
+        return f"{key} is empty; give at least {rule} entry"
+    if kind == "pattern" and error.parent is None and "64" in str(rule):
+        return f"{key} is {_shown(value)}; it must be 64 lower-case hexadecimal digits"
+    if kind == "pattern":
+        return (
+            f"{key} has the name {_shown(value)}; a name is lower-case letters, digits and "
+            "underscores and starts with a letter"
+        )
+    return f"{key} is {_shown(value)}; {error.message[:200]}"
+
+
+def _type_name(rule: Any) -> str:
+    """Return the types a schema allows in words."""
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "text",
+        "object": "a mapping of keys to values",
+        "array": "a list",
+        "boolean": "true or false",
+        "null": "null",
+    }
+    names = rule if isinstance(rule, list) else [rule]
+    return " or ".join(words[name] for name in names)
+
+
+def _number_hint(value: Any, rule: Any) -> str:
+    """Explain YAML's habit of reading 1e-3 as text."""
+    wants_number = rule in ("number", "integer")
+    if wants_number and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return ""
+        if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+            mantissa, exponent = re.split("[eE]", value)
+            mantissa += "" if "." in mantissa else ".0"
+            exponent = exponent if exponent[0] in "+-" else "+" + exponent
+            return f" (YAML reads {value} as text: write {mantissa}e{exponent})"
+        return f" (remove the quotes: {number:g})"
+    return ""
+
+
+def _nearest(value: Any, names: Any) -> str:
+    """Return a did-you-mean for the nearest allowed name, or nothing."""
+    close = difflib.get_close_matches(str(value), [str(name) for name in names], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _unknown_keys(key: str, value: dict, schema: dict) -> str:
+    """Name the keys that are not allowed, each with the nearest allowed one."""
+    allowed = list(schema.get("properties", {}))
+    unknown = [name for name in value if name not in allowed]
+    told = ", ".join(f"{name}{_nearest(name, allowed)}" for name in unknown)
+    where = "" if key == "the configuration" else f" in {key}"
+    plural = "s" if len(unknown) > 1 else ""
+    return f"unknown key{plural}{where}: {told}; allowed: {', '.join(allowed)}"
+
+
+def _non_finite_numbers(value: Any, path: tuple = ()) -> list[str]:
+    """Name every NaN and infinity, which no bound of a schema catches."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{_dotted(path)} is {value}; it must be a finite number"]
+    if isinstance(value, dict):
+        return [p for k, v in value.items() for p in _non_finite_numbers(v, (*path, k))]
+    if isinstance(value, list):
+        return [p for k, v in enumerate(value) for p in _non_finite_numbers(v, (*path, k))]
+    return []
+
+
+def _inconsistencies(config: dict) -> list[str]:
+    """Name what the schema cannot see: settings that contradict each other."""
+    problems: list[str] = []
+    cifar10 = config["datasets"].get("cifar10", {})
+    if cifar10.get("archive") and not cifar10.get("sha256"):
+        problems.append(
+            "datasets.cifar10.archive is set but datasets.cifar10.sha256 is not; give the "
+            f"archive's SHA-256 (sha256sum {cifar10['archive']})"
+        )
+    for name, study in config["studies"].items():
+        problems += _study_problems(config, name, study)
+    problems += _duplicate_studies(config)
+    return problems
+
+
+def _study_problems(config: dict, name: str, study: dict) -> list[str]:
+    """Check every combination of one study's settings, and name each problem once."""
+    from pipeline.runs import combinations
+
+    problems = []
+    for settings in combinations(config["base"], study["vary"]):
+        where = f"studies.{name} (n = {settings['n']}, {settings['dataset']})"
+        dataset = config["datasets"].get(settings["dataset"])
+        if dataset is None:
+            problems.append(
+                f"studies.{name} uses the data set {settings['dataset']}, which datasets does "
+                f"not describe; add datasets.{settings['dataset']}"
+            )
+            continue
+        pool = TRAINING_POOL[settings["dataset"]]
+        if settings["dataset"] == "digits":
+            pool -= dataset["test_count"]
+        if settings["n"] > pool:
+            problems.append(
+                f"{where} asks for n = {settings['n']} training images; "
+                f"{settings['dataset']} has {pool}"
+            )
+        if settings["first_snapshot"] >= settings["final_time"]:
+            problems.append(
+                f"studies.{name}: first_snapshot is {settings['first_snapshot']}; it must be "
+                f"less than final_time {settings['final_time']}"
+            )
+        fraction = settings["learning_rate_unit"] == "stability_limit"
+        descent = settings["dynamics"] == "gradient_descent"
+        if descent and fraction and settings["learning_rate"] >= 1:
+            problems.append(
+                f"studies.{name}: learning_rate is {settings['learning_rate']} times the stability "
+                "limit 2/lambda_1, at or above which gradient descent diverges; it must be less "
+                "than 1"
+            )
+    return problems
+
+
+def _duplicate_studies(config: dict) -> list[str]:
+    """Name pairs of studies that describe exactly the same runs."""
+    seen: dict[str, str] = {}
+    problems = []
+    for name, study in config["studies"].items():
+        described = repr(sorted((k, sorted(map(str, v))) for k, v in study["vary"].items()))
+        described += str(study["realisations"])
+        if described in seen:
+            problems.append(
+                f"studies.{name} repeats studies.{seen[described]}; remove one of the two"
+            )
+        seen[described] = name
+    return problems
+
+
+def validated(config: dict) -> dict:
+    """Return a deep copy of the configuration after checking it.
+
+    Args:
+        config: the configuration as Snakemake merged it.
+
+    Returns:
+        A plain copy that nothing else mutates.
+
+    Raises:
+        ConfigError: if anything is wrong with it.
+    """
+    validate(config)
+    return copy.deepcopy(dict(config))
