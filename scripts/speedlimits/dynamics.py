@@ -1,0 +1,511 @@
+"""Evolutions of the weights: gradient descent, gradient flow and Langevin dynamics.
+
+All three share one protocol (class ``Evolution``) and act on any function
+``loss_and_gradient(theta) -> (float, Tensor)``. The weights are kept in float64 as a displacement
+u = theta - theta_0, because at early times the displacement is small against theta.
+
+Along every trajectory two integrals are accumulated: the path length, int |theta'| dt, and the
+action, int |theta'|^2 dt. They obey T * action >= path_length^2 >= |theta_T - theta_0|^2 to
+rounding: each class sums both over one and the same curve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speedlimits.runge_kutta_chebyshev import (
+    chebyshev_step,
+    error_estimate,
+    largest_step,
+    stages_needed,
+)
+
+LossAndGradient = Callable[[Tensor], tuple[float, Tensor]]
+State = dict[str, Tensor | float | int]
+
+# A stable trajectory may raise the loss for a while (the "catapult" of Lewkowycz et al. 2020, where
+# it stays of the order of the width); a million times the start's loss is divergence.
+EXPLOSION_FACTOR = 1e6
+
+# Gradient flow, measured on linear models with power-law spectra and on Myrtle-5 (16 channels):
+# the largest power of ten whose global error is below 1 % at every recorded time on the former.
+RELATIVE_TOLERANCE = 1e-3
+# Bounds and safety factor of the step-size controller: Sommeijer, Shampine, Verwer (1998).
+STEP_SAFETY = 0.8
+STEP_SHRINK_LIMIT = 0.1
+STEP_GROWTH_LIMIT = 10.0
+ORDER_PLUS_ONE = 3  # the local error of a second-order method falls as step^3
+SPECTRAL_RADIUS_SAFETY = 1.2  # ibid.: power iteration approaches the radius from below
+MAXIMUM_STAGES = 500
+POWER_ITERATIONS_START = 20
+POWER_ITERATIONS_REFRESH = 2
+POWER_ITERATION_TOLERANCE = 0.01  # far inside the safety factor above
+REFRESH_AFTER_GRADIENTS = 25  # keeps the refreshed estimates below a tenth of the gradients
+# Size of the finite difference relative to |theta|: the square root of float32's precision, which
+# balances the rounding error of the gradient against the curvature of the loss.
+DIFFERENCE_SIZE = 3e-4
+MAXIMUM_REJECTIONS = 50  # each shrinks the step up to tenfold, so this many mean no step can work
+
+# Five Gauss-Legendre nodes integrate the quartic |u'|^2 of a cubic exactly (three would do) and
+# its square root to far below the integrator's error.
+GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(5)
+
+
+class DivergenceError(ValueError):
+    """The loss is not finite or has exploded."""
+
+
+class Evolution:
+    """Common state and protocol of all evolutions; subclasses define ``advance``.
+
+    Args:
+        loss_and_gradient: theta of shape (P,), float64 -> (L, grad L of shape (P,)).
+        theta_0: weights at the start, shape (P,).
+        lambda_1: largest eigenvalue of the Hessian or NTK if known; only named in errors.
+
+    Attributes:
+        time: training time reached.
+        displacement: theta - theta_0, shape (P,), float64.
+        loss: L at ``weights``.
+        gradient_norm: |grad L| at ``weights``.
+        path_length: int |theta'| dt from the start.
+        action: int |theta'|^2 dt from the start.
+        gradients: number of gradient evaluations.
+        steps: number of accepted steps.
+    """
+
+    _SCALARS = ("time", "loss", "path_length", "action", "gradients", "steps", "_explosion")
+    _TENSORS = ("displacement", "_gradient")
+
+    def __init__(
+        self, loss_and_gradient: LossAndGradient, theta_0: Tensor, *, lambda_1: float | None = None
+    ):
+        self._loss_and_gradient = loss_and_gradient
+        self.theta_0 = theta_0.detach().to(torch.float64).clone()
+        self.lambda_1 = lambda_1
+        self.time, self.path_length, self.action = 0.0, 0.0, 0.0
+        self.gradients, self.steps = 0, 0
+        self._explosion = math.inf
+        self.displacement = torch.zeros_like(self.theta_0)
+        self.loss, self._gradient = self._evaluate(self.displacement)
+        self._explosion = EXPLOSION_FACTOR * (self.loss + self._thermal_loss())
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights theta, shape (P,), float64."""
+        return self.theta_0 + self.displacement
+
+    @property
+    def gradient_norm(self) -> float:
+        """|grad L| at ``weights``."""
+        return self._gradient.norm().item()
+
+    def advance(
+        self, until: float, on_step: Callable[[Evolution], None] | None = None
+    ) -> None:
+        """Evolve to the training time ``until``; ``on_step(self)`` is called after every step.
+
+        Raises:
+            DivergenceError: if the loss is not finite or exceeds a million times the start's.
+        """
+        raise NotImplementedError
+
+    def state(self) -> State:
+        """Return all that a run of the same arguments needs to continue bit for bit (on a CPU)."""
+        scalars: State = {name: getattr(self, name) for name in self._SCALARS}
+        return scalars | {name: getattr(self, name).clone() for name in self._TENSORS}
+
+    def load_state(self, state: State) -> None:
+        """Continue from a ``state()`` of an evolution with the same arguments.
+
+        Raises:
+            ValueError: if the state lacks an entry or belongs to another number of weights.
+        """
+        missing = [name for name in self._SCALARS + self._TENSORS if name not in state]
+        if missing:
+            raise ValueError(f"the saved state lacks {', '.join(missing)}")
+        for name in self._TENSORS:
+            if state[name].shape != self.theta_0.shape:
+                raise ValueError(
+                    f"the saved {name} has shape {tuple(state[name].shape)}; "
+                    f"the weights have {tuple(self.theta_0.shape)}"
+                )
+        for name in self._SCALARS:
+            setattr(self, name, type(getattr(self, name))(state[name]))
+        for name in self._TENSORS:
+            setattr(self, name, state[name].to(self.theta_0.device, copy=True))
+
+    def _thermal_loss(self) -> float:
+        """Return the loss that noise alone may cause; 0 without noise."""
+        return 0.0
+
+    def _step_description(self) -> str:
+        """Return the step size in words, for errors."""
+        raise NotImplementedError
+
+    def _evaluate(self, displacement: Tensor) -> tuple[float, Tensor]:
+        loss, gradient = self._loss_and_gradient(self.theta_0 + displacement)
+        self.gradients += 1
+        return loss, gradient.to(torch.float64)
+
+    def _diverged(self, loss: float, gradient: Tensor) -> bool:
+        finite = math.isfinite(loss) and bool(torch.isfinite(gradient).all())
+        return not finite or loss > self._explosion
+
+    def _raise_divergence(self, loss: float) -> None:
+        known = "unknown" if self.lambda_1 is None else f"{self.lambda_1:.6g}"
+        raise DivergenceError(
+            f"the training diverged: the loss is {loss:.6g} at time {self.time:.6g}, step "
+            f"{self.steps}, with {self._step_description()} and lambda_1 {known} (a gradient step "
+            f"is stable below 2 / lambda_1)"
+        )
+
+
+class _ConstantStep(Evolution):
+    """An evolution in steps of one size: time = step * steps."""
+
+    def __init__(self, loss_and_gradient, theta_0, step: float, *, lambda_1: float | None = None):
+        if not (step > 0.0 and math.isfinite(step)):
+            raise ValueError(f"the step is {step}; it must be positive and finite")
+        self.step = step
+        super().__init__(loss_and_gradient, theta_0, lambda_1=lambda_1)
+
+    def advance(self, until, on_step=None) -> None:
+        """Evolve to ``until``, rounded to the nearest whole number of steps.
+
+        A time already passed is left as it is. See ``Evolution.advance``.
+        """
+        last_step = round(until / self.step)
+        while self.steps < last_step:
+            self._take_step()
+            if on_step is not None:
+                on_step(self)
+
+    def _take_step(self) -> None:
+        move = self._move()
+        self.displacement = self.displacement + move
+        length = move.norm().item()
+        self.path_length += length
+        self.action += length**2 / self.step
+        self.steps += 1
+        self.time = self.step * self.steps
+        self.loss, self._gradient = self._evaluate(self.displacement)
+        if self._diverged(self.loss, self._gradient):
+            self._raise_divergence(self.loss)
+
+    def _move(self) -> Tensor:
+        """Return the change of the weights in the next step, shape (P,)."""
+        raise NotImplementedError
+
+
+class GradientDescent(_ConstantStep):
+    """Full-batch gradient descent theta <- theta - eta grad L, in training time eta * steps.
+
+    The path length is the polygon's, sum |theta_{i+1} - theta_i|, and the action the exact
+    discrete one, eta * sum |grad L(theta_i)|^2 (left end points).
+
+    Args:
+        loss_and_gradient: see ``Evolution``.
+        theta_0: weights at the start, shape (P,).
+        learning_rate: eta > 0.
+        lambda_1: largest eigenvalue if known; only named in errors.
+
+    Raises:
+        ValueError: if the learning rate is not positive.
+    """
+
+    def __init__(
+        self,
+        loss_and_gradient: LossAndGradient,
+        theta_0: Tensor,
+        learning_rate: float,
+        *,
+        lambda_1: float | None = None,
+    ):
+        super().__init__(loss_and_gradient, theta_0, learning_rate, lambda_1=lambda_1)
+
+    def _move(self) -> Tensor:
+        return -self.step * self._gradient
+
+    def _step_description(self) -> str:
+        return f"learning rate {self.step:.6g}"
+
+
+class LangevinDynamics(_ConstantStep):
+    """Langevin dynamics d theta = -grad L dt + sqrt(2/beta) dW by the Euler-Maruyama method.
+
+    The noise of a step depends on the seed and the step's number alone (Philox, Salmon et al.
+    2011), so that a resumed run draws the same noise. Path length and action are those of the
+    polygon through the steps, sum |Delta theta| and sum |Delta theta|^2 / step; with noise they
+    grow without bound as the step shrinks (a Brownian path has no length). They are not the
+    Benamou-Brenier action of the distribution.
+
+    Args:
+        loss_and_gradient: see ``Evolution``.
+        theta_0: weights at the start, shape (P,).
+        step: step of training time, > 0.
+        temperature: 1/beta >= 0, in units of the loss.
+        seed: of the noise's own stream, a non-negative integer below 2^128.
+        lambda_1: largest eigenvalue if known; only named in errors.
+
+    Raises:
+        ValueError: if the step is not positive or the temperature negative.
+    """
+
+    def __init__(
+        self,
+        loss_and_gradient: LossAndGradient,
+        theta_0: Tensor,
+        step: float,
+        temperature: float,
+        seed: int,
+        *,
+        lambda_1: float | None = None,
+    ):
+        if not (temperature >= 0.0 and math.isfinite(temperature)):
+            raise ValueError(f"the temperature is {temperature}; it must be finite and >= 0")
+        self.temperature, self.seed = temperature, seed
+        super().__init__(loss_and_gradient, theta_0, step, lambda_1=lambda_1)
+
+    def _move(self) -> Tensor:
+        noise = math.sqrt(2.0 * self.temperature * self.step) * self._noise()
+        return noise - self.step * self._gradient
+
+    def _noise(self) -> Tensor:
+        """Return independent standard normals of this step, shape (P,)."""
+        # Two steps never share a counter: each owns 2^128 values of the 256-bit counter.
+        bits = np.random.Philox(key=self.seed, counter=self.steps << 128)
+        draw = np.random.Generator(bits).standard_normal(self.theta_0.numel())
+        return torch.from_numpy(draw).to(self.theta_0.device)
+
+    def _thermal_loss(self) -> float:
+        # Equipartition: every quadratic mode of the loss holds temperature / 2.
+        return 0.5 * self.temperature * self.theta_0.numel()
+
+    def _step_description(self) -> str:
+        return f"step {self.step:.6g}, temperature {self.temperature:.6g}"
+
+
+class GradientFlow(Evolution):
+    """Gradient flow d theta/dt = -grad L by the stabilised explicit method RKC2.
+
+    The step is set by the error alone and grows with time; the number of stages follows from the
+    step and the spectral radius, so that reaching T costs of the order of sqrt(lambda_1 T)
+    gradients. Between the ends of a step everything is read off the cubic Hermite polynomial
+    through both ends and their velocities: the snapshot times cost no gradients and do not
+    change the steps. Path length and action are integrals of this curve's |u'| and |u'|^2, exact
+    to rounding for the action and by Gauss-Legendre quadrature (five nodes a step) for the
+    length.
+
+    ``time`` and all that goes with it stop at ``until``, while the last step may end beyond it;
+    ``loss`` is interpolated in the same way, with the slope -|grad L|^2.
+
+    Args:
+        loss_and_gradient: see ``Evolution``.
+        theta_0: weights at the start, shape (P,).
+        relative_tolerance: bound on the local error of a step over |theta_t - theta_0|.
+        end_time: last time of interest; no step crosses it (None: no such time).
+
+    Raises:
+        ValueError: if the tolerance is not positive.
+    """
+
+    _SCALARS = Evolution._SCALARS + (
+        "spectral_radius", "_refresh_at", "_next_step", "_last_step", "_last_error",
+        "_start_time", "_start_loss", "_start_path_length", "_start_action",
+        "_end_time", "_end_loss", "_end_path_length", "_end_action",
+    )  # fmt: skip
+    _TENSORS = Evolution._TENSORS + (
+        "_start", "_start_gradient", "_end", "_end_gradient", "_direction"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loss_and_gradient: LossAndGradient,
+        theta_0: Tensor,
+        *,
+        relative_tolerance: float = RELATIVE_TOLERANCE,
+        end_time: float | None = None,
+    ):
+        if not relative_tolerance > 0.0:
+            raise ValueError(f"relative_tolerance is {relative_tolerance}; it must be positive")
+        super().__init__(loss_and_gradient, theta_0)
+        self.relative_tolerance = relative_tolerance
+        self.end_time = math.inf if end_time is None else float(end_time)
+        # The current step runs from _start to _end; at first both are the starting point.
+        self._start = self._end = self.displacement
+        self._start_gradient = self._end_gradient = self._gradient
+        self._start_loss = self._end_loss = self.loss
+        self._start_time = self._start_path_length = self._start_action = 0.0
+        self._end_time = self._end_path_length = self._end_action = 0.0
+        self._next_step = self._last_step = self._last_error = 0.0
+        self._direction = self._gradient  # where the power iteration stands
+        self.spectral_radius, self._refresh_at = 0.0, 0
+
+    def advance(self, until, on_step=None) -> None:
+        """Evolve to exactly ``until``; a time already passed is left as it is.
+
+        See ``Evolution.advance``. While ``on_step`` runs, ``time`` is the end of the step just
+        taken or ``until``, whichever is earlier.
+        """
+        while self._end_time < until and self._end_gradient.any():
+            self._take_step()
+            self._read_off(min(until, self._end_time))
+            if on_step is not None:
+                on_step(self)
+        if not self._end_gradient.any() and until > self._end_time:
+            self._end_time = until  # a stationary point: nothing moves any more
+        if until > self.time:
+            self._read_off(until)
+
+    def _take_step(self) -> None:
+        """Take the next step that the error allows, from _end onwards."""
+        if self.gradients >= self._refresh_at:
+            self._refresh_spectral_radius()
+        for _ in range(MAXIMUM_REJECTIONS):
+            step, end_time = self._propose_step()
+            end = chebyshev_step(
+                lambda u: -self._evaluate(u)[1],
+                self._end,
+                -self._end_gradient,
+                step,
+                stages_needed(step, self.spectral_radius),
+            )
+            loss, gradient = self._evaluate(end)
+            error = math.inf
+            if not self._diverged(loss, gradient):
+                error = self._relative_error(step, end, gradient)
+            if error <= 1.0:
+                self._accept(step, end_time, end, loss, gradient, error)
+                return
+            self._next_step = step * _step_factor(error)
+            self._refresh_spectral_radius()  # it may have grown: that is one cause of errors
+        self._raise_divergence(loss)
+
+    def _propose_step(self) -> tuple[float, float]:
+        """Return (step, time at its end), cut so that the last step ends at ``end_time``."""
+        step = min(self._next_step, largest_step(MAXIMUM_STAGES, self.spectral_radius))
+        remaining = self.end_time - self._end_time
+        if remaining <= 0.0 or step <= 0.5 * remaining:
+            return step, self._end_time + step
+        if step < remaining:  # two equal steps instead of a long and a short one
+            return 0.5 * remaining, self._end_time + 0.5 * remaining
+        return remaining, self.end_time
+
+    def _relative_error(self, step: float, end: Tensor, gradient: Tensor) -> float:
+        """Return the local error in units of the tolerance times |theta_t - theta_0|."""
+        error = error_estimate(self._end, end, -self._end_gradient, -gradient, step)
+        allowed = self.relative_tolerance * end.norm().item()
+        return error.norm().item() / allowed if allowed > 0.0 else 0.0
+
+    def _accept(self, step, end_time, end, loss, gradient, error) -> None:
+        self._start, self._start_gradient = self._end, self._end_gradient
+        self._start_time, self._start_loss = self._end_time, self._end_loss
+        self._start_path_length, self._start_action = self._end_path_length, self._end_action
+        self._end, self._end_gradient, self._end_time, self._end_loss = (
+            end, gradient, end_time, loss
+        )  # fmt: skip
+        path_length, action = self._path_integrals(1.0)
+        self._end_path_length += path_length
+        self._end_action += action
+        self.steps += 1
+        self._next_step = step * _step_factor(error, step, self._last_error, self._last_step)
+        self._last_step, self._last_error = step, error
+
+    def _refresh_spectral_radius(self) -> None:
+        """Estimate the spectral radius at _end by power iterations with gradient differences.
+
+        The direction of the last estimate is the start of the next one, so that later estimates
+        need few gradients. At the first call the first step follows from the radius.
+        """
+        first = self._refresh_at == 0
+        size = DIFFERENCE_SIZE * ((self.theta_0 + self._end).norm().item() or 1.0)
+        radius = 0.0
+        for _ in range(POWER_ITERATIONS_START if first else POWER_ITERATIONS_REFRESH):
+            offset = (size / self._direction.norm().item()) * self._direction
+            change = self._evaluate(self._end + offset)[1] - self._end_gradient
+            previous, radius = radius, change.norm().item() / size
+            if not 0.0 < radius < math.inf:
+                break
+            self._direction = change
+            if abs(radius - previous) <= POWER_ITERATION_TOLERANCE * radius:
+                break
+        if not math.isfinite(radius):
+            self._raise_divergence(self._end_loss)
+        self.lambda_1 = radius
+        self.spectral_radius = SPECTRAL_RADIUS_SAFETY * radius
+        self._refresh_at = self.gradients + REFRESH_AFTER_GRADIENTS
+        if first:
+            # A first step h has the relative error (h lambda_1)^2 up to a factor of order one.
+            self._next_step = math.sqrt(self.relative_tolerance) / radius if radius else math.inf
+
+    def _path_integrals(self, fraction: float) -> tuple[float, float]:
+        """Return path length and action of the Hermite curve over a fraction of the step."""
+        step = self._end_time - self._start_time
+        parts = (self._end - self._start) / step, -self._start_gradient, -self._end_gradient
+        products = np.array([[torch.dot(p, q).item() for q in parts] for p in parts])
+        x = 0.5 * fraction * (1.0 + GAUSS_NODES)
+        coefficients = _hermite_velocity(x)
+        squares = np.einsum("ix,ij,jx->x", coefficients, products, coefficients).clip(min=0.0)
+        weights = 0.5 * fraction * step * GAUSS_WEIGHTS
+        return float(weights @ np.sqrt(squares)), float(weights @ squares)
+
+    def _read_off(self, time: float) -> None:
+        """Set the public attributes to their values at a time inside the current step."""
+        step = self._end_time - self._start_time
+        x = (time - self._start_time) / step
+        self.time = time
+        if time == self._end_time:
+            self.displacement, self._gradient, self.loss = (
+                self._end, self._end_gradient, self._end_loss
+            )  # fmt: skip
+            self.path_length, self.action = self._end_path_length, self._end_action
+            return
+        chord, start, end = _hermite_velocity(np.array(x)).tolist()
+        self._gradient = (
+            start * self._start_gradient + end * self._end_gradient
+            - chord / step * (self._end - self._start)
+        )  # fmt: skip
+        v_start, v_end = -self._start_gradient, -self._end_gradient
+        self.displacement = _hermite(x, step, self._start, self._end, v_start, v_end)
+        slopes = -self._start_gradient.square().sum(), -self._end_gradient.square().sum()
+        self.loss = float(_hermite(x, step, self._start_loss, self._end_loss, *slopes))
+        path_length, action = self._path_integrals(x)
+        self.path_length = self._start_path_length + path_length
+        self.action = self._start_action + action
+
+    def _step_description(self) -> str:
+        return f"flow step {self._next_step:.6g}"
+
+
+def _step_factor(
+    error: float, step: float = 0.0, last_error: float = 0.0, last_step: float = 0.0
+) -> float:
+    """Return the next step over this one (Sommeijer et al. 1998, equation 2.10).
+
+    The errors are in units of the tolerance. With the last accepted step known the trend of the
+    error is extrapolated.
+    """
+    if error <= 0.0:
+        return STEP_GROWTH_LIMIT
+    factor = STEP_SAFETY * error ** (-1.0 / ORDER_PLUS_ONE)
+    if last_step > 0.0 and last_error > 0.0:
+        factor *= (step / last_step) * (last_error / error) ** (1.0 / ORDER_PLUS_ONE)
+    return min(max(factor, STEP_SHRINK_LIMIT), STEP_GROWTH_LIMIT)
+
+
+def _hermite(x: float, step: float, start, end, slope_start, slope_end):
+    """Return the cubic with the given values and slopes at x = 0 and x = 1 (time step * x)."""
+    rise = x * x * (3.0 - 2.0 * x)
+    slopes = (x * (1.0 - x) ** 2) * slope_start - (x * x * (1.0 - x)) * slope_end
+    return start + rise * (end - start) + step * slopes
+
+
+def _hermite_velocity(x: np.ndarray) -> np.ndarray:
+    """Return the coefficients of (chord / step, start slope, end slope) in the cubic's slope."""
+    return np.stack([6.0 * x * (1.0 - x), (1.0 - x) * (1.0 - 3.0 * x), x * (3.0 * x - 2.0)])

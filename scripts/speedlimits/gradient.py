@@ -1,0 +1,127 @@
+"""Training loss L(theta) = 1/2 sum over samples and outputs of (f - y)^2, and its gradient.
+
+The whole training set is one batch. It is run through the network in micro-batches, always in
+the same order, so that memory does not grow with the number of samples and a repeated call gives
+the same bits (on a GPU as far as cuDNN's algorithms are deterministic).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+# Fastest size of {8, 16, 32, 64, 128} for Myrtle-5 (64 channels, 128 CIFAR-10 images) on one Zen 4
+# core: the activations of 16 images stay in the cache (0.38 s per gradient; unsplit 0.50 s).
+CONVOLUTION_MICRO_BATCH_CPU = 16
+# Without convolutions, or on a GPU, larger batches feed the matrix products better; 1024 images
+# of 128 channels at 32 x 32 keep each stored activation at 0.5 GiB in float32.
+MICRO_BATCH = 1024
+
+
+class TrainingLoss:
+    """The loss of a network on a fixed training set as a function of the flat weights theta.
+
+    Args:
+        network: maps (N, ...) inputs to (N, C) outputs; it is copied and left unchanged. Its
+            dtype and device are those of the computation.
+        inputs: training inputs, shape (N, ...).
+        targets: training targets y, shape (N, C).
+        micro_batch: samples per pass. None takes 16 for convolutions on a CPU and 1024
+            otherwise, as measured (see the constants of this module).
+        channels_last: keep images in the channels-last memory format, which is faster for
+            convolutions. None means: where the inputs are images.
+
+    Raises:
+        ValueError: if inputs and targets differ in number or micro_batch is below 1.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        micro_batch: int | None = None,
+        channels_last: bool | None = None,
+    ):
+        if len(inputs) != len(targets):
+            raise ValueError(f"there are {len(inputs)} inputs but {len(targets)} targets")
+        self.network = copy.deepcopy(network)
+        self._theta, self._gradient = _flatten_parameters(self.network)
+        self.channels_last = inputs.dim() == 4 if channels_last is None else channels_last
+        self.micro_batch = self._default_micro_batch() if micro_batch is None else micro_batch
+        if self.micro_batch < 1:
+            raise ValueError(f"micro_batch is {micro_batch}; it must be at least 1")
+        self.inputs = self._prepare(inputs)
+        self.targets = targets.to(self._theta)
+
+    def loss_and_gradient(self, weights: Tensor) -> tuple[float, Tensor]:
+        """Return L(theta) and its gradient J^T (f - y) over the whole training set.
+
+        Args:
+            weights: theta, shape (P,), in the order of ``parameters_to_vector``; it is cast to
+                the network's dtype.
+
+        Returns:
+            L, summed in float64, and the gradient, shape (P,), in the dtype and on the device of
+            the weights.
+        """
+        self._theta.copy_(weights)
+        self._gradient.zero_()
+        loss = torch.zeros((), dtype=torch.float64, device=self._theta.device)
+        for inputs, targets in self._micro_batches():
+            outputs = self.network(inputs)
+            residual = outputs.detach() - targets
+            outputs.backward(residual)
+            loss += 0.5 * residual.double().square().sum()
+        gradient = self._gradient.to(device=weights.device, dtype=weights.dtype, copy=True)
+        return loss.item(), gradient
+
+    @torch.no_grad()
+    def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
+        """Return f(inputs; theta), shape (N, C), in the network's dtype.
+
+        Args:
+            weights: theta, shape (P,).
+            inputs: any inputs of the network, shape (N, ...).
+        """
+        self._theta.copy_(weights)
+        parts = self._prepare(inputs).split(self.micro_batch)
+        return torch.cat([self.network(part) for part in parts])
+
+    def _default_micro_batch(self) -> int:
+        convolutional = any(isinstance(p, Tensor) and p.dim() == 4
+                            for p in self.network.parameters())
+        on_cpu = self._theta.device.type == "cpu"
+        return CONVOLUTION_MICRO_BATCH_CPU if convolutional and on_cpu else MICRO_BATCH
+
+    def _prepare(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.to(self._theta)
+        if self.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _micro_batches(self):
+        return zip(
+            self.inputs.split(self.micro_batch), self.targets.split(self.micro_batch), strict=True
+        )
+
+
+def _flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Make all parameters and their gradients views of two flat vectors, and return these.
+
+    A gradient then costs no gathering of parts: ``backward`` adds straight into the flat vector.
+    """
+    parameters = list(network.parameters())
+    theta = nn.utils.parameters_to_vector(parameters).detach().clone()
+    gradient = torch.zeros_like(theta)
+    start = 0
+    for parameter in parameters:
+        stop = start + parameter.numel()
+        parameter.data = theta[start:stop].view(parameter.shape)
+        parameter.grad = gradient[start:stop].view(parameter.shape)
+        parameter.requires_grad_(True)
+        start = stop
+    return theta, gradient

@@ -1,0 +1,384 @@
+"""Evolutions against exact solutions, general solvers and each other."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch.nn.utils import parameters_to_vector
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from speedlimits.dynamics import (
+    DivergenceError,
+    GradientDescent,
+    GradientFlow,
+    LangevinDynamics,
+)
+from speedlimits.gradient import TrainingLoss
+from speedlimits.networks import fully_connected, initialise_, myrtle5
+
+MODES, ALPHA, DELTA = 200, 2.2, 0.35  # a spectrum like that of Myrtle-5 on images
+
+
+class LinearModel:
+    """L = 1/2 sum lambda_k (theta_k - theta*_k)^2 with lambda_k = k^-alpha, residue^2 = k^-delta."""
+
+    def __init__(self, modes: int = MODES):
+        rank = torch.arange(1, modes + 1, dtype=torch.float64)
+        self.rates, self.squares = rank**-ALPHA, rank**-DELTA
+        self.minimum = (self.squares / self.rates).sqrt()
+        self.theta_0 = torch.zeros(modes, dtype=torch.float64)
+
+    def loss_and_gradient(self, theta):
+        offset = theta - self.minimum
+        gradient = self.rates * offset
+        return 0.5 * torch.dot(offset, gradient).item(), gradient
+
+    def displacement(self, time):
+        return -self.minimum * torch.expm1(-self.rates * time)
+
+    def loss_drop(self, time):
+        return -0.5 * (self.squares * torch.expm1(-2.0 * self.rates * time)).sum().item()
+
+    def path_length(self, time):
+        """Integral of |theta'| by Gauss-Legendre in pieces of log(t), to about 1e-10."""
+        nodes, weights = np.polynomial.legendre.leggauss(8)
+        edges = np.concatenate([[0.0], np.geomspace(1e-3, time, 200)])
+        half = 0.5 * np.diff(edges)[:, None]
+        t = torch.from_numpy(edges[:-1, None] + half * (1.0 + nodes)).reshape(-1, 1)
+        speed = (self.rates * self.squares * torch.exp(-2.0 * self.rates * t)).sum(1).sqrt()
+        return float(speed.numpy() @ (half * weights).reshape(-1))
+
+
+def recorded_times(end_time: float, per_decade: int = 11) -> list[float]:
+    count = 1 + math.ceil(per_decade * math.log10(end_time / 0.1))
+    return np.geomspace(0.1, end_time, count).tolist()
+
+
+def relative_error(flow: GradientFlow, exact: torch.Tensor) -> float:
+    return ((flow.displacement - exact).norm() / exact.norm()).item()
+
+
+def largest_error(model: LinearModel, tolerance: float, end_time: float):
+    flow = GradientFlow(
+        model.loss_and_gradient, model.theta_0, relative_tolerance=tolerance, end_time=end_time
+    )
+    errors = []
+    for time in recorded_times(end_time):
+        flow.advance(time)
+        errors.append(relative_error(flow, model.displacement(time)))
+    return max(errors), flow
+
+
+# --- gradient flow on linear models ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("end_time", [2e3, 2e5])
+def test_flow_is_within_one_percent_at_every_recorded_time(end_time):
+    model = LinearModel()
+    flow = GradientFlow(model.loss_and_gradient, model.theta_0, end_time=end_time)
+    for time in recorded_times(end_time):
+        flow.advance(time)
+        drop = model.loss_drop(time)
+        assert flow.time == time
+        assert relative_error(flow, model.displacement(time)) < 5e-3
+        assert flow.action == pytest.approx(drop, rel=5e-3)
+        start_loss = 0.5 * model.squares.sum().item()
+        assert start_loss - flow.loss == pytest.approx(drop, rel=5e-3)
+        assert flow.path_length == pytest.approx(model.path_length(time), rel=5e-3)
+        speed = (model.rates.sqrt() * model.squares.sqrt() * torch.exp(-model.rates * time)).norm()
+        assert flow.gradient_norm == pytest.approx(speed.item(), rel=5e-2)
+        assert time * flow.action >= flow.path_length**2 * (1 - 1e-12)
+        assert flow.path_length >= flow.displacement.norm().item() * (1 - 1e-12)
+
+
+def test_error_falls_with_the_tolerance_as_a_second_order_method():
+    # The local error is held at the tolerance, so step ~ tolerance^(1/3), error ~ tolerance^(2/3).
+    tolerances = np.array([1e-3, 1e-4, 1e-5, 1e-6])
+    runs = [largest_error(LinearModel(), tolerance, 200.0) for tolerance in tolerances]
+    errors, steps = np.array([run[0] for run in runs]), np.array([run[1].steps for run in runs])
+    slope = np.polyfit(np.log(tolerances), np.log(errors), 1)[0]
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope == pytest.approx(2 / 3, abs=0.12)
+    assert order == pytest.approx(2.0, abs=0.25)
+
+
+def test_gradients_grow_as_the_square_root_of_time():
+    end_times = np.array([2e3, 2e4, 2e5, 2e6])
+    counts = [largest_error(LinearModel(), 1e-3, time)[1].gradients for time in end_times]
+    slope = np.polyfit(np.log(end_times), np.log(counts), 1)[0]
+    assert 0.40 < slope < 0.52
+    assert counts[2] < 2e5 / 60
+
+
+def test_recorded_times_cost_no_gradients_and_change_nothing():
+    model = LinearModel()
+    once = GradientFlow(model.loss_and_gradient, model.theta_0, end_time=500.0)
+    often = GradientFlow(model.loss_and_gradient, model.theta_0, end_time=500.0)
+    once.advance(500.0)
+    for time in recorded_times(500.0, per_decade=40):
+        often.advance(time)
+    assert once.gradients == often.gradients
+    assert torch.equal(once.weights, often.weights)
+    assert once.path_length == often.path_length
+
+
+def test_flow_stays_at_a_stationary_point():
+    model = LinearModel()
+    flow = GradientFlow(model.loss_and_gradient, model.minimum)
+    flow.advance(10.0)
+    assert flow.time == 10.0
+    assert flow.path_length == flow.action == 0.0
+
+
+def test_flow_passes_a_growing_spectral_radius():
+    # theta' = -theta^3 + theta, from a flat to a steep place: the Hessian grows from about -1 to 2.
+    def loss_and_gradient(theta):
+        return 0.25 * (theta**2 - 1.0).square().sum().item(), theta**3 - theta
+
+    theta_0 = torch.tensor([1e-3], dtype=torch.float64)
+    flow = GradientFlow(loss_and_gradient, theta_0)
+    flow.advance(8.0)
+    square = 1.0 / (1.0 + (1e6 - 1.0) * math.exp(-16.0))
+    assert flow.weights.item() == pytest.approx(math.sqrt(square), rel=5e-3)
+
+
+# --- gradient flow on networks --------------------------------------------------------------
+
+
+def small_problem(kind: str = "fully_connected"):
+    generator = torch.Generator().manual_seed(3)
+    if kind == "myrtle5":
+        network = myrtle5(input_shape=(1, 8, 8), outputs=2, width=4, parameterisation="ntk")
+        inputs = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
+    else:
+        network = fully_connected(
+            input_shape=(5,), outputs=2, width=12, parameterisation="ntk", depth=3
+        )
+        inputs = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    initialise_(network.double(), generator)
+    targets = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    theta_0 = parameters_to_vector(network.parameters()).detach()
+    return TrainingLoss(network, inputs, targets).loss_and_gradient, theta_0
+
+
+@pytest.mark.parametrize("kind", ["fully_connected", "myrtle5"])
+def test_flow_equals_a_general_solver_on_a_network(kind):
+    loss_and_gradient, theta_0 = small_problem(kind)
+    end_time = 3.0
+    times = np.geomspace(1e-3, end_time, 15)
+    solution = solve_ivp(
+        lambda _, theta: -loss_and_gradient(torch.from_numpy(theta))[1].numpy(),
+        (0.0, end_time), theta_0.numpy(), t_eval=times, rtol=1e-7, atol=1e-9,
+    )  # fmt: skip
+    flow = GradientFlow(loss_and_gradient, theta_0, end_time=end_time)
+    start_loss = flow.loss
+    for time, expected in zip(times, solution.y.T, strict=True):
+        flow.advance(time)
+        exact = torch.from_numpy(expected) - theta_0
+        assert relative_error(flow, exact) < 0.01
+        loss, gradient = loss_and_gradient(torch.from_numpy(expected))
+        assert flow.loss == pytest.approx(loss, abs=0.01 * (start_loss - loss))
+        assert flow.action == pytest.approx(start_loss - loss, rel=0.01)
+
+
+def test_flow_is_the_limit_of_small_gradient_steps():
+    loss_and_gradient, theta_0 = small_problem()
+    flow = GradientFlow(loss_and_gradient, theta_0, relative_tolerance=1e-6, end_time=0.5)
+    flow.advance(0.5)
+    distances = []
+    for steps in (400, 800):
+        descent = GradientDescent(loss_and_gradient, theta_0, 0.5 / steps)
+        descent.advance(0.5)
+        distances.append((descent.displacement - flow.displacement).norm().item())
+    assert distances[0] < 0.02 * flow.displacement.norm().item()
+    assert distances[0] / distances[1] == pytest.approx(2.0, rel=0.1)  # first order in the step
+
+
+# --- gradient descent -----------------------------------------------------------------------
+
+
+def test_descent_follows_its_exact_solution_and_action():
+    model, rate, steps = LinearModel(), 0.3, 50
+    descent = GradientDescent(model.loss_and_gradient, model.theta_0, rate)
+    descent.advance(rate * steps)
+    factor = 1.0 - rate * model.rates
+    torch.testing.assert_close(descent.weights, model.minimum * (1.0 - factor**steps))
+    powers = factor[:, None] ** torch.arange(steps)
+    speed_squares = (model.rates * model.squares) @ powers.square()
+    assert descent.steps == steps
+    assert descent.gradients == steps + 1
+    assert descent.action == pytest.approx(rate * speed_squares.sum().item(), rel=1e-12)
+    assert descent.path_length == pytest.approx(rate * speed_squares.sqrt().sum().item(), rel=1e-12)
+    assert descent.time * descent.action >= descent.path_length**2
+
+
+def test_descent_rounds_to_whole_steps():
+    model = LinearModel()
+    descent = GradientDescent(model.loss_and_gradient, model.theta_0, 0.1)
+    descent.advance(0.26)
+    assert (descent.steps, descent.time) == (3, pytest.approx(0.3))
+    descent.advance(0.1)
+    assert descent.steps == 3
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_rescaling_the_loss_rescales_time_alone(factor):
+    loss_and_gradient, theta_0 = small_problem()
+
+    def rescaled(theta):
+        loss, gradient = loss_and_gradient(theta)
+        return factor * loss, factor * gradient
+
+    one = GradientFlow(loss_and_gradient, theta_0, end_time=1.0)
+    other = GradientFlow(rescaled, theta_0, end_time=1.0 / factor)
+    one.advance(1.0)
+    other.advance(1.0 / factor)
+    torch.testing.assert_close(one.weights, other.weights, rtol=0, atol=1e-6)
+    assert other.path_length == pytest.approx(one.path_length, rel=1e-6)
+    assert other.action == pytest.approx(one.action * factor, rel=1e-6)
+
+
+# --- Langevin dynamics ----------------------------------------------------------------------
+
+
+def test_langevin_has_the_moments_of_the_ornstein_uhlenbeck_process():
+    rate, temperature, time, walkers = 1.0, 0.3, 1.5, 40_000
+    start, variance_start = 2.0, 0.0
+
+    def loss_and_gradient(theta):
+        return 0.5 * rate * theta.square().sum().item(), rate * theta
+
+    theta_0 = torch.full((walkers,), start, dtype=torch.float64)
+    langevin = LangevinDynamics(loss_and_gradient, theta_0, 0.002, temperature, seed=5)
+    langevin.advance(time)
+    decay = math.exp(-rate * time)
+    variance = temperature / rate + (variance_start - temperature / rate) * decay**2
+    step_bias = 2 * rate * langevin.step  # Euler-Maruyama is of first order
+    mean_error = 4.0 * math.sqrt(variance / walkers)
+    assert langevin.weights.mean().item() == pytest.approx(start * decay, abs=mean_error + 0.004)
+    spread = 4.0 * math.sqrt(2.0 / walkers) + step_bias
+    assert langevin.weights.var().item() == pytest.approx(variance, rel=spread)
+
+
+def test_langevin_without_noise_is_gradient_descent():
+    loss_and_gradient, theta_0 = small_problem()
+    descent = GradientDescent(loss_and_gradient, theta_0, 0.002)
+    langevin = LangevinDynamics(loss_and_gradient, theta_0, 0.002, temperature=0.0, seed=1)
+    descent.advance(0.1)
+    langevin.advance(0.1)
+    assert torch.equal(descent.weights, langevin.weights)
+    assert descent.action == langevin.action
+
+
+def test_langevin_noise_belongs_to_seed_and_step():
+    model = LinearModel()
+
+    def run(seed):
+        langevin = LangevinDynamics(model.loss_and_gradient, model.theta_0, 0.1, 1.0, seed)
+        langevin.advance(1.0)
+        return langevin.weights
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+# --- protocol -------------------------------------------------------------------------------
+
+EVOLUTIONS = {
+    "descent": lambda f, theta_0: GradientDescent(f, theta_0, 0.002),
+    "flow": lambda f, theta_0: GradientFlow(f, theta_0, end_time=1.0),
+    "langevin": lambda f, theta_0: LangevinDynamics(f, theta_0, 0.002, 0.01, seed=2),
+}
+ATTRIBUTES = ("time", "loss", "gradient_norm", "path_length", "action", "gradients", "steps")
+
+
+class StopRequested(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", EVOLUTIONS)
+@pytest.mark.parametrize("stop_at_step", [1, 7])
+def test_resumed_equals_uninterrupted_bit_for_bit(kind, stop_at_step, tmp_path):
+    loss_and_gradient, theta_0 = small_problem()
+    whole = EVOLUTIONS[kind](loss_and_gradient, theta_0)
+    for time in (0.3, 0.5):
+        whole.advance(time)
+
+    def stop(evolution):
+        if evolution.steps == stop_at_step:
+            raise StopRequested
+
+    first = EVOLUTIONS[kind](loss_and_gradient, theta_0)
+    with pytest.raises(StopRequested):
+        first.advance(0.3, on_step=stop)
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = EVOLUTIONS[kind](loss_and_gradient, theta_0)
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.time == first.time
+    for time in (0.3, 0.5):
+        second.advance(time)
+    assert torch.equal(whole.weights, second.weights)
+    for name in ATTRIBUTES:
+        assert getattr(whole, name) == getattr(second, name), name
+
+
+@pytest.mark.parametrize("kind", EVOLUTIONS)
+def test_state_does_not_change_as_the_evolution_goes_on(kind):
+    evolution = EVOLUTIONS[kind](*small_problem())
+    evolution.advance(0.1)
+    state = evolution.state()
+    copy = {k: v.clone() if torch.is_tensor(v) else v for k, v in state.items()}
+    evolution.advance(0.3)
+    for name, value in copy.items():
+        same = torch.equal(value, state[name]) if torch.is_tensor(value) else value == state[name]
+        assert same, name
+
+
+def test_incomplete_or_foreign_states_are_refused():
+    model = LinearModel()
+    descent = GradientDescent(model.loss_and_gradient, model.theta_0, 0.1)
+    state = descent.state()
+    with pytest.raises(ValueError, match="lacks action"):
+        descent.load_state({k: v for k, v in state.items() if k != "action"})
+    other = LinearModel(modes=3)
+    with pytest.raises(ValueError, match="shape"):
+        GradientDescent(other.loss_and_gradient, other.theta_0, 0.1).load_state(state)
+
+
+def test_divergence_names_time_step_learning_rate_and_lambda_1():
+    model = LinearModel()
+    descent = GradientDescent(model.loss_and_gradient, model.theta_0, 2.5, lambda_1=1.0)
+    with pytest.raises(DivergenceError, match="time .*step .*learning rate 2.5.*lambda_1 1"):
+        descent.advance(1000.0)
+
+
+def test_flow_reports_a_loss_that_is_not_finite():
+    def loss_and_gradient(theta):
+        loss = math.nan if theta.item() > 0.5 else -theta.item()
+        return loss, torch.full_like(theta, -1.0) * (1.0 + theta)
+
+    flow = GradientFlow(loss_and_gradient, torch.zeros(1, dtype=torch.float64))
+    with pytest.raises(DivergenceError, match="diverged"):
+        flow.advance(2.0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda f, t: GradientDescent(f, t, 0.0),
+        lambda f, t: GradientDescent(f, t, math.nan),
+        lambda f, t: GradientFlow(f, t, relative_tolerance=0.0),
+        lambda f, t: LangevinDynamics(f, t, 0.1, -1.0, 0),
+    ],
+)
+def test_wrong_arguments_are_refused(build):
+    model = LinearModel()
+    with pytest.raises(ValueError, match="is"):
+        build(model.loss_and_gradient, model.theta_0)
