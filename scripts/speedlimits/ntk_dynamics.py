@@ -146,10 +146,7 @@ def path_length_with_error(
 ) -> tuple[Array, Array]:
     """Path length l_NTK = int_0^T |theta'| dt and its stated quadrature error.
 
-    Gauss-Legendre panels in ln t, one linear panel from t = 0 to the first time at which anything
-    happens, every requested time an edge. A panel is halved until its value and the sum over its
-    halves agree; the stated error adds up these differences, and the true error of the kept
-    halves is smaller by orders of magnitude (degree 15).
+    The quadrature is that of `integrate_speed`.
 
     Args:
         eigenvalues: lambda_k, shape (K,).
@@ -171,14 +168,46 @@ def path_length_with_error(
         )
     lam, delta_squared = _moving_modes(eigenvalues, residue_projections)
     times = _checked_times(times)
-    if lam.size == 0 or not np.any(times > 0):
+    if lam.size == 0:
         return np.zeros_like(times), np.zeros_like(times)
-    edges = _panel_edges(times, lam.max())
+    # up to 0.1/lambda_1 the speed is a polynomial in t to rounding: one linear panel
+    return integrate_speed(
+        lambda t: _speed(lam, delta_squared, t), times, 0.1 / lam.max(), relative_tolerance
+    )
 
-    def integrate(left: Array, right: Array) -> Array:
-        return _panel_integrals(lambda t: _speed(lam, delta_squared, t), left, right)
 
-    lengths, errors = _adaptive_panels(integrate, edges, relative_tolerance)
+def integrate_speed(
+    speed_at: Callable[[Array], Array],
+    times: ArrayLike,
+    smooth_until: float,
+    relative_tolerance: float = PATH_TOLERANCE,
+) -> tuple[Array, Array]:
+    """Integral of any positive speed from 0 to each time, with its stated error.
+
+    Gauss-Legendre panels in ln t, one linear panel from t = 0 to the first time at which anything
+    happens, every requested time an edge. A panel is halved until its value and the sum over its
+    halves agree; the stated error adds up these differences, and the true error of the kept
+    halves is smaller by orders of magnitude (degree 15).
+
+    Args:
+        speed_at: function (n,) -> (n,) of the time.
+        times: T, shape (M,) or scalar.
+        smooth_until: a time below which the speed is a polynomial in t to rounding.
+        relative_tolerance: bound on the stated error over the integral, at every T.
+
+    Returns:
+        (int_0^T speed dt, stated absolute error), each of the shape of ``times``.
+
+    Raises:
+        ValueError: if a time is negative or not finite, or the integral does not converge.
+    """
+    times = _checked_times(times)
+    if not np.any(times > 0):
+        return np.zeros_like(times), np.zeros_like(times)
+    edges = _panel_edges(times, smooth_until)
+    lengths, errors = _adaptive_panels(
+        lambda left, right: _panel_integrals(speed_at, left, right), edges, relative_tolerance
+    )
     where = np.searchsorted(edges, times)
     return (
         np.concatenate([[0.0], np.cumsum(lengths)])[where],
@@ -365,11 +394,10 @@ def _ratio(times: ArrayLike, drop: Array, length_squared: Array) -> Array:
         return np.where(times == 0, 1.0, times * (drop / length_squared))
 
 
-def _panel_edges(times: Array, largest_eigenvalue: float) -> Array:
+def _panel_edges(times: Array, smooth_until: float) -> Array:
     """Return 0, all positive times, and a grid in ln t between the first and the last edge."""
     positive = np.unique(times[times > 0])
-    # up to 0.1/lambda_1 the speed is a polynomial in t to rounding: one linear panel
-    first = min(positive[0], 0.1 / largest_eigenvalue)
+    first = min(positive[0], smooth_until)
     count = int(np.ceil(np.log(positive[-1] / first) / PANEL_WIDTH))
     grid = first * np.exp(PANEL_WIDTH * np.arange(count))
     return np.unique(np.concatenate([[0.0, first], grid[grid < positive[-1]], positive]))

@@ -175,11 +175,11 @@ def growth_constant(alpha: float, delta: float) -> float:
 
 
 def infinite_loss_drop(alpha: float, delta: float, times: ArrayLike) -> Array:
-    """Loss drop over c of infinitely many modes at tau = lambda_1 T, up to exponentially small terms.
+    """Loss drop over c of infinitely many modes, up to exponentially small terms.
 
-    (L_0 - L_T)/c = 1/2 [zeta(delta) - Gamma(s) (2 tau)^-s / alpha], and at s = 0
-    1/2 [gamma_E + (ln 2 tau + gamma_E)/alpha]. zeta is continued below 1, where it stands for the
-    sum's correction to its integral.
+    With tau = lambda_1 T, (L_0 - L_T)/c = 1/2 [zeta(delta) - Gamma(s) (2 tau)^-s / alpha], which at
+    s = 0 becomes 1/2 [gamma_E + (ln 2 tau + gamma_E)/alpha]. zeta is continued below 1, where it
+    stands for the sum's correction to its integral.
 
     Args:
         alpha: exponent of the eigenvalues, above 0.

@@ -1,0 +1,172 @@
+"""Wasserstein distance W2 between ensembles of weights: Gaussian closed form and assignment.
+
+W2(p, q)^2 = min over couplings of <|theta - theta'|^2>. Between Gaussians it is the Bures distance;
+between two samples of R points each the best coupling is a permutation, an assignment problem.
+Along NTK dynamics the coupling of each start with its own end is the best one (docs/theory.md,
+section 7); whether that holds for a trained network is for `compare_couplings` to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import ot
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import svdvals
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+Array = NDArray[np.float64]
+
+# Two assignments whose costs differ by less than this part are the same to rounding of the costs.
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class CouplingComparison:
+    """Identity coupling against the optimal one for one ensemble of starts and ends.
+
+    Args:
+        identity_cost: mean of |theta_T - theta_0|^2 over realisations.
+        optimal_cost: its least value over all assignments of ends to starts, W2^2 of the samples.
+        assignment: index of the end assigned to each start, shape (R,).
+        identity_is_optimal: whether no other assignment is cheaper beyond rounding.
+    """
+
+    identity_cost: float
+    optimal_cost: float
+    assignment: NDArray[np.intp]
+    identity_is_optimal: bool
+
+    @property
+    def relative_gap(self) -> float:
+        """(identity - optimal) / optimal cost: how much the identity overstates W2^2."""
+        return (self.identity_cost - self.optimal_cost) / self.optimal_cost
+
+
+def gaussian_wasserstein_squared(
+    mean_0: ArrayLike, covariance_0: ArrayLike, mean_1: ArrayLike, covariance_1: ArrayLike
+) -> float:
+    """W2^2 between two Gaussians, |m_0 - m_1|^2 + tr(C_0 + C_1 - 2 (C_0^1/2 C_1 C_0^1/2)^1/2).
+
+    Computed by POT (Peyre and Cuturi 2019, remark 2.31). Where rounding in a singular covariance
+    makes its matrix root undefined, the trace of that root is taken as the nuclear norm of
+    C_0^1/2 C_1^1/2, which it equals.
+
+    Args:
+        mean_0: mean of the first Gaussian, shape (d,).
+        covariance_0: its covariance, symmetric, shape (d, d).
+        mean_1: mean of the second Gaussian, shape (d,).
+        covariance_1: its covariance, symmetric, shape (d, d).
+
+    Returns:
+        W2^2 >= 0.
+    """
+    mean_0, mean_1 = np.asarray(mean_0, float), np.asarray(mean_1, float)
+    first, second = np.asarray(covariance_0, float), np.asarray(covariance_1, float)
+    with np.errstate(invalid="ignore"):
+        distance = float(ot.gaussian.bures_wasserstein_distance(mean_0, mean_1, first, second))
+    if np.isfinite(distance):
+        return distance**2
+    overlap = svdvals(_root(first) @ _root(second)).sum()
+    squared = np.trace(first) + np.trace(second) - 2.0 * overlap
+    return float(np.sum((mean_0 - mean_1) ** 2) + max(squared, 0.0))
+
+
+def fitted_gaussian_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> float:
+    """W2^2 between the Gaussians fitted to two samples (their means and covariances).
+
+    Exact for Gaussian ensembles up to sampling: the covariances of R points in d dimensions bias
+    it by about d (d + 1) / (4 R) times the variance, so give R >> d^2.
+
+    Args:
+        starts: theta_0 of each realisation, shape (R, d).
+        ends: theta_T of each realisation, shape (R, d).
+
+    Returns:
+        W2^2 of the fitted Gaussians.
+    """
+    starts, ends = _samples(starts, ends)
+    return gaussian_wasserstein_squared(
+        starts.mean(axis=0),
+        np.atleast_2d(np.cov(starts, rowvar=False)),
+        ends.mean(axis=0),
+        np.atleast_2d(np.cov(ends, rowvar=False)),
+    )
+
+
+def compare_couplings(starts: ArrayLike, ends: ArrayLike) -> CouplingComparison:
+    """Cost of coupling each start with its own end, and of the optimal assignment.
+
+    The assignment is exact (SciPy, Hungarian method, O(R^3)). As an estimate of W2^2 between the
+    distributions behind the samples it carries a bias of order R^(-2/d).
+
+    Args:
+        starts: theta_0 of each realisation, shape (R, P).
+        ends: theta_T of each realisation in the same order, shape (R, P).
+
+    Returns:
+        Both costs per realisation, the assignment, and whether the identity is optimal.
+
+    Raises:
+        ValueError: if the samples differ in shape or are not (R, P).
+    """
+    starts, ends = _samples(starts, ends)
+    costs = cdist(starts, ends, metric="sqeuclidean")  # of differences: exact for close points
+    rows, assignment = linear_sum_assignment(costs)
+    optimal = float(costs[rows, assignment].mean())
+    identity = float(np.trace(costs) / len(costs))
+    return CouplingComparison(
+        identity_cost=identity,
+        optimal_cost=min(optimal, identity),
+        assignment=assignment,
+        identity_is_optimal=identity - optimal <= ROUNDING * identity,
+    )
+
+
+def sample_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> float:
+    """W2^2 between two samples of equal size, by optimal assignment (see `compare_couplings`).
+
+    Args:
+        starts: first sample, shape (R, P).
+        ends: second sample, shape (R, P), in any order.
+
+    Returns:
+        W2^2 of the two empirical distributions.
+    """
+    return compare_couplings(starts, ends).optimal_cost
+
+
+def componentwise_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> float:
+    """W2^2 between two product distributions: the optimal assignments of each component, summed.
+
+    In one dimension sorting solves the assignment. W2^2 adds over independent components, as the
+    modes of linear regression are, and the sampling bias falls to order 1/R per component.
+
+    Args:
+        starts: first sample, shape (R, K), in coordinates in which components are independent.
+        ends: second sample, shape (R, K).
+
+    Returns:
+        Sum over components of the one-dimensional W2^2 of the samples.
+    """
+    starts, ends = _samples(starts, ends)
+    return float(np.sum(np.mean((np.sort(starts, axis=0) - np.sort(ends, axis=0)) ** 2, axis=0)))
+
+
+def _samples(starts: ArrayLike, ends: ArrayLike) -> tuple[Array, Array]:
+    """Return both samples as float64 (R, P) arrays of one shape."""
+    starts, ends = np.asarray(starts, dtype=np.float64), np.asarray(ends, dtype=np.float64)
+    if starts.ndim != 2 or starts.shape != ends.shape:
+        raise ValueError(
+            f"starts and ends have shapes {starts.shape} and {ends.shape}; both must be (R, P) "
+            "with the same R and P"
+        )
+    return starts, ends
+
+
+def _root(matrix: Array) -> Array:
+    """Return the positive semidefinite root of a symmetric matrix, rounding below zero clipped."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
