@@ -21,7 +21,7 @@ from speedlimits.dynamics import (
     LangevinDynamics,
 )
 from speedlimits.gradient import TrainingLoss
-from speedlimits.networks import fully_connected, initialise_, myrtle5
+from speedlimits.networks import fully_connected, initialise_
 
 MODES, ALPHA, DELTA = 200, 2.2, 0.35  # a spectrum like that of Myrtle-5 on images
 
@@ -111,10 +111,10 @@ def test_error_falls_with_the_tolerance_as_a_second_order_method():
 
 def test_gradients_grow_as_the_square_root_of_time():
     end_times = np.array([2e3, 2e4, 2e5, 2e6])
-    counts = [largest_error(LinearModel(), 1e-3, time)[1].gradients for time in end_times]
+    counts = [largest_error(LinearModel(), 2e-3, time)[1].gradients for time in end_times]
     slope = np.polyfit(np.log(end_times), np.log(counts), 1)[0]
     assert 0.40 < slope < 0.52
-    assert counts[2] < 2e5 / 60
+    assert counts[2] < 2e5 / 70
 
 
 def test_recorded_times_cost_no_gradients_and_change_nothing():
@@ -143,7 +143,7 @@ def test_flow_passes_a_growing_spectral_radius():
         return 0.25 * (theta**2 - 1.0).square().sum().item(), theta**3 - theta
 
     theta_0 = torch.tensor([1e-3], dtype=torch.float64)
-    flow = GradientFlow(loss_and_gradient, theta_0)
+    flow = GradientFlow(loss_and_gradient, theta_0, relative_tolerance=1e-4)
     flow.advance(8.0)
     square = 1.0 / (1.0 + (1e6 - 1.0) * math.exp(-16.0))
     assert flow.weights.item() == pytest.approx(math.sqrt(square), rel=5e-3)
@@ -152,25 +152,27 @@ def test_flow_passes_a_growing_spectral_radius():
 # --- gradient flow on networks --------------------------------------------------------------
 
 
-def small_problem(kind: str = "fully_connected"):
+def small_problem(smooth: bool = True):
+    """A network with 6 samples and 2 outputs; smooth means tanh in place of ReLU.
+
+    With so few ReLUs the flow slides along their kinks, where reference solvers crawl.
+    """
     generator = torch.Generator().manual_seed(3)
-    if kind == "myrtle5":
-        network = myrtle5(input_shape=(1, 8, 8), outputs=2, width=4, parameterisation="ntk")
-        inputs = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
-    else:
-        network = fully_connected(
-            input_shape=(5,), outputs=2, width=12, parameterisation="ntk", depth=3
-        )
-        inputs = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    network = fully_connected(
+        input_shape=(5,), outputs=2, width=12, parameterisation="ntk", depth=3
+    )
     initialise_(network.double(), generator)
+    if smooth:
+        layers = [torch.nn.Tanh() if isinstance(m, torch.nn.ReLU) else m for m in network]
+        network = torch.nn.Sequential(*layers)
+    inputs = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     targets = torch.randn(6, 2, generator=generator, dtype=torch.float64)
     theta_0 = parameters_to_vector(network.parameters()).detach()
     return TrainingLoss(network, inputs, targets).loss_and_gradient, theta_0
 
 
-@pytest.mark.parametrize("kind", ["fully_connected", "myrtle5"])
-def test_flow_equals_a_general_solver_on_a_network(kind):
-    loss_and_gradient, theta_0 = small_problem(kind)
+def test_flow_equals_a_general_solver_on_a_network():
+    loss_and_gradient, theta_0 = small_problem()
     end_time = 3.0
     times = np.geomspace(1e-3, end_time, 15)
     solution = solve_ivp(
@@ -181,11 +183,23 @@ def test_flow_equals_a_general_solver_on_a_network(kind):
     start_loss = flow.loss
     for time, expected in zip(times, solution.y.T, strict=True):
         flow.advance(time)
-        exact = torch.from_numpy(expected) - theta_0
-        assert relative_error(flow, exact) < 0.01
-        loss, gradient = loss_and_gradient(torch.from_numpy(expected))
+        assert relative_error(flow, torch.from_numpy(expected) - theta_0) < 0.01
+        loss = loss_and_gradient(torch.from_numpy(expected))[0]
         assert flow.loss == pytest.approx(loss, abs=0.01 * (start_loss - loss))
         assert flow.action == pytest.approx(start_loss - loss, rel=0.01)
+
+
+def test_flow_equals_small_gradient_steps_on_a_relu_network():
+    loss_and_gradient, theta_0 = small_problem(smooth=False)
+    end_time = 0.15
+    descent = GradientDescent(loss_and_gradient, theta_0, 1e-4)
+    flow = GradientFlow(loss_and_gradient, theta_0, end_time=end_time)
+    for time in (0.01, 0.05, end_time):
+        descent.advance(time)
+        flow.advance(time)
+        assert relative_error(flow, descent.displacement) < 0.01
+        # Descent zigzags across a kink along which the flow slides: its path is longer.
+        assert flow.path_length == pytest.approx(descent.path_length, rel=0.03)
 
 
 def test_flow_is_the_limit_of_small_gradient_steps():
