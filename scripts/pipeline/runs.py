@@ -115,27 +115,36 @@ class Ensemble:
         start = f"{self.network_path}/{self.dynamics}"
         return [f"{start}/realisation{r}" for r in range(self.realisations)]
 
+    def manifests(self) -> list[str]:
+        """Return the manifests of the runs' snapshots."""
+        return [f"{path}/snapshots.json" for path in self.run_paths()]
+
+    def kernels(self) -> dict[str, list[str]]:
+        """Return moment -> NTK files of the realisations."""
+        numbers = range(self.realisations)
+        return {
+            "start": [f"{self.network_path}/start{r}/ntk.nc" for r in numbers],
+            "warm": [f"{self.path}/ntk_warm{r}.nc" for r in numbers],
+            "end": [f"{path}/ntk_end.nc" for path in self.run_paths()],
+        }
+
 
 class Plan:
     """The runs that a configuration asks for, and what their slugs stand for.
 
     Attributes:
         studies: study name -> its ensembles, in grid order and without repetition.
-        labels: study name -> for each ensemble the varied settings, for example {"n": 64}.
     """
 
     def __init__(self, config: dict):
         self.studies: dict[str, list[Ensemble]] = {}
-        self.labels: dict[str, list[dict]] = {}
         self._settings: dict[tuple[str, str], dict] = {}
         for name, study in config["studies"].items():
-            labelled: dict[Ensemble, dict] = {}
+            ensembles = []
             for settings in combinations(config["base"], study["vary"]):
-                ensemble = Ensemble.of(settings, study["realisations"])
-                labelled.setdefault(ensemble, {key: settings[key] for key in study["vary"]})
-                self._remember(ensemble, settings)
-            self.studies[name] = list(labelled)
-            self.labels[name] = list(labelled.values())
+                ensembles.append(Ensemble.of(settings, study["realisations"]))
+                self._remember(ensembles[-1], settings)
+            self.studies[name] = list(dict.fromkeys(ensembles))
 
     def _remember(self, ensemble: Ensemble, settings: dict) -> None:
         """Store what each slug of an ensemble stands for."""
@@ -171,3 +180,25 @@ class Plan:
                 f"no study of the configuration has the {level} {slug}; "
                 "ask for results of a study that config.yaml describes"
             ) from None
+
+    def ensemble(self, wildcards: Any) -> Ensemble:
+        """Return the ensemble that a job's wildcards name."""
+        names = (wildcards.dataset, wildcards.subset, wildcards.network, wildcards.dynamics)
+        return Ensemble(*names, int(wildcards.realisations))
+
+    def described(self, study: str) -> list[dict]:
+        """Return, for every ensemble of a study, its folder, its files and its settings."""
+        return [
+            {
+                "path": e.path,
+                "manifests": e.manifests(),
+                "kernels": e.kernels(),
+                "settings": {
+                    "dataset": e.dataset,
+                    **self.settings("subset", e.subset),
+                    **self.settings("network", e.network),
+                    **self.settings("dynamics", e.dynamics),
+                },
+            }
+            for e in self.studies[study]
+        ]

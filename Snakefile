@@ -1,0 +1,63 @@
+"""How close is neural-network training to the fastest that thermodynamics allows?
+
+Data -> training -> kernel -> analysis -> figures; each theme has its file in rules/.
+"""
+
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+sys.path.insert(0, f"{workflow.basedir}/scripts")
+
+from pipeline import inputs
+from pipeline.config import ConfigError, validated
+from pipeline.runs import Plan
+from pipeline.settings import RuleSettings
+
+
+configfile: "config.yaml"
+
+
+try:
+    CONFIG = validated(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+PLAN = Plan(CONFIG)
+SETTINGS = RuleSettings(CONFIG, PLAN)
+COMPUTE = CONFIG["compute"]
+
+
+wildcard_constraints:
+    dataset="[a-z0-9_]+",
+    subset="n[^/]+",
+    network="[^/]+",
+    dynamics="[^/]+",
+    realisation="[0-9]+",
+    realisations="[0-9]+",
+    study="[a-z0-9_]+",
+    figure="[a-z_]+",
+
+
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/kernel.smk"
+include: "rules/analysis.smk"
+include: "rules/figures.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        inputs.all_targets(PLAN),
+
+
+onsuccess:
+    shell("echo 'Tables and figures: results/studies/*/ and results/studies/*/figures/'")

@@ -1,0 +1,77 @@
+rule exponents:
+    input:
+        start=inputs.ensemble_kernels(PLAN, "start"),
+        warm=inputs.ensemble_kernels(PLAN, "warm"),
+        end=inputs.ensemble_kernels(PLAN, "end"),
+    output:
+        "results/runs/{dataset}/{subset}/{network}/{dynamics}/ensemble{realisations}/exponents.csv",
+    log:
+        "results/logs/runs/{dataset}/{subset}/{network}/{dynamics}/exponents{realisations}.log",
+    benchmark:
+        "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/exponents{realisations}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        settings=SETTINGS.of("exponents"),
+    message:
+        "Fitting alpha and delta of {wildcards.network} on {wildcards.subset}"
+    script:
+        "../scripts/exponents.py"
+
+
+rule speed_limit:
+    input:
+        manifests=inputs.ensemble_manifests(PLAN),
+        start=inputs.ensemble_kernels(PLAN, "start"),
+        warm=inputs.ensemble_kernels(PLAN, "warm"),
+        warm_start="results/runs/{dataset}/{subset}/{network}/{dynamics}/ensemble{realisations}/warm_start.json",
+        exponents="results/runs/{dataset}/{subset}/{network}/{dynamics}/ensemble{realisations}/exponents.csv",
+    output:
+        table="results/runs/{dataset}/{subset}/{network}/{dynamics}/ensemble{realisations}/speed_limits.csv",
+        transport="results/runs/{dataset}/{subset}/{network}/{dynamics}/ensemble{realisations}/transport.json",
+    log:
+        "results/logs/runs/{dataset}/{subset}/{network}/{dynamics}/speed_limit{realisations}.log",
+    benchmark:
+        "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/speed_limit{realisations}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=SETTINGS.of("speed_limit"),
+    message:
+        "Speed limit and inefficiency of {wildcards.network} on {wildcards.subset}"
+    script:
+        "../scripts/speed_limit.py"
+
+
+rule collect:
+    input:
+        inputs.study_files(PLAN),
+    output:
+        speed_limits="results/studies/{study}/speed_limits.csv",
+        exponents="results/studies/{study}/exponents.csv",
+        warm_starts="results/studies/{study}/warm_starts.csv",
+        training_curves="results/studies/{study}/training_curves.csv",
+        kernels="results/studies/{study}/kernels.csv",
+        trends="results/studies/{study}/trends.csv",
+        spectra="results/studies/{study}/spectra.nc",
+    log:
+        "results/logs/studies/{study}/collect.log",
+    benchmark:
+        "results/benchmarks/studies/{study}/collect.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=SETTINGS.of("collect"),
+    message:
+        "Collecting the tables of the study {wildcards.study}"
+    script:
+        "../scripts/collect.py"

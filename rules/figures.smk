@@ -1,0 +1,21 @@
+rule figure:
+    input:
+        unpack(inputs.figure_tables),
+    output:
+        png="results/studies/{study}/figures/{figure}.png",
+        pdf="results/studies/{study}/figures/{figure}.pdf",
+    log:
+        "results/logs/studies/{study}/{figure}.log",
+    benchmark:
+        "results/benchmarks/studies/{study}/{figure}.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=SETTINGS.of("figure"),
+    message:
+        "Drawing {wildcards.figure} of the study {wildcards.study}"
+    script:
+        "../scripts/figure.py"

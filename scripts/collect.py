@@ -1,0 +1,160 @@
+"""Gather the ensembles of a study into tidy tables, spectra and tests of the trend with n."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pipeline.log import logged
+from pipeline.seeds import derived_seed
+from pipeline.stores import provenance, read_json, read_netcdf, read_snapshots, variable
+from pipeline.stores import write_netcdf, write_table
+from speedlimits.statistics import trend
+
+MOMENTS = ("start", "warm", "end")
+
+
+def describe(ensemble: dict) -> dict:
+    """Return the columns that say which ensemble a row belongs to."""
+    keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
+    return {"ensemble": ensemble["path"], **{key: ensemble["settings"][key] for key in keys}}
+
+
+def labelled(table: pd.DataFrame, ensemble: dict) -> pd.DataFrame:
+    """Return a table with the ensemble's columns in front."""
+    front = pd.DataFrame([describe(ensemble)] * len(table), index=table.index)
+    return pd.concat([front, table], axis=1)
+
+
+def training_curves(ensemble: dict, manifests: list[str]) -> pd.DataFrame:
+    """Return losses per sample and accuracy of every run at every recorded time."""
+    tables = []
+    for r, path in enumerate(manifests):
+        run = read_snapshots(path, weights=False)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "realisation": r,
+                    "time": run["time"].values,
+                    "time_lambda_1": run["time"].values * float(run.attrs["lambda_1"]),
+                    "train_loss_per_sample": run["train_loss"].values / int(run.attrs["samples"]),
+                    "test_loss_per_sample": run["test_loss"].values
+                    / int(run.attrs["test_samples"]),
+                    "test_accuracy": run["test_accuracy"].values,
+                    "gradient_norm": run["gradient_norm"].values,
+                    "gradients": run["gradients"].values,
+                }
+            )
+        )
+    return labelled(pd.concat(tables, ignore_index=True), ensemble)
+
+
+def kernel_rows(ensemble: dict, kernels: dict[str, list[str]]) -> pd.DataFrame:
+    """Return lambda_1, drift, alignment and overlap of every run's kernels."""
+    rows = []
+    for moment in MOMENTS:
+        for r, path in enumerate(kernels[moment]):
+            file = read_netcdf(path)
+            for kind in ("full", "traced"):
+                if f"eigenvalues_{kind}" in file:
+                    row = {"moment": moment, "kernel": kind, "realisation": r}
+                    row["time"] = float(file["time"])
+                    row["lambda_1"] = float(file[f"eigenvalues_{kind}"][0])
+                    for name in ("drift", "alignment", "overlap"):
+                        row[name] = float(file[f"{name}_{kind}"])
+                    rows.append(row)
+    return labelled(pd.DataFrame(rows), ensemble)
+
+
+def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
+    """Return eigenvalues and projections, averaged over realisations, padded with NaN."""
+    parts = {}
+    for ensemble in ensembles:
+        for moment in MOMENTS:
+            files = [read_netcdf(path) for path in ensemble["kernels"][moment]]
+            for kind in ("full", "traced"):
+                if f"eigenvalues_{kind}" in files[0]:
+                    key = (ensemble["path"], moment, kind)
+                    parts[key] = [
+                        np.mean([f[f"{name}_{kind}"].values for f in files], axis=0)
+                        for name in ("eigenvalues", "residue_projections")
+                    ]
+    length = max(len(values[0]) for values in parts.values())
+    padded = np.full((2, len(parts), length), np.nan)
+    for index, values in enumerate(parts.values()):
+        padded[:, index, : len(values[0])] = values
+    keys = list(zip(*parts, strict=True))
+    sizes = {e["path"]: e["settings"]["n"] for e in ensembles}
+    dims = ("spectrum", "rank")
+    return xr.Dataset(
+        {
+            "eigenvalues": variable(
+                dims, padded[0], "1 / time", "eigenvalues lambda_k, mean over realisations"
+            ),
+            "residue_projections": variable(
+                dims, padded[1], "loss", "squared residue projections Delta_k^2, mean"
+            ),
+            "ensemble": variable("spectrum", list(keys[0]), "1", "folder of the ensemble"),
+            "moment": variable("spectrum", list(keys[1]), "1", "start, warm or end"),
+            "kernel": variable("spectrum", list(keys[2]), "1", "full or traced"),
+            "n": variable(
+                "spectrum", [sizes[path] for path in keys[0]], "1", "training-set size n"
+            ),
+        },
+        coords={"rank": variable("rank", np.arange(1, length + 1), "1", "rank k")},
+        attrs=provenance(settings, title="NTK spectra of a study"),
+    )
+
+
+def trends(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    """Return slope, interval and p-value of each quantity at the end against n."""
+    rows = []
+    runs = table[table["realisation"].astype(str) != "ensemble"]
+    for start, of_start in runs.groupby("start"):
+        last = of_start.groupby(["ensemble", "realisation"], sort=False).last().reset_index()
+        for quantity in ("inefficiency", "speed_unevenness", "path_excess", "speed_limit_time"):
+            stream = derived_seed(settings["seed"], "bootstrap", "trend", start, quantity)
+            found = trend(
+                last["n"],
+                last[quantity],
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+            )
+            rows.append({"start": start, "quantity": quantity, "against": "n", **found})
+    return pd.DataFrame(rows)
+
+
+def main(snakemake) -> None:
+    """Run the rule ``collect``."""
+    settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
+    ensembles = settings["ensembles"]
+    with logged(snakemake.log[0]):
+        print(f"{len(ensembles)} ensembles, {len(given)} files")
+        speed_limits = pd.concat(
+            [labelled(pd.read_csv(f"{e['path']}/speed_limits.csv"), e) for e in ensembles],
+            ignore_index=True,
+        )
+        exponents = [labelled(pd.read_csv(f"{e['path']}/exponents.csv"), e) for e in ensembles]
+        warm = [
+            pd.DataFrame([describe(e) | warm_columns(f"{e['path']}/warm_start.json")])
+            for e in ensembles
+        ]
+        curves = [training_curves(e, e["manifests"]) for e in ensembles]
+        kernels = [kernel_rows(e, e["kernels"]) for e in ensembles]
+        write_table(speed_limits, made.speed_limits)
+        write_table(pd.concat(exponents, ignore_index=True), made.exponents)
+        write_table(pd.concat(warm, ignore_index=True), made.warm_starts)
+        write_table(pd.concat(curves, ignore_index=True), made.training_curves)
+        write_table(pd.concat(kernels, ignore_index=True), made.kernels)
+        write_table(trends(speed_limits, settings), made.trends)
+        write_netcdf(mean_spectra(ensembles, settings), made.spectra)
+
+
+def warm_columns(path: str) -> dict:
+    """Return the columns of one warm start."""
+    found = read_json(path)
+    found.pop("provenance")
+    return found
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,95 @@
+"""Fit alpha and delta of an ensemble's kernels at the start, the warm start and the end.
+
+One row per moment and kernel. Realisations share the fit; where the window is too short the row
+holds no exponents and says why.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pipeline.log import logged
+from pipeline.seeds import derived_seed
+from pipeline.stores import read_netcdf, write_table
+from speedlimits.exponents import ExponentFit, fit_exponent, fit_window
+
+KINDS = ("full", "traced")
+
+
+def fit_moment(files: list[xr.Dataset], kind: str, moment: str, settings: dict) -> dict:
+    """Return one row of the table.
+
+    Args:
+        files: NTK files of the realisations.
+        kind: "full" or "traced".
+        moment: "start", "warm" or "end".
+        settings: fit window, confidence, resamples, seed.
+
+    Returns:
+        Column -> value.
+    """
+    outputs = int(files[0].attrs["outputs"])
+    multiplicity = outputs if kind == "full" else 1
+    eigenvalues = np.stack([f[f"eigenvalues_{kind}"].values for f in files])
+    projections = np.stack([f[f"residue_projections_{kind}"].values for f in files])
+    floor = max(float(f[f"noise_floor_{kind}"]) for f in files)
+    count = int((eigenvalues.min(axis=0) > floor).sum())
+    first = int((settings["first_rank"] - 1) * multiplicity) + 1
+    row: dict = {"moment": moment, "kernel": kind, "time": float(files[0]["time"])}
+    row |= {"eigenvalues": eigenvalues.shape[1], "above_noise_floor": count}
+    fits = {
+        "alpha": (eigenvalues, 0),
+        "delta": (projections, 1 if kind == "full" else outputs),
+    }
+    try:
+        first, last = fit_window(count, first, settings["last_rank_fraction"])
+        row |= {"first_rank": first, "last_rank": last}
+        for name, (values, squared_gaussians) in fits.items():
+            stream = derived_seed(settings["seed"], "bootstrap", name, kind, moment)
+            fit = fit_exponent(
+                values,
+                first,
+                last,
+                bins_per_decade=settings["bins_per_decade"],
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+                squared_gaussians=squared_gaussians,
+            )
+            row |= columns(name, fit)
+        row["note"] = ""
+    except ValueError as error:
+        print(f"{kind} kernel at the {moment}: {error}")
+        missing = ExponentFit(*[math.nan] * len(ExponentFit._fields))
+        for name in fits:
+            row |= columns(name, missing)
+        row["note"] = str(error)
+    return row
+
+
+def columns(name: str, fit: ExponentFit) -> dict:
+    """Return a fit as columns alpha, alpha_low, ..."""
+    return {
+        name if field == "exponent" else f"{name}_{field}": value
+        for field, value in fit._asdict().items()
+    }
+
+
+def main(snakemake) -> None:
+    """Run the rule ``exponents``."""
+    settings = snakemake.params.settings
+    with logged(snakemake.log[0]):
+        rows = []
+        for moment in ("start", "warm", "end"):
+            files = [read_netcdf(path) for path in snakemake.input[moment]]
+            for kind in KINDS:
+                if f"eigenvalues_{kind}" in files[0]:
+                    rows.append(fit_moment(files, kind, moment, settings))
+        table = pd.DataFrame(rows)
+        print(table.T.to_string())
+        write_table(table, snakemake.output[0])
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

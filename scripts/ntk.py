@@ -1,0 +1,160 @@
+"""Exact NTK of one realisation at one moment (start, warm start or end).
+
+Writes eigenvalues and squared residue projections of the full and the output-traced kernel, the
+kernel's drift since the start, its alignment with the targets and the overlap of its leading
+eigenspace with that at the start. Without a warm start the file says so and holds nothing else.
+"""
+
+import numpy as np
+import torch
+import xarray as xr
+from pipeline.device import choose_device, describe_device
+from pipeline.log import logged
+from pipeline.problem import Problem, build_problem
+from pipeline.stores import provenance, read_json, read_snapshots, variable, write_netcdf
+from speedlimits.kernel import choose_route, empirical_ntk, trace_outputs
+from speedlimits.spectrum import (
+    eigenspace_overlap,
+    eigenvalues_and_projections,
+    kernel_drift,
+    kernel_target_alignment,
+    leading_eigenvectors,
+    noise_floor,
+)
+
+KINDS = {"full": "full NTK, (N C) x (N C)", "traced": "output-traced NTK, N x N"}
+
+
+def kernels(problem: Problem, settings: dict, memory_bytes: int) -> dict[str, np.ndarray]:
+    """Return the kernels of the network's current weights.
+
+    Args:
+        problem: network and inputs.
+        settings: ``full_rows_limit``.
+        memory_bytes: working memory.
+
+    Returns:
+        "full" (N C, N C), unless it is too large, and "traced" (N, N), float64.
+    """
+    network, inputs = problem.network, problem.inputs
+    route = choose_route(network)
+    print(f"route {route}")
+    outputs = problem.targets.shape[1]
+    if len(inputs) * outputs > settings["full_rows_limit"]:
+        print("full kernel above kernel.full_rows_limit: only the output-traced one is computed")
+        traced = empirical_ntk(network, inputs, traced=True, memory_bytes=memory_bytes)
+        return {"traced": traced.cpu().numpy()}
+    full = empirical_ntk(network, inputs, memory_bytes=memory_bytes)
+    return {"full": full.cpu().numpy(), "traced": trace_outputs(full, outputs).cpu().numpy()}
+
+
+@torch.no_grad()
+def residue(problem: Problem) -> np.ndarray:
+    """Return Delta = y - f on the training set, shape (N, C), float64."""
+    outputs = torch.cat([problem.network(part) for part in problem.inputs.split(256)])
+    return (problem.targets - outputs).double().cpu().numpy()
+
+
+def measure(
+    kind: str, kernel: np.ndarray, start: np.ndarray | None, delta: np.ndarray, targets: np.ndarray
+) -> dict[str, xr.Variable]:
+    """Return the variables of one kernel.
+
+    Args:
+        kind: "full" or "traced".
+        kernel: Theta_t, shape (K, K).
+        start: Theta_0, or None at the start itself.
+        delta: residue, shape (N, C).
+        targets: y, shape (N, C).
+
+    Returns:
+        Name -> variable.
+    """
+    shape = (-1, 1) if kind == "full" else delta.shape
+    eigenvalues, projections = eigenvalues_and_projections(kernel, delta.reshape(shape))
+    outputs = targets.shape[1]
+    floor = noise_floor(eigenvalues)
+    what = KINDS[kind]
+    dims = f"rank_{kind}"
+    found = {
+        f"eigenvalues_{kind}": variable(
+            dims, eigenvalues, "1 / time", f"eigenvalues lambda_k of the {what}"
+        ),
+        f"residue_projections_{kind}": variable(
+            dims, projections, "loss", f"squared residue projections Delta_k^2 on the {what}"
+        ),
+        f"noise_floor_{kind}": variable(
+            (), floor, "1 / time", f"eigenvalues of the {what} below this are rounding noise"
+        ),
+        f"alignment_{kind}": variable(
+            (),
+            kernel_target_alignment(kernel, targets.reshape(shape)),
+            "1",
+            f"kernel-target alignment of the {what}",
+        ),
+    }
+    drift, overlap = 0.0, 1.0
+    if start is not None:
+        drift = kernel_drift(kernel, start)
+        count = min(outputs, len(kernel))
+        now, then = (leading_eigenvectors(k, count)[1] for k in (kernel, start))
+        overlap = eigenspace_overlap(now, then)
+    found[f"drift_{kind}"] = variable(
+        (), drift, "1", f"drift |Theta_t - Theta_0|_F / |Theta_0|_F of the {what}"
+    )
+    found[f"overlap_{kind}"] = variable(
+        (), overlap, "1", f"overlap of the {outputs} leading eigenvectors with those at the start"
+    )
+    return found
+
+
+def moment_snapshot(snakemake, moment: str) -> int | None:
+    """Return the number of the moment's snapshot; None if there is no warm start."""
+    if moment == "end":
+        return -1
+    return read_json(snakemake.input.warm_start)["snapshot"]
+
+
+def main(snakemake) -> None:
+    """Run the rules ``ntk_start``, ``ntk_warm`` and ``ntk_end``."""
+    settings, resources = snakemake.params.settings, snakemake.resources
+    moment, realisation = settings["moment"], int(snakemake.wildcards.realisation)
+    with logged(snakemake.log[0]):
+        device = choose_device(
+            resources.device,
+            threads=snakemake.threads,
+            deterministic=bool(resources.deterministic),
+        )
+        problem = build_problem(settings, snakemake.input.subset, realisation, device)
+        memory_bytes = int(resources.kernel_memory_mb * 1e6)
+        attributes = provenance(
+            settings,
+            title=f"NTK spectrum at the {moment}",
+            device=describe_device(device),
+            realisation=realisation,
+            start_seed=problem.start_seed,
+            outputs=problem.targets.shape[1],
+        )
+        snapshot = 0 if moment == "start" else moment_snapshot(snakemake, moment)
+        if snapshot is None:
+            attributes["note"] = "the warm start is never reached"
+            write_netcdf(xr.Dataset(attrs=attributes), snakemake.output[0])
+            return
+        starts, time = {}, 0.0
+        if moment != "start":
+            starts = kernels(problem, settings, memory_bytes)
+            run = read_snapshots(snakemake.input.manifest)
+            time = float(run["time"][snapshot])
+            weights = torch.from_numpy(run["weights"].values[snapshot]).to(problem.inputs)
+            torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
+        delta, targets = residue(problem), problem.targets.double().cpu().numpy()
+        variables = {"time": variable((), time, "time", "training time t of the kernel")}
+        for kind, kernel in kernels(problem, settings, memory_bytes).items():
+            variables |= measure(kind, kernel, starts.get(kind), delta, targets)
+        if device.type == "cuda":
+            print(f"largest GPU memory {torch.cuda.max_memory_allocated() / 1e9:.3g} GB")
+        write_netcdf(xr.Dataset(variables, attrs=attributes), snakemake.output[0])
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

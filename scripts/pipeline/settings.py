@@ -1,0 +1,144 @@
+"""What each rule depends on besides its input files: config keys, run settings and code.
+
+One table, from which a rule's ``params.settings`` is made: a single dictionary with sorted keys,
+because Snakemake compares parameter values without their names. A job becomes stale if and only if
+something in its dictionary or in its inputs changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pipeline.cifar10 import OFFICIAL_SHA256
+from pipeline.code_digest import code_digest
+from pipeline.runs import Plan
+
+FIGURES = {
+    "training_curves": ("training_curves",),
+    "speed_limit_time": ("speed_limits",),
+    "inefficiency_time": ("speed_limits", "exponents"),
+    "inefficiency_size": ("speed_limits", "trends"),
+    "path_length_ratio": ("speed_limits", "exponents"),
+    "residue_projections": ("spectra", "exponents"),
+    "inefficiency_factors": ("speed_limits",),
+}
+
+
+class Uses(NamedTuple):
+    """What a rule uses.
+
+    Attributes:
+        script: its script in scripts/.
+        levels: run settings it reads: any of "dataset", "subset", "network", "dynamics".
+        config: dotted config keys it reads.
+        fixed: constants that tell rules of one script apart.
+    """
+
+    script: str
+    levels: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = ()
+
+
+NETWORK = ("dataset", "subset", "network")
+STATISTICS = ("seed", "statistics.confidence", "statistics.resamples")
+RULES = {
+    "prepare": Uses("prepare.py", ("dataset",)),
+    "subset": Uses("subset.py", ("dataset", "subset"), ("seed",)),
+    "time_unit": Uses("time_unit.py", NETWORK, ("seed",)),
+    "train": Uses("train.py", (*NETWORK, "dynamics"), ("seed",)),
+    "warm_start": Uses("warm_start.py", config=("warm_start.test_accuracy",)),
+    "ntk_start": Uses(
+        "ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "start"),)
+    ),
+    "ntk_warm": Uses(
+        "ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "warm"),)
+    ),
+    "ntk_end": Uses("ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "end"),)),
+    "exponents": Uses(
+        "exponents.py",
+        config=(
+            *STATISTICS,
+            "fit.first_rank",
+            "fit.last_rank_fraction",
+            "fit.bins_per_decade",
+        ),
+    ),
+    "speed_limit": Uses("speed_limit.py", config=STATISTICS),
+    "collect": Uses("collect.py", config=STATISTICS),
+    "figure": Uses("figure.py", config=("figures.dpi",)),
+}
+
+
+def lookup(config: dict, key: str) -> Any:
+    """Return the value of a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+class RuleSettings:
+    """The parameters of every rule under one configuration.
+
+    Args:
+        config: a validated configuration.
+        plan: its runs.
+    """
+
+    def __init__(self, config: dict, plan: Plan):
+        self.config = config
+        self.plan = plan
+
+    @property
+    def archive(self) -> str | None:
+        """The user's CIFAR-10 archive, or None for the official one."""
+        return self.config["datasets"].get("cifar10", {}).get("archive")
+
+    @property
+    def archive_sha256(self) -> str:
+        """SHA-256 of the CIFAR-10 archive in use."""
+        return self.config["datasets"].get("cifar10", {}).get("sha256") or OFFICIAL_SHA256
+
+    def download(self) -> dict[str, Any]:
+        """Return the settings of the rule ``download``.
+
+        The digest says what the archive is; where it comes from makes no result stale.
+        """
+        return {"archive": self.archive, "sha256": self.archive_sha256}
+
+    def of(self, rule: str) -> Callable[[Any], dict[str, Any]]:
+        """Return a function from a job's wildcards to the rule's settings.
+
+        Args:
+            rule: name in ``RULES``.
+
+        Returns:
+            Function for a rule's ``params``.
+        """
+        uses = RULES[rule]
+        digest = code_digest(uses.script)
+
+        def settings(wildcards: Any) -> dict[str, Any]:
+            found: dict[str, Any] = {"code": digest, **dict(uses.fixed)}
+            for key in uses.config:
+                found[key.split(".")[-1]] = lookup(self.config, key)
+            for level in uses.levels:
+                found |= self._level(level, wildcards)
+            if rule == "collect":
+                found["ensembles"] = self.plan.described(wildcards.study)
+            if rule == "figure":
+                found["figure"] = wildcards.figure
+                found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")
+            return dict(sorted(found.items()))
+
+        return settings
+
+    def _level(self, level: str, wildcards: Any) -> dict[str, Any]:
+        """Return the run settings of one level of a job's path."""
+        if level == "dataset":
+            name = wildcards.dataset
+            source = self.config["datasets"][name]
+            return {"dataset": name, "test_count": source["test_count"]}
+        return self.plan.settings(level, getattr(wildcards, level))

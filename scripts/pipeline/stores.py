@@ -1,0 +1,185 @@
+"""Read and write results: Zarr stores with a manifest, NetCDF files and tables, all atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pipeline.log import versions
+
+
+class IntegrityError(ValueError):
+    """A stored result is not what its manifest says."""
+
+
+def provenance(settings: dict, **more: Any) -> dict[str, str]:
+    """Return the attributes that every result carries.
+
+    Args:
+        settings: the rule's parameters: configuration, seeds and code digest.
+        more: further attributes, for example the device.
+
+    Returns:
+        Attribute -> text.
+    """
+    return {
+        "Conventions": "CF-1.11",
+        "references": "Seroussi, Alemi, Helias, Ringel, Speed Limits for Deep Learning, "
+        "arXiv 2307.14653",
+        "loss_convention": "L = 1/2 sum over samples and outputs of (f - y)^2",
+        "config": json.dumps(settings, sort_keys=True),
+        "versions": json.dumps(versions(), sort_keys=True),
+        **{key: str(value) for key, value in more.items()},
+    }
+
+
+def variable(
+    dims: str | tuple[str, ...], values: Any, units: str, long_name: str, **attributes: Any
+) -> xr.Variable:
+    """Return an xarray variable with units and long_name.
+
+    Args:
+        dims: names of its axes.
+        values: its data.
+        units: physical units; "1" if dimensionless.
+        long_name: what it is, with its symbol.
+        attributes: further attributes.
+
+    Returns:
+        The variable.
+    """
+    return xr.Variable(dims, values, {"units": units, "long_name": long_name, **attributes})
+
+
+def array_digest(values: Any) -> str:
+    """Return the SHA-256 of an array's type, shape and bytes."""
+    values = np.ascontiguousarray(values)
+    head = f"{values.dtype.str}{values.shape}".encode()
+    return hashlib.sha256(head + values.tobytes()).hexdigest()
+
+
+def write_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write a dataset as NetCDF 3, which opens everywhere; it appears when it is complete."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    dataset.to_netcdf(partial, engine="scipy")
+    os.replace(partial, path)
+
+
+def read_netcdf(path: str | Path) -> xr.Dataset:
+    """Read a NetCDF result into memory.
+
+    Args:
+        path: file written by ``write_netcdf``.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        IntegrityError: if the file cannot be read.
+    """
+    try:
+        with xr.open_dataset(path, engine="scipy") as dataset:
+            return dataset.load()
+    except Exception as error:
+        raise IntegrityError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); delete it and rerun"
+        ) from error
+
+
+def write_json(content: dict, path: str | Path) -> None:
+    """Write a small result as JSON with sorted keys; it appears when it is complete."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a JSON result."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV with 10 digits (float64 noise lies below); it appears when complete."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    table.to_csv(partial, index=False, float_format="%.10g")
+    os.replace(partial, path)
+
+
+def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path) -> None:
+    """Write a run's Zarr store and, after it, the manifest that makes it valid.
+
+    The store is built under another name and renamed, so that a killed job never leaves one that
+    looks finished.
+
+    Args:
+        dataset: the run; its variable ``weights`` gets one chunk per snapshot.
+        store: folder of the Zarr store (format 3).
+        manifest: JSON file with type, shape and digest of every array.
+    """
+    store, partial = Path(store), Path(f"{store}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    encoding = {
+        name: {"chunks": (1, array.shape[1]) if name == "weights" else array.shape}
+        for name, array in dataset.variables.items()
+        if array.ndim
+    }
+    dataset.to_zarr(partial, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
+    shutil.rmtree(store, ignore_errors=True)
+    os.replace(partial, store)
+    arrays = {
+        str(name): {
+            "dtype": str(array.dtype),
+            "shape": list(array.shape),
+            "sha256": array_digest(array.values),
+        }
+        for name, array in dataset.variables.items()
+    }
+    write_json({"store": store.name, "arrays": arrays}, manifest)
+
+
+def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
+    """Read a run's Zarr store and check every array against the manifest.
+
+    Args:
+        manifest: JSON file written by ``write_snapshots``, beside the store.
+        weights: read the weights too, which are the bulk of a store.
+
+    Returns:
+        The run, in memory.
+
+    Raises:
+        IntegrityError: naming the store and the array that is missing or altered.
+    """
+    described = read_json(manifest)
+    store = Path(manifest).parent / described["store"]
+    advice = f"delete {manifest} and rerun"
+    if not (store / "zarr.json").is_file():
+        raise IntegrityError(f"the Zarr store {store} is missing; {advice}")
+    dataset = xr.open_zarr(store, consolidated=True)
+    if not weights:
+        dataset = dataset.drop_vars("weights")
+    for name, known in described["arrays"].items():
+        if name == "weights" and not weights:
+            continue
+        if name not in dataset.variables:
+            raise IntegrityError(f"the array {name} of {store} is missing; {advice}")
+        try:
+            found = array_digest(dataset[name].values)
+        except Exception as error:
+            raise IntegrityError(
+                f"the array {name} of {store} cannot be read ({type(error).__name__}); {advice}"
+            ) from error
+        if found != known["sha256"]:
+            raise IntegrityError(f"the array {name} of {store} has been altered; {advice}")
+    return dataset.load()

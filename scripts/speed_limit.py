@@ -1,0 +1,219 @@
+"""Speed limit, inefficiency and lengths of an ensemble, cold and warm, with the NTK's prediction.
+
+Rows are runs and the ensemble, at every recorded time after the start. T_SL of the ensemble is the
+ratio of averages over realisations; intervals are bootstrapped over realisations. The prediction
+takes the measured spectrum at the same start; the power law takes the fitted exponents.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pipeline.log import logged
+from pipeline.seeds import derived_seed
+from pipeline.stores import read_json, read_netcdf, read_snapshots, write_json, write_table
+from speedlimits import speed_limit as sl
+from speedlimits.ntk_dynamics import predict
+from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
+from speedlimits.statistics import bootstrap_interval
+from speedlimits.transport import compare_couplings
+
+# name: function of the means over realisations; the intervals resample the realisations
+ENSEMBLE = {
+    "inefficiency": lambda m: sl.inefficiency(m["time"], m["geodesic2"], m["drop"]),
+    "speed_unevenness": lambda m: sl.speed_unevenness(m["time"], m["path2"], m["drop"]),
+    "path_excess": lambda m: sl.path_excess(m["path2"], m["geodesic2"]),
+    "speed_limit_time": lambda m: sl.speed_limit_time(m["geodesic2"], m["drop"]),
+}
+
+
+def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
+    """Return loss drop, lengths and action since one snapshot, each (R, M), and check the bounds.
+
+    Args:
+        runs: trajectories of the realisations.
+        start: number of the snapshot to start from.
+
+    Returns:
+        time (M,), drop, geodesic2, path, path2, action.
+    """
+    later = slice(start + 1, None)
+    since = {
+        name: np.stack([run[name].values[later] - run[name].values[start] for run in runs])
+        for name in ("time", "train_loss", "path_length", "action")
+    }
+    geodesic2 = np.stack([run["distance_squared"].values[start, later] for run in runs])
+    for r in range(len(runs)):
+        sl.check_speed_limit(
+            since["time"][r],
+            -since["train_loss"][r],
+            since["action"][r],
+            since["path_length"][r],
+            np.sqrt(geodesic2[r]),
+        )
+    return {
+        "time": since["time"][0],
+        "drop": -since["train_loss"],
+        "geodesic2": geodesic2,
+        "path": since["path_length"],
+        "path2": since["path_length"] ** 2,
+        "action": since["action"],
+    }
+
+
+def predicted(kernels: list[xr.Dataset], kind: str, times: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the same quantities from the measured spectra, each (R, M)."""
+    sums = [
+        predict(
+            np.where(
+                kernel[f"eigenvalues_{kind}"] > kernel[f"noise_floor_{kind}"],
+                kernel[f"eigenvalues_{kind}"],
+                0.0,
+            ),
+            kernel[f"residue_projections_{kind}"].values,
+            times,
+        )
+        for kernel in kernels
+    ]
+    stacked = {name: np.stack([s[name] for s in sums]) for name in sums[0]}
+    return {
+        "time": times,
+        "drop": stacked["loss_drop"],
+        "geodesic2": stacked["geodesic_length_squared"],
+        "path": stacked["path_length"],
+        "path2": stacked["path_length"] ** 2,
+        "action": stacked["action"],
+    }
+
+
+def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int) -> pd.DataFrame:
+    """Return the rows of realisation r."""
+    one = {name: found[name] if name == "time" else found[name][r] for name in found}
+    kernel = {name: guess[name] if name == "time" else guess[name][r] for name in guess}
+    table = {
+        "realisation": str(r),
+        "time": one["time"],
+        "loss_drop": one["drop"],
+        "geodesic_length": np.sqrt(one["geodesic2"]),
+        "path_length": one["path"],
+        "action": one["action"],
+        "discretisation": sl.discretisation(one["action"], one["drop"]),
+    }
+    table |= {name: function(one) for name, function in ENSEMBLE.items()}
+    table |= {f"{name}_predicted": function(kernel) for name, function in ENSEMBLE.items()}
+    return pd.DataFrame(table)
+
+
+def ensemble_table(
+    found: dict[str, np.ndarray], guess: dict[str, np.ndarray], settings: dict, start: str
+) -> pd.DataFrame:
+    """Return the rows of the ensemble: ratios of averages with bootstrap intervals."""
+
+    def means(of: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: of[name] if name == "time" else of[name].mean(axis=0) for name in of}
+
+    mean = means(found)
+    table = {
+        "realisation": "ensemble",
+        "time": mean["time"],
+        "loss_drop": mean["drop"],
+        "geodesic_length": np.sqrt(mean["geodesic2"]),
+        "path_length": np.sqrt(mean["path2"]),
+        "action": mean["action"],
+        "discretisation": sl.discretisation(mean["action"], mean["drop"]),
+    }
+    for suffix, source in (("", found), ("_predicted", guess)):
+        samples = {name: source[name] for name in ("drop", "geodesic2", "path2")}
+        for name, function in ENSEMBLE.items():
+            stream = derived_seed(settings["seed"], "bootstrap", start, name, suffix)
+            low, high = bootstrap_interval(
+                samples,
+                lambda function=function, time=source["time"], **m: function({"time": time, **m}),
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+            )
+            table[f"{name}{suffix}"] = function(means(source))
+            table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = low, high
+    return pd.DataFrame(table)
+
+
+def power_law(exponents: pd.DataFrame, moment: str, kind: str, times: np.ndarray) -> dict:
+    """Return the inefficiency of the fitted power law, as a finite sum and as its asymptote."""
+    rows = exponents[(exponents["moment"] == moment) & (exponents["kernel"] == kind)]
+    nothing = np.full(len(times), np.nan)
+    missing = {"inefficiency_power_law": nothing, "inefficiency_power_law_asymptote": nothing}
+    if len(rows) == 0 or not math.isfinite(rows.iloc[0]["alpha"]):
+        return missing
+    row = rows.iloc[0]
+    alpha, delta, lambda_1 = row["alpha"], row["delta"], row["alpha_amplitude"]
+    if alpha <= 0:
+        return missing
+    count = int(row["eigenvalues"])
+    finite = finite_power_law_inefficiency(alpha, delta, count, times, lambda_1)
+    asymptote = inefficiency_asymptote(alpha, delta, times, lambda_1, order="leading")
+    return {"inefficiency_power_law": finite, "inefficiency_power_law_asymptote": asymptote}
+
+
+def start_table(
+    start: str,
+    snapshot: int,
+    runs: list[xr.Dataset],
+    kernels: list[xr.Dataset],
+    exponents: pd.DataFrame,
+    settings: dict,
+) -> pd.DataFrame:
+    """Return all rows of one start, "cold" or "warm"."""
+    kind = "full" if "eigenvalues_full" in kernels[0] else "traced"
+    found = measured(runs, snapshot)
+    guess = predicted(kernels, kind, found["time"])
+    tables = [run_table(found, guess, r) for r in range(len(runs))]
+    tables.append(ensemble_table(found, guess, settings, start))
+    moment = "start" if start == "cold" else "warm"
+    law = pd.DataFrame(power_law(exponents, moment, kind, found["time"]))
+    table = pd.concat([pd.concat([t, law], axis=1) for t in tables], ignore_index=True)
+    table.insert(0, "start", start)
+    table.insert(3, "time_lambda_1", table["time"] * float(runs[0].attrs["lambda_1"]))
+    table["prediction_kernel"] = kind
+    return table
+
+
+def transport(runs: list[xr.Dataset]) -> dict:
+    """Return W2^2 between the ensembles of starts and ends, by identity and by assignment."""
+    starts, ends = (np.stack([run["weights"].values[k] for run in runs]) for k in (0, -1))
+    found = compare_couplings(starts.astype(float), ends.astype(float))
+    return {
+        "long_name": "mean of |theta_T - theta_0|^2 over realisations: each start with its own end "
+        "(identity), and by optimal assignment (W2^2 of the two samples)",
+        "units": "weight^2",
+        "identity_cost": float(found.identity_cost),
+        "optimal_cost": float(found.optimal_cost),
+        "identity_is_optimal": bool(found.identity_is_optimal),
+        "realisations": len(runs),
+    }
+
+
+def main(snakemake) -> None:
+    """Run the rule ``speed_limit``."""
+    settings, given = snakemake.params.settings, snakemake.input
+    with logged(snakemake.log[0]):
+        runs = [read_snapshots(path) for path in given.manifests]
+        exponents = pd.read_csv(given.exponents)
+        starts = {"cold": (0, given.start)}
+        warm = read_json(given.warm_start)
+        if warm["reached"] and warm["snapshot"] < runs[0].sizes["snapshot"] - 1:
+            starts["warm"] = (warm["snapshot"], given.warm)
+        tables = [
+            start_table(name, snapshot, runs, list(map(read_netcdf, files)), exponents, settings)
+            for name, (snapshot, files) in starts.items()
+        ]
+        table = pd.concat(tables, ignore_index=True)
+        ends = table[table["realisation"] == "ensemble"].groupby("start").last()
+        print(ends.T.to_string())
+        write_json(transport(runs), snakemake.output.transport)
+        write_table(table, snakemake.output.table)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

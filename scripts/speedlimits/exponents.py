@@ -1,0 +1,270 @@
+"""Spectral exponents alpha (lambda_k ~ k^-alpha) and delta (Delta_k^2 ~ k^-delta) with intervals.
+
+Both are slopes of log-binned averages over a stated window of ranks. A single residue projection is
+a squared Gaussian, whose logarithm scatters by more than a factor e: only averages over ranks and
+realisations can be fitted, and their known scatter sets the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import digamma, polygamma
+
+from speedlimits.statistics import percentile_interval, resampled_rows
+
+Array = NDArray[np.float64]
+LEAST_BINS = 5  # own choice: two parameters, a curvature and two degrees of freedom
+LEAST_WINDOW_RATIO = 4.0  # own choice: over less than two octaves any smooth curve is a power law
+
+
+class ExponentFit(NamedTuple):
+    """A fitted exponent and all that is needed to judge it.
+
+    Attributes:
+        exponent: minus the slope of ln y against ln k.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        amplitude: value of the fitted law at rank 1.
+        r_squared: share of the variance of ln y that the law explains.
+        residual_deviation: weighted root mean square of the residuals of ln y.
+        curvature: coefficient of (ln k)^2 when it is added to the law.
+        curvature_low: lower end of the curvature's interval.
+        curvature_high: upper end; an interval without 0 speaks against a pure power law.
+        bic_exponential: BIC of y ~ e^{-c k} minus that of the power law; > 0 prefers the latter.
+        bic_curved: BIC of the law with curvature minus that without; > 0 prefers the latter.
+        window_low: smallest exponent over the sub-windows (halves, and octaves cut off).
+        window_high: largest exponent over the sub-windows.
+        bins: number of bins used.
+    """
+
+    exponent: float
+    low: float
+    high: float
+    amplitude: float
+    r_squared: float
+    residual_deviation: float
+    curvature: float
+    curvature_low: float
+    curvature_high: float
+    bic_exponential: float
+    bic_curved: float
+    window_low: float
+    window_high: float
+    bins: int
+
+
+class Bins(NamedTuple):
+    """Log-binned data: ln k and, per realisation, bin averages.
+
+    Attributes:
+        log_rank: mean of ln k per bin, shape (B,).
+        averages: average of y per realisation and bin, shape (R, B).
+        counts: ranks per bin, shape (B,).
+    """
+
+    log_rank: Array
+    averages: Array
+    counts: NDArray[np.int64]
+
+
+def fit_window(count: int, first_rank: int, last_rank_fraction: float) -> tuple[int, int]:
+    """Return the ranks [first, last] (1-based, inclusive) of the fit window.
+
+    Args:
+        count: number of eigenvalues above the numerical floor.
+        first_rank: first rank, above those of the mean mode.
+        last_rank_fraction: last rank as a fraction of ``count``; the end of a finite spectrum bends.
+
+    Returns:
+        (first, last).
+
+    Raises:
+        ValueError: if the window spans less than two octaves of ranks.
+    """
+    last = int(last_rank_fraction * count)
+    if last < LEAST_WINDOW_RATIO * first_rank:
+        raise ValueError(
+            f"the fit window holds the ranks {first_rank} to {last} of {count}; it must span a "
+            f"factor {LEAST_WINDOW_RATIO:g} at least: lower fit.first_rank, raise "
+            "fit.last_rank_fraction or take more samples"
+        )
+    return first_rank, last
+
+
+def log_bins(values: ArrayLike, first: int, last: int, bins_per_decade: int) -> Bins:
+    """Average values over bins of ranks that are even in ln k.
+
+    Args:
+        values: y_k per realisation, shape (R, K), rank 1 first.
+        first: first rank of the window, 1-based.
+        last: last rank of the window.
+        bins_per_decade: number of bins per factor 10 of rank.
+
+    Returns:
+        The non-empty bins.
+    """
+    values = np.atleast_2d(np.asarray(values, float))[:, first - 1 : last]
+    ranks = np.arange(first, last + 1)
+    number = max(1, round(bins_per_decade * math.log10((last + 1) / first)))
+    edges = np.geomspace(first, last + 1, number + 1) * (1 - 1e-12)
+    index = np.searchsorted(edges, ranks, side="right") - 1
+    used, index, counts = np.unique(index, return_inverse=True, return_counts=True)
+    membership = (index == np.arange(len(used))[:, None]) / counts[:, None]
+    return Bins(membership @ np.log(ranks), values @ membership.T, counts)
+
+
+def fit_exponent(
+    values: ArrayLike,
+    first: int,
+    last: int,
+    *,
+    bins_per_decade: int,
+    confidence: float,
+    resamples: int,
+    generator: np.random.Generator,
+    squared_gaussians: int = 0,
+) -> ExponentFit:
+    """Fit y_k ~ k^-exponent over the ranks [first, last].
+
+    ln of the bin averages is regressed on ln k with weights 1 / (v_b + tau^2): v_b is the scatter
+    of a mean of squared Gaussians (zero for eigenvalues) and tau^2 the misfit of the law itself,
+    by the method of moments (DerSimonian, Laird 1986). The interval is the percentile bootstrap
+    over realisations and, inside each resample, over bins (pairs bootstrap: it holds whatever the
+    misfit looks like).
+
+    Args:
+        values: lambda_k or Delta_k^2 per realisation, shape (R, K), rank 1 first, positive in the
+            window.
+        first: first rank of the window, 1-based.
+        last: last rank of the window, inclusive.
+        bins_per_decade: bins per factor 10 of rank.
+        confidence: confidence level of the intervals.
+        resamples: bootstrap resamples.
+        generator: random stream.
+        squared_gaussians: independent squared Gaussians that a single value sums (1 for the full
+            kernel's Delta_k^2, C for the output-traced kernel's, 0 for eigenvalues).
+
+    Returns:
+        The fit.
+
+    Raises:
+        ValueError: if the window holds too few bins or a bin average is not positive.
+    """
+    bins = log_bins(values, first, last, bins_per_decade)
+    if len(bins.log_rank) < LEAST_BINS:
+        raise ValueError(
+            f"the fit window holds {len(bins.log_rank)} bins; it needs {LEAST_BINS}: raise "
+            "fit.bins_per_decade or widen the window"
+        )
+    if np.any(bins.averages.mean(axis=0) <= 0):
+        raise ValueError("an average in the fit window is not positive; shorten the window")
+    x = bins.log_rank
+    shift, scatter = _log_mean_moments(bins, squared_gaussians)
+    y = np.log(bins.averages.mean(axis=0)) - shift
+    weight = 1 / (scatter + _misfit_variance(x, y, scatter))
+    line = _regression(x, y, weight, degree=1)
+    curve = _regression(x, y, weight, degree=2)
+    slopes, curvatures = _bootstrap(bins, shift, weight, resamples, generator)
+    low, high = percentile_interval(-slopes[:, None], confidence)
+    curvature_low, curvature_high = percentile_interval(curvatures[:, None], confidence)
+    residual = y - np.polyval(line, x)
+    spread = y - np.average(y, weights=weight)
+    windows = _sub_window_exponents(x, y, weight)
+    return ExponentFit(
+        exponent=-float(line[0]),
+        low=float(low[0]),
+        high=float(high[0]),
+        amplitude=float(np.exp(line[1])),
+        r_squared=float(1 - (weight @ residual**2) / (weight @ spread**2)),
+        residual_deviation=float(np.sqrt(weight @ residual**2 / weight.sum())),
+        curvature=float(curve[0]),
+        curvature_low=float(curvature_low[0]),
+        curvature_high=float(curvature_high[0]),
+        bic_exponential=_bic(np.exp(x), y, weight, 1) - _bic(x, y, weight, 1),
+        bic_curved=_bic(x, y, weight, 2) - _bic(x, y, weight, 1),
+        window_low=min(windows),
+        window_high=max(windows),
+        bins=len(x),
+    )
+
+
+def _log_mean_moments(bins: Bins, squared_gaussians: int) -> tuple[Array, Array]:
+    """Return bias and variance of ln of each bin's average over ranks and realisations.
+
+    A mean of m squared Gaussians is chi^2_m / m: E ln = psi(m/2) - ln(m/2), Var ln = psi'(m/2).
+    """
+    if squared_gaussians == 0:
+        return np.zeros(len(bins.counts)), np.zeros(len(bins.counts))
+    half = 0.5 * squared_gaussians * len(bins.averages) * bins.counts
+    return digamma(half) - np.log(half), polygamma(1, half)
+
+
+def _misfit_variance(x: Array, y: Array, scatter: Array) -> float:
+    """Return tau^2, the variance of ln y around the law beyond its known scatter."""
+    if not np.any(scatter):
+        return 1.0  # no known scatter: equal weights, whose size drops out
+    weight = 1 / scatter
+    residual = y - np.polyval(_regression(x, y, weight, degree=1), x)
+    excess = weight @ residual**2 - (len(x) - 2)
+    return max(0.0, float(excess / (weight.sum() - (weight @ weight) / weight.sum())))
+
+
+def _regression(x: Array, y: Array, weight: Array, degree: int) -> Array:
+    """Return the weighted least-squares polynomial, highest power first."""
+    return np.polyfit(x, y, degree, w=np.sqrt(weight))
+
+
+def _bic(x: Array, y: Array, weight: Array, degree: int) -> float:
+    """Return the Bayesian information criterion of a polynomial in x, up to a constant."""
+    residual = y - np.polyval(_regression(x, y, weight, degree), x)
+    variance = max(float(weight @ residual**2) / float(weight.sum()), 1e-300)
+    return len(x) * math.log(variance) + (degree + 1) * math.log(len(x))
+
+
+def _sub_window_exponents(x: Array, y: Array, weight: Array) -> list[float]:
+    """Return the exponents of the window, of its two halves and with an octave cut off each end."""
+    middle = 0.5 * (x[0] + x[-1])
+    octave = math.log(2.0)
+    windows = [(-np.inf, np.inf), (-np.inf, middle), (middle, np.inf)]
+    windows += [(x[0] + octave, np.inf), (-np.inf, x[-1] - octave)]
+    exponents = []
+    for lower, upper in windows:
+        inside = (x >= lower) & (x <= upper)
+        if inside.sum() >= 3:
+            exponents.append(-float(_regression(x[inside], y[inside], weight[inside], 1)[0]))
+    return exponents
+
+
+def _bootstrap(
+    bins: Bins, shift: Array, weight: Array, resamples: int, generator: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return slopes and curvatures of resamples over realisations and bins, each (resamples,)."""
+    realisations, number = bins.averages.shape
+    rows = resampled_rows(realisations, resamples, generator)
+    share = np.stack([(rows == r).mean(axis=1) for r in range(realisations)], axis=1)
+    with np.errstate(divide="ignore"):
+        y = np.log(share @ bins.averages) - shift
+    picked = resampled_rows(number, resamples, generator)
+    multiplicity = np.stack([(picked == b).sum(axis=1) for b in range(number)], axis=1)
+    w = multiplicity * weight
+    x = bins.log_rank - bins.log_rank.mean()
+    slopes = _batched_regression(x, y, w, degree=1)[:, 1]
+    curvatures = _batched_regression(x, y, w, degree=2)[:, 2]
+    return slopes, curvatures
+
+
+def _batched_regression(x: Array, y: Array, weight: Array, degree: int) -> Array:
+    """Return polynomial coefficients (lowest power first) for each row; NaN if undetermined."""
+    powers = x[:, None] ** np.arange(degree + 1)
+    normal = np.einsum("sb,bi,bj->sij", weight, powers, powers)
+    right = np.einsum("sb,sb,bi->si", weight, y, powers)
+    distinct = (weight > 0).sum(axis=1)
+    solvable = (distinct > degree) & np.all(np.isfinite(right), axis=1)
+    coefficients = np.full((len(weight), degree + 1), np.nan)
+    solution = np.linalg.solve(normal[solvable], right[solvable][..., None])
+    coefficients[solvable] = solution[..., 0]
+    return coefficients

@@ -1,0 +1,150 @@
+"""The thermodynamic speed limit of gradient-flow training and its inefficiency.
+
+L is the sum over samples and outputs, halved. Times are training times, learning rate x steps for
+gradient descent. All arrays are float64; "..." stands for any common shape.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+class SpeedLimitViolation(ArithmeticError):
+    """A measured trajectory breaks T/T_SL >= l_gamma^2 / l_geo^2 >= 1 beyond discretisation."""
+
+
+def speed_limit_time(geodesic_length_squared: ArrayLike, loss_drop: ArrayLike) -> Array:
+    """Return the speed-limit time T_SL = l_geo^2 / (L_0 - L_T) (paper, equation 8).
+
+    Args:
+        geodesic_length_squared: |theta_T - theta_0|^2, or its mean over realisations, shape (...).
+        loss_drop: L_0 - L_T, or its mean over realisations, shape (...).
+
+    Returns:
+        T_SL in units of training time, shape (...); NaN where the loss has not dropped.
+    """
+    squared, drop = np.asarray(geodesic_length_squared, float), np.asarray(loss_drop, float)
+    return np.divide(squared, drop, out=np.full(np.shape(drop), np.nan), where=drop > 0)
+
+
+def inefficiency(
+    time: ArrayLike, geodesic_length_squared: ArrayLike, loss_drop: ArrayLike
+) -> Array:
+    """Return the inefficiency T/T_SL = T (L_0 - L_T) / l_geo^2, at least 1, dimensionless.
+
+    Args:
+        time: training time T since the start, shape (...).
+        geodesic_length_squared: l_geo^2 (or its mean over realisations), shape (...).
+        loss_drop: L_0 - L_T (or its mean over realisations), shape (...).
+
+    Returns:
+        T/T_SL, shape (...); NaN where nothing has moved.
+    """
+    return _ratio(np.asarray(time, float) * np.asarray(loss_drop, float), geodesic_length_squared)
+
+
+def speed_unevenness(time: ArrayLike, path_length_squared: ArrayLike, loss_drop: ArrayLike) -> Array:
+    """Return T (L_0 - L_T) / l_gamma^2, the factor by which uneven speed costs time.
+
+    It is 1 for a trajectory of constant speed. With means over realisations, <l_gamma^2> takes the
+    place of l_gamma^2; the factor stays at least 1 because each realisation's is.
+
+    Args:
+        time: training time T since the start, shape (...).
+        path_length_squared: l_gamma^2 (or its mean over realisations), shape (...).
+        loss_drop: L_0 - L_T (or its mean over realisations), shape (...).
+
+    Returns:
+        The factor, shape (...); NaN where nothing has moved.
+    """
+    return _ratio(np.asarray(time, float) * np.asarray(loss_drop, float), path_length_squared)
+
+
+def path_excess(path_length_squared: ArrayLike, geodesic_length_squared: ArrayLike) -> Array:
+    """Return (l_gamma / l_geo)^2, the factor by which a bent path costs time; 1 if straight.
+
+    Args:
+        path_length_squared: l_gamma^2 (or its mean over realisations), shape (...).
+        geodesic_length_squared: l_geo^2 (or its mean over realisations), shape (...).
+
+    Returns:
+        The factor, shape (...); NaN where nothing has moved.
+    """
+    return _ratio(path_length_squared, geodesic_length_squared)
+
+
+def discretisation(action: ArrayLike, loss_drop: ArrayLike) -> Array:
+    """Return (int |theta'|^2 dt - (L_0 - L_T)) / (L_0 - L_T), zero for gradient flow.
+
+    Args:
+        action: int |theta'|^2 dt, shape (...).
+        loss_drop: L_0 - L_T, shape (...).
+
+    Returns:
+        Relative difference, shape (...); NaN where the loss has not moved.
+    """
+    return _ratio(np.asarray(action, float) - np.asarray(loss_drop, float), loss_drop)
+
+
+def check_speed_limit(
+    time: ArrayLike,
+    loss_drop: ArrayLike,
+    action: ArrayLike,
+    path_length: ArrayLike,
+    geodesic_length: ArrayLike,
+    *,
+    relative_rounding: float = 1e-6,
+) -> None:
+    """Assert T action >= l_gamma^2 >= l_geo^2, and T (L_0 - L_T) >= l_gamma^2 within discretisation.
+
+    The first two hold for any curve (Cauchy-Schwarz, triangle inequality), so that breaking one
+    means a wrong number. The third holds for gradient flow; a finite step may break it by as much
+    as the action differs from the loss drop, which is the slack granted.
+
+    Args:
+        time: training times since the start, shape (M,).
+        loss_drop: L_0 - L_T, shape (M,).
+        action: int |theta'|^2 dt, shape (M,).
+        path_length: l_gamma, shape (M,).
+        geodesic_length: l_geo, shape (M,).
+        relative_rounding: slack for rounding, relative. Lengths are accumulated in float64 from
+            gradients in float32 (relative precision 6e-8); 1e-6 leaves room for their sums.
+
+    Raises:
+        SpeedLimitViolation: naming the inequality, the time and both sides.
+    """
+    time, drop = np.asarray(time, float), np.asarray(loss_drop, float)
+    action, path = np.asarray(action, float), np.asarray(path_length, float)
+    geodesic = np.asarray(geodesic_length, float)
+    excess = np.abs(action - drop)
+    _assert_at_least("l_gamma >= l_geo", path, geodesic, relative_rounding, time)
+    _assert_at_least("T action >= l_gamma^2", time * action, path**2, relative_rounding, time)
+    _assert_at_least(
+        "T (L_0 - L_T) >= l_gamma^2 within the discretisation",
+        time * (drop + excess),
+        path**2,
+        relative_rounding,
+        time,
+    )
+
+
+def _assert_at_least(name: str, left: Array, right: Array, slack: float, time: Array) -> None:
+    """Raise if left < right anywhere beyond the relative slack."""
+    broken = left < right * (1 - slack)
+    if np.any(broken):
+        k = int(np.argmax(broken))
+        raise SpeedLimitViolation(
+            f"the inequality {name} is broken at time {time[k]:.6g}: {left[k]:.9g} < "
+            f"{right[k]:.9g}; the trajectory's lengths are wrong, do not use this run"
+        )
+
+
+def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Array:
+    """Return numerator / denominator, NaN where the denominator is not positive."""
+    top, bottom = np.broadcast_arrays(
+        np.asarray(numerator, float), np.asarray(denominator, float)
+    )
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)

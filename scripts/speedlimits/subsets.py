@@ -1,0 +1,55 @@
+"""Nested training subsets: n = 64 lies inside n = 128, so that curves over n share samples."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def subset_order(
+    labels: ArrayLike, selection: str, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return an order of the samples whose first n are the subset of size n.
+
+    Args:
+        labels: class of each sample, shape (M,).
+        selection: "uniform" (a random permutation) or "balanced" (a random permutation of the
+            classes taken in turn, samples of a class in random order; a class that runs out is
+            left out of later turns).
+        generator: random stream of the subset draw.
+
+    Returns:
+        Indices, a permutation of 0..M-1, shape (M,).
+
+    Raises:
+        ValueError: if the selection is unknown.
+    """
+    labels = np.asarray(labels)
+    permutation = generator.permutation(len(labels))
+    if selection == "uniform":
+        return permutation
+    if selection != "balanced":
+        raise ValueError(f"selection is {selection!r}; it must be 'balanced' or 'uniform'")
+    classes = generator.permutation(np.unique(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    place = np.empty(len(labels), dtype=np.int64)
+    for position, name in enumerate(classes):
+        members = permutation[labels[permutation] == name]
+        turn[members] = np.arange(len(members))
+        place[members] = position
+    return np.lexsort((place, turn))
+
+
+def one_hot(labels: ArrayLike, classes: int, *, centred: bool = False) -> NDArray[np.float64]:
+    """Return the targets y, one-hot or (centred) one-hot minus 1/C.
+
+    Args:
+        labels: classes in 0..C-1, shape (N,).
+        classes: number of classes C.
+        centred: subtract the mean 1/C of every row.
+
+    Returns:
+        Targets, shape (N, C), float64.
+    """
+    targets = np.eye(classes)[np.asarray(labels)]
+    return targets - 1 / classes if centred else targets

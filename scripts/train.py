@@ -1,0 +1,179 @@
+"""Train one realisation and store its snapshots.
+
+Full-batch gradient flow or gradient descent of L = 1/2 sum |f - y|^2. A learning rate at or above
+the stability limit 2/lambda_1 is refused before the first step. A killed job continues where its
+last checkpoint was taken and ends with the same bits (on a CPU).
+"""
+
+import json
+
+import numpy as np
+import torch
+import xarray as xr
+from pipeline.device import choose_device, describe_device
+from pipeline.log import logged
+from pipeline.problem import Problem, build_problem
+from pipeline.stores import array_digest, provenance, read_json, variable, write_snapshots
+from pipeline.trajectory import StagedTrajectory, stage_folder
+from speedlimits.dynamics import Evolution, GradientDescent, GradientFlow
+from speedlimits.gradient import TrainingLoss
+from speedlimits.networks import parameter_ranges
+from speedlimits.snapshots import snapshot_times
+
+# name: (units, long_name)
+RECORDED = {
+    "train_loss": ("loss", "training loss L, 1/2 sum over samples and outputs"),
+    "test_loss": ("loss", "test loss, 1/2 sum over test samples and outputs"),
+    "test_accuracy": ("1", "test accuracy"),
+    "gradient_norm": ("loss / weight", "gradient norm |grad L|"),
+    "path_length": ("weight", "path length l_gamma, integral of |d theta/dt| from the start"),
+    "action": ("weight^2 / time", "action, integral of |d theta/dt|^2 from the start"),
+    "geodesic_length": ("weight", "geodesic length l_geo = |theta - theta_0|"),
+    "gradients": ("1", "gradient evaluations since the start"),
+}
+
+
+def learning_rate(settings: dict, lambda_1: float) -> float:
+    """Return the learning rate in units of training time, below the stability limit.
+
+    Args:
+        settings: ``learning_rate`` and ``learning_rate_unit``.
+        lambda_1: largest eigenvalue of the NTK at the start.
+
+    Returns:
+        The learning rate.
+
+    Raises:
+        ValueError: if it is at or above 2/lambda_1.
+    """
+    limit = 2 / lambda_1
+    rate = settings["learning_rate"]
+    if settings["learning_rate_unit"] == "stability_limit":
+        rate *= limit
+    if rate >= limit:
+        raise ValueError(
+            f"the learning rate {rate:.6g} is at or above the stability limit 2/lambda_1 = "
+            f"{limit:.6g} (lambda_1 = {lambda_1:.6g}): gradient descent diverges; lower "
+            "learning_rate or use dynamics: gradient_flow"
+        )
+    return rate
+
+
+def build_evolution(settings: dict, loss: TrainingLoss, start: torch.Tensor, lambda_1: float):
+    """Return the evolution that the settings name, at its start theta_0 of shape (P,)."""
+    if settings["dynamics"] == "gradient_descent":
+        rate = learning_rate(settings, lambda_1)
+        return GradientDescent(loss.loss_and_gradient, start, rate, lambda_1=lambda_1)
+    return GradientFlow(
+        loss.loss_and_gradient,
+        start,
+        relative_tolerance=settings["relative_tolerance"],
+    )
+
+
+def wanted_times(settings: dict, lambda_1: float) -> np.ndarray:
+    """Return the snapshot times after the start; for gradient descent, whole steps, each once."""
+    unit = 1 / lambda_1 if settings["time_unit"] == "inverse_lambda_1" else 1.0
+    first, last = settings["first_snapshot"] * unit, settings["final_time"] * unit
+    times = snapshot_times(first, last, settings["snapshots_per_decade"])
+    if settings["dynamics"] == "gradient_descent":
+        rate = learning_rate(settings, lambda_1)
+        times = np.unique(np.maximum(np.round(times / rate), 1)) * rate
+    return times
+
+
+def test_recorder(loss: TrainingLoss, problem: Problem):
+    """Return a function that measures test loss and accuracy of an evolution's weights."""
+
+    def record(evolution: Evolution) -> dict[str, float]:
+        outputs = loss.outputs(evolution.weights, problem.test_inputs)
+        residue = problem.test_targets - outputs
+        correct = outputs.argmax(dim=1) == problem.test_labels
+        return {
+            "test_loss": 0.5 * residue.cpu().double().square().sum().item(),
+            "test_accuracy": correct.cpu().double().mean().item(),
+        }
+
+    return record
+
+
+def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
+    """Return the run as a dataset with units and names.
+
+    Args:
+        recorded: weights (M, P) float64 and scalars (M,) of ``StagedTrajectory.run``.
+        attributes: attributes of the dataset.
+
+    Returns:
+        The dataset: weights in float32, everything else in float64.
+    """
+    weights = recorded["weights"]
+    squared = np.array([((weights - row) ** 2).sum(axis=1) for row in weights])
+    variables = {
+        name: variable("snapshot", recorded[name].astype(float), *RECORDED[name])
+        for name in RECORDED
+    }
+    variables["weights"] = variable(
+        ("snapshot", "parameter"), weights.astype(np.float32), "weight", "weights theta"
+    )
+    variables["distance_squared"] = variable(
+        ("snapshot", "other_snapshot"),
+        squared,
+        "weight^2",
+        "|theta_t - theta_t'|^2 between snapshots, from weights in float64",
+    )
+    time = variable("snapshot", recorded["time"], "time", "training time t")
+    return xr.Dataset(variables, coords={"time": time}, attrs=attributes)
+
+
+def main(snakemake) -> None:
+    """Run the rule ``train``."""
+    settings, resources = snakemake.params.settings, snakemake.resources
+    realisation = int(snakemake.wildcards.realisation)
+    with logged(snakemake.log[0]):
+        device = choose_device(
+            resources.device,
+            threads=snakemake.threads,
+            deterministic=bool(resources.deterministic),
+        )
+        lambda_1 = read_json(snakemake.input.time_unit)["lambda_1"]
+        problem = build_problem(settings, snakemake.input.subset, realisation, device)
+        loss = TrainingLoss(problem.network, problem.inputs, problem.targets)
+        start = torch.nn.utils.parameters_to_vector(problem.network.parameters()).detach()
+        print(f"device {describe_device(device)}, {len(start)} weights, lambda_1 {lambda_1:.6g}")
+        parts = {
+            "settings": settings,
+            "realisation": realisation,
+            "lambda_1": lambda_1,
+            "inputs": array_digest(problem.inputs.cpu().numpy()),
+            "device": describe_device(device),
+            "threads": snakemake.threads,
+        }
+        trajectory = StagedTrajectory(
+            build_evolution(settings, loss, start.double(), lambda_1),
+            wanted_times(settings, lambda_1),
+            test_recorder(loss, problem),
+            stage_folder(parts),
+        )
+        recorded = trajectory.run()
+        dataset = as_dataset(
+            recorded,
+            provenance(
+                settings,
+                title="Training trajectory",
+                device=describe_device(device),
+                realisation=realisation,
+                start_seed=problem.start_seed,
+                lambda_1=repr(lambda_1),
+                samples=len(problem.inputs),
+                test_samples=len(problem.test_inputs),
+                outputs=problem.targets.shape[1],
+                parameter_ranges=json.dumps(parameter_ranges(problem.network)),
+            ),
+        )
+        write_snapshots(dataset, snakemake.params.store, snakemake.output.manifest)
+        trajectory.discard()
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
