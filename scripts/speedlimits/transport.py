@@ -65,8 +65,11 @@ def gaussian_wasserstein_squared(
     """
     mean_0, mean_1 = np.asarray(mean_0, float), np.asarray(mean_1, float)
     first, second = np.asarray(covariance_0, float), np.asarray(covariance_1, float)
-    with np.errstate(invalid="ignore"):
-        distance = float(ot.gaussian.bures_wasserstein_distance(mean_0, mean_1, first, second))
+    try:
+        with np.errstate(invalid="ignore"):
+            distance = float(ot.gaussian.bures_wasserstein_distance(mean_0, mean_1, first, second))
+    except np.linalg.LinAlgError:  # raised on the NaN of an undefined root
+        distance = np.nan
     if np.isfinite(distance):
         return distance**2
     overlap = svdvals(_root(first) @ _root(second)).sum()

@@ -1,0 +1,268 @@
+"""Closed forms of linear regression against quadrature, ODEs, NTK sums and limits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad, solve_ivp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from speedlimits import linear_regression, ntk_dynamics
+from speedlimits.linear_regression import OrnsteinUhlenbeckModes
+
+EXAMPLES = settings(deadline=None, max_examples=20)
+TIMES = np.array([0.03, 0.4, 3.0, 20.0])
+
+
+@st.composite
+def problems(draw, cold=False, zero_modes=True):
+    """Random modes; a third of them are zero modes, and temperature 0 is among the draws."""
+    seed, count = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 8))
+    generator = np.random.default_rng(seed)
+    eigenvalues = 10.0 ** generator.uniform(-2, 1, count)
+    if zero_modes:
+        eigenvalues = np.where(generator.random(count) < 1 / 3, 0.0, eigenvalues)
+    displacements = generator.exponential(size=count)
+    start_variance = draw(st.floats(0.05, 5.0))
+    temperature = 0.0 if cold else draw(st.sampled_from([0.0, 1e-3, 0.1, 1.0, 30.0]))
+    return OrnsteinUhlenbeckModes(eigenvalues, displacements, start_variance, temperature)
+
+
+def moments_by_ode(modes, times):
+    """Means (from the optimum) and deviations by integrating their equations of motion."""
+    h, count = modes.eigenvalues, modes.eigenvalues.size
+
+    def rate(_, state):
+        mean, deviation = np.split(state, 2)
+        noise = modes.temperature / deviation if modes.temperature > 0 else 0.0
+        return np.concatenate([-h * mean, noise - h * deviation])
+
+    start = np.concatenate(
+        [np.sqrt(modes.start_displacements_squared), np.full(count, np.sqrt(modes.start_variance))]
+    )
+    solution = solve_ivp(
+        rate, (0, times[-1]), start, t_eval=times, rtol=1e-10, atol=1e-13, method="DOP853"
+    )
+    return np.split(solution.y.T, 2, axis=1)
+
+
+def free_energy(modes, means, variances):
+    """F = <L> - temperature S up to a constant, from the moments."""
+    loss = 0.5 * np.sum(modes.eigenvalues * (means**2 + variances), axis=-1)
+    if modes.temperature == 0:
+        return loss
+    return loss - 0.5 * modes.temperature * np.sum(np.log(variances), axis=-1)
+
+
+@EXAMPLES
+@given(problems())
+def test_everything_follows_from_the_moment_equations(modes):
+    means, deviations = moments_by_ode(modes, TIMES)
+    variances = deviations**2
+    np.testing.assert_allclose(
+        linear_regression.variances(modes, TIMES), variances, rtol=1e-7, atol=1e-9
+    )
+    start = np.sqrt(modes.start_displacements_squared)
+    distance = np.sum((means - start) ** 2, axis=1)
+    distance += np.sum((deviations - np.sqrt(modes.start_variance)) ** 2, axis=1)
+    np.testing.assert_allclose(
+        linear_regression.wasserstein_squared(modes, TIMES), distance, rtol=1e-6, atol=1e-10
+    )
+    first = free_energy(modes, start, np.full(start.size, modes.start_variance))
+    drop = first - free_energy(modes, means, variances)
+    np.testing.assert_allclose(
+        linear_regression.free_energy_drop(modes, TIMES), drop, rtol=1e-6, atol=1e-8
+    )
+
+
+@EXAMPLES
+@given(problems())
+def test_free_energy_drop_is_the_integral_of_the_squared_velocity(modes):
+    end = 5.0
+    edges = np.concatenate([[0.0], end * 2.0 ** np.arange(-14.0, 1.0)])
+
+    def squared(t):
+        return float(linear_regression.mean_velocity_squared(modes, t))
+
+    integral = sum(quad(squared, a, b, epsrel=1e-10)[0] for a, b in zip(edges, edges[1:]))
+    np.testing.assert_allclose(
+        linear_regression.free_energy_drop(modes, end), integral, rtol=1e-7, atol=1e-14
+    )
+
+
+@EXAMPLES
+@given(problems())
+def test_path_length_by_quadpack_and_bounds(modes):
+    end = 2.0
+    edges = np.concatenate([[0.0], end * 2.0 ** np.arange(-14.0, 1.0)])
+
+    def speed(t):
+        return np.sqrt(float(linear_regression.mean_velocity_squared(modes, t)))
+
+    integral = sum(quad(speed, a, b, epsrel=1e-10)[0] for a, b in zip(edges, edges[1:]))
+    length, _ = linear_regression.path_length(modes, end)
+    np.testing.assert_allclose(length, integral, rtol=1e-8, atol=1e-14)
+    if integral > 0:
+        result = linear_regression.predict(modes, TIMES)
+        assert np.all(result["speed_unevenness"] >= 1 - 1e-8)
+        assert np.all(result["path_excess"] >= 1 - 1e-8)
+        product = result["speed_unevenness"] * result["path_excess"]
+        np.testing.assert_allclose(product, result["inefficiency"], rtol=1e-10)
+
+
+@EXAMPLES
+@given(problems(cold=True))
+def test_temperature_zero_is_the_ntk_dynamics_of_the_mean_squared_residue(modes):
+    """At temperature 0, <Delta_k^2> = h_k (a_k^2 + s_0), and identity coupling is optimal."""
+    projections = modes.eigenvalues * (modes.start_displacements_squared + modes.start_variance)
+    expected = ntk_dynamics.predict(modes.eigenvalues, projections, TIMES)
+    result = linear_regression.predict(modes, TIMES)
+    for name, other in (
+        ("wasserstein_squared", "geodesic_length_squared"),
+        ("free_energy_drop", "loss_drop"),
+        ("mean_loss_drop", "loss_drop"),
+        ("path_length", "path_length"),
+        ("inefficiency", "inefficiency"),
+    ):
+        np.testing.assert_allclose(result[name], expected[other], rtol=1e-9, atol=1e-300)
+
+
+@EXAMPLES
+@given(problems(zero_modes=False), st.sampled_from([0.02, 1.0, 50.0]))
+def test_infinite_time_limit_by_partition_functions(modes, temperature):
+    modes = OrnsteinUhlenbeckModes(
+        modes.eigenvalues, modes.start_displacements_squared, modes.start_variance, temperature
+    )
+    limit = linear_regression.infinite_time_free_energy_drop(modes)
+    for time in (np.inf, 60 / modes.eigenvalues.min()):
+        drop = linear_regression.free_energy_drop(modes, time)
+        np.testing.assert_allclose(drop, limit, rtol=1e-9, atol=1e-12)
+    equilibrium = np.sqrt(temperature / modes.eigenvalues) - np.sqrt(modes.start_variance)
+    np.testing.assert_allclose(
+        linear_regression.wasserstein_squared(modes, np.inf),
+        np.sum(modes.start_displacements_squared + equilibrium**2),
+    )
+
+
+@EXAMPLES
+@given(problems())
+def test_early_times_lose_no_digits(modes):
+    """T -> 0: W2^2 -> T^2 <|v|^2> and beta^-1 R -> T <|v|^2>, so the inefficiency tends to 1."""
+    velocity = linear_regression.mean_velocity_squared(modes, 0.0)
+    time = 1e-9
+    if velocity > 0:
+        squared = linear_regression.wasserstein_squared(modes, time)
+        np.testing.assert_allclose(squared, time**2 * velocity, rtol=1e-5)
+        drop = linear_regression.free_energy_drop(modes, time)
+        np.testing.assert_allclose(drop, time * velocity, rtol=1e-5)
+        assert linear_regression.inefficiency(modes, time) == pytest.approx(1.0, rel=1e-6)
+
+
+@EXAMPLES
+@given(problems(), st.floats(0.05, 20.0))
+def test_mean_loss_drop_is_a_difference_of_losses(modes, time):
+    first, last = linear_regression.mean_excess_loss(modes, np.array([0.0, time]))
+    drop = linear_regression.mean_loss_drop(modes, time)
+    np.testing.assert_allclose(drop, first - last, rtol=1e-8, atol=1e-9 * (first + last))
+
+
+def test_log_remainder_series_meets_the_logarithm():
+    """The free-energy drop is smooth where the series gives way to the logarithm."""
+    modes = OrnsteinUhlenbeckModes([0.7], [0.0], 1.0, 0.1)
+    change = linear_regression.SERIES_BELOW
+    time = -np.log1p(-change * 0.7 / (0.7 - 0.1)) / 1.4
+    near = time * np.array([1 - 1e-9, 1 + 1e-9])
+    drops = linear_regression.free_energy_drop(modes, near)
+    np.testing.assert_allclose(drops[1] / drops[0], 1.0, rtol=1e-7)
+
+
+def test_equilibrium_start_never_moves():
+    modes = OrnsteinUhlenbeckModes([2.0, 2.0], [0.0, 0.0], 0.5, 1.0)
+    assert linear_regression.wasserstein_squared(modes, 3.0) == 0
+    assert linear_regression.free_energy_drop(modes, 3.0) == 0
+    assert np.isnan(linear_regression.inefficiency(modes, 3.0))
+
+
+def test_high_noise_shortens_the_speed_limit_time_and_learns_nothing():
+    temperatures = 10.0 ** np.arange(0, 25, 6)
+    times, losses = [], []
+    for temperature in temperatures:
+        modes = OrnsteinUhlenbeckModes([1.0, 0.3], [1.0, 1.0], 0.1, temperature)
+        times.append(float(linear_regression.speed_limit_time(modes, 1.0)))
+        losses.append(float(linear_regression.mean_loss_drop(modes, 1.0)))
+        # leading order: W2^2 = temperature sum_k q_k against temperature ln(temperature)
+        clock = -np.expm1(-2 * modes.eigenvalues) / modes.eigenvalues
+        expected = clock.sum() / (
+            0.5 * np.sum(np.log(temperature * clock / 0.1) - modes.eigenvalues * clock)
+        )
+    assert np.all(np.diff(times) < 0)
+    assert losses[0] < 0 and losses[-1] < -1e20
+    assert times[-1] == pytest.approx(expected, rel=1e-3)
+
+
+def test_delta_function_start_at_a_temperature_has_no_speed_limit_time():
+    modes = OrnsteinUhlenbeckModes([1.0], [1.0], 0.0, 0.5)
+    assert linear_regression.free_energy_drop(modes, 1.0) == np.inf
+    assert linear_regression.speed_limit_time(modes, 1.0) == 0
+    with pytest.raises(ValueError, match="start_variance"):
+        linear_regression.path_length(modes, 1.0)
+
+
+@EXAMPLES
+@given(st.integers(1, 7), st.integers(1, 7), st.sampled_from([0.0, 0.3]), st.integers(0, 2**32 - 1))
+def test_modes_of_data_give_the_loss_of_the_data(n, d, ridge, seed):
+    generator = np.random.default_rng(seed)
+    inputs, targets = generator.standard_normal((n, d)), generator.standard_normal(n)
+    mean = generator.standard_normal(d)
+    modes = linear_regression.modes_of_data(inputs, targets, mean, 0.0, 0.0, ridge)
+    hessian = inputs.T @ inputs + ridge * np.eye(d)
+    np.testing.assert_allclose(np.sort(modes.eigenvalues), np.linalg.eigvalsh(hessian), atol=1e-10)
+    optimum = np.linalg.lstsq(hessian, inputs.T @ targets, rcond=1e-9)[0]
+
+    def loss(theta):
+        return 0.5 * np.sum((inputs @ theta - targets) ** 2) + 0.5 * ridge * theta @ theta
+
+    np.testing.assert_allclose(
+        linear_regression.mean_excess_loss(modes, 0.0), loss(mean) - loss(optimum), atol=1e-9
+    )
+
+
+def test_expected_displacements_average_over_teachers_and_noise():
+    generator = np.random.default_rng(5)
+    inputs = generator.standard_normal((6, 9)) / 3.0
+    draws = 4000
+    total = np.zeros(9)
+    for _ in range(draws):
+        targets = inputs @ (1.3 * generator.standard_normal(9))
+        targets = targets + 0.5 * generator.standard_normal(6)
+        modes = linear_regression.modes_of_data(inputs, targets, np.zeros(9), 0.1, 0.1, 0.2)
+        total += modes.start_displacements_squared
+    expected = linear_regression.expected_displacements_squared(
+        modes.eigenvalues - 0.2, 1.3**2, 0.25, 0.2
+    )
+    # a squared Gaussian has the relative variance 2; 4.5 standard errors
+    np.testing.assert_allclose(total / draws, expected, rtol=4.5 * np.sqrt(2 / draws), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (([1.0, 2.0], [1.0], 1.0, 1.0), "shape"),
+        (([-1.0], [1.0], 1.0, 1.0), "negative"),
+        (([1.0], [1.0], -1.0, 1.0), "start_variance"),
+        (([1.0], [1.0], 1.0, np.inf), "temperature"),
+    ],
+)
+def test_wrong_modes_are_refused_with_a_reason(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        OrnsteinUhlenbeckModes(*arguments)
+    with pytest.raises(ValueError, match="partition"):
+        linear_regression.infinite_time_free_energy_drop(
+            OrnsteinUhlenbeckModes([0.0], [1.0], 1.0, 1.0)
+        )

@@ -1,0 +1,137 @@
+"""W2 between ensembles: identities of Gaussians, assignments by a second solver, optimality."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import ot
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from speedlimits import linear_regression, transport
+
+EXAMPLES = settings(deadline=None, max_examples=20)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def random_covariance(generator, d):
+    root = generator.standard_normal((d, d + 2))
+    return root @ root.T / d
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(1, 6))
+def test_gaussian_distance_is_the_cost_of_the_optimal_map(seed, d):
+    """W2^2 = tr((I - A) C_0 (I - A)) with the optimal map A = C_0^-1/2 (...)^1/2 C_0^-1/2."""
+    generator = np.random.default_rng(seed)
+    first, second = random_covariance(generator, d), random_covariance(generator, d)
+    shift = generator.standard_normal(d)
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    inverse = (vectors / np.sqrt(values)) @ vectors.T
+    values, vectors = np.linalg.eigh(root @ second @ root)
+    optimal_map = inverse @ (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T @ inverse
+    np.testing.assert_allclose(optimal_map @ first @ optimal_map, second, atol=1e-7)
+    moved = np.eye(d) - optimal_map
+    expected = np.trace(moved @ first @ moved) + shift @ shift
+    value = transport.gaussian_wasserstein_squared(np.zeros(d), first, shift, second)
+    np.testing.assert_allclose(value, expected, rtol=1e-7, atol=1e-8)
+
+
+@EXAMPLES
+@given(SEEDS)
+def test_gaussian_distance_equals_the_closed_form_of_linear_regression(seed):
+    generator = np.random.default_rng(seed)
+    inputs, targets = generator.standard_normal((4, 6)), generator.standard_normal(4)
+    mean, variance, temperature, time = generator.standard_normal(6), 0.4, 0.7, 1.3
+    modes = linear_regression.modes_of_data(inputs, targets, mean, variance, temperature)
+    h, basis = np.linalg.eigh(inputs.T @ inputs)
+    h = np.clip(h, 1e-15, None)
+    decay = np.exp(-h * time)
+    optimum = np.linalg.pinv(inputs) @ targets
+    end_mean = optimum + basis @ (decay * (basis.T @ (mean - optimum)))
+    end = variance * decay**2 + temperature * -np.expm1(-2 * h * time) / h
+    value = transport.gaussian_wasserstein_squared(
+        mean, variance * np.eye(6), end_mean, (basis * end) @ basis.T
+    )
+    np.testing.assert_allclose(value, linear_regression.wasserstein_squared(modes, time), rtol=1e-6)
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(1, 5))
+def test_singular_covariances(seed, d):
+    """Points on a line and delta functions, where rounding spoils the matrix root."""
+    generator = np.random.default_rng(seed)
+    direction = generator.standard_normal(d)
+    line = np.outer(direction, direction)
+    zero = np.zeros(d)
+    scaled = transport.gaussian_wasserstein_squared(zero, line, zero, 4.0 * line)
+    np.testing.assert_allclose(scaled, direction @ direction, rtol=1e-6)
+    point = transport.gaussian_wasserstein_squared(zero, 0 * line, direction, line)
+    np.testing.assert_allclose(point, 2 * direction @ direction, rtol=1e-6)
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(2, 12), st.integers(1, 5))
+def test_assignment_agrees_with_the_transport_solver_of_pot(seed, count, d):
+    generator = np.random.default_rng(seed)
+    starts, ends = generator.standard_normal((2, count, d))
+    comparison = transport.compare_couplings(starts, ends)
+    uniform = np.full(count, 1.0 / count)
+    expected = ot.emd2(uniform, uniform, ot.dist(starts, ends))
+    np.testing.assert_allclose(comparison.optimal_cost, expected, rtol=1e-9)
+    np.testing.assert_allclose(transport.sample_wasserstein_squared(starts, ends), expected)
+    assert comparison.identity_cost >= comparison.optimal_cost
+    assert comparison.relative_gap >= 0
+    if d == 1:
+        componentwise = transport.componentwise_wasserstein_squared(starts, ends)
+        np.testing.assert_allclose(componentwise, expected)
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(2, 30), st.integers(1, 8), st.floats(-2, 2))
+def test_identity_coupling_is_optimal_for_linearised_dynamics(seed, count, d, exponent):
+    """Gradient flow of a convex quadratic is the gradient of a convex function of the start."""
+    generator = np.random.default_rng(seed)
+    jacobian = generator.standard_normal((max(1, d - 2), d))
+    h, basis = np.linalg.eigh(jacobian.T @ jacobian)
+    decay = np.exp(-np.clip(h, 0, None) * 10.0**exponent)
+    optimum = generator.standard_normal(d)
+    starts = generator.standard_normal((count, d))
+    ends = optimum + ((starts - optimum) @ basis * decay) @ basis.T
+    comparison = transport.compare_couplings(starts, ends)
+    assert comparison.identity_is_optimal
+    np.testing.assert_allclose(comparison.identity_cost, comparison.optimal_cost, rtol=1e-9)
+
+
+def test_a_swap_is_found():
+    starts, ends = np.array([[0.0], [1.0]]), np.array([[1.1], [0.1]])
+    comparison = transport.compare_couplings(starts, ends)
+    assert list(comparison.assignment) == [1, 0]
+    assert not comparison.identity_is_optimal
+    assert comparison.optimal_cost == pytest.approx(0.01)
+    assert comparison.identity_cost == pytest.approx((1.1**2 + 0.9**2) / 2)
+
+
+def test_sampled_distances_tend_to_that_of_the_distributions():
+    generator = np.random.default_rng(2)
+    deviations = np.array([0.5, 2.0, 1.0])
+    count = 20_000
+    starts = generator.standard_normal((count, 3))
+    ends = 0.3 + deviations * generator.standard_normal((count, 3))
+    exact = 3 * 0.3**2 + np.sum((deviations - 1) ** 2)
+    fitted = transport.fitted_gaussian_wasserstein_squared(starts, ends)
+    sorted_components = transport.componentwise_wasserstein_squared(starts, ends)
+    # standard error about 2 sqrt(exact / count) = 0.017
+    assert fitted == pytest.approx(exact, abs=0.07)
+    assert sorted_components == pytest.approx(exact, abs=0.07)
+
+
+def test_unequal_samples_are_refused():
+    with pytest.raises(ValueError, match="shapes"):
+        transport.compare_couplings(np.zeros((3, 2)), np.zeros((4, 2)))
