@@ -1,0 +1,392 @@
+"""Gradients that each method needs to follow gradient flow to a training time T.
+
+    python benchmarks/gradient_flow.py [--archive cifar-10-python.tar.gz] [--csv FILE]
+
+Three problems, images from the CIFAR-10 python archive or else scikit-learn's digits:
+
+* power law: lambda_k = k^-2.2, Delta_k^2 = k^-0.35, 640 modes (the fit of a Myrtle-5 on images);
+* linearised: Myrtle-5 linearised at its start, with its measured spectrum. Every method here
+  commutes with rotations of weight space, so the model is run in the eigenbasis of the kernel;
+* feature learning: Myrtle-5 with 16 channels in full, 32 images.
+
+The error is |theta - reference| / |theta_t - theta_0|, the largest over recorded times from
+lambda_1 t = 0.1 to lambda_1 T, eleven a decade. The reference is exact for the first two and the
+flow at a tolerance of 1e-5 for the third. "Descent at 1 %" takes the largest constant step whose
+error stays below 1 % at every recorded time: by bisection on the exact solution for the first two;
+for the third the step is tested up to lambda_1 t = 20 only, so that its count is a lower bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from pipeline.cifar10 import read_archive
+from speedlimits.dynamics import RELATIVE_TOLERANCE, GradientDescent, GradientFlow
+from speedlimits.gradient import TrainingLoss
+from speedlimits.kernel import empirical_ntk
+from speedlimits.networks import initialise_, myrtle5
+from speedlimits.spectrum import eigenvalues_and_projections
+
+ACCURACY = 0.01
+FIRST_TIME = 0.1  # in units of 1/lambda_1
+TIMES_PER_DECADE = 11
+REFERENCE_TOLERANCE = 1e-5
+EARLY_TIME = 20.0  # where the constant step of the third problem is tested, in 1/lambda_1
+SEED = 0
+
+LossAndGradient = Callable[[Tensor], tuple[float, Tensor]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; times are lambda_1 T."""
+
+    problem: str
+    time: float
+    method: str
+    gradients: int
+    error: float
+    seconds: float
+
+
+class Problem:
+    """A loss with its start, its largest eigenvalue and the exact displacement if there is one."""
+
+    def __init__(
+        self, name: str, loss_and_gradient: LossAndGradient, theta_0: Tensor, lambda_1: float
+    ):
+        self.name, self.loss_and_gradient = name, loss_and_gradient
+        self.theta_0, self.lambda_1 = theta_0, lambda_1
+
+    def recorded_times(self, end: float) -> list[float]:
+        """Return the recorded times up to lambda_1 T = end, in units of training time."""
+        count = 1 + math.ceil(TIMES_PER_DECADE * math.log10(end / FIRST_TIME))
+        return (np.geomspace(FIRST_TIME, end, count) / self.lambda_1).tolist()
+
+
+class LinearProblem(Problem):
+    """L = 1/2 sum (Delta_k - sqrt(lambda_k) u_k)^2 in the eigenbasis of the kernel, u_0 = 0."""
+
+    def __init__(self, name: str, eigenvalues: Tensor, squares: Tensor):
+        self.rates, self.minimum = eigenvalues, (squares / eigenvalues).sqrt()
+        super().__init__(
+            name, self._loss_and_gradient, torch.zeros_like(eigenvalues), eigenvalues.max().item()
+        )
+
+    def _loss_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        offset = theta - self.minimum
+        gradient = self.rates * offset
+        return 0.5 * torch.dot(offset, gradient).item(), gradient
+
+    def exact(self, t: float) -> Tensor:
+        """Return the displacement of gradient flow at time t."""
+        return -self.minimum * torch.expm1(-self.rates * t)
+
+    def descent_error(self, step: float, times: list[float]) -> float:
+        """Return the largest error of gradient descent, from its exact solution.
+
+        Between steps the polygon through the steps is read off.
+        """
+        factor, errors = 1.0 - self.rates * step, []
+        for t in times:
+            whole, part = int(t / step), t / step - int(t / step)
+            decay = factor**whole * (1.0 - part * self.rates * step)
+            errors.append(distance(self.minimum * (1.0 - decay), self.exact(t)))
+        return max(errors)
+
+    def descent_step(self, times: list[float]) -> float:
+        """Return the largest step with an error of at most 1 % at all times."""
+        low, high = 1e-5 / self.lambda_1, 1.0 / self.lambda_1
+        for _ in range(30):
+            middle = math.sqrt(low * high)
+            accurate = self.descent_error(middle, times) <= ACCURACY
+            low, high = (middle, high) if accurate else (low, middle)
+        return low
+
+
+def distance(displacement: Tensor, reference: Tensor) -> float:
+    """Return |u - u_reference| / |u_reference|."""
+    return ((displacement - reference).norm() / reference.norm()).item()
+
+
+def largest_distance(trajectory: list[Tensor], reference: list[Tensor]) -> float:
+    """Return the largest relative distance over the recorded times."""
+    return max(distance(u, v) for u, v in zip(trajectory, reference, strict=True))
+
+
+def run_flow(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:
+    """Return displacements at the recorded times and the number of gradients."""
+    times = problem.recorded_times(end)
+    flow = GradientFlow(
+        problem.loss_and_gradient,
+        problem.theta_0,
+        relative_tolerance=tolerance,
+        end_time=times[-1],
+    )
+    trajectory = []
+    for t in times:
+        flow.advance(t)
+        trajectory.append(flow.displacement)
+    return trajectory, flow.gradients
+
+
+def run_descent(problem: Problem, end: float, step: float) -> tuple[list[Tensor], int]:
+    """Return displacements at the recorded times and the number of gradients.
+
+    Between steps the polygon is read off linearly, so that rounding to whole steps is no error.
+    """
+    descent = GradientDescent(problem.loss_and_gradient, problem.theta_0, step)
+    trajectory = []
+    for t in problem.recorded_times(end):
+        descent.advance(math.floor(t / step) * step)
+        slope = problem.loss_and_gradient(descent.weights)[1]  # not counted: only reads off
+        trajectory.append(descent.displacement - (t - descent.time) * slope)
+    return trajectory, descent.gradients
+
+
+def run_scipy(
+    problem: Problem, end: float, method: str, tolerance: float
+) -> tuple[list[Tensor], int]:
+    """Return displacements at the recorded times and the number of gradients of ``solve_ivp``.
+
+    The absolute tolerance is the relative one times the typical displacement of a weight at the
+    first recorded time, so that early times are resolved.
+    """
+    times = problem.recorded_times(end)
+    start_speed = problem.loss_and_gradient(problem.theta_0)[1].norm().item()
+    absolute = tolerance * times[0] * start_speed / math.sqrt(problem.theta_0.numel())
+
+    def velocity(_: float, u: np.ndarray) -> np.ndarray:
+        return -problem.loss_and_gradient(problem.theta_0 + torch.from_numpy(u))[1].numpy()
+
+    solution = solve_ivp(
+        velocity,
+        (0.0, times[-1]),
+        np.zeros(problem.theta_0.numel()),
+        method=method,
+        t_eval=times,
+        rtol=tolerance,
+        atol=absolute,
+    )
+    if not solution.success:
+        raise RuntimeError(f"solve_ivp failed: {solution.message}")
+    return list(torch.from_numpy(solution.y.T.copy())), int(solution.nfev)
+
+
+def run_torchdiffeq(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:
+    """Return displacements at the recorded times and gradients of torchdiffeq's dopri5."""
+    from torchdiffeq import odeint  # optional: only where it is installed
+
+    times = problem.recorded_times(end)
+    count = 0
+
+    def velocity(_: Tensor, u: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return -problem.loss_and_gradient(problem.theta_0 + u)[1]
+
+    start_speed = problem.loss_and_gradient(problem.theta_0)[1].norm().item()
+    absolute = tolerance * times[0] * start_speed / math.sqrt(problem.theta_0.numel())
+    grid = torch.tensor([0.0, *times], dtype=torch.float64)
+    start = torch.zeros_like(problem.theta_0)
+    solution = odeint(velocity, start, grid, rtol=tolerance, atol=absolute, method="dopri5")
+    return list(solution[1:]), count
+
+
+def timed(run: Callable[[], tuple[list[Tensor], int]]) -> tuple[list[Tensor], int, float]:
+    """Return the result of ``run`` and its wall-clock seconds."""
+    start = time.perf_counter()
+    trajectory, gradients = run()
+    return trajectory, gradients, time.perf_counter() - start
+
+
+def general_solvers(problem: Problem, end: float) -> Iterator[tuple[str, Callable]]:
+    """Yield (name, run) of the peers: SciPy and, where it is installed, torchdiffeq."""
+    for method in ("RK23", "RK45"):
+        yield f"SciPy {method}, rtol 1e-3", lambda m=method: run_scipy(problem, end, m, 1e-3)
+    if importlib.util.find_spec("torchdiffeq") is not None:
+        yield "torchdiffeq dopri5, rtol 1e-3", lambda: run_torchdiffeq(problem, end, 1e-3)
+
+
+def linear_rows(problem: LinearProblem, end: float, peers_up_to: float) -> Iterator[Row]:
+    """Yield the rows of a linear problem to lambda_1 T = end."""
+    times = problem.recorded_times(end)
+    reference = [problem.exact(t) for t in times]
+
+    def row(method: str, run: Callable) -> Row:
+        trajectory, gradients, seconds = timed(run)
+        error = largest_distance(trajectory, reference)
+        return Row(problem.name, end, method, gradients, error, seconds)
+
+    for tolerance in (RELATIVE_TOLERANCE, 1e-2):
+        name = f"flow, tolerance {tolerance:g}"
+        yield row(name, lambda tol=tolerance: run_flow(problem, end, tol))
+    for name, step in (
+        ("descent at 1 %", problem.descent_step(times)),
+        ("descent, step 1/lambda_1", 1.0 / problem.lambda_1),
+    ):
+        error = problem.descent_error(step, times)
+        yield Row(problem.name, end, name, math.ceil(times[-1] / step), error, math.nan)
+    if end <= peers_up_to:
+        for name, run in general_solvers(problem, end):
+            yield row(name, run)
+
+
+def accurate_descent_step(problem: Problem) -> float:
+    """Return the largest tested step (times 1, 2, 5) within 1 % up to lambda_1 t = 20."""
+    reference, _ = run_flow(problem, EARLY_TIME, REFERENCE_TOLERANCE)
+    for step in (0.2, 0.1, 0.05, 0.02, 0.01):
+        trajectory, _ = run_descent(problem, EARLY_TIME, step / problem.lambda_1)
+        if largest_distance(trajectory, reference) <= ACCURACY:
+            return step / problem.lambda_1
+    raise RuntimeError("no tested step of gradient descent reaches an error of 1 %")
+
+
+def network_rows(problem: Problem, end: float) -> Iterator[Row]:
+    """Yield the rows of a network trained in full to lambda_1 T = end."""
+    reference, gradients, seconds = timed(lambda: run_flow(problem, end, REFERENCE_TOLERANCE))
+    yield Row(problem.name, end, "flow, tolerance 1e-05 (reference)", gradients, 0.0, seconds)
+    runs = [
+        (f"flow, tolerance {tolerance:g}", lambda tol=tolerance: run_flow(problem, end, tol))
+        for tolerance in (1e-2, RELATIVE_TOLERANCE, 3e-4)
+    ]
+    step = 0.5 / problem.lambda_1  # lambda_1 grows severalfold: 1/lambda_1 of the start diverges
+    runs.append(("descent, step 0.5/lambda_1", lambda: run_descent(problem, end, step)))
+    runs += general_solvers(problem, end)
+    for name, run in runs:
+        trajectory, gradients, seconds = timed(run)
+        error = largest_distance(trajectory, reference)
+        yield Row(problem.name, end, name, gradients, error, seconds)
+    least = math.ceil(end / (problem.lambda_1 * accurate_descent_step(problem)))
+    yield Row(problem.name, end, "descent at 1 % (lower bound)", least, ACCURACY, math.nan)
+
+
+def load_images(archive: Path | None, count: int) -> tuple[Tensor, Tensor]:
+    """Return standardised images (N, channels, H, W), float32, and one-hot targets (N, 10)."""
+    if archive is None:
+        from sklearn.datasets import load_digits  # only where no archive is given
+
+        images, labels = load_digits(return_X_y=True)
+        images = images.reshape(-1, 1, 8, 8)
+    else:
+        content = read_archive(archive)
+        images, labels = content["train_images"], content["train_labels"]
+    chosen = np.random.default_rng(SEED).choice(len(images), count, replace=False)
+    inputs = torch.from_numpy(images[chosen]).to(torch.float32)
+    inputs = inputs - inputs.mean(dim=(0, 2, 3), keepdim=True)
+    inputs = inputs / inputs.std(dim=(0, 2, 3), keepdim=True)
+    targets = torch.nn.functional.one_hot(torch.from_numpy(labels[chosen]).long(), 10)
+    return inputs, targets.to(torch.float32)
+
+
+def make_network(inputs: Tensor, width: int) -> torch.nn.Module:
+    """Return a Myrtle-5 in NTK parameterisation with its start drawn."""
+    network = myrtle5(
+        input_shape=tuple(inputs.shape[1:]), outputs=10, width=width, parameterisation="ntk"
+    )
+    return initialise_(network, torch.Generator().manual_seed(SEED))
+
+
+def linearised_problem(inputs: Tensor, targets: Tensor, width: int) -> LinearProblem:
+    """Return the linearised Myrtle-5 in the eigenbasis of its kernel at the start."""
+    network = make_network(inputs, width).double()
+    kernel = empirical_ntk(network, inputs.double())
+    with torch.no_grad():
+        residue = (targets.double() - network(inputs.double())).reshape(-1)
+    eigenvalues, squares = eigenvalues_and_projections(kernel.numpy(), residue.numpy())
+    kept = eigenvalues > 1e-12 * eigenvalues.max()  # below lies rounding error
+    name = f"linearised Myrtle-5, {width} channels, {len(inputs)} images"
+    return LinearProblem(
+        name, torch.from_numpy(eigenvalues[kept].copy()), torch.from_numpy(squares[kept].copy())
+    )
+
+
+def power_law_problem() -> LinearProblem:
+    """Return the power-law model with 640 modes."""
+    rank = torch.arange(1, 641, dtype=torch.float64)
+    return LinearProblem("power law 2.2, 0.35, 640 modes", rank**-2.2, rank**-0.35)
+
+
+def network_problem(inputs: Tensor, targets: Tensor, width: int) -> Problem:
+    """Return the training of a Myrtle-5 in float32."""
+    network = make_network(inputs, width)
+    loss = TrainingLoss(network, inputs, targets)
+    theta_0 = parameters_to_vector(network.parameters()).detach().double()
+    kernel = empirical_ntk(network.double(), inputs.double())
+    lambda_1 = float(torch.linalg.eigvalsh(kernel)[-1])
+    name = f"Myrtle-5, {width} channels, {len(inputs)} images"
+    return Problem(name, loss.loss_and_gradient, theta_0, lambda_1)
+
+
+def print_row(row: Row) -> None:
+    """Print one row of the Markdown table."""
+    seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"
+    print(
+        f"| {row.problem} | {row.time:g} | {row.method} | {row.gradients} | {row.error:.1e} "
+        f"| {seconds} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run the chosen parts, print the table and write the CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--archive", type=Path, help="CIFAR-10 python archive (default: digits)")
+    parser.add_argument("--csv", type=Path, default=Path("gradient_flow.csv"))
+    parser.add_argument(
+        "--parts", nargs="+", choices=("power-law", "linearised", "network"),
+        default=("power-law", "linearised", "network"),
+    )  # fmt: skip
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--width", type=int, default=64, help="channels of the linearised network")
+    parser.add_argument("--times", nargs="+", type=float, default=(2e3, 2e4, 2e5))
+    parser.add_argument("--peers-up-to", type=float, default=2e4, help="largest time of the peers")
+    parser.add_argument("--network-times", nargs="+", type=float, default=(2e3,))
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    def rows() -> Iterator[Row]:
+        linear = []
+        if "power-law" in arguments.parts:
+            linear.append(power_law_problem())
+        if {"linearised", "network"} & set(arguments.parts):
+            inputs, targets = load_images(arguments.archive, arguments.images)
+        if "linearised" in arguments.parts:
+            linear.append(linearised_problem(inputs, targets, arguments.width))
+        for problem in linear:
+            for end in arguments.times:
+                yield from linear_rows(problem, end, arguments.peers_up_to)
+        if "network" in arguments.parts:
+            for end in arguments.network_times:
+                yield from network_rows(network_problem(inputs, targets, 16), end)
+
+    print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
+    print("|---|---|---|---|---|---|")
+    with open(arguments.csv, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__))
+        writer.writeheader()
+        for row in rows():
+            print_row(row)
+            writer.writerow(asdict(row))
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
