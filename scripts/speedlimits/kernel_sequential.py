@@ -48,7 +48,7 @@ from speedlimits.networks import GlobalAveragePool, ScaledConv2d, ScaledLinear
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
 PANEL_ROWS = 1024  # rows of Theta per product: measured full speed from 512 on
-PANEL_SHARE = 8  # the panels take at most this fraction (1/8) of the budget
+SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare memory each
 # Cotangents of one micro-batch: measured fastest when they stay in a CPU's last-level cache; a
 # GPU needs enough of them to fill its multiprocessors.
 SWEEP_BYTES = {"cpu": 3 * 2**20, "cuda": 512 * 2**20}
@@ -158,34 +158,36 @@ def _plan(
     """Return passes, micro-batch and panel such that
 
         8 rows columns                              the kernel
+        + LIBRARY_BYTES                             buffers of the libraries
         + 4 * 8 * panel * C' * columns              products of one panel (C' = C, 1 if traced)
         + batch * (bytes of a micro-batch sample)   activations, cotangents, patches
-        + columns of J_l and factors of one pass    (the rest of the budget)
-        + LIBRARY_BYTES                             buffers of the libraries
+        + columns of J_l and factors of one pass    (the rest)
         <= memory_bytes.
+
+    The least is one sample per panel and micro-batch and one channel per pass; an eighth each of
+    what is left enlarges panel and micro-batch.
     """
+    sample = sets[0][:1]
     per_sample = 1 if traced else outputs
     columns = len(sets[-1]) * per_sample
-    fixed = 8 * len(sets[0]) * per_sample * columns + LIBRARY_BYTES
     panel_bytes = 4 * 8 * per_sample * columns
-    panel = min(PANEL_ROWS // per_sample, memory_bytes // PANEL_SHARE // panel_bytes, len(sets[0]))
-    panel = max(1, panel)
-    sample_bytes, cotangent_bytes = _sweep_bytes(layers, sets[0][:1], outputs)
-    target = SWEEP_BYTES.get(sets[0].device.type, SWEEP_BYTES["cuda"])
-    batch = max(1, min(target // cotangent_bytes, max(len(x) for x in sets)))
-    fixed += panel * panel_bytes + batch * sample_bytes
+    sample_bytes, cotangent_bytes = _sweep_bytes(layers, sample, outputs)
     samples = sum(len(x) for x in sets)
-    available = memory_bytes - fixed
     costs = [
         (piece, bytes_per_channel * samples)
-        for piece, bytes_per_channel in _channel_bytes(layers, sets[0][:1], outputs, accumulate_dtype)
+        for piece, bytes_per_channel in _channel_bytes(layers, sample, outputs, accumulate_dtype)
     ]
-    least = max(cost for _, cost in costs)
-    if least > available:
-        raise ValueError(
-            f"memory_bytes is {memory_bytes}; this kernel needs at least {fixed + least}"
-        )
-    return Plan(_passes(costs, available), batch, panel)
+    fixed = 8 * len(sets[0]) * per_sample * columns + LIBRARY_BYTES + panel_bytes + sample_bytes
+    least = fixed + max(cost for _, cost in costs)
+    if memory_bytes < least:
+        raise ValueError(f"memory_bytes is {memory_bytes}; this kernel needs at least {least}")
+    spare = (memory_bytes - least) // SPARE_PARTS
+    panel_limit = max(1, min(PANEL_ROWS // per_sample, len(sets[0])))
+    panel = min(1 + spare // panel_bytes, panel_limit)
+    target = SWEEP_BYTES.get(sample.device.type, SWEEP_BYTES["cuda"]) // cotangent_bytes
+    batch = min(1 + spare // sample_bytes, max(1, target), max(len(x) for x in sets))
+    fixed += (panel - 1) * panel_bytes + (batch - 1) * sample_bytes
+    return Plan(_passes(costs, memory_bytes - fixed), batch, panel)
 
 
 def _passes(costs: list[tuple[Piece, int]], available: int) -> list[list[Piece]]:
@@ -244,8 +246,11 @@ def _sweep_bytes(layers: list[nn.Module], sample: Tensor, outputs: int) -> tuple
     activations = _forward(layers, sample)
     sizes = [x.numel() for x in activations]
     patches = max(
-        (9 * x.numel() for x, layer in zip(activations, layers, strict=True)
-         if isinstance(layer, ScaledConv2d)),
+        (
+            9 * x.numel()
+            for x, layer in zip(activations, layers, strict=True)
+            if isinstance(layer, ScaledConv2d)
+        ),
         default=0,
     )
     cotangent = outputs * max(sizes[1:], default=outputs)
@@ -402,9 +407,7 @@ def _fill(
 # ----------------------------------------------------------------- the products: Theta += Theta_l
 
 
-def _panels(
-    rows: int, columns: int, panel: int, symmetric: bool
-) -> list[tuple[slice, slice]]:
+def _panels(rows: int, columns: int, panel: int, symmetric: bool) -> list[tuple[slice, slice]]:
     """Return (samples of the rows, samples of the columns); only the lower part if symmetric."""
     slices = [slice(start, min(start + panel, rows)) for start in range(0, rows, panel)]
     return [(part, slice(0, part.stop if symmetric else columns)) for part in slices]

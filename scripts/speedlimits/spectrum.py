@@ -249,9 +249,7 @@ def spectral_measure_lanczos(
     return SpectralMeasure(nodes, weights, _largest_difference((nodes, weights), radau, times))
 
 
-def _lanczos(
-    matvec: Callable[[Array], ArrayLike], start: Array, steps: int
-) -> tuple[Array, Array]:
+def _lanczos(matvec: Callable[[Array], ArrayLike], start: Array, steps: int) -> tuple[Array, Array]:
     """Return the diagonal (m,) and off-diagonal (m,) of T; the last one is the residual norm."""
     basis = np.empty((steps, len(start)))
     diagonal, off_diagonal = np.empty(steps), np.empty(steps)
@@ -300,7 +298,7 @@ def _largest_difference(
 ) -> float:
     """Return the largest relative difference of loss and length sums over the times."""
     worst = 0.0
-    for (a, b) in zip(_sums(*first, times), _sums(*second, times), strict=True):
+    for a, b in zip(_sums(*first, times), _sums(*second, times), strict=True):
         worst = max(worst, float(np.max(np.abs(a - b) / np.abs(a))))
     return worst
 

@@ -1,0 +1,365 @@
+"""The NTK against the explicit float64 Jacobian, for every route, layout and memory budget."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from speedlimits import kernel, kernel_sequential, networks  # noqa: E402
+
+SAMPLES, OUTPUTS, SHAPE = 7, 3, (3, 8, 8)
+OPTIONS = {"myrtle5": {}, "fully_connected": {"depth": 3}}
+ROUTES = ("structured", "torch_func")
+
+
+def make_network(model: str, parameterisation: str = "ntk", width: int = 6) -> nn.Sequential:
+    """Return a small float64 network at its random start."""
+    network = networks.MODELS[model](
+        input_shape=SHAPE,
+        outputs=OUTPUTS,
+        width=width,
+        parameterisation=parameterisation,
+        **OPTIONS[model],
+    )
+    return networks.initialise_(network, torch.Generator().manual_seed(1)).double()
+
+
+def make_inputs(samples: int = SAMPLES, seed: int = 2) -> Tensor:
+    """Return inputs with a common mean, as images have."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.5 + torch.randn(samples, *SHAPE, generator=generator, dtype=torch.float64)
+
+
+def jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the dense Jacobian (N C, P) of the whole batch at once."""
+    weights = {name: p.detach() for name, p in network.named_parameters()}
+    parts = jacrev(lambda w: functional_call(network, w, (inputs,)))(weights)
+    return torch.cat([part.flatten(2) for part in parts.values()], dim=2).flatten(0, 1)
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """Return |value - reference|_F / |reference|_F."""
+    return float((value - reference).norm() / reference.norm())
+
+
+@pytest.fixture(params=sorted(networks.MODELS))
+def network(request) -> nn.Sequential:
+    """Return every model of the library in turn."""
+    return make_network(request.param)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("parameterisation", networks.PARAMETERISATIONS)
+@pytest.mark.parametrize("model", sorted(networks.MODELS))
+def test_full_traced_and_rectangular_equal_the_dense_reference(model, parameterisation, route):
+    network, x, z = make_network(model, parameterisation), make_inputs(), make_inputs(4, seed=3)
+    j, k = jacobian(network, x), jacobian(network, z)
+    full, between = j @ j.T, j @ k.T
+    assert relative_error(kernel.empirical_ntk(network, x, route=route), full) < 1e-12
+    traced = kernel.empirical_ntk(network, x, traced=True, route=route)
+    assert relative_error(traced, kernel.trace_outputs(full, OUTPUTS)) < 1e-12
+    rectangular = kernel.empirical_ntk(network, x, other_inputs=z, route=route)
+    assert rectangular.shape == (SAMPLES * OUTPUTS, 4 * OUTPUTS)
+    assert relative_error(rectangular, between) < 1e-12
+    rectangular = kernel.empirical_ntk(network, x, other_inputs=z, traced=True, route=route)
+    assert relative_error(rectangular, kernel.trace_outputs(between, OUTPUTS)) < 1e-12
+
+
+@pytest.mark.parametrize("other_samples", (None, 5))
+def test_every_accepted_budget_gives_the_same_kernel(network, other_samples):
+    x = make_inputs()
+    z = None if other_samples is None else make_inputs(other_samples, seed=3)
+    reference = kernel.empirical_ntk(network, x, other_inputs=z)
+    least = int(_refusal(network, x, 1, z).split()[-1])
+    assert str(least) in _refusal(network, x, least - 1, z)
+    passes = set()
+    for extra in (0, 2_000, 100_000, 10**9):
+        sets = [x] if z is None else [x, z]
+        plan = kernel_sequential._plan(
+            list(network), sets, OUTPUTS, False, least + extra, torch.float64
+        )
+        passes.add(len(plan.passes))
+        value = kernel.empirical_ntk(network, x, other_inputs=z, memory_bytes=least + extra)
+        assert relative_error(value, reference) < 1e-13
+    assert min(passes) == 1 < max(passes)
+
+
+def _refusal(network: nn.Module, x: Tensor, budget: int, z: Tensor | None) -> str:
+    """Return the message with which a budget is refused."""
+    with pytest.raises(ValueError, match="needs at least") as caught:
+        kernel.empirical_ntk(network, x, other_inputs=z, memory_bytes=budget)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("panel", "batch"), [(1, 3), (2, 1), (3, 7), (7, 3)])
+def test_panels_and_micro_batches_need_not_divide_the_samples(monkeypatch, panel, batch):
+    network, x = make_network("myrtle5"), make_inputs()
+    reference = jacobian(network, x)
+    make_plan = kernel_sequential._plan
+    monkeypatch.setattr(
+        kernel_sequential,
+        "_plan",
+        lambda *arguments: make_plan(*arguments)._replace(panel=panel, batch=batch),
+    )
+    full = kernel.empirical_ntk(network, x)
+    assert relative_error(full, reference @ reference.T) < 1e-12
+    traced = kernel.empirical_ntk(network, x.float().double(), traced=True)
+    assert relative_error(traced, kernel.trace_outputs(full, OUTPUTS)) < 1e-6
+    single = kernel.empirical_ntk(network.float(), x.float())
+    assert relative_error(single, full) < 1e-5
+
+
+@pytest.mark.parametrize("blocks", (1, 3, 4, 7))
+def test_general_route_in_blocks_of_samples(network, blocks):
+    x = make_inputs()
+    j = jacobian(network, x)
+    bytes_each = 3 * OUTPUTS * j.shape[1] * 16
+    budget = 8 * len(j) ** 2 + bytes_each * -(-SAMPLES // blocks)
+    value = kernel.empirical_ntk(network, x, route="torch_func", memory_bytes=budget)
+    assert relative_error(value, j @ j.T) < 1e-12
+    assert torch.equal(value, value.T)
+
+
+@pytest.mark.parametrize("traced", (False, True))
+def test_kernel_is_symmetric_positive_and_has_the_trace_of_squared_gradients(network, traced):
+    x = make_inputs()
+    theta = kernel.empirical_ntk(network, x, traced=traced)
+    assert torch.equal(theta, theta.T)
+    values = torch.linalg.eigvalsh(theta)
+    assert values[0] > -1e-12 * values[-1]
+    squares = 0.0
+    for sample in x:
+        for output in network(sample[None])[0]:
+            gradients = torch.autograd.grad(output, tuple(network.parameters()), retain_graph=True)
+            squares += sum(float((g**2).sum()) for g in gradients)
+    assert float(theta.trace()) == pytest.approx(squares / (OUTPUTS if traced else 1), rel=1e-12)
+
+
+def test_both_kernels_come_from_one_pass(network):
+    x = make_inputs()
+    full, traced = kernel.empirical_ntk_both(network, x)
+    assert torch.equal(full, kernel.empirical_ntk(network, x))
+    assert relative_error(traced, kernel.empirical_ntk(network, x, traced=True)) < 1e-13
+
+
+@pytest.mark.parametrize("traced", (False, True))
+def test_float32_agrees_to_1e_6_where_the_relu_masks_agree(network, traced):
+    # A pre-activation within rounding of zero may change sign in float32 and move its sample's
+    # entries by 1e-4. Such samples are found by their masks and left out, instead of being hidden
+    # behind a loose tolerance.
+    x = make_inputs(12).float()
+    reference = kernel.empirical_ntk(network, x.double(), traced=traced)
+    exact = _relu_masks(network, x.double())
+    network.float()
+    same = [
+        i
+        for i, (a, b) in enumerate(zip(exact, _relu_masks(network, x), strict=True))
+        if torch.equal(a, b)
+    ]
+    assert len(same) >= 10
+    x = x[same]
+    rows = torch.tensor(same)
+    if not traced:
+        rows = (rows[:, None] * OUTPUTS + torch.arange(OUTPUTS)).flatten()
+    reference = reference[rows][:, rows]
+    value = kernel.empirical_ntk(network, x, traced=traced)
+    scale = reference.diagonal().sqrt()
+    assert float(((value - reference) / torch.outer(scale, scale)).abs().max()) < 1e-6
+    assert value.dtype == torch.float64
+
+
+def _relu_masks(network: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """Return for every sample the signs of all pre-activations."""
+    masks = []
+    with torch.no_grad():
+        for layer in network:
+            if isinstance(layer, nn.ReLU):
+                masks.append((x > 0).flatten(1))
+            x = layer(x)
+    return list(torch.cat(masks, dim=1))
+
+
+def test_centring_keeps_small_eigenvalues_of_float32_kernels():
+    # Only the rounding of the products is compared: the reference multiplies, in float64, the
+    # Jacobian that float32 arithmetic gives.
+    network = make_network("myrtle5", width=16).float()
+    x = (3.0 + 0.3 * make_inputs(40)).float()
+    factors = [
+        kernel.empirical_ntk(network, x, accumulate_dtype=dtype)
+        for dtype in (torch.float64, torch.float32)
+    ]
+    reference = torch.linalg.eigvalsh(kernel.empirical_ntk(network.double(), x.double()))
+    kept = reference > 1e-7 * reference[-1]
+    centred, plain = (
+        ((torch.linalg.eigvalsh(theta) - reference) / reference).abs()[kept].median()
+        for theta in factors
+    )
+    assert 5 * centred < plain
+
+
+def test_one_sample_one_output_and_depth_one():
+    network = networks.fully_connected(
+        input_shape=(4,), outputs=1, width=2, parameterisation="standard", depth=1
+    ).double()
+    networks.initialise_(network, torch.Generator().manual_seed(0))
+    x = torch.randn(3, 4, dtype=torch.float64)
+    assert relative_error(kernel.empirical_ntk(network, x), x @ x.T) < 1e-14
+    assert kernel.empirical_ntk(network, x[:1], traced=True).shape == (1, 1)
+
+
+def test_pools_that_do_not_divide_and_convolutions_before_flatten_are_exact():
+    network = nn.Sequential(
+        networks.ScaledConv2d(3, 4, 1.4, "ntk"),
+        nn.ReLU(),
+        nn.AvgPool2d(3),
+        networks.ScaledConv2d(4, 2, 1.4, "standard"),
+        nn.Flatten(),
+        networks.ScaledLinear(8, 5, 1.4, "ntk"),
+        nn.ReLU(),
+        networks.ScaledLinear(5, OUTPUTS, 1.0, "ntk"),
+    ).double()
+    networks.initialise_(network, torch.Generator().manual_seed(0))
+    j = jacobian(network, make_inputs())
+    assert kernel.choose_route(network).name == "structured"
+    assert relative_error(kernel.empirical_ntk(network, make_inputs()), j @ j.T) < 1e-12
+
+
+class Residual(nn.Module):
+    """A foreign architecture: x + ReLU(W x), then a read-out, with biases and a frozen weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.readout = nn.Linear(12, 12), nn.Linear(12, 2)
+        self.norm = nn.BatchNorm1d(12)
+        self.hidden.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape (N, 2)."""
+        return self.readout(x + torch.relu(self.norm(self.hidden(x))))
+
+
+def test_foreign_networks_take_the_general_route_and_say_why():
+    torch.manual_seed(0)
+    network = Residual().double().eval()
+    x = torch.randn(5, 12, dtype=torch.float64)
+    route = kernel.choose_route(network)
+    assert route.name == "torch_func" and "Residual" in str(route)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(f, trained, retain_graph=True)])
+        for f in network(x).flatten()
+    ]
+    j = torch.stack(rows)
+    assert relative_error(kernel.empirical_ntk(network, x), j @ j.T) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        ([nn.Flatten(), nn.Linear(192, 3)], "Linear"),
+        (
+            [nn.AvgPool2d(3, stride=1), nn.Flatten(), networks.ScaledLinear(108, 3, 1, "ntk")],
+            "pool",
+        ),
+        ([nn.Flatten(2), networks.ScaledLinear(64, 3, 1, "ntk")], "Flatten"),
+        ([networks.ScaledLinear(3, 3, 1, "ntk")] * 2, "twice"),
+    ],
+)
+def test_chains_without_structure_say_why(layers, reason):
+    route = kernel.choose_route(nn.Sequential(*layers))
+    assert route.name == "torch_func" and reason in route.reason
+
+
+def test_frozen_weights_take_the_general_route(network):
+    next(network.parameters()).requires_grad_(False)
+    assert "frozen" in kernel.choose_route(network).reason
+
+
+def test_largest_eigenvalue_is_within_its_tolerance(network):
+    x = make_inputs()
+    exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])
+    for tolerance in (1e-3, 1e-8):
+        value = kernel.largest_eigenvalue(network, x, relative_tolerance=tolerance, batch=3)
+        assert value == pytest.approx(exact, rel=tolerance)
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    first, second = (kernel.largest_eigenvalue(network, x, generator=g) for g in generators)
+    assert first == second
+
+
+def test_largest_eigenvalue_of_one_sample_and_of_a_zero_jacobian():
+    network, x = make_network("fully_connected"), make_inputs(1)
+    exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])
+    assert kernel.largest_eigenvalue(network, x) == pytest.approx(exact, rel=1e-3)
+    assert kernel.largest_eigenvalue(network, torch.zeros_like(x)) == 0.0
+
+
+def test_kernel_product_equals_the_kernel_times_the_vector(network):
+    x = make_inputs()
+    vector = torch.randn(SAMPLES * OUTPUTS, dtype=torch.float64)
+    product = kernel.kernel_product(network, x, vector, batch=2)
+    assert relative_error(product, kernel.empirical_ntk(network, x) @ vector) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.zeros(2, 2), r"layer 1 \(Batch"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), torch.zeros(2, 2), r"layer 1 \(Dropout"),
+        (nn.Linear(2, 2), torch.zeros(2, 2, dtype=torch.long), "torch.int64"),
+        (nn.Linear(2, 2), torch.zeros(2, 2, dtype=torch.float64), "torch.float64"),
+        (nn.Linear(2, 2), torch.zeros(0, 2), "no samples"),
+        (nn.ReLU(), torch.zeros(2, 2), "no trainable weights"),
+        (nn.Linear(2, 2), torch.zeros(2, 3, 2), "needs \\(1, outputs\\)"),
+    ],
+)
+def test_refusals_name_the_cause(network, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        kernel.empirical_ntk(network, inputs)
+
+
+def test_unknown_route_is_refused(network):
+    with pytest.raises(ValueError, match="fastest"):
+        kernel.empirical_ntk(network, make_inputs(), route="fastest")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("traced", (False, True))
+def test_peak_memory_stays_below_the_budget(traced):
+    # Peak resident memory is a property of a whole process, so a fresh one measures it.
+    program = textwrap.dedent(
+        f"""
+        import re, sys
+        sys.path.insert(0, {str(SCRIPTS)!r})
+        import torch
+        from speedlimits import kernel, networks
+        def memory(field):
+            return 1024 * int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+        torch.set_num_threads(1)
+        network = networks.myrtle5(
+            input_shape=(3, 16, 16), outputs=10, width=32, parameterisation="ntk")
+        networks.initialise_(network, torch.Generator().manual_seed(0))
+        x = torch.randn(120, 3, 16, 16)
+        kernel.empirical_ntk(network, x[:2], traced={traced})  # loads libraries
+        for budget in (100 * 2**20, 130 * 2**20, 250 * 2**20):
+            before = memory("VmRSS")
+            open("/proc/self/clear_refs", "w").write("5")  # resets the peak
+            kernel.empirical_ntk(network, x, traced={traced}, memory_bytes=budget)
+            print(memory("VmHWM") - before, budget)
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    for line in result.stdout.splitlines():
+        used, budget = map(int, line.split())
+        assert 5e6 < used < budget
