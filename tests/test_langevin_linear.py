@@ -164,3 +164,21 @@ def test_wrong_arguments_are_refused_with_a_reason():
     )
     with pytest.raises(ValueError, match="groups"):
         langevin_linear.interval_over_groups(ensemble, lambda part: {}, 1)
+
+
+def test_jackknife_over_groups_removes_the_bias_of_order_one_over_r():
+    """The plug-in variance with denominator R has the bias -1/R; its interval is right in size."""
+    values = []
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        ensemble = langevin_linear.LangevinEnsemble(
+            np.zeros(1), generator.standard_normal((1, 24, 1)), np.zeros((1, 24))
+        )
+        found = langevin_linear.interval_over_groups(
+            ensemble, lambda part: {"variance": part.weights.var(axis=1)[0]}, 4
+        )
+        values.append(np.concatenate(found["variance"]))
+    value, error = np.transpose(values)
+    deviation = value.std()
+    assert abs(value.mean() - 1.0) < 4 * deviation / np.sqrt(300)
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(deviation, rel=0.2)

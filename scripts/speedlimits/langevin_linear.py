@@ -291,7 +291,9 @@ def interval_over_groups(
     """Value and standard error of measured quantities, from disjoint groups of realisations.
 
     A bootstrap would repeat realisations and so shrink the fitted covariances; disjoint groups do
-    not. The value is that of all realisations, the error the groups' spread over sqrt(groups).
+    not. The error is the groups' spread over sqrt(groups). The value is that of all realisations
+    less its bias of order 1/R (grouped jackknife): a group of R/G has G times that bias, so
+    (G x of all - mean over groups) / (G - 1) has none.
 
     Args:
         ensemble: the simulated ensemble.
@@ -311,7 +313,9 @@ def interval_over_groups(
         measure(LangevinEnsemble(ensemble.times, ensemble.weights[:, rows], ensemble.heat[:, rows]))
         for rows in (slice(g * size, (g + 1) * size) for g in range(groups))
     ]
-    return {
-        name: (value, np.std([part[name] for part in parts], axis=0, ddof=1) / np.sqrt(groups))
-        for name, value in measure(ensemble).items()
-    }
+    result = {}
+    for name, whole in measure(ensemble).items():
+        of_groups = np.array([part[name] for part in parts])
+        value = (groups * whole - of_groups.mean(axis=0)) / (groups - 1)
+        result[name] = (value, of_groups.std(axis=0, ddof=1) / np.sqrt(groups))
+    return result
