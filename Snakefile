@@ -60,4 +60,6 @@ rule all:
 
 
 onsuccess:
-    shell("echo 'Tables and figures: results/studies/*/ and results/studies/*/figures/'")
+    shell(
+        "echo 'Tables and figures: results/studies/*/ and results/studies/*/figures/'"
+    )
