@@ -130,7 +130,7 @@ def fit_exponent(
 ) -> ExponentFit:
     """Fit y_k ~ k^-exponent over the ranks [first, last].
 
-    ln of the bin averages is regressed on ln k with weights 1 / (v_b + tau^2): v_b is the scatter
+    ln of the bin averages (for eigenvalues: the bin averages of ln) is regressed on ln k with weights 1 / (v_b + tau^2): v_b is the scatter
     of a mean of squared Gaussians (zero for eigenvalues) and tau^2 the misfit of the law itself,
     by the method of moments (DerSimonian, Laird 1986). The interval is the percentile bootstrap
     over realisations and, inside each resample, over bins (pairs bootstrap: it holds whatever the
@@ -154,21 +154,27 @@ def fit_exponent(
     Raises:
         ValueError: if the window holds too few bins or a bin average is not positive.
     """
-    bins = log_bins(values, first, last, bins_per_decade)
+    values = np.atleast_2d(np.asarray(values, float))
+    # ln lambda_k is averaged itself, so that a pure power law is recovered exactly.
+    geometric = squared_gaussians == 0
+    if geometric and np.any(values[:, first - 1 : last] <= 0):
+        raise ValueError("an eigenvalue in the fit window is not positive; shorten the window")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bins = log_bins(np.log(values) if geometric else values, first, last, bins_per_decade)
     if len(bins.log_rank) < LEAST_BINS:
         raise ValueError(
             f"the fit window holds {len(bins.log_rank)} bins; it needs {LEAST_BINS}: raise "
             "fit.bins_per_decade or widen the window"
         )
-    if np.any(bins.averages.mean(axis=0) <= 0):
+    if not geometric and np.any(bins.averages.mean(axis=0) <= 0):
         raise ValueError("an average in the fit window is not positive; shorten the window")
     x = bins.log_rank
     shift, scatter = _log_mean_moments(bins, squared_gaussians)
-    y = np.log(bins.averages.mean(axis=0)) - shift
+    y = _log_values(bins.averages.mean(axis=0), geometric) - shift
     weight = 1 / (scatter + _misfit_variance(x, y, scatter))
     line = _regression(x, y, weight, degree=1)
     curve = _regression(x, y, weight, degree=2)
-    slopes, curvatures = _bootstrap(bins, shift, weight, resamples, generator)
+    slopes, curvatures = _bootstrap(bins, shift, weight, geometric, resamples, generator)
     low, high = percentile_interval(-slopes[:, None], confidence)
     curvature_low, curvature_high = percentile_interval(curvatures[:, None], confidence)
     residual = y - np.polyval(line, x)
@@ -239,15 +245,25 @@ def _sub_window_exponents(x: Array, y: Array, weight: Array) -> list[float]:
     return exponents
 
 
+def _log_values(averages: Array, geometric: bool) -> Array:
+    """Return ln of bin averages, which geometric ones are already."""
+    return averages if geometric else np.log(averages)
+
+
 def _bootstrap(
-    bins: Bins, shift: Array, weight: Array, resamples: int, generator: np.random.Generator
+    bins: Bins,
+    shift: Array,
+    weight: Array,
+    geometric: bool,
+    resamples: int,
+    generator: np.random.Generator,
 ) -> tuple[Array, Array]:
     """Return slopes and curvatures of resamples over realisations and bins, each (resamples,)."""
     realisations, number = bins.averages.shape
     rows = resampled_rows(realisations, resamples, generator)
     share = np.stack([(rows == r).mean(axis=1) for r in range(realisations)], axis=1)
     with np.errstate(divide="ignore"):
-        y = np.log(share @ bins.averages) - shift
+        y = _log_values(share @ bins.averages, geometric) - shift
     picked = resampled_rows(number, resamples, generator)
     multiplicity = np.stack([(picked == b).sum(axis=1) for b in range(number)], axis=1)
     w = multiplicity * weight

@@ -1,0 +1,63 @@
+"""Shared by the tests: where things are, a stand-in for Snakemake's object, the real archive."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def shipped_config():
+    return yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+
+
+class Files(dict):
+    """Named and numbered files, as snakemake.input and snakemake.output."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+    def __getitem__(self, key):
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Run a script's main as Snakemake would, inside a fresh folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(main, *, inputs=None, outputs, settings, threads=1, wildcards=None, **params):
+        snakemake = SimpleNamespace(
+            input=Files(inputs or {}),
+            output=Files(outputs),
+            params=SimpleNamespace(settings=settings, **params),
+            wildcards=SimpleNamespace(**(wildcards or {})),
+            resources=SimpleNamespace(device="cpu", deterministic=1, kernel_memory_mb=200),
+            threads=threads,
+            log=[str(tmp_path / "job.log")],
+        )
+        main(snakemake)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cifar10_archive():
+    """A CIFAR-10 python archive: named by a variable, or in a data folder beside the checkout."""
+    named = os.environ.get("SPEEDLIMITS_CIFAR10_ARCHIVE")
+    found = [Path(named)] if named else sorted(ROOT.parent.glob("*/data/cifar-10-python*.tar.gz"))
+    if not found or not found[0].is_file():
+        pytest.skip("no CIFAR-10 archive: set SPEEDLIMITS_CIFAR10_ARCHIVE to the path of one")
+    return found[0]

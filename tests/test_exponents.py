@@ -1,0 +1,94 @@
+"""Exponents of synthetic spectra are recovered within their intervals, at the stated rate."""
+
+import numpy as np
+import pytest
+from speedlimits.exponents import fit_exponent, fit_window, log_bins
+
+
+def fit(values, first, last, seed=0, squared_gaussians=0, resamples=400, confidence=0.95):
+    return fit_exponent(
+        values,
+        first,
+        last,
+        bins_per_decade=8,
+        confidence=confidence,
+        resamples=resamples,
+        generator=np.random.default_rng(seed),
+        squared_gaussians=squared_gaussians,
+    )
+
+
+def test_pure_power_law_is_exact():
+    k = np.arange(1, 2001.0)
+    found = fit(3.0 * k**-1.7, 10, 1000)
+    assert found.exponent == pytest.approx(1.7, abs=1e-10)
+    assert found.amplitude == pytest.approx(3.0, rel=1e-9)
+    assert found.r_squared > 0.99999
+    assert abs(found.curvature) < 1e-9
+    assert found.window_low <= found.exponent <= found.window_high
+
+
+@pytest.mark.parametrize(("delta", "outputs", "realisations"), [(0.5, 1, 3), (1.3, 10, 3), (0, 1, 1)])
+def test_interval_of_delta_covers_the_truth_at_its_rate(delta, outputs, realisations):
+    k = np.arange(1, 641.0)
+    covered, errors = 0, []
+    trials = 150
+    for seed in range(trials):
+        generator = np.random.default_rng([seed, outputs])
+        chi2 = generator.chisquare(outputs, size=(realisations, len(k)))
+        found = fit(chi2 * k**-delta, 11, 320, seed, outputs, 300)
+        covered += found.low <= delta <= found.high
+        errors.append(found.exponent - delta)
+    # nominal 95 %; percentile bootstrap over about a dozen bins is somewhat short
+    assert covered / trials >= 0.85
+    standard_error = np.std(errors) / np.sqrt(trials)
+    assert abs(np.mean(errors)) < 4 * standard_error + 1e-3  # unbiased
+
+
+def test_weights_beat_an_unweighted_fit_of_single_projections():
+    k = np.arange(1, 641.0)
+    weighted, bare = [], []
+    for seed in range(60):
+        y = np.random.default_rng(seed).chisquare(1, size=(1, len(k))) * k**-0.5
+        weighted.append(fit(y, 11, 640, seed, 1, 100).exponent)
+        bare.append(-np.polyfit(np.log(k[10:]), np.log(y[0, 10:]), 1)[0])
+    assert np.std(weighted) < np.std(bare)
+
+
+def test_alternatives_are_told_apart():
+    k = np.arange(1, 1001.0)
+    exponential = fit(np.exp(-k / 150), 5, 900)
+    power = fit(k**-1.2 * np.exp(0.02 * np.random.default_rng(0).normal(size=1000)), 5, 900)
+    assert exponential.bic_exponential < 0 < power.bic_exponential
+    curved = fit(np.exp(-0.2 * np.log(k) ** 2), 5, 900)
+    assert curved.bic_curved < 0 and curved.curvature_high < 0
+    assert curved.window_high - curved.window_low > 0.3
+
+
+def test_bins_average_and_cover_the_window():
+    values = np.random.default_rng(0).uniform(size=(2, 100))
+    bins = log_bins(values, 3, 90, 6)
+    assert bins.counts.sum() == 88
+    np.testing.assert_allclose(bins.averages @ bins.counts, values[:, 2:90].sum(axis=1))
+    assert np.all(np.diff(bins.log_rank) > 0)
+
+
+def test_short_windows_are_refused():
+    with pytest.raises(ValueError, match="factor 4"):
+        fit_window(40, 11, 0.5)
+    with pytest.raises(ValueError, match="bins"):
+        fit_exponent(
+            np.arange(100, 0, -1.0),
+            4,
+            20,
+            bins_per_decade=2,
+            confidence=0.9,
+            resamples=100,
+            generator=np.random.default_rng(0),
+        )
+    assert fit_window(640, 11, 0.5) == (11, 320)
+
+
+def test_non_positive_values_are_refused():
+    with pytest.raises(ValueError, match="not positive"):
+        fit(np.linspace(1, -1, 200), 2, 200)

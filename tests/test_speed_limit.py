@@ -1,0 +1,80 @@
+"""The bound, its equality case, its factors and its assertion."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from speedlimits import speed_limit as sl
+
+
+def linear_flow(seed, modes=6, times=40):
+    """Exact gradient flow of L = 1/2 sum h (theta - theta*)^2 with a finely summed path."""
+    generator = np.random.default_rng(seed)
+    h = np.exp(generator.normal(size=modes))
+    distance = generator.normal(size=modes)
+    t = np.concatenate([[0], np.geomspace(1e-4, 5, times)])
+    fine = np.unique(np.concatenate([np.linspace(0, 5, 20001), t]))
+    speed2 = ((h * distance) ** 2 * np.exp(-2 * h * fine[:, None])).sum(axis=1)
+    middle = 0.5 * np.diff(fine)
+    path = np.concatenate([[0], np.cumsum(middle * (np.sqrt(speed2)[1:] + np.sqrt(speed2)[:-1]))])
+    drop = (h * distance**2 * -np.expm1(-2 * h * t[:, None])).sum(axis=1) / 2
+    geodesic = np.sqrt(((distance * np.expm1(-h * t[:, None])) ** 2).sum(axis=1))
+    return t[1:], drop[1:], np.interp(t, fine, path)[1:], geodesic[1:]
+
+
+@given(st.integers(0, 2**32))
+@settings(deadline=None, max_examples=20)
+def test_gradient_flow_obeys_the_bound_and_its_factors_multiply(seed):
+    t, drop, path, geodesic = linear_flow(seed)
+    whole = sl.inefficiency(t, geodesic**2, drop)
+    factors = sl.speed_unevenness(t, path**2, drop), sl.path_excess(path**2, geodesic**2)
+    np.testing.assert_allclose(factors[0] * factors[1], whole, rtol=1e-12)
+    assert np.all(whole >= 1 - 1e-9)
+    assert all(np.all(factor >= 1 - 1e-4) for factor in factors)
+    np.testing.assert_allclose(t / sl.speed_limit_time(geodesic**2, drop), whole, rtol=1e-12)
+
+
+def test_constant_velocity_attains_the_limit():
+    # L = -g . theta: constant speed on a straight line
+    g = np.array([3.0, 4.0])
+    t = np.linspace(0.1, 2, 5)
+    length = t * 5
+    drop = t * (g @ g)
+    np.testing.assert_allclose(sl.inefficiency(t, length**2, drop), 1)
+    np.testing.assert_allclose(sl.speed_limit_time(length**2, drop), t)
+    sl.check_speed_limit(t, drop, drop, length, length)
+
+
+def test_inefficiency_ignores_the_scale_of_the_loss():
+    t, drop, _, geodesic = linear_flow(3)
+    scaled = sl.inefficiency(t / 7, geodesic**2, 7 * drop)  # L -> 7 L runs 7 times as fast
+    np.testing.assert_allclose(scaled, sl.inefficiency(t, geodesic**2, drop))
+
+
+def test_nothing_has_moved_at_time_zero():
+    assert np.isnan(sl.inefficiency(0.0, 0.0, 0.0))
+    assert np.isnan(sl.speed_limit_time([0.0], [0.0])[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (dict(path_length=[0.9]), "l_gamma >= l_geo"),
+        (dict(action=[0.5], loss_drop=[0.5]), "T action >= l_gamma\\^2"),
+        (dict(loss_drop=[0.5], action=[1.2]), "ok"),
+    ],
+)
+def test_a_broken_inequality_is_named(change, named):
+    good = dict(
+        time=[1.0], loss_drop=[1.0], action=[1.0], path_length=[1.0], geodesic_length=[1.0]
+    )
+    sl.check_speed_limit(**good)
+    if named == "ok":  # the action differs from the loss drop: within the discretisation
+        sl.check_speed_limit(**good | change)
+    else:
+        with pytest.raises(sl.SpeedLimitViolation, match=named):
+            sl.check_speed_limit(**good | change)
+
+
+def test_discretisation_is_the_relative_difference_of_action_and_loss_drop():
+    np.testing.assert_allclose(sl.discretisation([1.1], [1.0]), 0.1)
