@@ -43,7 +43,11 @@ def validate(config: Any) -> None:
     """
     schema = load_schema()
     validator = Draft202012Validator(schema)
-    problems = [_sentence(error) for error in validator.iter_errors(config)]
+    problems = [
+        _sentence(error)
+        for error in validator.iter_errors(config)
+        if not (isinstance(error.instance, float) and not math.isfinite(error.instance))
+    ]
     problems += _non_finite_numbers(config)
     if not problems:
         problems = _inconsistencies(config)
@@ -141,7 +145,8 @@ def _number_hint(value: Any, rule: Any) -> str:
 
 def _nearest(value: Any, names: Any) -> str:
     """Return a did-you-mean for the nearest allowed name, or nothing."""
-    close = difflib.get_close_matches(str(value), [str(name) for name in names], n=1, cutoff=0.5)
+    known = [str(name) for name in names]
+    close = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -1,0 +1,189 @@
+"""Bad configurations are refused before anything runs, all problems at once, in plain sentences."""
+
+import copy
+import math
+
+import pytest
+import yaml
+from conftest import ROOT
+from pipeline.config import ConfigError, validate
+
+REMOVE = object()
+
+
+def changed(config, path, value):
+    config = copy.deepcopy(config)
+    *parents, last = path.split(".")
+    place = config
+    for key in parents:
+        place = place[key]
+    if value is REMOVE:
+        del place[last]
+    else:
+        place[last] = value
+    return config
+
+
+STUDY = "studies.dataset_size"
+BAD = [
+    # (key, value, words that the message must hold)
+    ("seeed", 1, ["unknown key", "seeed", "did you mean seed?"]),
+    ("base.widht", 32, ["unknown key in base", "did you mean width?"]),
+    ("base.parametrisation", "ntk", ["did you mean parameterisation?"]),
+    ("kernel.memory_gB", 2, ["did you mean memory_gb?"]),
+    ("compute.treads", 2, ["unknown key in compute"]),
+    ("studies.dataset_size.very", {"n": [1]}, ["did you mean vary?"]),
+    ("datasets.cifar10.sha265", "0" * 64, ["did you mean sha256?"]),
+    ("datasets.mnist", {}, ["unknown key in datasets"]),
+    ("ünïcödé", 1, ["unknown key", "ünïcödé"]),
+    ("seed", -1, ["seed is -1", "at least 0"]),
+    ("seed", 1.5, ["whole number"]),
+    ("seed", "7", ["seed is '7'", "whole number", "remove the quotes"]),
+    ("seed", None, ["seed is null", "whole number"]),
+    ("seed", 2**40, ["at most 4294967295"]),
+    ("base", REMOVE, ["lacks the key base"]),
+    ("base", [1, 2], ["base is [1, 2]", "a mapping of keys to values"]),
+    ("base.n", REMOVE, ["base lacks the key n"]),
+    ("base.n", 0, ["base.n is 0", "at least 1"]),
+    ("base.n", -5, ["base.n is -5"]),
+    ("base.n", 60_000, ["at most 50000"]),
+    ("base.n", "64", ["whole number"]),
+    ("base.n", True, ["whole number"]),
+    ("base.dataset", "cifar", ["allowed: cifar10, digits", "did you mean cifar10?"]),
+    ("base.dataset", "../etc", ["allowed: cifar10, digits"]),
+    ("base.dataset", 10, ["base.dataset is 10"]),
+    ("base.selection", "balance", ["did you mean balanced?"]),
+    ("base.model", "myrtle10", ["did you mean myrtle5?"]),
+    ("base.model", "resnet", ["allowed: myrtle5, fully_connected"]),
+    ("base.width", 0, ["at least 1"]),
+    ("base.width", 3.5, ["whole number"]),
+    ("base.width", [32], ["base.width is [32]"]),
+    ("base.depth", 0, ["at least 1"]),
+    ("base.depth", 1000, ["at most 100"]),
+    ("base.parameterisation", "NTK", ["did you mean ntk?"]),
+    ("base.targets", "onehot", ["did you mean one_hot?"]),
+    ("base.precision", "float16", ["allowed: float32, float64"]),
+    ("base.dynamics", "sgd", ["allowed: gradient_flow, gradient_descent"]),
+    ("base.relative_tolerance", "1e-3", ["YAML reads 1e-3 as text: write 1.0e-3"]),
+    ("base.relative_tolerance", 0, ["at least 1e-08"]),
+    ("base.relative_tolerance", 0.5, ["at most 0.1"]),
+    ("base.relative_tolerance", math.nan, ["is nan", "finite"]),
+    ("base.learning_rate", "1e-5", ["write 1.0e-5"]),
+    ("base.learning_rate", "1E5", ["write 1.0e+5"]),
+    ("base.learning_rate", -0.1, ["greater than 0"]),
+    ("base.learning_rate", 0, ["greater than 0"]),
+    ("base.learning_rate", math.inf, ["is inf"]),
+    ("base.learning_rate", "fast", ["base.learning_rate is 'fast'", "a number"]),
+    ("base.learning_rate_unit", "relative", ["allowed: absolute, stability_limit"]),
+    ("base.final_time", -1, ["greater than 0"]),
+    ("base.final_time", math.inf, ["is inf"]),
+    ("base.final_time", 0.05, ["first_snapshot is 0.1", "less than final_time 0.05"]),
+    ("base.first_snapshot", 0, ["greater than 0"]),
+    ("base.first_snapshot", 2000, ["less than final_time"]),
+    ("base.first_snapshot", "0,1", ["a number"]),
+    ("base.time_unit", "epochs", ["allowed: inverse_lambda_1, absolute"]),
+    ("base.snapshots_per_decade", 0, ["at least 1"]),
+    ("base.snapshots_per_decade", 10_000, ["at most 1000"]),
+    ("base.subset", -1, ["at least 0"]),
+    ("studies", {}, ["studies is empty"]),
+    ("studies", REMOVE, ["lacks the key studies"]),
+    ("studies.Bad Name", {"vary": {}, "realisations": 1}, ["name 'Bad Name'"]),
+    (f"{STUDY}.realisations", 0, ["studies.dataset_size.realisations is 0"]),
+    (f"{STUDY}.realisations", "3", ["whole number"]),
+    (f"{STUDY}.realisations", REMOVE, ["lacks the key realisations"]),
+    (f"{STUDY}.vary", REMOVE, ["lacks the key vary"]),
+    (f"{STUDY}.vary.n", [], ["studies.dataset_size.vary.n is an empty list"]),
+    (f"{STUDY}.vary.n", 64, ["studies.dataset_size.vary.n is 64", "a list"]),
+    (f"{STUDY}.vary.n", [64, 64], ["names a value twice"]),
+    (f"{STUDY}.vary.n", [64, "x"], ["studies.dataset_size.vary.n[1] is 'x'"]),
+    (f"{STUDY}.vary.n", [64, 100_000], ["vary.n[1] is 100000", "at most 50000"]),
+    (f"{STUDY}.vary.nn", [64], ["did you mean n?"]),
+    (f"{STUDY}.vary.relative_tolerance", ["1e-2"], ["write 1.0e-2"]),
+    (f"{STUDY}.vary.final_time", [0.01, 10], ["first_snapshot"]),
+    ("warm_start.test_accuracy", 0, ["greater than 0"]),
+    ("warm_start.test_accuracy", 12, ["at most 1"]),
+    ("warm_start.test_accuracy", "12%", ["a number"]),
+    ("warm_start", None, ["warm_start is null"]),
+    ("kernel.memory_gb", 0, ["at least 0.05"]),
+    ("kernel.memory_gb", math.nan, ["is nan"]),
+    ("kernel.full_rows_limit", 0, ["at least 1"]),
+    ("fit.first_rank", 1, ["greater than 1"]),
+    ("fit.last_rank_fraction", 0, ["greater than 0"]),
+    ("fit.last_rank_fraction", 1.5, ["at most 1"]),
+    ("fit.bins_per_decade", 1, ["at least 2"]),
+    ("statistics.confidence", 95, ["at most 0.9999"]),
+    ("statistics.confidence", 0.1, ["at least 0.5"]),
+    ("statistics.resamples", 10, ["at least 100"]),
+    ("figures.dpi", 10, ["at least 50"]),
+    ("figures.dpi", "high", ["whole number"]),
+    ("compute.device", "gpu", ["allowed: auto, cpu, cuda, mps"]),
+    ("compute.train_threads", 0, ["at least 1"]),
+    ("compute.deterministic", "yes", ["true or false"]),
+    ("datasets.cifar10.test_count", 0, ["at least 1"]),
+    ("datasets.cifar10.test_count", 20_000, ["at most 10000"]),
+    ("datasets.cifar10.archive", "x.tar.gz", ["datasets.cifar10.sha256 is not", "sha256sum"]),
+    ("datasets.cifar10.archive", 3, ["text or null"]),
+    ("datasets.cifar10.sha256", "abc", ["64 lower-case hexadecimal digits"]),
+    ("datasets.cifar10.sha256", "g" * 64, ["64 lower-case hexadecimal digits"]),
+    ("datasets.digits.test_count", 1797, ["at most 1787"]),
+    ("datasets.cifar10", REMOVE, ["add datasets.cifar10"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), BAD, ids=lambda v: str(v)[:40])
+def test_bad_value_is_refused_in_one_sentence(shipped_config, key, value, words):
+    with pytest.raises(ConfigError) as caught:
+        validate(changed(shipped_config, key, value))
+    message = str(caught.value)
+    for word in words:
+        assert word in message
+    assert message.startswith("the configuration has 1 problem:")
+    assert len(message.splitlines()) == 2
+
+
+@pytest.mark.parametrize("config", [None, [], "text", 3, {}])
+def test_configuration_that_is_no_mapping_or_empty(config):
+    with pytest.raises(ConfigError, match="the configuration"):
+        validate(config)
+
+
+def test_all_problems_are_told_at_once(shipped_config):
+    config = changed(shipped_config, "seed", -1)
+    config = changed(config, "base.widht", 3)
+    config = changed(config, "fit.bins_per_decade", "8")
+    with pytest.raises(ConfigError, match="has 3 problems") as caught:
+        validate(config)
+    for word in ("seed is -1", "widht", "fit.bins_per_decade"):
+        assert word in str(caught.value)
+
+
+def test_more_digits_than_there_are(shipped_config):
+    config = changed(shipped_config, "base.dataset", "digits")
+    with pytest.raises(ConfigError, match="digits has 1000"):
+        validate(changed(config, f"{STUDY}.vary.n", [64, 1001]))
+
+
+def test_learning_rate_at_the_stability_limit(shipped_config):
+    config = changed(shipped_config, "base.dynamics", "gradient_descent")
+    validate(config)
+    with pytest.raises(ConfigError, match="stability limit 2/lambda_1"):
+        validate(changed(config, "base.learning_rate", 1.0))
+    validate(changed(changed(config, "base.learning_rate", 1.0), "base.learning_rate_unit", "absolute"))
+
+
+def test_a_study_told_twice(shipped_config):
+    study = copy.deepcopy(shipped_config["studies"]["dataset_size"])
+    with pytest.raises(ConfigError, match="studies.again repeats studies.dataset_size"):
+        validate(changed(shipped_config, "studies.again", study))
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_presets_are_valid(shipped_config, preset):
+    from snakemake.utils import update_config
+
+    update_config(shipped_config, yaml.safe_load(preset.read_text(encoding="utf-8")))
+    validate(shipped_config)
+
+
+def test_there_are_at_least_a_hundred_bad_configurations():
+    assert len(BAD) >= 100

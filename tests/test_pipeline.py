@@ -1,0 +1,188 @@
+"""Plan of runs, seeds, code digest, stores with their integrity."""
+
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+from pipeline import code_digest as cd
+from pipeline.runs import Plan
+from pipeline.seeds import derived_seed
+from pipeline.settings import RULES, RuleSettings
+from pipeline.stores import IntegrityError, read_snapshots, variable, write_snapshots
+
+
+def wildcards(ensemble):
+    class Wildcards:
+        dataset, subset = ensemble.dataset, ensemble.subset
+        network, dynamics = ensemble.network, ensemble.dynamics
+        study, figure = "dataset_size", "training_curves"
+
+    return Wildcards
+
+
+def test_slugs_stand_for_their_settings(shipped_config):
+    plan = Plan(shipped_config)
+    ensemble = plan.studies["dataset_size"][0]
+    assert plan.settings("subset", ensemble.subset) == {
+        "n": 64, "selection": "balanced", "subset": 0,
+    }  # fmt: skip
+    assert plan.settings("network", ensemble.network)["width"] == 32
+    assert plan.settings("dynamics", ensemble.dynamics)["final_time"] == 2000
+    with pytest.raises(KeyError, match="no study of the configuration"):
+        plan.settings("subset", "n7-balanced-subset0")
+
+
+# One other value for every run setting, and whether it must give another place to the results.
+OTHER = {
+    "dataset": "digits", "n": 32, "selection": "uniform", "subset": 1, "model": "fully_connected",
+    "width": 33, "parameterisation": "standard", "targets": "centred_one_hot",
+    "precision": "float64", "dynamics": "gradient_descent", "relative_tolerance": 0.0123456789,
+    "final_time": 2000.5, "first_snapshot": 0.2, "time_unit": "absolute", "snapshots_per_decade": 7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_every_setting_that_matters_shows_in_the_path(shipped_config, key):
+    shipped_config["studies"] = {"one": {"vary": {}, "realisations": 1}}
+    before = Plan(shipped_config).studies["one"][0].path
+    shipped_config["base"][key] = OTHER[key]
+    assert Plan(shipped_config).studies["one"][0].path != before
+
+
+@pytest.mark.parametrize("key", ["depth", "learning_rate", "learning_rate_unit"])
+def test_settings_that_the_run_does_not_use_change_nothing(shipped_config, key):
+    before = Plan(shipped_config).studies["dataset_size"]
+    shipped_config["base"][key] = {"learning_rate_unit": "absolute"}.get(key, 0.25)
+    assert Plan(shipped_config).studies["dataset_size"] == before
+
+
+def test_studies_share_runs(shipped_config):
+    shipped_config["studies"]["width"] = {
+        "vary": {"width": [16, 32], "n": [512]}, "realisations": 3,
+    }  # fmt: skip
+    plan = Plan(shipped_config)
+    assert len(set(plan.studies["width"]) & set(plan.studies["dataset_size"])) == 1
+
+
+def test_more_realisations_keep_the_runs_there_are(shipped_config):
+    before = Plan(shipped_config).studies["dataset_size"][0].run_paths()
+    shipped_config["studies"]["dataset_size"]["realisations"] = 5
+    assert Plan(shipped_config).studies["dataset_size"][0].run_paths()[:3] == before
+
+
+def test_seeds_depend_on_seed_and_purpose_only():
+    seeds = {derived_seed(s, *p) for s in (0, 1) for p in (("start", 0), ("start", 1), ("noise", 0))}
+    assert len(seeds) == 6
+    assert derived_seed(3, "start", 1) == derived_seed(3, "start", 1)
+    assert derived_seed(3, "a", "bc") != derived_seed(3, "ab", "c")
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_rule_settings_are_sorted_and_ignore_the_order_of_the_config(shipped_config):
+    def rebuilt(value):
+        if isinstance(value, dict):
+            return {key: rebuilt(value[key]) for key in reversed(list(value))}
+        return value
+
+    def all_settings(config):
+        plan = Plan(config)
+        given = wildcards(plan.studies["dataset_size"][0])
+        return {rule: RuleSettings(config, plan).of(rule)(given) for rule in RULES}
+
+    first, second = all_settings(shipped_config), all_settings(rebuilt(shipped_config))
+    assert repr(first) == repr(second)
+    assert all(list(s) == sorted(s) for s in first.values())
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(cd, "SCRIPTS", tmp_path)
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library/__init__.py").write_text("")
+    (tmp_path / "library/far.py").write_text('"""Far."""\n\n\ndef f():\n    return 1\n')
+    (tmp_path / "library/near.py").write_text("from library import far\n")
+    (tmp_path / "job.py").write_text("import numpy\nfrom library.near import far\n")
+
+    def digest():
+        cd._parsed.cache_clear()
+        cd._tree.cache_clear()
+        cd._local_imports.cache_clear()
+        return cd.code_digest("job.py")
+
+    yield tmp_path, digest
+    digest()
+    cd._parsed.cache_clear(), cd._tree.cache_clear(), cd._local_imports.cache_clear()
+
+
+def test_digest_follows_imports_of_imports(project):
+    folder, digest = project
+    before = digest()
+    (folder / "library/far.py").write_text("def f():\n    return 2\n")
+    assert digest() != before
+
+
+def test_digest_ignores_comments_docstrings_and_layout(project):
+    folder, digest = project
+    before = digest()
+    (folder / "library/far.py").write_text(
+        '# why\n"""Another text."""\ndef f():\n    """Say so."""\n\n    return (1)\n'
+    )
+    assert digest() == before
+
+
+def test_every_script_exists_and_reaches_the_library():
+    for uses in RULES.values():
+        assert uses.script in cd.reachable(uses.script)
+    assert "speedlimits/dynamics.py" in cd.reachable("train.py")
+    assert "speedlimits/gradient.py" not in cd.reachable("figure.py")
+
+
+@pytest.fixture
+def stored(tmp_path):
+    generator = np.random.default_rng(0)
+    dataset = xr.Dataset(
+        {
+            "weights": variable(
+                ("snapshot", "parameter"), generator.normal(size=(4, 50)), "weight", "weights"
+            ),
+            "train_loss": variable("snapshot", generator.uniform(size=4), "loss", "training loss"),
+        },
+        coords={"time": variable("snapshot", np.arange(4.0), "time", "training time")},
+        attrs={"title": "run"},
+    )
+    store, manifest = tmp_path / "snapshots.zarr", tmp_path / "snapshots.json"
+    write_snapshots(dataset, store, manifest)
+    return dataset, store, manifest
+
+
+def test_store_opens_with_plain_xarray_and_round_trips(stored):
+    dataset, store, manifest = stored
+    xr.testing.assert_identical(xr.open_zarr(store).load(), dataset)
+    xr.testing.assert_identical(read_snapshots(manifest), dataset)
+    assert xr.open_zarr(store)["weights"].encoding["chunks"] == (1, 50)
+    assert "weights" not in read_snapshots(manifest, weights=False)
+
+
+def test_missing_chunk_is_found_and_named(stored):
+    _, store, manifest = stored
+    (store / "weights/c/2/0").unlink()
+    with pytest.raises(IntegrityError, match="array weights .* altered"):
+        read_snapshots(manifest)
+    read_snapshots(manifest, weights=False)
+
+
+def test_altered_chunk_is_found(stored):
+    dataset, store, manifest = stored
+    other = dataset.copy(deep=True)
+    other["train_loss"][1] += 1e-12
+    other.to_zarr(store, mode="w", zarr_format=3)
+    with pytest.raises(IntegrityError, match="array train_loss"):
+        read_snapshots(manifest)
+
+
+def test_missing_store_is_named(stored):
+    _, store, manifest = stored
+    shutil.rmtree(store)
+    with pytest.raises(IntegrityError, match="is missing; delete"):
+        read_snapshots(manifest)
