@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,11 @@ def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path
         for name, array in dataset.variables.items()
         if array.ndim
     }
-    dataset.to_zarr(partial, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
+    with warnings.catch_warnings():
+        # zarr calls consolidated metadata experimental in format 3; xarray.open_zarr looks for it
+        # first and warns without it, and the plain members are readable either way.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        dataset.to_zarr(partial, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
     shutil.rmtree(store, ignore_errors=True)
     os.replace(partial, store)
     arrays = {

@@ -1,0 +1,232 @@
+"""From the archive to the subset: strict reading, checked downloads, nested subsets."""
+
+import hashlib
+import http.server
+import io
+import pickle
+import tarfile
+import threading
+
+import download
+import numpy as np
+import prepare
+import pytest
+import subset
+from pipeline.cifar10 import ArchiveError, read_archive, sha256_of
+from pipeline.stores import read_netcdf
+
+
+def batch_bytes(count, seed, labels=None):
+    generator = np.random.default_rng(seed)
+    data = generator.integers(0, 256, size=(count, 3072), dtype=np.uint8)
+    labels = [int(k) % 10 for k in range(count)] if labels is None else labels
+    # Protocol 3 keeps bytes as bytes, as the Python 2 pickles of the official files do.
+    return pickle.dumps({"data": data, "labels": labels, "batch_label": "x"}, protocol=3)
+
+
+def write_archive(path, batches):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in batches.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def good_batches(count=20):
+    names = [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]
+    return {name: batch_bytes(count, seed) for seed, name in enumerate(names)}
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return write_archive(tmp_path / "small.tar.gz", good_batches())
+
+
+def test_archive_is_read_as_it_was_written(archive):
+    data = read_archive(archive)
+    assert data["train_images"].shape == (100, 3, 32, 32)
+    assert data["test_images"].shape == (20, 3, 32, 32)
+    written = pickle.loads(good_batches()["data_batch_3"])  # our own bytes
+    assert np.array_equal(data["train_images"][40:60].reshape(20, 3072), written["data"])
+    assert np.array_equal(data["train_labels"][40:60], written["labels"])
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("owned.txt", "w"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (pickle.dumps({"data": Malicious(), "labels": [0]}, protocol=3), "do not trust"),
+        (pickle.dumps([1, 2, 3], protocol=3), "no CIFAR-10 batch"),
+        (pickle.dumps({"labels": [0]}, protocol=3), "no CIFAR-10 batch"),
+        (batch_bytes(3, 0, labels=[0, 1, 10]), "labels outside"),
+        (batch_bytes(3, 0, labels=[0, 1]), "no CIFAR-10 batch"),
+        (b"not a pickle", "no CIFAR-10 batch"),
+        (b"", "no CIFAR-10 batch"),
+    ],
+)
+def test_foreign_content_is_refused_and_runs_nothing(tmp_path, monkeypatch, batch, words):
+    monkeypatch.chdir(tmp_path)
+    path = write_archive(tmp_path / "bad.tar.gz", good_batches() | {"data_batch_2": batch})
+    with pytest.raises(ArchiveError, match=words):
+        read_archive(path)
+    assert not (tmp_path / "owned.txt").exists()
+
+
+def test_links_missing_members_and_truncation_are_refused(tmp_path, archive):
+    link = tmp_path / "link.tar.gz"
+    with tarfile.open(link, "w:gz") as tar:
+        for name in good_batches():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+    with pytest.raises(ArchiveError, match="no plain file"):
+        read_archive(link)
+    fewer = {k: v for k, v in good_batches(2).items() if k != "test_batch"}
+    with pytest.raises(ArchiveError, match="test_batch"):
+        read_archive(write_archive(tmp_path / "fewer.tar.gz", fewer))
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(archive.read_bytes()[:5000])
+    with pytest.raises(ArchiveError, match="no readable CIFAR-10"):
+        read_archive(cut)
+    (tmp_path / "text.tar.gz").write_text("hello")
+    with pytest.raises(ArchiveError, match="no readable CIFAR-10"):
+        read_archive(tmp_path / "text.tar.gz")
+
+
+def test_local_archive_is_checked_and_copied(tmp_path, archive):
+    target = tmp_path / "copy.tar.gz"
+    download.fetch(str(archive), sha256_of(archive), target)
+    assert target.read_bytes() == archive.read_bytes()
+
+
+def test_local_archive_missing_or_wrong(tmp_path, archive):
+    target = tmp_path / "copy.tar.gz"
+    with pytest.raises(download.DownloadError, match="is no file; correct the path"):
+        download.fetch(str(tmp_path / "nowhere.tar.gz"), "0" * 64, target)
+    with pytest.raises(download.DownloadError, match="damaged or another"):
+        download.fetch(str(archive), "0" * 64, target)
+    assert not target.exists()
+
+
+@pytest.fixture
+def server(archive):
+    """A server that delivers, breaks off, errs or redirects."""
+    content = archive.read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        requests = []
+
+        def do_GET(self):
+            self.requests.append(self.path)
+            if self.path == "/redirect":
+                self.send_response(302)
+                self.send_header("Location", "/good")
+                self.end_headers()
+                return
+            if self.path in ("/404", "/500"):
+                self.send_error(int(self.path[1:]))
+                return
+            if self.path == "/flaky" and self.requests.count("/flaky") < 3:
+                self.send_error(503)
+                return
+            body = content
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.path == "/truncated":
+                body = body[: len(body) // 2]
+            if self.path == "/corrupt":
+                body = b"x" + body[1:]
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}", content
+        running.shutdown()
+
+
+@pytest.mark.parametrize("path", ["good", "redirect", "flaky"])
+def test_download_delivers(tmp_path, server, path):
+    address, content = server
+    target = tmp_path / "out" / "archive.tar.gz"
+    target.parent.mkdir()
+    download.fetch(f"{address}/{path}", hashlib.sha256(content).hexdigest(), target)
+    assert target.read_bytes() == content
+
+
+@pytest.mark.parametrize("path", ["404", "500", "truncated", "corrupt"])
+def test_download_fails_in_one_sentence_and_leaves_nothing(tmp_path, server, path):
+    address, content = server
+    target = tmp_path / "out" / "archive.tar.gz"
+    target.parent.mkdir()
+    with pytest.raises(download.DownloadError) as caught:
+        download.fetch(f"{address}/{path}", hashlib.sha256(content).hexdigest(), target)
+    message = str(caught.value)
+    assert "\n" not in message and "datasets.cifar10.archive" in message and "make demo" in message
+    assert list(target.parent.iterdir()) == []
+
+
+def test_unreachable_host_fails_in_one_sentence(tmp_path):
+    with pytest.raises(download.DownloadError, match="could not be downloaded"):
+        download.fetch("http://127.0.0.1:9/archive.tar.gz", "0" * 64, tmp_path / "a.tar.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def prepared_and_subsets(job, tmp_path, dataset, test_count, sizes, archive=None):
+    settings = {"dataset": dataset, "test_count": test_count, "code": "x"}
+    job(
+        prepare.main,
+        inputs={"archive": str(archive)} if archive else {},
+        outputs={"images": "images.nc"},
+        settings=settings,
+    )
+    found = []
+    for n in sizes:
+        job(
+            subset.main,
+            inputs={"images": "images.nc"},
+            outputs={"subset": f"n{n}.nc"},
+            settings=settings | {"n": n, "selection": "balanced", "subset": 0, "seed": 5},
+        )
+        found.append(read_netcdf(f"n{n}.nc"))
+    return read_netcdf("images.nc"), found
+
+
+def test_digits_subsets_are_nested_normalised_and_described(job, tmp_path):
+    prepared, (small, large) = prepared_and_subsets(job, tmp_path, "digits", 297, [20, 50])
+    assert prepared["train_images"].shape == (1500, 1, 8, 8)
+    assert np.array_equal(small["indices"], large["indices"][:20])
+    assert np.array_equal(np.bincount(large["train_labels"]), [5] * 10)
+    pixels = prepared["train_images"].values
+    mean, deviation = pixels.mean(), pixels.std()
+    expected = (pixels[large["indices"].values] - mean) / deviation
+    np.testing.assert_allclose(large["train_inputs"], expected, atol=1e-6)
+    assert len(large["test_labels"]) == 297
+    for variable in (*prepared.variables.values(), *small.variables.values()):
+        assert {"units", "long_name"} <= set(variable.attrs)
+    assert {"config", "versions", "indices_sha256"} <= set(small.attrs)
+
+
+def test_too_large_a_subset_is_refused_with_the_numbers(job, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        prepared_and_subsets(job, tmp_path, "digits", 1700, [98])
+    assert "n is 98, but digits holds 97" in capsys.readouterr().err
+
+
+def test_real_cifar10_images(job, tmp_path, cifar10_archive):
+    prepared, (small,) = prepared_and_subsets(
+        job, tmp_path, "cifar10", 500, [40], archive=cifar10_archive
+    )
+    assert prepared["train_images"].shape[1:] == (3, 32, 32)
+    assert len(np.unique(prepared["train_labels"])) == 10
+    # The published means of CIFAR-10's channels are about 125, 123, 114.
+    np.testing.assert_allclose(prepared["channel_mean"], [125.3, 123.0, 113.9], atol=3)
+    assert np.array_equal(np.bincount(small["train_labels"]), [4] * 10)
