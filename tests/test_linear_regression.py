@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad, solve_ivp
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from speedlimits import linear_regression, ntk_dynamics
 from speedlimits.linear_regression import OrnsteinUhlenbeckModes
@@ -90,7 +87,7 @@ def test_free_energy_drop_is_the_integral_of_the_squared_velocity(modes):
     def squared(t):
         return float(linear_regression.mean_velocity_squared(modes, t))
 
-    integral = sum(quad(squared, a, b, epsrel=1e-10)[0] for a, b in zip(edges, edges[1:]))
+    integral = sum(quad(squared, a, b, epsrel=1e-10)[0] for a, b in itertools.pairwise(edges))
     np.testing.assert_allclose(
         linear_regression.free_energy_drop(modes, end), integral, rtol=1e-7, atol=1e-14
     )
@@ -105,7 +102,7 @@ def test_path_length_by_quadpack_and_bounds(modes):
     def speed(t):
         return np.sqrt(float(linear_regression.mean_velocity_squared(modes, t)))
 
-    integral = sum(quad(speed, a, b, epsrel=1e-10)[0] for a, b in zip(edges, edges[1:]))
+    integral = sum(quad(speed, a, b, epsrel=1e-10)[0] for a, b in itertools.pairwise(edges))
     length, _ = linear_regression.path_length(modes, end)
     np.testing.assert_allclose(length, integral, rtol=1e-8, atol=1e-14)
     if integral > 0:

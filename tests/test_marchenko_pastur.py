@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from speedlimits import linear_regression, marchenko_pastur
 from speedlimits.langevin_linear import gaussian_data
@@ -49,7 +46,7 @@ def test_integral_equals_quadpack_with_the_density(ratio, time):
 
     # panels that shrink towards the lower edge, where the density peaks for a ratio near 1
     edges = np.append(-np.pi / 2, np.pi * 2.0 ** np.arange(-40.0, 1.0) - np.pi / 2)
-    value = sum(quad(integrand, a, b, epsrel=1e-10)[0] for a, b in zip(edges, edges[1:]))
+    value = sum(quad(integrand, a, b, epsrel=1e-10)[0] for a, b in itertools.pairwise(edges))
     value += marchenko_pastur.point_mass(ratio) * float(function(0.0))
     assert marchenko_pastur.integral(function, ratio) == pytest.approx(value, rel=1e-6)
 

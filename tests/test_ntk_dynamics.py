@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pytest
@@ -11,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.linalg import expm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from speedlimits import ntk_dynamics
 
@@ -40,7 +37,7 @@ def reference_path_length(eigenvalues, projections, time):
 
     first = min(1e-12 / eigenvalues.max(), time)
     edges = np.log(np.geomspace(first, time, 60)) if time > first else []
-    pieces = [quad(integrand, a, b, epsrel=1e-12)[0] for a, b in zip(edges, edges[1:])]
+    pieces = [quad(integrand, a, b, epsrel=1e-12)[0] for a, b in itertools.pairwise(edges)]
     return first * np.sqrt(np.sum(eigenvalues * projections)) + sum(pieces)
 
 
@@ -53,7 +50,7 @@ def test_loss_drop_is_the_integral_of_the_squared_speed(spectrum, exponent):
         return float(ntk_dynamics.speed(*spectrum, t)) ** 2
 
     edges = np.concatenate([[0.0], time * 2.0 ** np.arange(-20.0, 1.0)])
-    value = sum(quad(squared_speed, a, b, epsrel=1e-11)[0] for a, b in zip(edges, edges[1:]))
+    value = sum(quad(squared_speed, a, b, epsrel=1e-11)[0] for a, b in itertools.pairwise(edges))
     np.testing.assert_allclose(ntk_dynamics.loss_drop(*spectrum, time), value, rtol=1e-9)
     np.testing.assert_allclose(ntk_dynamics.action(*spectrum, time), value, rtol=1e-9)
 

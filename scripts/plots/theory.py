@@ -1,0 +1,284 @@
+"""Figures of the theory, from tables to matplotlib figures: no files, no configuration in here.
+
+Every series has its own marker or line style besides its colour.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots.style import DOUBLE_COLUMN, GREY, new_figure
+from plots.style import OKABE_ITO as COLOURS
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LIMIT = "Marchenko-Pastur"
+SIMULATION = "simulation"
+FINITE_LINES = ("--", ":", "-.")
+INTERVAL = 1.96  # standard errors of a 95 % interval
+
+
+def linear_regression(table: pd.DataFrame) -> Figure:
+    """Inefficiency and speed-limit time of linear regression against T, three routes.
+
+    Columns of panels: ratios n/d. Solid: Marchenko-Pastur limit; broken: the sums of one data set
+    of finite n and d; points with 95 % intervals: a simulated Langevin ensemble on such a data set.
+
+    Args:
+        table: columns ratio, temperature, route ("Marchenko-Pastur", "simulation", or any other
+            name for a finite sum), time, inefficiency, speed_limit_time and the standard errors
+            inefficiency_error, speed_limit_time_error (NaN for the closed forms).
+
+    Returns:
+        The figure.
+    """
+    ratios = sorted(table["ratio"].unique())
+    figure, axes = new_figure(2, len(ratios), DOUBLE_COLUMN, 4.2, sharex=True, sharey="row")
+    rows = (("inefficiency", r"inefficiency $T/T_{SL}$"), ("speed_limit_time", r"$T_{SL}$"))
+    for (quantity, label), row in zip(rows, axes, strict=True):
+        row[0].set_ylabel(label)
+        for axis, ratio in zip(row, ratios, strict=True):
+            _regression_panel(axis, table[table["ratio"] == ratio], quantity)
+    for axis, ratio in zip(axes[0], ratios, strict=True):
+        axis.set_title(f"n/d = {ratio:g}")
+        axis.axhline(1.0, color=GREY, linewidth=0.8)
+    for axis in axes[1]:
+        times = np.sort(table["time"].unique())
+        axis.plot(times, times, color=GREY, linewidth=0.8)
+        axis.set_xlabel("training time $T$")
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=_temperature(value))
+        for value, colour, marker in _styles(table["temperature"])
+    ]
+    handles += [
+        Line2D([], [], color="0.3", label=name, linestyle=line)
+        for name, line in _route_lines(table).items()
+    ]
+    handles.append(_simulation_handle())
+    handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="bound $T_{SL} = T$"))
+    _legend_below(figure, handles, columns=4)
+    return figure
+
+
+def linear_regression_limits(starts: pd.DataFrame, noise: pd.DataFrame) -> Figure:
+    """Zero start against displaced start, and the high-noise limit with the loss beside it.
+
+    Args:
+        starts: columns start (name), temperature, time, inefficiency.
+        noise: columns time, temperature, speed_limit_time, loss_ratio (mean excess loss at T over
+            that at the start; above 1 the noise has unlearnt more than was learnt).
+
+    Returns:
+        The figure: inefficiency against T; T_SL/T and the loss ratio against the temperature.
+    """
+    figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.3)
+    first, second, third = axes[0]
+    names = list(dict.fromkeys(starts["start"]))
+    for name, line in zip(names, ("-", "--", ":"), strict=False):
+        for value, colour, _ in _styles(starts["temperature"]):
+            rows = starts[(starts["start"] == name) & (starts["temperature"] == value)]
+            label = rf"{name}, $\beta^{{-1}}$ = {value:g}"
+            first.loglog(rows["time"], rows["inefficiency"], line, color=colour, label=label)
+    first.set_ylim(top=100.0)  # room for the legend
+    first.set(xlabel="training time $T$", ylabel=r"inefficiency $T/T_{SL}$")
+    for value, colour, marker in _styles(noise["time"]):
+        rows = noise[noise["time"] == value]
+        style = {"color": colour, "marker": marker, "markevery": 0.15, "label": f"T = {value:g}"}
+        second.loglog(rows["temperature"], rows["speed_limit_time"] / value, **style)
+        third.loglog(rows["temperature"], rows["loss_ratio"], **style)
+    second.set(xlabel=r"temperature $\beta^{-1}$", ylabel=r"$T_{SL}/T$")
+    third.set(xlabel=r"temperature $\beta^{-1}$", ylabel="excess loss, end / start")
+    third.axhline(1.0, color=GREY, linewidth=0.8)
+    place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top"}
+    third.annotate("above the line:\nnothing learnt", (0.96, 0.1), **place)
+    for axis in (first, second, third):
+        axis.legend(frameon=False)
+    return figure
+
+
+def phase_diagram(grid: pd.DataFrame, measured: pd.DataFrame | None = None) -> Figure:
+    """Regimes over (alpha, delta); the colour is the asymptotic inefficiency where it is finite.
+
+    Args:
+        grid: columns alpha, delta, inefficiency (the constant; infinite where it grows) and
+            growth_exponent, one row per point of a rectangular grid.
+        measured: optional columns label, alpha, delta and their intervals alpha_low, alpha_high,
+            delta_low, delta_high of trained networks.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = new_figure(1, 1, 4.4, 3.5)
+    axis = axes[0][0]
+    table = grid.pivot(index="delta", columns="alpha", values="inefficiency")
+    growth = grid.pivot(index="delta", columns="alpha", values="growth_exponent").to_numpy()
+    alpha, delta = table.columns.to_numpy(), table.index.to_numpy()
+    finite = np.ma.masked_invalid(table.to_numpy())
+    mesh = axis.pcolormesh(
+        alpha, delta, finite, norm=LogNorm(1.0, 20.0), cmap="viridis", shading="nearest",
+        rasterized=True,
+    )  # fmt: skip
+    figure.colorbar(mesh, ax=axis, label=r"inefficiency $T/T_{SL}$ as $T \to \infty$", extend="max")
+    axis.axhline(1.0, color="black", linewidth=1.5)
+    axis.plot(alpha, 1.0 - alpha, color="black", linewidth=1.5, linestyle="--")
+    levels = axis.contour(
+        alpha, delta, growth, levels=[0.25, 0.5, 0.75, 1.0 - 1e-9], colors=GREY, linewidths=0.8
+    )
+    axis.clabel(levels, fmt=lambda value: rf"$T^{{{value:.3g}}}$")
+    axis.set(xlim=(alpha[0], alpha[-1]), ylim=(delta[0], delta[-1]))
+    axis.set(xlabel=r"$\alpha$  ($\lambda_k \sim k^{-\alpha}$)")
+    axis.set_ylabel(r"$\delta$  ($\Delta_k^2 \sim k^{-\delta}$)")
+    _regime_names(axis, alpha, delta)
+    if measured is not None:
+        _measured_points(axis, measured)
+    return figure
+
+
+def convergence(table: pd.DataFrame) -> Figure:
+    """Approach of the finite sums to the power-law asymptotes, in T.
+
+    Args:
+        table: columns alpha, delta, route ("finite sum", "full asymptote" or "leading asymptote"),
+            time (lambda_1 T) and inefficiency.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = new_figure(1, 1, 4.4, 3.4)
+    axis = axes[0][0]
+    pairs = list(dict.fromkeys(zip(table["alpha"], table["delta"], strict=True)))
+    kinds = {
+        "finite sum": {"linestyle": "", "markersize": 4.5, "fillstyle": "none"},
+        "full asymptote": {"linestyle": "-", "marker": ""},
+        "leading asymptote": {"linestyle": ":", "marker": ""},
+    }
+    handles = []
+    for (alpha, delta), colour, marker in zip(pairs, COLOURS, MARKERS, strict=False):
+        rows = table[(table["alpha"] == alpha) & (table["delta"] == delta)]
+        for route, kind in kinds.items():
+            part = rows[rows["route"] == route]
+            style = {"color": colour, "marker": marker} | kind
+            axis.loglog(part["time"], part["inefficiency"], **style)
+        label = rf"$\alpha$ = {alpha:g}, $\delta$ = {delta:g}"
+        handles.append(Line2D([], [], color=colour, marker=marker, fillstyle="none", label=label))
+    handles += [
+        Line2D([], [], color="0.3", linestyle="", marker="o", fillstyle="none", label="finite sum"),
+        Line2D([], [], color="0.3", label="asymptote, all powers of $T$"),
+        Line2D([], [], color="0.3", linestyle=":", label="asymptote, leading power"),
+    ]
+    axis.set(xlabel=r"training time $\lambda_1 T$", ylabel=r"inefficiency $T/T_{SL}$")
+    axis.set_ylim(0.95, 2.0 * table.loc[table["route"] == "finite sum", "inefficiency"].max())
+    axis.legend(handles=handles, frameon=False, loc="upper left")
+    return figure
+
+
+def spectra(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
+    """Spectra that are not power laws: eigenvalues, inefficiency and its two factors.
+
+    Args:
+        spectrum: columns name, rank, eigenvalue (in units of lambda_1).
+        predictions: columns name, time (lambda_1 T), inefficiency, path_excess.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.5)
+    names = list(dict.fromkeys(spectrum["name"]))
+    quantities = (
+        (spectrum, "rank", "eigenvalue", "rank $k$", r"$\lambda_k/\lambda_1$"),
+        (predictions, "time", "inefficiency", r"$\lambda_1 T$", r"inefficiency $T/T_{SL}$"),
+        (predictions, "time", "path_excess", r"$\lambda_1 T$", r"$(\ell_{NTK}/\ell_{geo})^2$"),
+    )
+    for axis, (table, x, y, x_label, y_label) in zip(axes[0], quantities, strict=True):
+        for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
+            rows = table[table["name"] == name]
+            style = {"color": colour, "marker": marker, "markevery": 0.12, "markersize": 4}
+            axis.loglog(rows[x], rows[y], label=name, **style)
+        axis.set(xlabel=x_label, ylabel=y_label)
+    axes[0][0].set_ylim(1e-8, 3.0)
+    axes[0][2].set_yscale("linear")
+    _legend_below(figure, axes[0][0].get_legend_handles_labels()[0], columns=len(names))
+    return figure
+
+
+def _styles(values: pd.Series) -> list[tuple[float, str, str]]:
+    """Return (value, colour, marker) for each distinct value in increasing order."""
+    return list(zip(sorted(values.unique()), COLOURS, MARKERS, strict=False))
+
+
+def _temperature(value: float) -> str:
+    """Return the label of a temperature."""
+    return rf"$\beta^{{-1}}$ = {value:g}" + (" (gradient flow)" if value == 0 else "")
+
+
+def _regression_panel(axis: Axes, table: pd.DataFrame, quantity: str) -> None:
+    """Draw one quantity of one ratio n/d by its three routes."""
+    axis.set(xscale="log", yscale="log")
+    for value, colour, marker in _styles(table["temperature"]):
+        rows = table[table["temperature"] == value]
+        for route, line in _route_lines(table).items():
+            part = rows[rows["route"] == route]
+            axis.plot(part["time"], part[quantity], line, color=colour, linewidth=1.0)
+        part = rows[rows["route"] == SIMULATION]
+        axis.errorbar(
+            part["time"],
+            part[quantity],
+            yerr=INTERVAL * part[f"{quantity}_error"],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            fillstyle="none",
+            linestyle="",
+            capsize=2,
+        )
+
+
+def _route_lines(table: pd.DataFrame) -> dict[str, str]:
+    """Return the line style of each closed-form route: solid for the limit."""
+    finite = [name for name in dict.fromkeys(table["route"]) if name not in (LIMIT, SIMULATION)]
+    return {LIMIT: "-"} | dict(zip(finite, FINITE_LINES, strict=False))
+
+
+def _simulation_handle() -> Line2D:
+    """Return the legend entry of simulated ensembles."""
+    label = "simulation, 95 % interval"
+    return Line2D([], [], color=GREY, marker="o", fillstyle="none", linestyle="", label=label)
+
+
+def _legend_below(figure: Figure, handles: list, columns: int) -> None:
+    """Put one legend for all panels under them."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _regime_names(axis: Axes, alpha: np.ndarray, delta: np.ndarray) -> None:
+    """Write the regimes into the diagram."""
+    width, height = alpha[-1] - alpha[0], delta[-1] - delta[0]
+    box = {"boxstyle": "round", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
+    places = (
+        (0.80, 0.90, "$T/T_{SL}$ grows\n" r"as $T^{\min((\delta-1)/\alpha,\,1)}$"),
+        (0.80, 0.45, "optimal:\n" r"$T_{SL} \propto T$"),
+        (0.21, 0.14, "last modes rule:\n" r"$T/T_{SL} \to 1$"),
+    )
+    for x, y, text in places:
+        place = (alpha[0] + x * width, delta[0] + y * height)
+        axis.text(*place, text, ha="center", va="center", bbox=box)
+
+
+def _measured_points(axis: Axes, measured: pd.DataFrame) -> None:
+    """Place trained networks with their intervals."""
+    for (label, rows), colour, marker in zip(
+        measured.groupby("label", sort=False), COLOURS[1:], MARKERS[1:], strict=False
+    ):
+        sides = [
+            np.clip([rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]], 0, None)
+            for name in ("alpha", "delta")
+        ]
+        style = {"marker": marker, "color": colour, "markeredgecolor": "white", "linestyle": ""}
+        axis.errorbar(
+            rows["alpha"], rows["delta"], sides[1], sides[0], capsize=2, label=label, **style
+        )
+    axis.legend(loc="lower right", frameon=True, framealpha=0.8, edgecolor="none")
