@@ -332,7 +332,7 @@ def test_unknown_route_is_refused(network):
         kernel.empirical_ntk(network, make_inputs(), route="fastest")
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 @pytest.mark.parametrize("traced", (False, True))
 def test_peak_memory_stays_below_the_budget(traced):
     # Peak resident memory is a property of a whole process, so a fresh one measures it.
@@ -343,7 +343,8 @@ def test_peak_memory_stays_below_the_budget(traced):
         import torch
         from speedlimits import kernel, networks
         def memory(field):
-            return 1024 * int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+            status = open("/proc/self/status").read()
+            return 1024 * int(re.search(field + r":\\s+(\\d+)", status)[1])
         torch.set_num_threads(1)
         network = networks.myrtle5(
             input_shape=(3, 16, 16), outputs=10, width=32, parameterisation="ntk")

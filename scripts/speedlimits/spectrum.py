@@ -287,9 +287,10 @@ def _radau_matrix(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
     The last diagonal entry is off^2 times the last entry of T^-1 e_m, which the Cholesky pivots
     d_1 = a_1, d_k = a_k - b_{k-1}^2 / d_{k-1} give as off^2 / d_m.
     """
-    pivot = diagonal[0]
+    least = np.finfo(float).eps * float(diagonal.max())  # a smaller pivot is rounding
+    pivot = max(diagonal[0], least)
     for entry, side in zip(diagonal[1:], off_diagonal[:-1], strict=True):
-        pivot = entry - side**2 / pivot
+        pivot = max(entry - side**2 / pivot, least)
     return np.append(diagonal, off_diagonal[-1] ** 2 / pivot), off_diagonal
 
 
