@@ -130,9 +130,9 @@ rule theory_figure:
         png="results/theory/figures/{theory_figure}.png",
         pdf="results/theory/figures/{theory_figure}.pdf",
     log:
-        "results/logs/theory/{theory_figure}.log",
+        "results/logs/theory/figures/{theory_figure}.log",
     benchmark:
-        "results/benchmarks/theory/{theory_figure}.tsv"
+        "results/benchmarks/theory/figures/{theory_figure}.tsv"
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -154,9 +154,9 @@ rule theory_phase_diagram_measured:
         png="results/theory/figures/phase_diagram_measured.png",
         pdf="results/theory/figures/phase_diagram_measured.pdf",
     log:
-        "results/logs/theory/phase_diagram_measured.log",
+        "results/logs/theory/figures/phase_diagram_measured.log",
     benchmark:
-        "results/benchmarks/theory/phase_diagram_measured.tsv"
+        "results/benchmarks/theory/figures/phase_diagram_measured.tsv"
     conda:
         "../envs/analysis.yaml"
     resources:
