@@ -52,7 +52,7 @@ SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare 
 # Cotangents of one micro-batch: measured fastest when they stay in a CPU's last-level cache; a
 # GPU needs enough of them to fill its multiprocessors.
 SWEEP_BYTES = {"cpu": 3 * 2**20, "cuda": 512 * 2**20}
-TILE_ROWS, TILE_COLUMNS = 64, 1024  # converted to float64 at a time: 0.5 MiB, within L2 cache
+TILE_ROWS, TILE_COLUMNS = 128, 1024  # converted to float64 at a time: 1 MiB, an L2 cache
 LIBRARY_BYTES = 64 * 2**20  # packing buffers of BLAS and oneDNN, measured
 
 
@@ -519,15 +519,14 @@ def _block(kernel: Tensor, rows: slice, columns: slice, outputs: int) -> Tensor:
 def _inner_with_means(centred: Tensor, mean: Tensor) -> Tensor:
     """Return D m^T in float64, (N, a, b), for D (N, C, K) and m (C, K), tile by tile."""
     rows = centred.flatten(0, 1)
-    result = mean.new_zeros(len(rows), len(mean))
+    result = mean.new_zeros(len(mean), len(rows))
     for columns in range(0, rows.shape[1], TILE_COLUMNS):
         part = slice(columns, columns + TILE_COLUMNS)
-        weights = mean[:, part].T.contiguous()
         for source, target in zip(
-            rows[:, part].split(TILE_ROWS), result.split(TILE_ROWS), strict=True
+            rows[:, part].split(TILE_ROWS), result.split(TILE_ROWS, dim=1), strict=True
         ):
-            target.addmm_(source.double(), weights)
-    return result.view(*centred.shape[:2], -1)
+            target += mean[:, part] @ source.double().T  # a quarter faster than its transpose
+    return result.T.reshape(*centred.shape[:2], -1)
 
 
 def _add_product_(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
