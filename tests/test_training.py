@@ -1,0 +1,246 @@
+"""Training through the scripts: closed form of a linear model, resumption, divergence, warm start."""
+
+import numpy as np
+import pandas as pd
+import prepare
+import pytest
+import speed_limit
+import subset
+import time_unit
+import torch
+import train
+import warm_start
+import xarray as xr
+from pipeline.stores import read_json, read_netcdf, read_snapshots
+from pipeline.trajectory import StagedTrajectory
+from scipy.integrate import quad
+from speedlimits import speed_limit as sl
+from speedlimits.dynamics import Evolution, GradientDescent
+
+SETTINGS = {
+    "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "seed": 11, "code": "test",
+    "model": "fully_connected", "depth": 1, "width": 4, "parameterisation": "ntk",
+    "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
+    "relative_tolerance": 1e-6, "learning_rate": 0.0005, "learning_rate_unit": "stability_limit",
+    "final_time": 300, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
+    "snapshots_per_decade": 5, "test_count": 1700,
+}  # fmt: skip
+
+
+@pytest.fixture
+def trained(job, tmp_path):
+    """Run the scripts up to training, with some settings changed, and return the trajectory."""
+
+    def run(only_train=False, realisation=0, **changes):
+        settings = SETTINGS | changes
+        if not only_train:
+            job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+            job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+            job(
+                time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings
+            )
+        job(
+            train.main,
+            inputs={"subset": "n.nc", "time_unit": "unit.json"},
+            outputs={"manifest": "snapshots.json"},
+            settings=settings,
+            store="snapshots.zarr",
+            wildcards={"realisation": str(realisation)},
+        )
+        return read_snapshots("snapshots.json")
+
+    return run
+
+
+def closed_form(run, data):
+    """Return loss drop, l_gamma, l_geo and action of the linear model, by dense eigenvectors."""
+    x = data["train_inputs"].values.reshape(len(data["train_labels"]), -1).astype(float)
+    y = np.eye(10)[data["train_labels"].values]
+    scale = 1 / np.sqrt(x.shape[1])  # NTK parameterisation of a linear output layer
+    start = run["weights"].values[0].astype(float).reshape(10, -1)
+    values, vectors = np.linalg.eigh(scale**2 * x @ x.T)
+    squared = ((vectors.T @ (y - scale * x @ start.T)) ** 2).sum(axis=1)
+    t = run["time"].values[1:]
+    decay = np.exp(-np.outer(t, values))
+    drop = 0.5 * (1 - decay**2) @ squared
+    geodesic = np.sqrt(((1 - decay) ** 2 / values) @ squared)
+
+    def speed(time):
+        return np.sqrt(values * squared @ np.exp(-2 * values * time))
+
+    pieces = [quad(speed, a, b, epsrel=1e-10)[0] for a, b in zip([0, *t[:-1]], t, strict=True)]
+    return drop, np.cumsum(pieces), geodesic
+
+
+@pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent"])
+def test_linear_model_agrees_with_its_closed_form(trained, dynamics):
+    final_time = 300 if dynamics == "gradient_flow" else 10
+    run = trained(dynamics=dynamics, final_time=final_time)
+    drop, path, geodesic = closed_form(run, read_netcdf("n.nc"))
+    loss = run["train_loss"].values
+    t = run["time"].values[1:]
+    # At the first snapshot gradient descent's step of 0.001/lambda_1 is seen: 5e-4 relative.
+    np.testing.assert_allclose(loss[0] - loss[1:], drop, rtol=1e-3)
+    np.testing.assert_allclose(run["path_length"].values[1:], path, rtol=1e-3)
+    np.testing.assert_allclose(run["geodesic_length"].values[1:], geodesic, rtol=1e-3)
+    np.testing.assert_allclose(run["action"].values[1:], drop, rtol=2e-3)
+    found = speed_limit.measured([run], 0)
+    measured = sl.speed_limit_time(found["geodesic2"][0], found["drop"][0])
+    np.testing.assert_allclose(measured, geodesic**2 / drop, rtol=1e-3)
+    np.testing.assert_allclose(
+        sl.inefficiency(t, found["geodesic2"][0], found["drop"][0]), t * drop / geodesic**2, rtol=1e-3
+    )
+
+
+def test_lambda_1_is_the_largest_eigenvalue(trained):
+    trained(final_time=1)
+    data = read_netcdf("n.nc")
+    x = data["train_inputs"].values.reshape(12, -1).astype(float)
+    expected = np.linalg.norm(x, 2) ** 2 / x.shape[1]
+    assert read_json("unit.json")["lambda_1"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_store_describes_itself(trained):
+    run = trained(final_time=1)
+    for name, variable in run.variables.items():
+        assert {"units", "long_name"} <= set(variable.attrs), name
+    assert {"config", "versions", "device", "start_seed", "lambda_1", "parameter_ranges"} <= set(
+        run.attrs
+    )
+    assert run["weights"].dtype == np.float32 and run["action"].dtype == np.float64
+    difference = run["weights"].values[-1].astype(float) - run["weights"].values[0]
+    assert np.linalg.norm(difference) == pytest.approx(float(run["geodesic_length"][-1]), rel=1e-4)
+    np.testing.assert_allclose(
+        np.sqrt(run["distance_squared"].values[0]), run["geodesic_length"], rtol=1e-10
+    )
+
+
+def test_two_trainings_have_equal_bits(trained):
+    first = trained(final_time=5)
+    second = trained(final_time=5)
+    xr.testing.assert_identical(first, second)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+@pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent"])
+@pytest.mark.parametrize("when", [1, 7, 23])
+def test_killed_training_continues_to_the_same_bits(trained, monkeypatch, dynamics, when):
+    changes = dict(dynamics=dynamics, learning_rate=0.3, depth=2, relative_tolerance=1e-3)
+    whole = trained(final_time=30, **changes)
+    steps = 0
+    original = StagedTrajectory._on_step
+
+    def killed(self, evolution):
+        nonlocal steps
+        steps += 1
+        self.last_save = -1e9  # a checkpoint at every step
+        original(self, evolution)
+        if steps == when:
+            raise Killed
+
+    monkeypatch.setattr(StagedTrajectory, "_on_step", killed)
+    with pytest.raises(Killed):
+        trained(only_train=True, final_time=30, **changes)
+    monkeypatch.setattr(StagedTrajectory, "_on_step", original)
+    continued = trained(only_train=True, final_time=30, **changes)
+    xr.testing.assert_identical(continued, whole)
+
+
+def test_stage_of_other_settings_is_not_continued(trained, monkeypatch):
+    changes = dict(depth=2, final_time=30)
+    reference = trained(**changes, relative_tolerance=2e-3)
+    original = StagedTrajectory._take_snapshot
+
+    def killed(self):
+        original(self)
+        if self.next_snapshot == 6:
+            raise Killed
+
+    monkeypatch.setattr(StagedTrajectory, "_take_snapshot", killed)
+    with pytest.raises(Killed):
+        trained(only_train=True, **changes, relative_tolerance=1e-2)
+    monkeypatch.setattr(StagedTrajectory, "_take_snapshot", original)
+    continued = trained(only_train=True, **changes, relative_tolerance=2e-3)
+    np.testing.assert_array_equal(continued["weights"], reference["weights"])
+
+
+def test_learning_rate_above_the_limit_is_refused_with_both_numbers(trained, capsys):
+    with pytest.raises(SystemExit):
+        trained(dynamics="gradient_descent", learning_rate=100.0, learning_rate_unit="absolute")
+    message = capsys.readouterr().err
+    assert "learning rate 100" in message and "2/lambda_1 = " in message
+    assert "lambda_1 = " in message
+
+
+def test_gradient_descent_records_whole_steps_once(trained):
+    run = trained(dynamics="gradient_descent", learning_rate=0.4, final_time=20)
+    rate = 0.4 * 2 / read_json("unit.json")["lambda_1"]
+    steps = run["time"].values / rate
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
+    assert np.all(np.diff(steps) > 0.5)
+    assert run["gradients"].values[-1] == pytest.approx(steps[-1] + 1)
+
+
+def test_momentum_of_an_evolution_is_not_needed_to_stage_it(tmp_path):
+    evolution = GradientDescent(
+        lambda theta: (0.5 * float(theta @ theta), theta), torch.ones(3), 0.1
+    )
+    staged = StagedTrajectory(evolution, np.array([0.5, 1.0]), lambda e: {}, tmp_path)
+    recorded = staged.run()
+    np.testing.assert_allclose(recorded["weights"][:, 0], [1, 0.9**5, 0.9**10])
+    assert isinstance(evolution, Evolution)
+
+
+def write_run(path, accuracy):
+    from pipeline.stores import variable, write_snapshots
+
+    count = len(accuracy)
+    write_snapshots(
+        xr.Dataset(
+            {
+                "test_accuracy": variable("snapshot", np.array(accuracy), "1", "test accuracy"),
+                "weights": variable(("snapshot", "parameter"), np.ones((count, 2)), "1", "w"),
+            },
+            coords={"time": variable("snapshot", np.arange(count) ** 2.0, "time", "t")},
+        ),
+        f"{path}.zarr",
+        f"{path}.json",
+    )
+    return f"{path}.json"
+
+
+def test_warm_start_takes_the_mean_over_realisations(job, tmp_path):
+    manifests = [
+        write_run(tmp_path / "a", [0.1, 0.2, 0.1, 0.4]),
+        write_run(tmp_path / "b", [0.1, 0.0, 0.3, 0.4]),
+    ]
+    for threshold, expected in ((0.2, (True, 2, 4.0, 3.0)), (0.9, (False, None, None, None))):
+        job(
+            warm_start.main,
+            inputs={"manifests": manifests},
+            outputs={"o": "warm.json"},
+            settings={"test_accuracy": threshold, "code": "x"},
+        )
+        found = read_json("warm.json")
+        keys = ("reached", "snapshot", "time", "time_resolution")
+        assert tuple(found[key] for key in keys) == expected
+        assert found["threshold"] == threshold
+
+
+def test_ensemble_is_a_ratio_of_averages(trained):
+    runs = [trained(final_time=30), trained(only_train=True, realisation=1, final_time=30)]
+    found = speed_limit.measured(runs, 0)
+    table = speed_limit.ensemble_table(
+        found, found, {"seed": 1, "confidence": 0.95, "resamples": 100}, "cold"
+    )
+    expected = found["time"] * found["drop"].mean(axis=0) / found["geodesic2"].mean(axis=0)
+    np.testing.assert_allclose(table["inefficiency"], expected)
+    of_ratios = (found["time"] * found["drop"] / found["geodesic2"]).mean(axis=0)
+    assert not np.allclose(expected, of_ratios, rtol=1e-6)
+    rows = [speed_limit.run_table(found, found, r) for r in range(2)]
+    each = np.stack([row["inefficiency"] for row in rows])
+    assert np.all(table["inefficiency"] <= each.max(axis=0) + 1e-12)
+    assert isinstance(table, pd.DataFrame)
