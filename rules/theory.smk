@@ -12,7 +12,7 @@ THEORY_REGRESSION = {
     "final_time": 20.0,
     "first_simulated_time": 0.1,
     "simulated_times": 7,
-    "step_lambda_1": 0.05,
+    "step_lambda_1": 0.02,
     "realisations": 4000,
     "groups": 8,
 }

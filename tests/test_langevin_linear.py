@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speedlimits import langevin_linear, linear_regression
+from speedlimits import langevin_linear, linear_regression, transport
 
 D = 6
 START_VARIANCE = 0.3
@@ -177,3 +177,17 @@ def test_jackknife_over_groups_removes_the_bias_of_order_one_over_r():
     deviation = value.std()
     assert abs(value.mean() - 1.0) < 4 * deviation / np.sqrt(300)
     assert np.sqrt(np.mean(error**2)) == pytest.approx(deviation, rel=0.2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_assignment_per_mode_gives_the_distance_of_the_closed_form(temperature):
+    """No Gaussian fit: the modes are independent, so their one-dimensional assignments add up."""
+    data, starts, generator = problem(12, seed=9)
+    ensemble = langevin_linear.exact_ensemble(
+        starts, data, [0.0, 1.5], temperature=temperature, generator=generator
+    )
+    _, basis = np.linalg.eigh(data.inputs.T @ data.inputs)
+    first, last = ensemble.weights @ basis
+    expected = float(linear_regression.wasserstein_squared(closed_form(data, temperature), 1.5))
+    measured = transport.componentwise_wasserstein_squared(first, last)
+    assert measured == pytest.approx(expected, rel=0.04)
