@@ -42,21 +42,6 @@ THEORY_FIGURES = {
 }
 
 
-def theory_tables(wildcards):
-    return {
-        argument: f"results/theory/{table}.csv"
-        for argument, table in THEORY_FIGURES[wildcards.theory_figure].items()
-    }
-
-
-def theory_figure_settings(wildcards):
-    return {
-        "code": code_digest("theory_figure.py"),
-        "dpi": CONFIG["figures"]["dpi"],
-        "draw": wildcards.theory_figure,
-    }
-
-
 wildcard_constraints:
     theory_figure="|".join(THEORY_FIGURES),
 
@@ -125,7 +110,12 @@ rule theory_power_law:
 
 rule theory_figure:
     input:
-        unpack(theory_tables),
+        unpack(
+            lambda wildcards: {
+                argument: f"results/theory/{table}.csv"
+                for argument, table in THEORY_FIGURES[wildcards.theory_figure].items()
+            }
+        ),
     output:
         png="results/theory/figures/{theory_figure}.png",
         pdf="results/theory/figures/{theory_figure}.pdf",
@@ -139,7 +129,11 @@ rule theory_figure:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=theory_figure_settings,
+        settings=lambda wildcards: {
+            "code": code_digest("theory_figure.py"),
+            "dpi": CONFIG["figures"]["dpi"],
+            "draw": wildcards.theory_figure,
+        },
     message:
         "Drawing {wildcards.theory_figure} of the theory"
     script:
