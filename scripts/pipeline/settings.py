@@ -15,7 +15,7 @@ from pipeline.code_digest import code_digest
 from pipeline.runs import Plan
 
 FIGURES = {
-    "training_curves": ("training_curves",),
+    "training_curves": ("training_curves", "warm_starts"),
     "speed_limit_time": ("speed_limits",),
     "inefficiency_time": ("speed_limits", "exponents"),
     "inefficiency_size": ("speed_limits", "trends"),

@@ -1,1 +1,63 @@
-"""To come."""
+"""The two factors of the inefficiency, uneven speed and bent path, and their product."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from plots import style
+
+COLUMNS = {
+    "speed_unevenness": ("uneven speed", r"$T \Delta L / \ell_\gamma^2$"),
+    "path_excess": ("bent path", r"$\ell_\gamma^2 / \ell_{\mathrm{geo}}^2$"),
+    "inefficiency": ("product", r"Inefficiency $T/T_{\mathrm{SL}}$"),
+}
+FORBIDDEN = r"forbidden: $T < T_{\mathrm{SL}}$"
+
+
+def draw(speed_limits: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        speed_limits: the table of that name.
+
+    Returns:
+        A row of panels per start on common logarithmic y axes, on which the distances of the
+        first two columns from 1 add up to that of the third.
+    """
+    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.4, sharey=True)
+    shown = style.ensembles(speed_limits)
+    letters, notes = iter("abcdef"), {axes[0, 2]: FORBIDDEN}
+    for row, start in zip(axes, style.STARTS, strict=True):
+        of_start = speed_limits[speed_limits["start"] == start]
+        for panel, (column, (word, symbol)) in zip(row, COLUMNS.items(), strict=True):
+            for ensemble in shown:
+                rows = style.select(of_start, start, ensemble.path)
+                style.plot_curve(panel, rows, column, ensemble)
+                style.plot_curve(panel, rows, f"{column}_predicted", ensemble, "predicted")
+            style.panel_title(panel, next(letters), f"{start} start: {word}")
+            panel.set_xlabel(f"Training time {style.TIME_LABELS[start]}")
+            panel.set_ylabel(symbol)
+            if len(of_start) == 0:
+                style.say(panel)
+        note = {"va": "top", "fontsize": 6, "color": style.GREY, "transform": row[0].transAxes}
+        row[0].text(0.03, 0.96, discretisation_note(of_start), **note)
+    style.finish_bounded(axes.ravel(), notes)
+    style.colour_legend(figure, shown)
+    band = "bootstrap interval" if style.has_interval(speed_limits, "inefficiency") else None
+    kinds = {"measured": "measured", "predicted": "predicted from the NTK spectrum"}
+    style.curve_legend(figure, kinds, band)
+    return figure
+
+
+def discretisation_note(rows: pd.DataFrame) -> str:
+    """Return what to say where the uneven speed of an ensemble lies below 1, else nothing.
+
+    The factor is at least 1 along gradient flow; finite steps lower it where the action, which
+    they make, exceeds the loss drop.
+    """
+    ensembles = rows[rows["realisation"].astype(str) == "ensemble"]
+    below = ensembles[ensembles["speed_unevenness"] < 0.99]
+    if len(below) == 0:
+        return ""
+    worst = 100 * float(np.abs(below["discretisation"]).max())
+    return f"below 1: finite steps, whose action\nis off $\\Delta L$ by up to {worst:.2g} %"

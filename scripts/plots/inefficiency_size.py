@@ -1,1 +1,133 @@
-"""To come."""
+"""Inefficiency at the last time against the training-set size, with a test of the trend."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots import style
+from plots.style import Abscissa
+
+MARKS = {
+    "mean": {"marker": "o"},
+    "runs": {"marker": ".", "markersize": 4},
+    "predicted": {"marker": "D", "markersize": 3.5},
+    "power law": {"marker": "^"},
+    "asymptote": {"marker": "_", "markersize": 6},
+}
+PREDICTIONS = {
+    "inefficiency_predicted": "predicted",
+    "inefficiency_power_law": "power law",
+    "inefficiency_power_law_asymptote": "asymptote",
+}
+
+
+def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        speed_limits: the table of that name.
+        trends: slopes of ln y against ln x with intervals and permutation p-values.
+
+    Returns:
+        A panel per start, against n, or against the numeric setting that varies instead.
+    """
+    figure, axes = style.new_figure(1, 2, 5.6, 3.1)
+    shown = style.ensembles(speed_limits)
+    against = style.abscissa(speed_limits)
+    colours = style.palette(len(against.series), sequential=False)
+    for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
+        ends = style.last_rows(speed_limits, start)
+        for colour, paths in zip(colours, against.series.values(), strict=True):
+            plot_series(panel, ends[ends["ensemble"].isin(paths)], against, colour)
+        style.panel_title(panel, letter, f"{start} start")
+        panel.set_ylabel(r"Inefficiency at the end, $T/T_{\mathrm{SL}}$")
+        style.abscissa_ticks(panel, against, shown)
+        if len(ends) == 0:
+            style.say(panel)
+            panel.set_yticks([])
+            continue
+        headroom(panel)
+        plot_trend(panel, ends, against, trends[trends["start"] == start])
+        style.log_axes(panel, "y")
+    legend(figure, against, colours, style.has_interval(speed_limits, "inefficiency"))
+    return figure
+
+
+def plot_series(axes: Axes, ends: pd.DataFrame, against: Abscissa, colour: str) -> None:
+    """Draw runs, the ensembles with their intervals, and what theory predicts beside them."""
+    whole = ends["realisation"].astype(str) == "ensemble"
+    runs, mean = ends[~whole], ends[whole]
+    dots = {"linestyle": "none", "alpha": 0.55, **MARKS["runs"]}
+    axes.plot(
+        style.beside(against, runs["ensemble"], -1), runs["inefficiency"], color=colour, **dots
+    )
+    reach = None
+    if style.has_interval(mean, "inefficiency"):
+        interval = mean[["inefficiency_low", "inefficiency_high"]].to_numpy(float)
+        reach = np.abs(np.nan_to_num(interval - mean[["inefficiency"]].to_numpy(float))).T
+    kind = {"linestyle": "none", "capsize": 2, "elinewidth": 0.9, "zorder": 3, **MARKS["mean"]}
+    x, y = style.beside(against, mean["ensemble"], 0), mean["inefficiency"].to_numpy(float)
+    axes.errorbar(x, y, yerr=reach, color=colour, **kind)
+    for aside, (column, mark) in enumerate(PREDICTIONS.items(), start=1):
+        values = mean[column].to_numpy(float)
+        if np.isfinite(values).any():
+            hollow = {"linestyle": "none", "mfc": "white", "zorder": 2, **MARKS[mark]}
+            x = style.beside(against, mean["ensemble"], min(aside, 2))
+            axes.plot(x, values, color=colour, **hollow)
+
+
+def headroom(axes: Axes) -> None:
+    """Make the y axis logarithmic and leave its upper quarter to the text."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * max(high / low, 1.3) ** 0.35)
+
+
+def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.DataFrame) -> None:
+    """Draw the least-squares line through the runs and write its slope, interval and p-value."""
+    rows = trends[(trends["quantity"] == "inefficiency") & (trends["against"] == against.column)]
+    if len(rows) == 0 or not np.isfinite(rows["slope"].iloc[0]):
+        return
+    row = rows.iloc[0]
+    runs = ends[ends["realisation"].astype(str) != "ensemble"]
+    x = runs["ensemble"].map(against.positions).to_numpy(float)
+    centre = np.log(x).mean(), np.log(runs["inefficiency"].astype(float)).mean()
+    line = np.array([x.min(), x.max()])
+    height = np.exp(centre[1] + row["slope"] * (np.log(line) - centre[0]))
+    axes.plot(line, height, color=style.GREY, linewidth=0.8, linestyle="--", zorder=1)
+    place = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": 7}
+    axes.text(0.97, 0.96, trend_text(row), **place)
+
+
+def trend_text(row: pd.Series) -> str:
+    """Return slope, interval and p-value in two lines."""
+    text = f"slope {row['slope']:.2f}"
+    if np.isfinite(row["slope_low"]):
+        text += f" [{row['slope_low']:.2f}, {row['slope_high']:.2f}]"
+    if np.isfinite(row["p_value"]):
+        p = "$p < 0.001$" if row["p_value"] < 0.001 else f"$p = {row['p_value']:.2g}$"
+        text += f"\npermutation test: {p}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def legend(figure: Figure, against: Abscissa, colours: list[str], interval: bool) -> None:
+    """Say which marker is which, and which colour is which series where there are several."""
+    texts = {
+        "mean": "ensemble" + (", bootstrap interval" if interval else ""),
+        "runs": "single runs",
+        "predicted": "from the NTK spectrum",
+        "power law": "fitted power law",
+        "asymptote": "its asymptote",
+    }
+    handles = []
+    for name, text in texts.items():
+        face = "black" if name in ("mean", "runs") else "white"
+        plain = {"color": "black", "linestyle": "none", "mfc": face}
+        handles.append(Line2D([], [], label=text, **plain, **MARKS[name]))
+    kind = {"ncols": 3, "handlelength": 1.0, "columnspacing": 2.0}
+    figure.legend(handles=handles, loc="outside lower center", **kind)
+    if len(against.series) > 1:
+        series = zip(against.series, colours, strict=True)
+        style.colour_legend(figure, [style.Ensemble("", *item) for item in series])

@@ -1,1 +1,44 @@
-"""To come."""
+"""Inefficiency against training time: measured, predicted from the NTK spectrum, power law."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from plots import style
+
+CURVES = {
+    "measured": ("inefficiency", "measured"),
+    "predicted": ("inefficiency_predicted", "from the NTK spectrum"),
+    "power law": ("inefficiency_power_law", "fitted power law"),
+    "asymptote": ("inefficiency_power_law_asymptote", "its asymptote"),
+}
+
+
+def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        speed_limits: the table of that name.
+        exponents: fitted exponents; where none could be fitted, no power law is drawn.
+
+    Returns:
+        A panel per start; colour tells ensembles apart, line style the curves.
+    """
+    figure, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 3.2, sharey=True)
+    shown = style.ensembles(speed_limits)
+    for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
+        of_start = speed_limits[speed_limits["start"] == start]
+        for ensemble in shown:
+            rows = style.select(of_start, start, ensemble.path)
+            for kind, (column, _) in CURVES.items():
+                style.plot_curve(panel, rows, column, ensemble, kind)
+        style.panel_title(panel, letter, f"{start} start")
+        panel.set_xlabel(f"Training time {style.TIME_LABELS[start]}")
+        if len(of_start) == 0:
+            style.say(panel)
+    axes[0, 0].set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
+    style.finish_bounded(axes[0], {axes[0, 0]: r"forbidden: $T < T_{\mathrm{SL}}$"})
+    style.colour_legend(figure, shown)
+    found = {k: v for k, (c, v) in CURVES.items() if speed_limits[c].notna().any()}
+    band = "bootstrap interval" if style.has_interval(speed_limits, "inefficiency") else None
+    style.curve_legend(figure, found, band)
+    return figure

@@ -1,1 +1,105 @@
-"""To come."""
+"""Path length over geodesic length, against time and at the end, with its bounds."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots import style
+from plots.style import Abscissa, Ensemble
+from speedlimits.power_law import asymptotic_length_ratio_squared
+
+RATIO = r"$\ell_\gamma / \ell_{\mathrm{geo}}$"
+
+
+def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        speed_limits: the table of that name.
+        exponents: fitted exponents; they give the long-time limits of the ratio.
+
+    Returns:
+        Ratio against time from both starts, and at the last time against n (or what varies).
+    """
+    figure, axes = style.new_figure(1, 3, style.DOUBLE_COLUMN, 2.9, sharey=True)
+    shown = style.ensembles(speed_limits)
+    limits = 0
+    for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=False):
+        of_start = speed_limits[speed_limits["start"] == start]
+        for ensemble in shown:
+            rows = style.select(of_start, start, ensemble.path)
+            style.plot_curve(panel, rows, "path_excess", ensemble, root=True)
+            style.plot_curve(panel, rows, "path_excess_predicted", ensemble, "predicted", root=True)
+            limits += plot_limit(panel, rows, exponents, ensemble)
+        style.panel_title(panel, letter, f"{start} start")
+        panel.set_xlabel(f"Training time {style.TIME_LABELS[start]}")
+        if len(of_start) == 0:
+            style.say(panel)
+    plot_ends(axes[0, 2], speed_limits, shown)
+    axes[0, 0].set_ylabel(f"Path / geodesic length {RATIO}")
+    note = r"forbidden: $\ell_\gamma < \ell_{\mathrm{geo}}$"
+    style.finish_bounded(axes[0, :2], {axes[0, 0]: note})
+    style.forbid_below(axes[0, 2])
+    style.log_axes(axes[0, 2], "y")
+    style.colour_legend(figure, shown)
+    kinds = {"measured": "measured", "predicted": "from the NTK spectrum"}
+    if limits:
+        kinds["power law"] = r"limit of the fitted power law, $T \to \infty$"
+    band = "bootstrap interval" if style.has_interval(speed_limits, "path_excess") else None
+    style.curve_legend(figure, kinds, band)
+    return figure
+
+
+def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble: Ensemble) -> bool:
+    """Draw the long-time limit at the right end; return whether the exponents give one.
+
+    The limit of the length ratio is finite for s = (delta - 1)/alpha < 1.
+    """
+    if len(rows) == 0:
+        return False
+    moment = "start" if rows["start"].iloc[0] == "cold" else "warm"
+    row = style.fitted(exponents, ensemble.path, moment, rows["prediction_kernel"].iloc[0])
+    if row is None or row["alpha"] <= 0:
+        return False
+    limit = float(np.sqrt(asymptotic_length_ratio_squared(row["alpha"], row["delta"])))
+    if not np.isfinite(limit):
+        return False
+    last = float(rows["time_lambda_1"].iloc[-1])
+    axes.plot([last / 30, last], [limit] * 2, color=ensemble.colour, **style.CURVES["power law"])
+    return True
+
+
+def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> None:
+    """Draw the ratio at the last time of every ensemble, filled if measured, open if predicted."""
+    against = style.abscissa(speed_limits)
+    colours = {e.path: e.colour for e in shown}
+    for start in style.STARTS:
+        ends = style.last_rows(speed_limits, start)
+        for _, row in ends[ends["realisation"].astype(str) == "ensemble"].iterrows():
+            plot_end(axes, row, against, colours[row["ensemble"]], start)
+    style.panel_title(axes, "c", "at the end")
+    style.abscissa_ticks(axes, against, shown)
+    handles = [
+        Line2D([], [], color="black", linestyle="none", marker=style.MARKERS[s], label=f"{s} start")
+        for s in style.STARTS
+    ]
+    hollow = {"mfc": "white", "mec": "black", "linestyle": "none", "marker": "o"}
+    handles.append(Line2D([], [], label="open: NTK spectrum", **hollow))
+    axes.legend(handles=handles, loc="best", handlelength=1.2)
+
+
+def plot_end(axes: Axes, row: pd.Series, against: Abscissa, colour: str, start: str) -> None:
+    """Draw one ensemble's ratio at the last time with its interval, and the prediction."""
+    steps = (-2, -1) if start == "cold" else (1, 2)
+    x, aside = (style.beside(against, [row["ensemble"]], step) for step in steps)
+    centre = np.sqrt(float(row["path_excess"]))
+    reach = None
+    if np.isfinite(row.get("path_excess_low", np.nan)):
+        ends = np.sqrt(row[["path_excess_low", "path_excess_high"]].to_numpy(float))
+        reach = np.abs(ends - centre)[:, None]
+    kind = {"fmt": style.MARKERS[start], "capsize": 2, "elinewidth": 0.9, "zorder": 3}
+    axes.errorbar(x, [centre], yerr=reach, color=colour, **kind)
+    hollow = {"mfc": "white", "mec": colour, "marker": style.MARKERS[start], "zorder": 2}
+    axes.plot(aside, [np.sqrt(row["path_excess_predicted"])], **hollow)

@@ -1,1 +1,75 @@
-"""To come."""
+"""Training time T against the speed-limit time T_SL, with the bound T = T_SL."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from plots import style
+
+
+def draw(speed_limits: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        speed_limits: the table of that name.
+
+    Returns:
+        A panel per start; what lies below the line T = T_SL is forbidden.
+    """
+    figure, axes = style.new_figure(1, 2, 5.6, 2.9)
+    shown = style.ensembles(speed_limits)
+    for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
+        some = [plot_ensemble(panel, speed_limits, start, ensemble) for ensemble in shown]
+        style.panel_title(panel, letter, f"{start} start")
+        symbol = style.TIME_LABELS[start]
+        panel.set_xlabel(r"Speed-limit time $\lambda_1 T_{\mathrm{SL}}$")
+        panel.set_ylabel(f"Training time {symbol}")
+        if not any(some):
+            style.say(panel)
+            panel.set_yticks([])
+            continue
+        style.log_axes(panel, "xy")
+        draw_bound(panel)
+        style.log_axes(panel, "xy")
+    style.colour_legend(figure, shown)
+    band = "bootstrap interval" if style.has_interval(speed_limits, "speed_limit_time") else None
+    kinds = {"measured": "measured", "predicted": "predicted from the NTK spectrum"}
+    style.curve_legend(figure, kinds, band)
+    return figure
+
+
+def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.Ensemble) -> bool:
+    """Draw one ensemble, measured and predicted; return whether there was anything to draw."""
+    rows = style.select(table, start, ensemble.path)
+    if len(rows) == 0:
+        return False
+    time = rows["time_lambda_1"].to_numpy(float)
+    rate = time / rows["time"].to_numpy(float)
+    for suffix, kind in (("", "measured"), ("_predicted", "predicted")):
+        limit = rows[f"speed_limit_time{suffix}"] * rate
+        axes.plot(limit, time, color=ensemble.colour, **style.CURVES[kind])
+    if style.has_interval(rows, "speed_limit_time"):
+        low, high = (rows[f"speed_limit_time_{end}"] * rate for end in ("low", "high"))
+        axes.fill_betweenx(time, low, high, color=ensemble.colour, **style.BAND)
+    return True
+
+
+def draw_bound(axes: Axes) -> None:
+    """Draw T = T_SL, shade T < T_SL and draw lines of inefficiency 10, 100, ..."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    left, bottom = [min(left, bottom)] * 2
+    ends = np.array([left, max(right, top)])
+    axes.fill_between(ends, bottom / 10, ends, color=style.SHADE, linewidth=0, zorder=0)
+    axes.plot(ends, ends, color="black", linewidth=0.8, zorder=1)
+    text = {"fontsize": 6, "color": style.GREY}
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    for power in range(1, int(np.log10(top / left))):
+        factor = 10.0**power
+        axes.plot(ends, factor * ends, color=style.GREY, linewidth=0.5, linestyle=":", zorder=1)
+        label = r"$T/T_{\mathrm{SL}} = 10$" if power == 1 else f"{factor:g}"
+        x = left * (right / left) ** 0.04
+        axes.text(x, factor * x, label, va="center", bbox=box, zorder=1.5, **text)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    place = {"transform": axes.transAxes, "ha": "right"}
+    axes.text(0.96, 0.05, r"forbidden: $T < T_{\mathrm{SL}}$", **place, **text)

@@ -1,1 +1,454 @@
-"""To come."""
+"""What all figures share: sizes, colours, labels of ensembles, axes and deterministic files."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike, NDArray
+
+SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
+GREY, SHADE = "0.45", "0.92"
+# Okabe and Ito (2008): told apart under every form of colour blindness; yellow left out (faint)
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STARTS = ("cold", "warm")
+MARKERS = {"cold": "o", "warm": "s"}
+TIME_LABELS = {"cold": r"$\lambda_1 T$", "warm": r"$\lambda_1 (T - t_{\mathrm{w}})$"}
+BAND = {"alpha": 0.22, "linewidth": 0}
+CURVES = {
+    "measured": {"linestyle": "-", "linewidth": 1.3},
+    "predicted": {"linestyle": (0, (4, 1.6)), "linewidth": 1.0},
+    "power law": {"linestyle": (0, (1, 1.3)), "linewidth": 1.2},
+    "asymptote": {"linestyle": (0, (6, 2, 1, 2)), "linewidth": 0.7, "alpha": 0.8},
+}
+NAMES = {
+    "myrtle5": "Myrtle-5",
+    "fully_connected": "fully connected",
+    "cifar10": "CIFAR-10",
+    "ntk": "NTK parameterisation",
+    "standard": "standard parameterisation",
+    "gradient_flow": "gradient flow",
+    "gradient_descent": "gradient descent",
+}
+NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
+VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "subset")
+WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
+NEVER_WARM = "warm start not reached\n(test accuracy stays below\nthe threshold)"
+
+
+class Ensemble(NamedTuple):
+    """One ensemble as a figure shows it.
+
+    Attributes:
+        path: its folder, the key in the tables.
+        label: what tells it from the others of the table.
+        colour: its colour.
+    """
+
+    path: str
+    label: str
+    colour: str
+
+
+def use_style() -> None:
+    """Set matplotlib's parameters, whatever the user's own settings are."""
+    mpl.rcdefaults()
+    mpl.rcParams.update(
+        {
+            "font.family": "sans-serif",
+            "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: same files everywhere
+            "mathtext.fontset": "dejavusans",
+            "font.size": 8,
+            "axes.labelsize": 8,
+            "axes.titlesize": 8,
+            "xtick.labelsize": 7,
+            "ytick.labelsize": 7,
+            "legend.fontsize": 7,
+            "axes.linewidth": 0.6,
+            "lines.linewidth": 1.2,
+            "lines.markersize": 4,
+            "legend.frameon": False,
+            "legend.handlelength": 2.4,
+            "legend.borderaxespad": 0.4,
+            "pdf.fonttype": 42,
+            "figure.constrained_layout.w_pad": 0.05,
+            "figure.constrained_layout.h_pad": 0.04,
+            **{f"{axis}tick.direction": "in" for axis in "xy"},
+            **{f"{axis}tick.{size}.width": 0.6 for axis in "xy" for size in ("major", "minor")},
+            "xtick.top": True,
+            "ytick.right": True,
+        }
+    )
+
+
+def save(figure: Figure, paths: Iterable[str | Path], dpi: int) -> None:
+    """Write a figure; the same figure gives the same bytes, and a file appears when complete.
+
+    Args:
+        figure: the figure.
+        paths: files; the ending says the format.
+        dpi: resolution of PNG files.
+    """
+    for path in map(Path, paths):
+        partial = path.with_name(path.name + ".partial")
+        kind = path.suffix.removeprefix(".")
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        figure.savefig(partial, format=kind, dpi=dpi, metadata=metadata)
+        os.replace(partial, path)
+
+
+def new_figure(rows: int, columns: int, width: float, height: float, **shared) -> tuple:
+    """Return a figure and its panels, shape (rows, columns).
+
+    Args:
+        rows: rows of panels.
+        columns: columns of panels.
+        width: width in inches.
+        height: height in inches.
+        shared: ``sharex`` and ``sharey`` of ``Figure.subplots``.
+
+    Returns:
+        (figure, axes).
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def ensemble_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per ensemble with the columns that identify it, in order of these."""
+    columns = [column for column in VARIED if column in table]
+    found = table[["ensemble", *columns]].drop_duplicates("ensemble")
+    return found.sort_values([*columns, "ensemble"]).reset_index(drop=True)
+
+
+def varied_columns(table: pd.DataFrame) -> list[str]:
+    """Return the identification columns that take more than one value in a table."""
+    return [column for column in VARIED if column in table and table[column].nunique() > 1]
+
+
+def describe(column: str, value: object) -> str:
+    """Return a setting as it stands in a legend, for example ``$n = 64$``."""
+    if column == "n":
+        return f"$n = {value}$"
+    if column in ("width", "subset"):
+        return f"{column} {value}"
+    return NAMES.get(str(value), str(value).replace("_", " "))
+
+
+def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:
+    """Return the label of an ensemble from the columns that vary; n if none does."""
+    return ", ".join(describe(column, row[column]) for column in columns or ["n"])
+
+
+def path_differences(paths: Sequence[str]) -> list[str]:
+    """Return what distinguishes paths of ensembles whose identification columns agree."""
+    tokens = [[t for t in re.split(r"[/-]", path) if t] for path in paths]
+    common = set.intersection(*map(set, tokens))
+    return [" ".join(t for t in of if t not in common).replace("_", " ") for of in tokens]
+
+
+def ensembles(table: pd.DataFrame) -> list[Ensemble]:
+    """Return the ensembles of a table with labels and colours.
+
+    Colours are sequential where one numeric setting varies, else categorical.
+    """
+    found = ensemble_table(table)
+    columns = varied_columns(found)
+    labels = pd.Series([ensemble_label(row, columns) for _, row in found.iterrows()])
+    for label in labels[labels.duplicated()].unique():
+        same = np.flatnonzero(labels == label)
+        parts = path_differences(list(found["ensemble"].iloc[same]))
+        for index, part in zip(same, parts, strict=True):
+            labels.iloc[index] = f"{label}, {part}"
+    sequential = len(columns) == 1 and columns[0] in NUMERIC
+    colours = palette(len(found), sequential=sequential)
+    return [Ensemble(*item) for item in zip(found["ensemble"], labels, colours, strict=True)]
+
+
+def palette(count: int, *, sequential: bool) -> list[str]:
+    """Return colours: viridis without its faint end, or those of Okabe and Ito while they last."""
+    if count == 1 or (not sequential and count <= len(OKABE_ITO)):
+        return list(OKABE_ITO[:count])
+    return [mpl.colors.to_hex(c) for c in mpl.colormaps["viridis"](np.linspace(0.0, 0.78, count))]
+
+
+def select(
+    table: pd.DataFrame, start: str, ensemble: str, realisation: str = "ensemble"
+) -> pd.DataFrame:
+    """Return the rows of one start and ensemble in order of time.
+
+    Args:
+        table: the table ``speed_limits``.
+        start: "cold" or "warm".
+        ensemble: folder of the ensemble.
+        realisation: "ensemble", the number of a run, or "runs" for all of them.
+
+    Returns:
+        The rows.
+    """
+    names = table["realisation"].astype(str)
+    wanted = names != "ensemble" if realisation == "runs" else names == realisation
+    rows = table[wanted & (table["start"] == start) & (table["ensemble"] == ensemble)]
+    return rows.sort_values("time", kind="stable")
+
+
+def last_rows(table: pd.DataFrame, start: str) -> pd.DataFrame:
+    """Return the row of each run and each ensemble at its last time."""
+    of_start = table[table["start"] == start].sort_values("time", kind="stable")
+    keys = [of_start["ensemble"], of_start["realisation"].astype(str)]
+    return of_start.groupby(keys, sort=False).tail(1)
+
+
+def fitted(exponents: pd.DataFrame, ensemble: str, moment: str, kernel: str) -> pd.Series | None:
+    """Return the row of fitted exponents, or None where the fit gave none."""
+    keys = {"ensemble": ensemble, "moment": moment, "kernel": kernel}
+    rows = exponents[np.logical_and.reduce([exponents[k] == v for k, v in keys.items()])]
+    if len(rows) == 0 or not np.isfinite(rows.iloc[0][["alpha", "delta"]].astype(float)).all():
+        return None
+    return rows.iloc[0]
+
+
+def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:
+    """Shade an interval; nothing where it is undefined, as for a single realisation."""
+    low, high = np.asarray(low, float), np.asarray(high, float)
+    if np.any(np.isfinite(low) & np.isfinite(high)):
+        axes.fill_between(np.asarray(x, float), low, high, color=colour, **BAND)
+
+
+def plot_curve(
+    axes: Axes,
+    rows: pd.DataFrame,
+    column: str,
+    ensemble: Ensemble,
+    kind: str = "measured",
+    *,
+    root: bool = False,
+) -> None:
+    """Draw a column against lambda_1 T, with its interval if it is measured.
+
+    Args:
+        axes: panel.
+        rows: rows of one ensemble in order of time.
+        column: column to draw.
+        ensemble: gives the colour.
+        kind: key of ``CURVES``.
+        root: draw the square root.
+    """
+    shown = np.sqrt if root else np.asarray
+    x, y = rows["time_lambda_1"].to_numpy(float), rows[column].to_numpy(float)
+    if not np.any(np.isfinite(y)):
+        return
+    axes.plot(x, shown(y), color=ensemble.colour, **CURVES[kind])
+    if kind == "measured" and f"{column}_low" in rows:
+        low, high = (shown(rows[f"{column}_{end}"].to_numpy(float)) for end in ("low", "high"))
+        plot_band(axes, x, low, high, ensemble.colour)
+
+
+def forbid_below(axes: Axes, label: str | None = None, bound: float = 1.0) -> None:
+    """Draw a lower bound on a logarithmic axis and shade what it forbids.
+
+    Args:
+        axes: a panel, when everything else is drawn; its lower limit is set just below the bound.
+        label: text in the forbidden region.
+        bound: the bound.
+    """
+    low, high = axes.get_ylim()
+    low = min(low, bound * (bound / high) ** 0.12)
+    axes.axhspan(low, bound, color=SHADE, zorder=0, linewidth=0)
+    axes.axhline(bound, color="black", linewidth=0.8, zorder=1)
+    axes.set_ylim(low, high)
+    if label:
+        middle = math.sqrt(low * bound)
+        place = axes.get_yaxis_transform()
+        style = {"ha": "right", "va": "center", "fontsize": 6, "color": GREY}
+        axes.text(0.97, middle, label, transform=place, **style)
+
+
+def log_axes(axes: Axes, which: str = "x") -> None:
+    """Make axes logarithmic, with as many labelled ticks as their range wants.
+
+    Args:
+        axes: a panel, when everything is drawn and limits are set.
+        which: "x", "y" or "xy".
+    """
+    for name in which:
+        getattr(axes, f"set_{name}scale")("log")
+        low, high = getattr(axes, f"get_{name}lim")()
+        axis = getattr(axes, f"{name}axis")
+        decades = math.log10(high / low)
+        axis.set_major_locator(_labelled_ticks(low, high, decades))
+        subs = [1.0] if decades > 7 else np.arange(2, 10)
+        axis.set_minor_locator(ticker.LogLocator(10, subs=subs, numticks=60))
+        axis.set_major_formatter(ticker.FuncFormatter(_tick_text))
+        axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _labelled_ticks(low: float, high: float, decades: float) -> ticker.Locator:
+    """Return the labelled ticks: powers of ten, their multiples, or even steps in a short range."""
+    if decades > 2.2:
+        step = max(1, math.ceil(decades / 6))
+        return ticker.FixedLocator(_powers_of_ten(low, high, step))
+    if decades < 0.35:
+        return ticker.MaxNLocator(5, steps=[1, 2, 5, 10])
+    multiples = (1, 2, 5) if decades > 1.2 else (1, 1.5, 2, 3, 5, 7)
+    return ticker.LogLocator(10, subs=multiples, numticks=30)
+
+
+def _powers_of_ten(low: float, high: float, step: int) -> list[float]:
+    """Return every step-th power of ten between two values."""
+    first = math.ceil(round(math.log10(low) / step, 9)) * step
+    return [10.0**k for k in range(first, math.floor(round(math.log10(high), 9)) + 1, step)]
+
+
+def _tick_text(value: float, _position: int | None = None) -> str:
+    """Return a tick's label: plain from 0.01 to 1000, beyond as a power of ten."""
+    if 0.0099 < value < 1001:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    factor = value / 10.0**exponent
+    head = "" if abs(factor - 1) < 1e-6 else rf"{factor:g}\times"
+    return rf"${head}10^{{{exponent}}}$"
+
+
+def panel_title(axes: Axes, letter: str, text: str) -> None:
+    """Write a panel's letter and title above its left end."""
+    axes.set_title(rf"$\bf{{{letter}}}$  {text}", loc="left")
+
+
+def say(axes: Axes, text: str = NEVER_WARM) -> None:
+    """Write a message in the middle of a panel that has nothing to show, and blank its ticks."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.tick_params(bottom=False, top=False, labelbottom=False, which="both")
+
+
+def colour_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
+    """Say above the panels which colour is which ensemble."""
+    longest = max(len(e.label.replace("$", "")) for e in shown)
+    columns = max(1, min(len(shown), int(130 / (longest + 9) * figure.get_figwidth() / 7)))
+    handles = [Line2D([], [], color=e.colour, linewidth=2.0, label=e.label) for e in shown]
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+
+
+def curve_legend(
+    figure: Figure, kinds: dict[str, str], band: str | None = None, star: str | None = None
+) -> None:
+    """Say below the panels which line style is which curve.
+
+    Args:
+        figure: the figure.
+        kinds: key of ``CURVES`` -> text.
+        band: what the shaded intervals are, if any is drawn.
+        star: what the warm start's star is called, if any is drawn.
+    """
+    handles = [Line2D([], [], color="black", label=text, **CURVES[k]) for k, text in kinds.items()]
+    if band:
+        handles.append(Patch(facecolor="0.3", label=band, **BAND))
+    if star:
+        marker = {**WARM_MARKER, "color": "white", "linestyle": "none"}
+        handles.append(Line2D([], [], label=star, **marker))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def finish_bounded(panels: Sequence[Axes], notes: dict[Axes, str]) -> None:
+    """Set the logarithmic axes of panels that share y and are bounded by 1 from below.
+
+    Args:
+        panels: the panels, when all curves are drawn.
+        notes: panel -> text in its forbidden region.
+    """
+    for panel in panels:
+        panel.set_yscale("log")
+        if panel.has_data():
+            log_axes(panel, "x")
+    for panel in panels:
+        forbid_below(panel, notes.get(panel))
+        log_axes(panel, "y")
+
+
+class Abscissa(NamedTuple):
+    """The setting that results at the end are drawn against, and what else varies.
+
+    Attributes:
+        column: "n" or "width"; None if no numeric setting varies.
+        label: of the axis.
+        positions: folder of an ensemble -> position.
+        series: label -> folders of its ensembles; one label, "", if nothing else varies.
+    """
+
+    column: str | None
+    label: str
+    positions: dict[str, float]
+    series: dict[str, list[str]]
+
+
+def abscissa(table: pd.DataFrame) -> Abscissa:
+    """Return the axis for results at the end: n if it varies, else width, else one tick each."""
+    found = ensemble_table(table)
+    varied = varied_columns(found)
+    column = next((name for name in NUMERIC if name in varied), None)
+    if column is None and len(found) == 1:
+        column = "n"
+    if column is None:
+        positions = {e.path: float(k) for k, e in enumerate(ensembles(table))}
+        return Abscissa(None, "", positions, {"": list(positions)})
+    others = [name for name in varied if name != column]
+    keys = found.apply(lambda row: ensemble_label(row, others) if others else "", axis=1)
+    series = {key: list(found["ensemble"][keys == key]) for key in keys.unique()}
+    label = "Training-set size $n$" if column == "n" else "Width"
+    positions = dict(zip(found["ensemble"], found[column].astype(float), strict=True))
+    return Abscissa(column, label, positions, series)
+
+
+def beside(against: Abscissa, paths: Iterable[str], step: int) -> NDArray[np.float64]:
+    """Return positions moved aside, so that marks of one ensemble and of series do not overlap.
+
+    Args:
+        against: the axis.
+        paths: folders of the ensembles.
+        step: place of the mark beside the position, from -2 to 2.
+
+    Returns:
+        Positions, shape (number of paths,).
+    """
+    values = np.array(sorted(set(against.positions.values())))
+    gaps = np.diff(np.log(values) if against.column else values)
+    count = len(against.series)
+    slot = min(0.06, 0.8 * float(gaps.min()) / (5 * count)) if len(gaps) else 0.06 / count
+    order = {path: k for k, members in enumerate(against.series.values()) for path in members}
+    shift = np.array([slot * (step + 5 * (order[p] - (count - 1) / 2)) for p in paths])
+    x = np.array([against.positions[p] for p in paths])
+    return x * np.exp(shift) if against.column else x + shift
+
+
+def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> None:
+    """Put ticks on the values of a study: logarithmic if numeric, else one label per ensemble."""
+    if against.column:
+        values = sorted(set(against.positions.values()))
+        axes.set_xscale("log")
+        axes.set_xlim(values[0] / 1.4, values[-1] * 1.4)
+        axes.xaxis.set_major_locator(ticker.FixedLocator(values))
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_xlabel(against.label)
+    else:
+        labels = [e.label for e in shown]
+        axes.set_xticks([against.positions[e.path] for e in shown], labels, rotation=30, ha="right")
+        axes.set_xlim(-0.6, len(labels) - 0.4)
+
+
+def has_interval(table: pd.DataFrame, column: str) -> bool:
+    """Return whether a table holds any interval of a column."""
+    name = f"{column}_low"
+    return name in table and bool(table[name].notna().any())

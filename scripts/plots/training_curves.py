@@ -1,1 +1,95 @@
-"""To come."""
+"""Losses per sample and test accuracy against training time, with the warm start marked."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from plots import style
+from plots.style import Ensemble
+
+PANELS = {
+    "train_loss_per_sample": "Training loss per sample",
+    "test_loss_per_sample": "Test loss per sample",
+    "test_accuracy": "Test accuracy (%)",
+}
+
+
+def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        training_curves: losses and accuracy of every run at every recorded time.
+        warm_starts: one row per ensemble.
+
+    Returns:
+        Three panels: mean over realisations, their range, and the warm start on the mean.
+    """
+    figure, axes = style.new_figure(1, 3, style.DOUBLE_COLUMN, 2.6)
+    shown = style.ensembles(training_curves)
+    marked = 0
+    for panel, letter, (column, label) in zip(axes[0], "abc", PANELS.items(), strict=True):
+        factor = 100.0 if column == "test_accuracy" else 1.0
+        for ensemble in shown:
+            rows = training_curves[training_curves["ensemble"] == ensemble.path]
+            warm = warm_time(rows, warm_starts[warm_starts["ensemble"] == ensemble.path])
+            marked += warm is not None
+            plot_mean(panel, spread(rows, column) * factor, ensemble, warm)
+        panel.set_xlabel(r"Training time $\lambda_1 t$")
+        panel.set_ylabel(label)
+        style.panel_title(panel, letter, "")
+        style.log_axes(panel, "x" if column == "test_accuracy" else "xy")
+    accuracy_panel(axes[0, 2], warm_starts, marked > 0)
+    style.colour_legend(figure, shown)
+    several = training_curves["realisation"].nunique() > 1
+    kinds = {"measured": "mean over realisations" if several else "one realisation"}
+    marker = "warm start $t_{\\mathrm{w}}$" if marked else None
+    band = "smallest to largest realisation" if several else None
+    style.curve_legend(figure, kinds, band, marker)
+    return figure
+
+
+def spread(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return mean, min and max over realisations after the start, by lambda_1 t.
+
+    Times of realisations that differ by rounding alone count as one.
+    """
+    order = rows.sort_values("time", kind="stable").groupby("realisation").cumcount()
+    groups = rows.assign(snapshot=order).groupby("snapshot")
+    found = groups[column].agg(["mean", "min", "max"])
+    found.index = groups["time_lambda_1"].mean()
+    return found[found.index > 0]
+
+
+def warm_time(rows: pd.DataFrame, warm: pd.DataFrame) -> float | None:
+    """Return lambda_1 t_w of an ensemble, or None if it has no warm start."""
+    if len(warm) == 0 or str(warm["reached"].iloc[0]) != "True":
+        return None
+    last = rows.loc[rows["time"].idxmax()]
+    return float(warm["time"].iloc[0]) * float(last["time_lambda_1"] / last["time"])
+
+
+def plot_mean(axes: Axes, values: pd.DataFrame, ensemble: Ensemble, warm: float | None) -> None:
+    """Draw mean and range of one ensemble, and a star at its warm start.
+
+    A warm start at t = 0 stands at the left end of the curve.
+    """
+    time = values.index.to_numpy(float)
+    axes.plot(time, values["mean"], color=ensemble.colour, **style.CURVES["measured"])
+    if (values["max"] > values["min"]).any():
+        style.plot_band(axes, time, values["min"], values["max"], ensemble.colour)
+    if warm is not None:
+        at = max(warm, time[0])
+        height = np.interp(np.log(at), np.log(time), values["mean"])
+        axes.plot([at], [height], color=ensemble.colour, **style.WARM_MARKER)
+
+
+def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame, reached: bool) -> None:
+    """Draw the threshold of the warm start; say so if no ensemble reaches it."""
+    for threshold in warm_starts["threshold"].unique():
+        axes.axhline(100 * threshold, color=style.GREY, linewidth=0.7, linestyle=":")
+        text = f"warm start at {100 * threshold:g} %" + ("" if reached else ": not reached")
+        place = {"textcoords": "offset points", "xytext": (3, 1.5), "va": "bottom"}
+        kind = {"xycoords": axes.get_yaxis_transform(), "fontsize": 6, "color": style.GREY}
+        axes.annotate(text, (0, 100 * threshold), **place, **kind)
+    axes.set_ylim(bottom=0)

@@ -1,0 +1,398 @@
+"""Figures of a study: complete, faithful to the tables, robust to what a study may lack."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from pipeline.settings import FIGURES
+from plots import style
+from speedlimits.ntk_dynamics import predict
+from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
+
+ALPHA, DELTA, LAMBDA_1 = 1.8, 0.6, 40.0
+QUANTITIES = ("inefficiency", "speed_unevenness", "path_excess", "speed_limit_time")
+BASE = {
+    "dataset": "cifar10",
+    "n": 64,
+    "subset": 0,
+    "model": "myrtle5",
+    "width": 32,
+    "parameterisation": "ntk",
+    "dynamics": "gradient_flow",
+}
+AXIS_LABELS = {
+    "training_curves": {r"\lambda_1 t", "loss per sample", "accuracy"},
+    "speed_limit_time": {r"\lambda_1 T_{\mathrm{SL}}", r"\lambda_1 T$"},
+    "inefficiency_time": {r"T/T_{\mathrm{SL}}", r"\lambda_1 T$", r"t_{\mathrm{w}}"},
+    "inefficiency_size": {r"T/T_{\mathrm{SL}}", "Training-set size $n$"},
+    "path_length_ratio": {r"\ell_\gamma / \ell_{\mathrm{geo}}", r"\lambda_1 T$"},
+    "residue_projections": {r"\Delta_k^2", "Rank $k$", r"\lambda_k/\lambda_1"},
+    "inefficiency_factors": {r"\ell_\gamma^2", r"T/T_{\mathrm{SL}}", r"\lambda_1 T$"},
+}
+
+
+def modes(count, bend=0.0):
+    k = np.arange(1, count + 1)
+    return LAMBDA_1 * k**-ALPHA, k ** -(DELTA + bend)
+
+
+def one_start(start, n, realisations, generator):
+    """All rows of one start, as the rule speed_limit writes them."""
+    time_lambda_1 = np.geomspace(0.1 if start == "cold" else 8.0, 1e3, 25)
+    times = time_lambda_1 / LAMBDA_1
+    sums = predict(*modes(5 * n), times)
+    runs = []
+    for r in range(realisations):
+        slow, bent = np.exp(0.1 * generator.standard_normal(2))
+        factor = 1 + 0.3 * slow * np.log1p(time_lambda_1)
+        excess = 1 + 0.2 * bent * np.log1p(time_lambda_1)
+        runs.append({"speed_unevenness": factor, "path_excess": excess, "realisation": str(r)})
+    mean = {q: np.mean([run[q] for run in runs], axis=0) for q in QUANTITIES[1:3]}
+    rows = [pd.DataFrame(run) for run in runs] + [pd.DataFrame({**mean, "realisation": "ensemble"})]
+    table = pd.concat(rows, ignore_index=True)
+    table["time"] = np.tile(times, len(rows))
+    table["inefficiency"] = table["speed_unevenness"] * table["path_excess"]
+    table["speed_limit_time"] = table["time"] / table["inefficiency"]
+    whole = table["realisation"] == "ensemble"
+    for name, (low, high) in itertools.product(QUANTITIES, [(0.9, 1.1)]):
+        table[f"{name}_low"] = (table[name] * low).where(whole & (realisations > 1))
+        table[f"{name}_high"] = (table[name] * high).where(whole & (realisations > 1))
+    length2, path2 = sums["geodesic_length_squared"], sums["path_length"] ** 2
+    guess = {
+        "speed_limit_time": length2 / sums["loss_drop"],
+        "inefficiency": times * sums["loss_drop"] / length2,
+        "speed_unevenness": times * sums["loss_drop"] / path2,
+        "path_excess": path2 / length2,
+    }
+    for name, values in guess.items():
+        table[f"{name}_predicted"] = np.tile(values, len(rows))
+    law = finite_power_law_inefficiency(ALPHA, DELTA, 10 * n, times, LAMBDA_1)
+    limit = inefficiency_asymptote(ALPHA, DELTA, times, LAMBDA_1, order="leading")
+    table["inefficiency_power_law"] = np.tile(law, len(rows))
+    table["inefficiency_power_law_asymptote"] = np.tile(limit, len(rows))
+    table["discretisation"] = 0.001
+    return table.assign(
+        start=start, prediction_kernel="full", time_lambda_1=table["time"] * LAMBDA_1
+    )
+
+
+def one_fit(moment, count):
+    fit = {"moment": moment, "kernel": "full", "eigenvalues": count, "first_rank": 3}
+    fit |= {"last_rank": count // 2, "alpha_amplitude": LAMBDA_1, "delta_amplitude": 1.0}
+    for name, value in (("alpha", ALPHA), ("delta", DELTA)):
+        fit |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
+    return fit
+
+
+def one_training(realisations, generator):
+    times = np.append(0.0, np.geomspace(0.1, 1e3, 30)) / LAMBDA_1
+    runs = []
+    for r in range(realisations):
+        loss = 0.5 / (1 + times * LAMBDA_1 * np.exp(0.2 * generator.standard_normal()) / 50)
+        accuracy = 0.1 + 0.5 * (1 - 2 * loss)
+        values = {"train_loss_per_sample": loss, "test_loss_per_sample": 0.2 + 0.6 * loss}
+        values |= {"time": times, "time_lambda_1": times * LAMBDA_1, "test_accuracy": accuracy}
+        runs.append(pd.DataFrame(values).assign(realisation=r))
+    return pd.concat(runs, ignore_index=True)
+
+
+def study(settings, realisations=3, warm=True):
+    """Tables of a study of the given ensembles, as the rule collect writes them."""
+    generator = np.random.default_rng(7)
+    parts = {name: [] for name in ("speed_limits", "exponents", "training_curves", "warm_starts")}
+    spectra = {}
+    for changed in settings:
+        row = BASE | changed
+        path = "results/" + "-".join(f"{k}{v}" for k, v in row.items() if k != "path")
+        front = {"ensemble": row.pop("path", path), **row}
+        starts = style.STARTS if warm else ("cold",)
+        count, moments = 10 * row["n"], ("start", "warm") if warm else ("start",)
+        reached = {"reached": warm, "threshold": 0.2, "time": 0.5 if warm else np.nan}
+        tables = {
+            "speed_limits": pd.concat(
+                [one_start(s, row["n"], realisations, generator) for s in starts]
+            ),
+            "exponents": pd.DataFrame([one_fit(moment, count) for moment in moments]),
+            "training_curves": one_training(realisations, generator),
+            "warm_starts": pd.DataFrame([reached]),
+        }
+        for name, table in tables.items():
+            parts[name].append(table.assign(**front))
+        for moment in moments:
+            values = modes(count, 0.0 if moment == "start" else -0.2)
+            spectra[front["ensemble"], moment, row["n"]] = (
+                values[0],
+                values[1] * generator.chisquare(3, count) / 3,
+            )
+    tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
+    return tables | {"trends": trends(settings, warm), "spectra": dataset(spectra)}
+
+
+def trends(settings, warm):
+    varies = len({changed.get("n") for changed in settings}) > 1
+    row = {"quantity": "inefficiency", "against": "n", "slope": -0.12, "points": 9}
+    row |= {"slope_low": -0.2, "slope_high": -0.05, "p_value": 0.031}
+    if not varies:
+        row |= dict.fromkeys(("slope", "slope_low", "slope_high", "p_value"), np.nan)
+    return pd.DataFrame([row | {"start": start} for start in style.STARTS[: 1 + warm]])
+
+
+def dataset(spectra):
+    length = max(len(values[0]) for values in spectra.values())
+    padded = np.full((2, len(spectra), length), np.nan)
+    for index, values in enumerate(spectra.values()):
+        padded[:, index, : len(values[0])] = values
+    path, moment, n = (list(part) for part in zip(*spectra, strict=True))
+    dims = ("spectrum", "rank")
+    return xr.Dataset(
+        {
+            "eigenvalues": (dims, padded[0]),
+            "residue_projections": (dims, padded[1]),
+            "ensemble": ("spectrum", path),
+            "moment": ("spectrum", moment),
+            "kernel": ("spectrum", ["full"] * len(path)),
+            "n": ("spectrum", n),
+        },
+        coords={"rank": np.arange(1, length + 1)},
+    )
+
+
+SIZES = [{"n": n} for n in (16, 32, 64, 128)]
+STUDIES = {
+    "sizes": {"settings": SIZES},
+    "never warm": {"settings": SIZES[:2], "warm": False},
+    "single realisation": {"settings": SIZES[:3], "realisations": 1},
+    "one ensemble": {"settings": SIZES[:1]},
+    "widths": {"settings": [{"width": width} for width in (16, 32)]},
+    "models": {"settings": [{"model": model} for model in ("myrtle5", "fully_connected")]},
+    "sizes and widths": {
+        "settings": [{"n": n, "width": width} for n in (64, 128) for width in (16, 32)]
+    },
+    "tolerances": {"settings": [{"path": f"runs/n64-tolerance{t}-a"} for t in ("0.01", "0.001")]},
+}
+RENDERED = {("never warm", "inefficiency_time"), ("models", "inefficiency_size")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def styled():
+    style.use_style()
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return study(SIZES)
+
+
+def draw(name, tables, *, render=False):
+    """A figure; rendering is what takes time, and only places of text and insets need it."""
+    module = importlib.import_module(f"plots.{name}")
+    figure = module.draw(**{table: tables[table] for table in FIGURES[name]})
+    if render:
+        FigureCanvasAgg(figure).draw()
+    return figure
+
+
+@pytest.fixture(scope="module")
+def drawn(tables):
+    """Name -> figure of the study over n, drawn once."""
+    return functools.cache(lambda name: draw(name, tables))
+
+
+def texts(figure):
+    """All words of a figure."""
+    found = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+    for axes in panels(figure):
+        found += [axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")]
+        found += [t.get_text() for t in axes.texts]
+    return found
+
+
+def panels(figure):
+    return [*figure.axes, *(child for axes in figure.axes for child in axes.child_axes)]
+
+
+def curves(axes):
+    return [(line.get_xdata(), line.get_ydata()) for line in axes.lines]
+
+
+def has_curve(axes, x, y):
+    """Whether a panel holds a line through exactly these points."""
+    return any(
+        len(found[0]) == len(x) and np.allclose(found[0], x) and np.allclose(found[1], y)
+        for found in curves(axes)
+    )
+
+
+def bands(figure):
+    return [c for axes in figure.axes for c in axes.collections if c.get_alpha() is not None]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_are_labelled_with_symbols(name, drawn):
+    words = texts(drawn(name))
+    for label in AXIS_LABELS[name]:
+        assert any(label in text for text in words), label
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STUDIES if kind != "sizes"])
+def test_every_study_can_be_drawn(kind):
+    given = study(**STUDIES[kind])
+    for name in FIGURES:
+        assert len(panels(draw(name, given, render=(kind, name) in RENDERED))) >= 2, name
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_legends_stay_inside_and_apart_from_the_panels(name, tables):
+    figure = draw(name, tables, render=True)
+    width, height = figure.bbox.size
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+@pytest.mark.parametrize("name", [n for n in FIGURES if n != "training_curves"])
+def test_missing_warm_start_is_said(name):
+    assert any("not reached" in text for text in texts(draw(name, study(SIZES[:2], warm=False))))
+
+
+def test_missing_warm_start_is_said_beside_its_threshold():
+    given = study(SIZES[:2], warm=False)
+    assert "warm start at 20 %: not reached" in texts(draw("training_curves", given))
+
+
+@pytest.mark.parametrize("name", ["training_curves", "inefficiency_time", "inefficiency_factors"])
+def test_a_single_realisation_has_no_band(name, drawn):
+    assert bands(drawn(name))
+    assert not bands(draw(name, study(SIZES[:2], realisations=1)))
+
+
+def test_missing_exponents_give_no_power_law(tables, drawn):
+    lost = tables["exponents"].assign(alpha=np.nan, delta=np.nan)
+    law = ["inefficiency_power_law", "inefficiency_power_law_asymptote"]
+    missing = tables | {"exponents": lost, "speed_limits": tables["speed_limits"].copy()}
+    missing["speed_limits"][law] = np.nan
+    for name in ("inefficiency_time", "path_length_ratio", "inefficiency_size"):
+        full, less = drawn(name), draw(name, missing)
+        assert len(less.axes[0].lines) < len(full.axes[0].lines), name
+    assert "no fit: too few ranks" in texts(draw("residue_projections", missing))
+
+
+def test_curves_are_those_of_the_tables(tables, drawn):
+    limits = tables["speed_limits"]
+    time_panels = drawn("inefficiency_time").axes
+    factor_panels = drawn("inefficiency_factors").axes
+    ratio_panels = drawn("path_length_ratio").axes
+    bound_panels = drawn("speed_limit_time").axes
+    for k, start in enumerate(style.STARTS):
+        for ensemble in limits["ensemble"].unique():
+            rows = style.select(limits, start, ensemble)
+            x = rows["time_lambda_1"]
+            assert has_curve(time_panels[k], x, rows["inefficiency"])
+            assert has_curve(time_panels[k], x, rows["inefficiency_predicted"])
+            assert has_curve(time_panels[k], x, rows["inefficiency_power_law"])
+            assert has_curve(factor_panels[3 * k], x, rows["speed_unevenness"])
+            assert has_curve(factor_panels[3 * k + 1], x, rows["path_excess"])
+            assert has_curve(factor_panels[3 * k + 2], x, rows["inefficiency"])
+            assert has_curve(ratio_panels[k], x, np.sqrt(rows["path_excess"]))
+            assert has_curve(bound_panels[k], rows["speed_limit_time"] * LAMBDA_1, x)
+
+
+def test_training_curves_show_the_mean_and_the_warm_start(tables, drawn):
+    figure = drawn("training_curves")
+    table = tables["training_curves"]
+    for ensemble, rows in table[table["time"] > 0].groupby("ensemble"):
+        mean = rows.groupby("time_lambda_1")["test_accuracy"].mean()
+        assert has_curve(figure.axes[2], mean.index, 100 * mean), ensemble
+    stars = [line for line in figure.axes[2].lines if line.get_marker() == "*"]
+    assert len(stars) == len(SIZES)
+    assert np.allclose([line.get_xdata()[0] for line in stars], 0.5 * LAMBDA_1)
+
+
+def test_trend_is_annotated_with_interval_and_p_value(drawn):
+    figure = drawn("inefficiency_size")
+    text = "slope \N{MINUS SIGN}0.12 [\N{MINUS SIGN}0.20, \N{MINUS SIGN}0.05]"
+    for axes in figure.axes:
+        assert any(text in t.get_text() and "p = 0.031" in t.get_text() for t in axes.texts)
+
+
+def test_end_values_are_the_last_rows_even_if_the_table_is_shuffled(tables):
+    shuffled = tables["speed_limits"].sample(frac=1.0, random_state=0)
+    shuffled["realisation"] = [int(r) if r.isdigit() else r for r in shuffled["realisation"]]
+    ends = style.last_rows(shuffled, "warm")
+    assert (ends["time_lambda_1"] > 999.9).all() and len(ends) == 4 * len(SIZES)
+    figure = draw("inefficiency_size", tables | {"speed_limits": shuffled})
+    whole = ends[ends["realisation"].astype(str) == "ensemble"].sort_values("n")
+    points = [(sorted(x), sorted(y)) for x, y in curves(figure.axes[1])]
+    assert (sorted(whole["n"]), sorted(whole["inefficiency"])) in points
+
+
+def test_largest_n_is_projected_and_nothing_lies_under_the_inset(tables):
+    figure = draw("residue_projections", tables, render=True)
+    assert "n = 128" in figure.axes[0].get_title(loc="left")
+    for axes in figure.axes:
+        box = axes.child_axes[0].get_window_extent()
+        shown = axes.lines[0].get_xydata()
+        assert len(shown) == 1280
+        assert not box.count_contains(axes.transData.transform(shown))
+
+
+def test_labels_come_from_the_columns_that_vary():
+    def labels(settings):
+        return [e.label for e in style.ensembles(study(settings, 1)["speed_limits"])]
+
+    assert labels([{"n": 128}, {"n": 64}]) == ["$n = 64$", "$n = 128$"]
+    assert labels([{}]) == ["$n = 64$"]
+    assert labels(STUDIES["models"]["settings"]) == ["fully connected", "Myrtle-5"]
+    assert labels(STUDIES["sizes and widths"]["settings"])[0] == "$n = 64$, width 16"
+    assert labels(STUDIES["tolerances"]["settings"]) == [
+        "$n = 64$, tolerance0.001",
+        "$n = 64$, tolerance0.01",
+    ]
+
+
+def test_colours_differ_however_many_ensembles():
+    for count, sequential in itertools.product((1, 2, 7, 12), (True, False)):
+        assert len(set(style.palette(count, sequential=sequential))) == count
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1.3), (0.9, 3), (1, 12), (0.1, 1e3), (1e-9, 1e9)])
+def test_logarithmic_axes_have_a_few_labels(low, high):
+    figure, axes = style.new_figure(1, 1, 3, 3)
+    axes[0, 0].set_ylim(low, high)
+    style.log_axes(axes[0, 0], "y")
+    ticks = axes[0, 0].yaxis.get_major_locator()()
+    inside = [tick for tick in ticks if low <= tick <= high]
+    assert 2 <= len(inside) <= 8
+
+
+def test_files_are_identical_when_drawn_twice(tables, tmp_path):
+    kinds, drawn = ("png", "pdf"), []
+    for part in ("first", "second"):
+        paths = [tmp_path / f"{part}.{kind}" for kind in kinds]
+        style.save(draw("inefficiency_size", tables), paths, dpi=50)
+        drawn.append([path.read_bytes() for path in paths])
+        if part == "first":
+            time.sleep(1.1)  # PDF dates are in seconds
+    assert drawn[0] == drawn[1]
+    expected = {f"{part}.{kind}" for part in ("first", "second") for kind in kinds}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
+def test_uneven_speed_below_one_is_explained(tables):
+    broken = tables["speed_limits"].copy()
+    whole = (broken["realisation"] == "ensemble") & (broken["start"] == "warm")
+    broken.loc[whole, ["speed_unevenness", "discretisation"]] = [0.9, 0.25]
+    figure = draw("inefficiency_factors", tables | {"speed_limits": broken})
+    words = [[t.get_text() for t in figure.axes[k].texts] for k in (0, 3)]
+    assert not any("below 1" in text for text in words[0])
+    assert any("below 1" in text and "25 %" in text for text in words[1])
