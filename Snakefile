@@ -47,6 +47,7 @@ include: "rules/train.smk"
 include: "rules/kernel.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
+include: "rules/theory.smk"
 
 
 localrules:

@@ -83,14 +83,22 @@ def wanted_times(settings: dict, lambda_1: float) -> np.ndarray:
 
 
 def test_recorder(loss: TrainingLoss, problem: Problem):
-    """Return a function that measures test loss and accuracy of an evolution's weights."""
+    """Return a function that measures losses and test accuracy of an evolution's weights.
+
+    The training loss is measured too: between its steps gradient flow interpolates it.
+    """
+
+    def half_square(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        return 0.5 * (targets - outputs).cpu().double().square().sum().item()
 
     def record(evolution: Evolution) -> dict[str, float]:
         outputs = loss.outputs(evolution.weights, problem.test_inputs)
-        residue = problem.test_targets - outputs
         correct = outputs.argmax(dim=1) == problem.test_labels
         return {
-            "test_loss": 0.5 * residue.cpu().double().square().sum().item(),
+            "train_loss": half_square(
+                loss.outputs(evolution.weights, problem.inputs), problem.targets
+            ),
+            "test_loss": half_square(outputs, problem.test_targets),
             "test_accuracy": correct.cpu().double().mean().item(),
         }
 

@@ -1,1 +1,1 @@
-"""Figures: each module has a function ``draw`` from tables to a matplotlib figure, without files."""
+"""Figures: each module draws tables as a matplotlib figure and touches no file."""

@@ -97,12 +97,13 @@ def check_speed_limit(
     geodesic_length: ArrayLike,
     *,
     relative_rounding: float = 1e-6,
+    relative_discretisation: float | None = None,
 ) -> None:
     """Assert T action >= l_gamma^2 >= l_geo^2, and T (L_0 - L_T) >= l_gamma^2 within discretisation.
 
     The first two hold for any curve (Cauchy-Schwarz, triangle inequality), so that breaking one
-    means a wrong number. The third holds for gradient flow; a finite step may break it by as much
-    as the action differs from the loss drop, which is the slack granted.
+    means a wrong number. The third holds for gradient flow; steps of gradient descent may break it
+    by as much as the action differs from the loss drop.
 
     Args:
         time: training times since the start, shape (M,).
@@ -112,6 +113,8 @@ def check_speed_limit(
         geodesic_length: l_geo, shape (M,).
         relative_rounding: slack for rounding, relative. Lengths are accumulated in float64 from
             gradients in float32 (relative precision 6e-8); 1e-6 leaves room for their sums.
+        relative_discretisation: slack of the third inequality for an integrated gradient flow,
+            relative; None grants |action - (L_0 - L_T)|, for gradient descent.
 
     Raises:
         SpeedLimitViolation: naming the inequality, the time and both sides.
@@ -120,6 +123,8 @@ def check_speed_limit(
     action, path = np.asarray(action, float), np.asarray(path_length, float)
     geodesic = np.asarray(geodesic_length, float)
     excess = np.abs(action - drop)
+    if relative_discretisation is not None:
+        excess = relative_discretisation * np.abs(drop)
     _assert_at_least("l_gamma >= l_geo", path, geodesic, relative_rounding, time)
     _assert_at_least("T action >= l_gamma^2", time * action, path**2, relative_rounding, time)
     _assert_at_least(
