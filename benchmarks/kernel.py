@@ -13,8 +13,9 @@ Methods, all on Myrtle-5 in NTK parameterisation, 32 x 32 x 3 inputs, 10 outputs
   requirements-peers.txt, compilation excluded.
 
 Times are CPU seconds of the process, which equal wall seconds on an idle core and are not
-lengthened by other jobs on a shared one. Peaks are resident memory of the whole process. The methods alternate within every repetition, because
-machines drift; ratios are medians over repetitions of adjacent runs.
+lengthened by other jobs on a shared one. Peaks are resident memory of the whole process. The
+methods alternate within every repetition, because machines drift; ratios are medians over
+repetitions of adjacent runs.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def measure(function: Callable[[], object]) -> tuple[float, int]:
 def make_case(width: int, samples: int):
     """Return a network at its start and images with a 1/f spectrum and a common mean."""
     import torch
+
     from speedlimits import networks
 
     generator = torch.Generator().manual_seed(width)
@@ -97,6 +99,7 @@ def torch_func_ntk(network, inputs, traced: bool):
 def methods(network, inputs, traced: bool) -> dict[str, Callable[[], object]]:
     """Return name -> call of the methods of this environment."""
     import torch
+
     from speedlimits import kernel
 
     def structured(dtype):
@@ -135,6 +138,7 @@ def gemm_rate(size: int = 2048, repeats: int = 7) -> float:
 def product_rate(rows: int, columns: int = 9216, repeats: int = 5) -> float:
     """Return the rate of the symmetric product alone, lower-half operations per CPU second."""
     import torch
+
     from speedlimits import kernel_sequential
 
     jacobian = torch.randn(rows // OUTPUTS, OUTPUTS, columns)

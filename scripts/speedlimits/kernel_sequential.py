@@ -18,8 +18,8 @@ Operations (multiply and add = 2) for N samples, Myrtle-5 of width w on S positi
   per-sample gradients  N * C * w^2 * 18 * (2 S + 2 S/4 + ...)   (cotangents and weight gradients)
   products              (N C)^2 * (27 w + 18 w^2)                (convolutions 1 to 3, half each)
                         + 18 (N w)^2 + (N C)^2 w                 (last convolution)
-A route that multiplies whole Jacobians pays 2 (N C)^2 P = (N C)^2 (54 w + 54 w^2): three times as
-much. Contracting positions pairwise instead of forming J_l would cost S^2 against 9 w^2 C: more.
+A route that multiplies whole Jacobians pays 2 (N C)^2 P = (N C)^2 (54 w + 54 w^2): three times
+the products, for the same per-sample gradients. Contracting positions pairwise instead of forming J_l would cost S^2 against 9 w^2 C: more.
 
 Precision. Images share a mean, and so do their gradients: the entries of Theta are dominated by a
 component of rank C, and float32 rounds all of Theta at that component's size, which drowns the
@@ -29,7 +29,7 @@ where only D D^T, whose entries are small, is multiplied in float32; the terms w
 and take float64. ``linear`` and ``pooled`` factors are cheap and multiplied in float64.
 
 Memory. Columns of J_l (output channels of layer l) are processed in passes that fit the budget;
-every pass holds all samples, so that each pass needs only one sweep through the network.
+a pass holds all samples, and sweeps through the network once.
 """
 
 from __future__ import annotations
