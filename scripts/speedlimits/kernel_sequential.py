@@ -19,7 +19,8 @@ Operations (multiply and add = 2) for N samples, Myrtle-5 of width w on S positi
   products              (N C)^2 * (27 w + 18 w^2)                (convolutions 1 to 3, half each)
                         + 18 (N w)^2 + (N C)^2 w                 (last convolution)
 A route that multiplies whole Jacobians pays 2 (N C)^2 P = (N C)^2 (54 w + 54 w^2): three times
-the products, for the same per-sample gradients. Contracting positions pairwise instead of forming J_l would cost S^2 against 9 w^2 C: more.
+the products, for the same per-sample gradients. Contracting positions pairwise instead of forming
+J_l would cost S^2 against 9 w^2 C: more.
 
 Precision. Images share a mean, and so do their gradients: the entries of Theta are dominated by a
 component of rank C, and float32 rounds all of Theta at that component's size, which drowns the
