@@ -3,10 +3,18 @@
 import numpy as np
 import pandas as pd
 import xarray as xr
+
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
-from pipeline.stores import provenance, read_json, read_netcdf, read_snapshots, variable
-from pipeline.stores import write_netcdf, write_table
+from pipeline.stores import (
+    provenance,
+    read_json,
+    read_netcdf,
+    read_snapshots,
+    variable,
+    write_netcdf,
+    write_table,
+)
 from speedlimits.statistics import trend
 
 MOMENTS = ("start", "warm", "end")

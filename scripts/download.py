@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 
 import pooch
 import requests
+
 from pipeline.cifar10 import MIRRORS, OFFICIAL_URL, sha256_of
 from pipeline.log import logged
 

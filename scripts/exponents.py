@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 import xarray as xr
+
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_netcdf, write_table

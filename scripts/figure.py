@@ -3,6 +3,7 @@
 import importlib
 
 import pandas as pd
+
 from pipeline.log import logged
 from pipeline.stores import read_netcdf
 from plots.style import save, use_style

@@ -8,6 +8,7 @@ eigenspace with that at the start. Without a warm start the file says so and hol
 import numpy as np
 import torch
 import xarray as xr
+
 from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
 from pipeline.problem import Problem, build_problem
@@ -31,7 +32,7 @@ def kernels(problem: Problem, settings: dict, memory_bytes: int) -> dict[str, np
     Args:
         problem: network and inputs.
         settings: ``full_rows_limit``.
-        memory_bytes: working memory.
+        memory_bytes: working memory beyond the kernel itself.
 
     Returns:
         "full" (N C, N C), unless it is too large, and "traced" (N, N), float64.
@@ -42,8 +43,10 @@ def kernels(problem: Problem, settings: dict, memory_bytes: int) -> dict[str, np
     outputs = problem.targets.shape[1]
     if len(inputs) * outputs > settings["full_rows_limit"]:
         print("full kernel above kernel.full_rows_limit: only the output-traced one is computed")
+        memory_bytes += 8 * len(inputs) ** 2
         traced = empirical_ntk(network, inputs, traced=True, memory_bytes=memory_bytes)
         return {"traced": traced.cpu().numpy()}
+    memory_bytes += 8 * (len(inputs) * outputs) ** 2
     full = empirical_ntk(network, inputs, memory_bytes=memory_bytes)
     return {"full": full.cpu().numpy(), "traced": trace_outputs(full, outputs).cpu().numpy()}
 

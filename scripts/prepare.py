@@ -6,6 +6,7 @@ deviation per channel over the training pool; the test images are the first ``te
 
 import numpy as np
 import xarray as xr
+
 from pipeline.cifar10 import read_archive
 from pipeline.log import logged
 from pipeline.stores import array_digest, provenance, variable, write_netcdf

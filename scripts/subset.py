@@ -6,6 +6,7 @@ subset of size 64 is the beginning of that of size 128.
 
 import numpy as np
 import xarray as xr
+
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import array_digest, provenance, read_netcdf, variable, write_netcdf

@@ -10,6 +10,7 @@ import json
 import numpy as np
 import torch
 import xarray as xr
+
 from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
 from pipeline.problem import Problem, build_problem

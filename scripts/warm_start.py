@@ -3,6 +3,7 @@ reaches the threshold. If it never does, say so; cold results stand on their own
 """
 
 import numpy as np
+
 from pipeline.log import logged
 from pipeline.stores import provenance, read_snapshots, write_json
 from speedlimits.snapshots import warm_start_index

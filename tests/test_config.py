@@ -6,6 +6,7 @@ import math
 import pytest
 import yaml
 from conftest import ROOT
+
 from pipeline.config import ConfigError, validate
 
 REMOVE = object()
@@ -168,7 +169,8 @@ def test_learning_rate_at_the_stability_limit(shipped_config):
     validate(config)
     with pytest.raises(ConfigError, match="stability limit 2/lambda_1"):
         validate(changed(config, "base.learning_rate", 1.0))
-    validate(changed(changed(config, "base.learning_rate", 1.0), "base.learning_rate_unit", "absolute"))
+    config = changed(config, "base.learning_rate", 1.0)
+    validate(changed(config, "base.learning_rate_unit", "absolute"))
 
 
 def test_a_study_told_twice(shipped_config):

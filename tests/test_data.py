@@ -12,6 +12,7 @@ import numpy as np
 import prepare
 import pytest
 import subset
+
 from pipeline.cifar10 import ArchiveError, read_archive, sha256_of
 from pipeline.stores import read_netcdf
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from speedlimits.exponents import fit_exponent, fit_window, log_bins
 
 
@@ -28,7 +29,9 @@ def test_pure_power_law_is_exact():
     assert found.window_low <= found.exponent <= found.window_high
 
 
-@pytest.mark.parametrize(("delta", "outputs", "realisations"), [(0.5, 1, 3), (1.3, 10, 3), (0, 1, 1)])
+@pytest.mark.parametrize(
+    ("delta", "outputs", "realisations"), [(0.5, 1, 3), (1.3, 10, 3), (0, 1, 1)]
+)
 def test_interval_of_delta_covers_the_truth_at_its_rate(delta, outputs, realisations):
     k = np.arange(1, 641.0)
     covered, errors = 0, []

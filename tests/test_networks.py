@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from speedlimits.networks import (
     MODELS,
     ScaledConv2d,

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
+
 from pipeline import code_digest as cd
 from pipeline.runs import Plan
 from pipeline.seeds import derived_seed
@@ -72,7 +73,8 @@ def test_more_realisations_keep_the_runs_there_are(shipped_config):
 
 
 def test_seeds_depend_on_seed_and_purpose_only():
-    seeds = {derived_seed(s, *p) for s in (0, 1) for p in (("start", 0), ("start", 1), ("noise", 0))}
+    purposes = (("start", 0), ("start", 1), ("noise", 0))
+    seeds = {derived_seed(seed, *purpose) for seed in (0, 1) for purpose in purposes}
     assert len(seeds) == 6
     assert derived_seed(3, "start", 1) == derived_seed(3, "start", 1)
     assert derived_seed(3, "a", "bc") != derived_seed(3, "ab", "c")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from speedlimits import speed_limit as sl
 
 
@@ -72,7 +73,7 @@ def test_a_broken_inequality_is_named(change, named):
     if named == "ok":  # the action differs from the loss drop: within the discretisation
         sl.check_speed_limit(**good | change)
     else:
-        with pytest.raises(sl.SpeedLimitViolation, match=named):
+        with pytest.raises(sl.SpeedLimitError, match=named):
             sl.check_speed_limit(**good | change)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from speedlimits.snapshots import snapshot_times, warm_start_index
 from speedlimits.subsets import one_hot, subset_order
 

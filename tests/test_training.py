@@ -1,4 +1,4 @@
-"""Training through the scripts: closed form of a linear model, resumption, divergence, warm start."""
+"""Training through the scripts: closed form of a linear model, resumption, warm start."""
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,10 @@ import torch
 import train
 import warm_start
 import xarray as xr
+from scipy.integrate import quad
+
 from pipeline.stores import read_json, read_netcdf, read_snapshots
 from pipeline.trajectory import StagedTrajectory
-from scipy.integrate import quad
 from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent
 
@@ -87,9 +88,8 @@ def test_linear_model_agrees_with_its_closed_form(trained, dynamics):
     found = speed_limit.measured([run], 0)
     measured = sl.speed_limit_time(found["geodesic2"][0], found["drop"][0])
     np.testing.assert_allclose(measured, geodesic**2 / drop, rtol=1e-3)
-    np.testing.assert_allclose(
-        sl.inefficiency(t, found["geodesic2"][0], found["drop"][0]), t * drop / geodesic**2, rtol=1e-3
-    )
+    inefficiency = sl.inefficiency(t, found["geodesic2"][0], found["drop"][0])
+    np.testing.assert_allclose(inefficiency, t * drop / geodesic**2, rtol=1e-3)
 
 
 def test_lambda_1_is_the_largest_eigenvalue(trained):

@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 import yaml
 from conftest import ROOT
+
 from pipeline.code_digest import SCRIPTS, reachable
 from pipeline.settings import FIGURES, RULES
 from pipeline.stores import read_snapshots
@@ -173,9 +174,8 @@ def test_touch_and_comments_rerun_nothing_but_code_does(finished):
     library.write_text("# a comment\n" + text)
     assert planned(snakemake(finished, "-n")) == {}
     library.write_text(text.replace("50 * (1", "50.0 * (1") + "\nNEW = 1\n")
-    assert set(planned(snakemake(finished, "-n"))) - {"all"} == {"speed_limit", "collect", "figure"} - (
-        {"collect", "figure"} - set(planned(snakemake(finished, "-n")))
-    )
+    stale = set(planned(snakemake(finished, "-n"))) - {"all"}
+    assert "speed_limit" in stale and stale <= {"speed_limit", "collect", "figure"}
     library.write_text(text)
     assert planned(snakemake(finished, "-n")) == {}
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from speedlimits.networks import MODELS, initialise_
-from speedlimits.subsets import one_hot
 from torch import Tensor, nn
 
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_netcdf
+from speedlimits.networks import MODELS, initialise_
+from speedlimits.subsets import one_hot
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

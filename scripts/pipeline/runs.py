@@ -53,7 +53,7 @@ def network_slug(settings: dict) -> str:
 
 
 def dynamics_slug(settings: dict) -> str:
-    """Return for example ``gradient_flow-tolerance0.005-until2000_from0.1_by_inverse_lambda_1-...``."""
+    """Return for example ``gradient_flow-tolerance0.002-lambda1_T0.1to2000-10per_decade``."""
     if settings["dynamics"] == "gradient_flow":
         rate = f"tolerance{number(settings['relative_tolerance'])}"
     else:

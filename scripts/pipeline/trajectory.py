@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from speedlimits.dynamics import Evolution
 
 from pipeline.log import Progress
+from speedlimits.dynamics import Evolution
 
 CHECKPOINT_SECONDS = 20.0  # own choice: little to lose, and writing takes milliseconds
 Recorder = Callable[[Evolution], dict[str, float]]

@@ -77,7 +77,7 @@ def fit_window(count: int, first_rank: int, last_rank_fraction: float) -> tuple[
     Args:
         count: number of eigenvalues above the numerical floor.
         first_rank: first rank, above those of the mean mode.
-        last_rank_fraction: last rank as a fraction of ``count``; the end of a finite spectrum bends.
+        last_rank_fraction: last rank as a fraction of ``count``; a finite spectrum's end bends.
 
     Returns:
         (first, last).
@@ -130,11 +130,11 @@ def fit_exponent(
 ) -> ExponentFit:
     """Fit y_k ~ k^-exponent over the ranks [first, last].
 
-    ln of the bin averages (for eigenvalues: the bin averages of ln) is regressed on ln k with weights 1 / (v_b + tau^2): v_b is the scatter
-    of a mean of squared Gaussians (zero for eigenvalues) and tau^2 the misfit of the law itself,
-    by the method of moments (DerSimonian, Laird 1986). The interval is the percentile bootstrap
-    over realisations and, inside each resample, over bins (pairs bootstrap: it holds whatever the
-    misfit looks like).
+    ln of the bin averages (for eigenvalues: the bin averages of ln) is regressed on ln k with
+    weights 1 / (v_b + tau^2): v_b is the scatter of a mean of squared Gaussians (zero for
+    eigenvalues) and tau^2 the misfit of the law itself, by the method of moments (DerSimonian,
+    Laird 1986). The interval is the percentile bootstrap over realisations and, inside each
+    resample, over bins (pairs bootstrap: it holds whatever the misfit looks like).
 
     Args:
         values: lambda_k or Delta_k^2 per realisation, shape (R, K), rank 1 first, positive in the

@@ -156,7 +156,7 @@ def _plan(
     memory_bytes: int,
     accumulate_dtype: torch.dtype,
 ) -> Plan:
-    """Return passes, micro-batch and panel such that
+    """Return passes, micro-batch and panel that keep the memory below the budget.
 
         8 rows columns                              the kernel
         + LIBRARY_BYTES                             buffers of the libraries

@@ -1,9 +1,10 @@
 """One step of the second-order Runge-Kutta-Chebyshev method, with the leading modes implicit.
 
 RKC2: Sommeijer, Shampine, Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comput. Appl.
-Math. 88 (1998) 315-326. With s stages the method is stable for step * rho up to about 0.65 s^2,
-rho the spectral radius, where s plain Euler steps reach 2 s. The spectra of networks fall
-steeply: with a few leading eigenpairs of the Hessian taken implicitly, rho is that of the rest.
+Math. 88 (1998) 315-326. With s stages and the damping chosen here the method is stable for
+step * rho up to about 0.46 s^2, rho the spectral radius, where s plain Euler steps reach 2 s. The
+spectra of networks fall steeply: with a few leading eigenpairs of the Hessian taken implicitly,
+rho is that of the rest.
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-DAMPING = 2.0 / 13.0  # epsilon of Sommeijer et al. (1998), section 2
-STABILITY = 1.54  # s^2 - 1 >= 1.54 step rho keeps the step inside the stable interval; ibid.
+# Sommeijer et al. (1998) take epsilon = 2/13, the longest stable interval. On ReLU networks that
+# learn features each crossed kink excites stiff modes, which that value hardly damps: with 4 (of
+# 2/13, 1, 4 and 10) the action exceeds the loss drop by less than half as much, and a trajectory
+# takes 23 to 32 % fewer gradients (Myrtle-5, 16 channels, 32 and 128 digits, lambda_1 T = 1000).
+DAMPING = 4.0
+# s^2 - 1 >= 2.18 step rho keeps the step inside the stable interval: the largest of (s^2 - 1) w_1 /
+# (w_0 + 1) over s = 2..60 is 2.164.
+STABILITY = 2.18
 MINIMUM_STAGES = 2
 # Largest residual of a pair, over its eigenvalue. Of 0.1, 0.05, 0.02, 0.005 it takes the fewest
 # gradients on power-law spectra: poorer pairs shorten the steps, better ones are fewer.
