@@ -11,6 +11,7 @@ rule exponents:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/exponents{realisations}.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=20,
@@ -38,6 +39,7 @@ rule speed_limit:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/speed_limit{realisations}.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
@@ -66,6 +68,7 @@ rule collect:
         "results/benchmarks/studies/{study}/collect.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=30,

@@ -7,6 +7,7 @@ rule download:
         "results/benchmarks/download.tsv"
     conda:
         "../envs/data.yaml"
+    threads: 1
     resources:
         mem_mb=500,
         runtime=60,
@@ -29,6 +30,7 @@ rule prepare:
         "results/benchmarks/data/{dataset}/prepare.tsv"
     conda:
         "../envs/data.yaml"
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=20,
@@ -51,6 +53,7 @@ rule subset:
         "results/benchmarks/data/{dataset}/{subset}.tsv"
     conda:
         "../envs/data.yaml"
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=20,

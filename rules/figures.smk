@@ -10,6 +10,7 @@ rule figure:
         "results/benchmarks/studies/{study}/{figure}.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=10,

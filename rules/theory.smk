@@ -70,6 +70,7 @@ rule theory_linear_regression:
         "results/benchmarks/theory/linear_regression.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=20,
@@ -97,6 +98,7 @@ rule theory_power_law:
         "results/benchmarks/theory/power_law.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
@@ -125,6 +127,7 @@ rule theory_figure:
         "results/benchmarks/theory/figures/{theory_figure}.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
@@ -153,6 +156,7 @@ rule theory_phase_diagram_measured:
         "results/benchmarks/theory/figures/phase_diagram_measured.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=10,

@@ -63,6 +63,7 @@ rule warm_start:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/warm_start{realisations}.tsv"
     conda:
         "../envs/analysis.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=10,

@@ -117,7 +117,7 @@ BAD = [
     ("statistics.resamples", 10, ["at least 100"]),
     ("figures.dpi", 10, ["at least 50"]),
     ("figures.dpi", "high", ["whole number"]),
-    ("compute.device", "gpu", ["allowed: auto, cpu, cuda, mps"]),
+    ("compute.device", "gpu", ["allowed: auto, cpu, cuda"]),
     ("compute.train_threads", 0, ["at least 1"]),
     ("compute.deterministic", "yes", ["true or false"]),
     ("datasets.cifar10.test_count", 0, ["at least 1"]),

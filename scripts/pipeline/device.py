@@ -11,7 +11,8 @@ def choose_device(wanted: str, *, threads: int, deterministic: bool) -> torch.de
     """Return the device to compute on, after setting threads and determinism.
 
     Args:
-        wanted: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
+        wanted: "auto" (CUDA, else CPU), "cpu" or "cuda". Apple's MPS has no float64, which weights
+            and kernels need.
         threads: CPU threads of torch; a sum's order of terms depends on them.
         deterministic: refuse algorithms whose result varies between calls on a GPU.
 
@@ -25,14 +26,9 @@ def choose_device(wanted: str, *, threads: int, deterministic: bool) -> torch.de
     # TF32 keeps 10 bits of mantissa: too few for the small eigenvalues of Theta.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
     if wanted == "auto":
-        wanted = next(name for name, there in available.items() if there)
-    if not available[wanted]:
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"compute.device is {wanted}, but this torch ({torch.__version__}, built for CUDA "
             f"{torch.version.cuda}) finds no such device; set compute.device to auto or cpu, or "

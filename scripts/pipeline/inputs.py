@@ -70,7 +70,7 @@ def gpu_count(device: str) -> int:
     sets compute.device to cuda.
     """
     seen = device == "auto" and shutil.which("nvidia-smi") is not None
-    return int(device in ("cuda", "mps") or seen)
+    return int(device == "cuda" or seen)
 
 
 def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any], int]:
