@@ -62,6 +62,7 @@ BAD = [
     ("base.depth", 0, ["at least 1"]),
     ("base.depth", 1000, ["at most 100"]),
     ("base.parameterisation", "NTK", ["did you mean ntk?"]),
+    ("base.initialisation", "xavier", ["allowed: he, torch_default"]),
     ("base.targets", "onehot", ["did you mean one_hot?"]),
     ("base.precision", "float16", ["allowed: float32, float64"]),
     ("base.dynamics", "sgd", ["allowed: gradient_flow, gradient_descent"]),

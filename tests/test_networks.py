@@ -59,6 +59,26 @@ def test_start_keeps_the_variance_of_a_wide_relu_layer():
     assert inside.square().mean().item() == pytest.approx(2 * x.square().mean().item(), rel=0.05)
 
 
+def test_torch_default_has_the_variance_of_torchs_own_layers():
+    network = initialise_(
+        fully_connected(
+            input_shape=(300,), outputs=4, width=500, parameterisation="standard", depth=2,
+            initialisation="torch_default",
+        ),  # fmt: skip
+        torch.Generator().manual_seed(0),
+    )
+    ours, theirs = network[1].weight, torch.nn.Linear(300, 500).weight
+    assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.02)
+    assert ours.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.01)
+
+
+def test_unknown_initialisation_is_refused():
+    with pytest.raises(ValueError, match="'he', 'torch_default'"):
+        myrtle5(
+            input_shape=(1, 8, 8), outputs=2, width=2, parameterisation="ntk", initialisation="x"
+        )
+
+
 def test_depth_one_is_linear():
     network = fully_connected(
         input_shape=(4,), outputs=2, width=8, parameterisation="ntk", depth=1

@@ -37,7 +37,8 @@ def test_slugs_stand_for_their_settings(shipped_config):
 # One other value for every run setting, and whether it must give another place to the results.
 OTHER = {
     "dataset": "digits", "n": 32, "selection": "uniform", "subset": 1, "model": "fully_connected",
-    "width": 33, "parameterisation": "standard", "targets": "centred_one_hot",
+    "width": 33, "parameterisation": "standard", "initialisation": "torch_default",
+    "targets": "centred_one_hot",
     "precision": "float64", "dynamics": "gradient_descent", "relative_tolerance": 0.0123456789,
     "final_time": 2000.5, "first_snapshot": 0.2, "time_unit": "absolute", "snapshots_per_decade": 7,
 }  # fmt: skip

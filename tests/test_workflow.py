@@ -255,3 +255,10 @@ def test_no_result_or_archive_is_tracked():
     ).stdout.splitlines()
     assert not [f for f in tracked if f.startswith("results/") and f != "results/README.md"]
     assert not [f for f in tracked if Path(f).suffix in (".gz", ".nc", ".zarr", ".npz")]
+
+
+def test_table_of_config_keys_in_the_readme_is_fresh():
+    from pipeline.documentation import with_table
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(text) == text, "run: make docs"

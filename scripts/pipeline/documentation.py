@@ -18,7 +18,8 @@ def allowed(rule: dict) -> str:
     bounds = []
     for key, sign in (("exclusiveMinimum", ">"), ("minimum", ">="), ("maximum", "<=")):
         if key in rule:
-            bounds.append(f"{sign} {rule[key]:g}")
+            shown = f"{rule[key]:g}" if isinstance(rule[key], float) else str(rule[key])
+            bounds.append(f"{sign} {shown}")
     kinds = rule.get("type", "mapping")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     words = {"object": "mapping", "string": "text", "array": "list", "boolean": "true, false"}

@@ -47,6 +47,7 @@ def build_network(settings: dict, data: xr.Dataset) -> nn.Sequential:
         outputs=int(data.attrs["classes"]),
         width=settings["width"],
         parameterisation=settings["parameterisation"],
+        initialisation=settings["initialisation"],
         **options,
     )
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 SUBSET_KEYS = ("n", "selection", "subset")
-NETWORK_KEYS = ("model", "width", "depth", "parameterisation", "targets", "precision")
+NETWORK_KEYS = (
+    "model",
+    "width",
+    "depth",
+    "parameterisation",
+    "initialisation",
+    "targets",
+    "precision",
+)
 FLOW_KEYS = ("dynamics", "relative_tolerance")
 DESCENT_KEYS = ("dynamics", "learning_rate", "learning_rate_unit")
 CLOCK_KEYS = ("final_time", "first_snapshot", "time_unit", "snapshots_per_decade")
@@ -44,11 +52,11 @@ def subset_slug(settings: dict) -> str:
 
 
 def network_slug(settings: dict) -> str:
-    """Return for example ``myrtle5-width32-ntk-one_hot-float32``."""
+    """Return for example ``myrtle5-width32-ntk-he-one_hot-float32``."""
     depth = f"-depth{settings['depth']}" if settings["model"] == "fully_connected" else ""
     return (
         f"{settings['model']}{depth}-width{settings['width']}-{settings['parameterisation']}"
-        f"-{settings['targets']}-{settings['precision']}"
+        f"-{settings['initialisation']}-{settings['targets']}-{settings['precision']}"
     )
 
 

@@ -2,13 +2,15 @@
 
 A layer multiplies its input by ``scale * weight``:
 
-* NTK parameterisation: weight ~ N(0, 1) and scale = gain / sqrt(fan_in), so that the kernel
+* NTK parameterisation: weight of unit variance and scale = gain / sqrt(fan_in), so that the kernel
   Theta has a finite limit as the width grows (Jacot, Gabriel, Hongler 2018).
-* standard parameterisation: weight ~ N(0, gain^2 / fan_in) and scale = 1.
+* standard parameterisation: weight of variance gain^2 / fan_in and scale = 1.
 
-gain = sqrt(2) before a ReLU (He et al. 2015) and 1 for the output layer. Both parameterisations
-give the same function at the start; they differ in the geometry of weight space and therefore in
-every length and time. Layers carry no bias: the paper speaks of "five weight layers".
+Initialisation "he" draws Gaussian weights with gain = sqrt(2) before a ReLU (He et al. 2015) and 1
+for the output layer; "torch_default" draws uniform weights with gain = 1/sqrt(3) everywhere, as
+torch's layers do: outputs and kernel are then far smaller. Both parameterisations give the same
+function at the start; they differ in the geometry of weight space and therefore in every length
+and time. Layers carry no bias: the paper speaks of "five weight layers".
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ import torch
 from torch import Tensor, nn
 
 PARAMETERISATIONS = ("ntk", "standard")
-GAIN_BEFORE_RELU = math.sqrt(2.0)  # He et al. 2015, equation 10
-GAIN_OUTPUT = 1.0  # a linear output layer keeps the variance with gain 1
+INITIALISATIONS = ("he", "torch_default")
+HE_GAIN = math.sqrt(2.0)  # before a ReLU; He et al. 2015, equation 10
+HE_GAIN_OUTPUT = 1.0  # a linear output layer keeps the variance with gain 1
+TORCH_GAIN = 1 / math.sqrt(3.0)  # torch's layers: uniform in +-1/sqrt(fan_in)
 
 
 class ScaledLinear(nn.Module):
     """Linear layer x -> scale * W x, W of shape (out_features, in_features), no bias."""
+
+    uniform_start = False
 
     def __init__(self, in_features: int, out_features: int, gain: float, parameterisation: str):
         super().__init__()
@@ -46,6 +52,7 @@ class ScaledConv2d(nn.Module):
 
     kernel_size = 3
     padding = 1
+    uniform_start = False
 
     def __init__(self, in_channels: int, out_channels: int, gain: float, parameterisation: str):
         super().__init__()
@@ -79,8 +86,30 @@ def _scale_and_deviation(gain: float, fan_in: int, parameterisation: str) -> tup
     return (size, 1.0) if parameterisation == "ntk" else (1.0, size)
 
 
+def _gains(initialisation: str) -> tuple[float, float]:
+    """Return the gains of hidden layers and of the output layer."""
+    if initialisation not in INITIALISATIONS:
+        raise ValueError(
+            f"initialisation is {initialisation!r}; it must be one of {INITIALISATIONS}"
+        )
+    return (HE_GAIN, HE_GAIN_OUTPUT) if initialisation == "he" else (TORCH_GAIN, TORCH_GAIN)
+
+
+def _with_draw(network: nn.Sequential, initialisation: str) -> nn.Sequential:
+    """Return the network after noting in its layers how their weights are drawn."""
+    for layer in network:
+        if isinstance(layer, (ScaledLinear, ScaledConv2d)):
+            layer.uniform_start = initialisation == "torch_default"
+    return network
+
+
 def myrtle5(
-    *, input_shape: tuple[int, ...], outputs: int, width: int, parameterisation: str
+    *,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    width: int,
+    parameterisation: str,
+    initialisation: str = "he",
 ) -> nn.Sequential:
     """Myrtle-5: four 3x3 convolutions and a linear layer (Shankar et al. 2020; paper, section 5).
 
@@ -92,6 +121,7 @@ def myrtle5(
         outputs: number of outputs C.
         width: number of channels w of every convolution.
         parameterisation: "ntk" or "standard".
+        initialisation: "he" or "torch_default".
 
     Returns:
         The network with uninitialised weights, P = 9 w channels + 27 w^2 + w C of them.
@@ -106,10 +136,12 @@ def myrtle5(
         )
     channels = input_shape[0]
 
-    def convolution(in_channels: int) -> ScaledConv2d:
-        return ScaledConv2d(in_channels, width, GAIN_BEFORE_RELU, parameterisation)
+    hidden_gain, output_gain = _gains(initialisation)
 
-    return nn.Sequential(
+    def convolution(in_channels: int) -> ScaledConv2d:
+        return ScaledConv2d(in_channels, width, hidden_gain, parameterisation)
+
+    network = nn.Sequential(
         convolution(channels),
         nn.ReLU(),
         convolution(width),
@@ -121,8 +153,9 @@ def myrtle5(
         convolution(width),
         nn.ReLU(),
         GlobalAveragePool(),
-        ScaledLinear(width, outputs, GAIN_OUTPUT, parameterisation),
+        ScaledLinear(width, outputs, output_gain, parameterisation),
     )
+    return _with_draw(network, initialisation)
 
 
 def fully_connected(
@@ -132,6 +165,7 @@ def fully_connected(
     width: int,
     parameterisation: str,
     depth: int,
+    initialisation: str = "he",
 ) -> nn.Sequential:
     """Fully connected ReLU network with ``depth`` weight layers (depth 1 is linear regression).
 
@@ -141,6 +175,7 @@ def fully_connected(
         width: units w of every hidden layer.
         parameterisation: "ntk" or "standard".
         depth: number of weight layers, at least 1.
+        initialisation: "he" or "torch_default".
 
     Returns:
         The network with uninitialised weights.
@@ -151,18 +186,19 @@ def fully_connected(
     if depth < 1:
         raise ValueError(f"depth is {depth}; a network needs at least 1 weight layer")
     sizes = [math.prod(input_shape)] + [width] * (depth - 1)
+    hidden_gain, output_gain = _gains(initialisation)
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in in sizes[:-1]:
-        layers += [ScaledLinear(fan_in, width, GAIN_BEFORE_RELU, parameterisation), nn.ReLU()]
-    layers.append(ScaledLinear(sizes[-1], outputs, GAIN_OUTPUT, parameterisation))
-    return nn.Sequential(*layers)
+        layers += [ScaledLinear(fan_in, width, hidden_gain, parameterisation), nn.ReLU()]
+    layers.append(ScaledLinear(sizes[-1], outputs, output_gain, parameterisation))
+    return _with_draw(nn.Sequential(*layers), initialisation)
 
 
 MODELS = {"myrtle5": myrtle5, "fully_connected": fully_connected}
 
 
 def initialise_(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw the weights theta_0 in place: independent Gaussians of each layer's start deviation.
+    """Draw the weights theta_0 in place, independently, with each layer's start deviation.
 
     Args:
         network: made of the layers of this module.
@@ -175,7 +211,11 @@ def initialise_(network: nn.Module, generator: torch.Generator) -> nn.Module:
         for layer in network.modules():
             if isinstance(layer, (ScaledLinear, ScaledConv2d)):
                 weight = layer.weight
-                draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+                if layer.uniform_start:
+                    draw = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
+                    draw = math.sqrt(12.0) * (draw - 0.5)
+                else:
+                    draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
                 weight.copy_(layer.start_deviation * draw)
     return network
 
