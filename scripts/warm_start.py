@@ -1,5 +1,5 @@
 """Find the warm start t_w: the first recorded time at which the realisations' mean test accuracy
-reaches the threshold. If it never does, say so; cold results stand on their own.
+reaches the threshold from below. If it never does, say so; cold results stand on their own.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def warm_start(times: np.ndarray, accuracy: np.ndarray, threshold: float) -> dic
     }
     if index is not None:
         found["time"] = float(times[index])
-        found["time_resolution"] = float(times[index] - times[index - 1]) if index else 0.0
+        found["time_resolution"] = float(times[index] - times[index - 1])
         found["mean_test_accuracy"] = float(mean[index])
     return found
 
@@ -46,15 +46,15 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         runs = [read_snapshots(path, weights=False) for path in snakemake.input.manifests]
         accuracy = np.stack([run["test_accuracy"].values for run in runs])
+        mean = accuracy.mean(axis=0)
         found = warm_start(runs[0]["time"].values, accuracy, settings["test_accuracy"])
         if not found["reached"]:
             print(
-                f"the mean test accuracy reaches {found['largest_mean_test_accuracy']:.4f} at "
-                f"most, below the threshold {found['threshold']}: there is no warm start, only "
-                "cold results are computed (lower warm_start.test_accuracy or train longer)"
+                f"the mean test accuracy, {mean[0]:.4f} at the start and "
+                f"{mean.max():.4f} at most, never reaches the threshold {found['threshold']} from "
+                "below: there is no warm start, only cold results are computed (change "
+                "warm_start.test_accuracy or train longer)"
             )
-        elif found["snapshot"] == 0:
-            print("the threshold is met at the start already: warm and cold results are the same")
         write_json({**found, "provenance": provenance(settings)}, snakemake.output[0])
 
 

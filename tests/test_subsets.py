@@ -58,5 +58,7 @@ def test_snapshot_times_are_log_spaced_and_extend(first, ratio, per_decade):
 def test_warm_start_is_where_the_mean_reaches_the_threshold():
     accuracy = np.array([[0.1, 0.2, 0.1, 0.5], [0.1, 0.0, 0.3, 0.5]])
     assert warm_start_index(accuracy, 0.2) == 2
-    assert warm_start_index(accuracy, 0.1) == 0
+    assert warm_start_index(accuracy, 0.1) is None  # met from the start: nothing is reached
     assert warm_start_index(accuracy, 0.6) is None
+    lucky = np.array([[0.13, 0.11, 0.1, 0.14, 0.3]])
+    assert warm_start_index(lucky, 0.12) == 3

@@ -27,12 +27,16 @@ def snapshot_times(first: float, last: float, per_decade: int) -> NDArray[np.flo
 def warm_start_index(test_accuracy: ArrayLike, threshold: float) -> int | None:
     """Return the first recorded time at which the mean test accuracy reaches a threshold.
 
+    It must come from below: an untrained network that guesses above the threshold by chance has
+    reached nothing yet.
+
     Args:
         test_accuracy: per realisation and time, shape (R, M).
         threshold: wanted mean over realisations.
 
     Returns:
-        Index of the time, or None if it is never reached.
+        Index of the time, or None if the threshold is never reached from below.
     """
-    reached = np.asarray(test_accuracy, float).mean(axis=0) >= threshold
-    return int(np.argmax(reached)) if reached.any() else None
+    above = np.asarray(test_accuracy, float).mean(axis=0) >= threshold
+    reached = above[1:] & ~above[:-1]
+    return int(np.argmax(reached)) + 1 if reached.any() else None
