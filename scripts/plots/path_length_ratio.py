@@ -87,7 +87,9 @@ def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> 
     ]
     hollow = {"mfc": "white", "mec": "black", "linestyle": "none", "marker": "o"}
     handles.append(Line2D([], [], label="open: NTK spectrum", **hollow))
-    axes.legend(handles=handles, loc="best", handlelength=1.2)
+    # In a row inside the forbidden region, where no data can be.
+    row = {"ncols": 3, "columnspacing": 0.6, "handletextpad": 0.1, "fontsize": 5.5}
+    axes.legend(handles=handles, loc="lower center", handlelength=1.2, frameon=False, **row)
 
 
 def plot_end(axes: Axes, row: pd.Series, against: Abscissa, colour: str, start: str) -> None:
