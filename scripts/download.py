@@ -97,8 +97,11 @@ def copy_local(source: Path, sha256: str, target: Path) -> None:
             "is damaged or another one: fetch it again or correct the key"
         )
     partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    try:
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main(snakemake) -> None:
