@@ -89,7 +89,7 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame, reached: bool) -> None
     for threshold in warm_starts["threshold"].unique():
         axes.axhline(100 * threshold, color=style.GREY, linewidth=0.7, linestyle=":")
         text = f"warm start at {100 * threshold:g} %" + ("" if reached else ": not reached")
-        place = {"textcoords": "offset points", "xytext": (-3, -2.5), "va": "top", "ha": "right"}
-        kind = {"xycoords": axes.get_yaxis_transform(), "fontsize": 6, "color": style.GREY}
-        axes.annotate(text, (1, 100 * threshold), **place, **kind)
+        # In the upper left corner, which rising accuracies leave free.
+        place = {"transform": axes.transAxes, "va": "top", "ha": "left"}
+        axes.text(0.03, 0.97, text, fontsize=6, color=style.GREY, **place)
     axes.set_ylim(bottom=0)
