@@ -7,6 +7,7 @@ never be continued.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -117,16 +118,14 @@ class StagedTrajectory:
         self.next_snapshot += 1
         print(
             f"snapshot {self.next_snapshot} of {len(self.times) + 1}: time {record['time']:.4g}, "
-            f"loss {record['train_loss']:.5g}, {_inefficiency_text(record, self._loss_0(record))}, "
+            f"loss {record['train_loss']:.5g}, {_inefficiency_text(record, self._start_loss)}, "
             f"{record['gradients']} gradients"
         )
         self._checkpoint()
 
-    def _loss_0(self, record: dict[str, float]) -> float:
-        if not hasattr(self, "_start_loss"):
-            first = self._snapshot_path(0)
-            self._start_loss = float(_load(first)["train_loss"])
-        return self._start_loss
+    @functools.cached_property
+    def _start_loss(self) -> float:
+        return float(_load(self._snapshot_path(0))["train_loss"])
 
     def _on_step(self, evolution: Evolution) -> None:
         self._progress.update(
