@@ -52,12 +52,30 @@ include: "rules/theory.smk"
 
 localrules:
     all,
+    studies,
 
 
+# What the plain command makes: the default studies.
 rule all:
     default_target: True
     input:
-        inputs.all_targets(PLAN),
+        [inputs.study_targets(study) for study in PLAN.default_studies],
+
+
+rule studies:
+    input:
+        [inputs.study_targets(study) for study in PLAN.studies],
+
+
+# One target for each study: snakemake study_NAME
+for study in PLAN.studies:
+
+    rule:
+        name:
+            f"study_{study}"
+        input:
+            inputs.study_targets(study),
+        localrule: True
 
 
 onsuccess:

@@ -62,7 +62,11 @@ def test_start_keeps_the_variance_of_a_wide_relu_layer():
 def test_torch_default_has_the_variance_of_torchs_own_layers():
     network = initialise_(
         fully_connected(
-            input_shape=(300,), outputs=4, width=500, parameterisation="standard", depth=2,
+            input_shape=(300,),
+            outputs=4,
+            width=500,
+            parameterisation="standard",
+            depth=2,
             initialisation="torch_default",
         ),  # fmt: skip
         torch.Generator().manual_seed(0),

@@ -66,9 +66,7 @@ def test_nothing_has_moved_at_time_zero():
     ],
 )
 def test_a_broken_inequality_is_named(change, named):
-    good = dict(
-        time=[1.0], loss_drop=[1.0], action=[1.0], path_length=[1.0], geodesic_length=[1.0]
-    )
+    good = dict(time=[1.0], loss_drop=[1.0], action=[1.0], path_length=[1.0], geodesic_length=[1.0])
     sl.check_speed_limit(**good)
     if named == "ok":  # the action differs from the loss drop: within the discretisation
         sl.check_speed_limit(**good | change)

@@ -86,8 +86,7 @@ def test_trend_is_found_where_there_is_one_and_rarely_where_there_is_none():
     strong = run_trend(x, x**-0.3 * np.exp(0.05 * generator.normal(size=16)))
     assert strong["p_value"] < 0.01 and strong["slope_low"] < -0.3 < strong["slope_high"]
     p_values = [
-        run_trend(x, np.exp(generator.normal(size=16)), seed, 199)["p_value"]
-        for seed in range(100)
+        run_trend(x, np.exp(generator.normal(size=16)), seed, 199)["p_value"] for seed in range(100)
     ]
     assert np.mean(np.array(p_values) <= 0.05) <= 0.15
 

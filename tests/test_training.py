@@ -38,9 +38,7 @@ def trained(job, tmp_path):
         if not only_train:
             job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
             job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
-            job(
-                time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings
-            )
+            job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
         job(
             train.main,
             inputs={"subset": "n.nc", "time_unit": "unit.json"},

@@ -13,6 +13,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from pipeline.runs import MODEL_KEYS, combinations
+
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
 
@@ -180,26 +182,41 @@ def _inconsistencies(config: dict) -> list[str]:
             "datasets.cifar10.archive is set but datasets.cifar10.sha256 is not; give the "
             f"archive's SHA-256 (sha256sum {cifar10['archive']})"
         )
+    for name in config["default_studies"]:
+        problems += _unknown_name("default_studies", name, config["studies"], "add studies.")
     for name, study in config["studies"].items():
         problems += _study_problems(config, name, study)
     problems += _duplicate_studies(config)
     return problems
 
 
+def _unknown_name(key: str, value: str, known: Any, remedy: str = "") -> list[str]:
+    """Return a sentence if a name is not among the known ones."""
+    if value in known:
+        return []
+    add = f"; or {remedy}{value}" if remedy else ""
+    return [f"{key} is {_shown(value)}; allowed: {', '.join(known)}{add}{_nearest(value, known)}"]
+
+
 def _study_problems(config: dict, name: str, study: dict) -> list[str]:
     """Check every combination of one study's settings, and name each problem once."""
-    from pipeline.runs import combinations
-
     problems = []
-    for settings in combinations(config["base"], study["vary"]):
+    for case in study.get("cases", []):
+        problems += [
+            f"studies.{name} has {key} in cases and in vary; keep one of the two"
+            for key in case
+            if key in study.get("vary", {})
+        ]
+    for settings in combinations(config["base"], study):
         where = f"studies.{name} (n = {settings['n']}, {settings['dataset']})"
-        dataset = config["datasets"].get(settings["dataset"])
-        if dataset is None:
-            problems.append(
-                f"studies.{name} uses the data set {settings['dataset']}, which datasets does "
-                f"not describe; add datasets.{settings['dataset']}"
-            )
+        unknown = _unknown_name(
+            f"studies.{name}: dataset", settings["dataset"], config["datasets"], "add datasets."
+        )
+        unknown += _unknown_name(f"studies.{name}: model", settings["model"], MODEL_KEYS)
+        if unknown:
+            problems += unknown
             continue
+        dataset = config["datasets"][settings["dataset"]]
         pool = TRAINING_POOL[settings["dataset"]]
         if settings["dataset"] == "digits":
             pool -= dataset["test_count"]
@@ -229,8 +246,8 @@ def _duplicate_studies(config: dict) -> list[str]:
     seen: dict[str, str] = {}
     problems = []
     for name, study in config["studies"].items():
-        described = repr(sorted((k, sorted(map(str, v))) for k, v in study["vary"].items()))
-        described += str(study["realisations"])
+        points = [sorted(settings.items()) for settings in combinations(config["base"], study)]
+        described = repr(sorted(map(str, points))) + str(study["realisations"])
         if described in seen:
             problems.append(
                 f"studies.{name} repeats studies.{seen[described]}; remove one of the two"

@@ -53,14 +53,12 @@ def figure_tables(wildcards: Any) -> dict[str, str]:
     }
 
 
-def all_targets(plan: Plan) -> list[str]:
-    """Return the tables and figures of every study."""
-    targets = []
-    for study in plan.studies:
-        folder = f"results/studies/{study}"
-        targets += [f"{folder}/{table}.csv" for table in TABLES]
-        targets += [f"{folder}/figures/{figure}.png" for figure in FIGURES]
-    return targets
+def study_targets(study: str) -> list[str]:
+    """Return the tables and figures of a study."""
+    folder = f"results/studies/{study}"
+    return [f"{folder}/{table}.csv" for table in TABLES] + [
+        f"{folder}/figures/{figure}.png" for figure in FIGURES
+    ]
 
 
 def gpu_count(device: str) -> int:

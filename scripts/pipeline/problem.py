@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from pipeline.runs import MODEL_KEYS
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_netcdf
 from speedlimits.networks import MODELS, initialise_
@@ -41,14 +42,11 @@ class Problem(NamedTuple):
 
 def build_network(settings: dict, data: xr.Dataset) -> nn.Sequential:
     """Return the network of the settings with uninitialised weights, for the data's shape."""
-    options = {"depth": settings["depth"]} if settings["model"] == "fully_connected" else {}
-    return MODELS[settings["model"]](
+    model = settings["model"]
+    return MODELS[model](
         input_shape=data["train_inputs"].shape[1:],
         outputs=int(data.attrs["classes"]),
-        width=settings["width"],
-        parameterisation=settings["parameterisation"],
-        initialisation=settings["initialisation"],
-        **options,
+        **{key: settings[key] for key in MODEL_KEYS[model]},
     )
 
 

@@ -8,37 +8,57 @@ study or figure asks for it, and two studies share the runs that they have in co
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 SUBSET_KEYS = ("n", "selection", "subset")
-NETWORK_KEYS = (
-    "model",
-    "width",
-    "depth",
-    "parameterisation",
-    "initialisation",
-    "targets",
-    "precision",
-)
-FLOW_KEYS = ("dynamics", "relative_tolerance")
-DESCENT_KEYS = ("dynamics", "learning_rate", "learning_rate_unit")
+# What a network of each name reads besides COMMON_NETWORK_KEYS.
+MODEL_KEYS = {
+    "myrtle5": ("width", "parameterisation", "initialisation"),
+    "fully_connected": ("width", "depth", "parameterisation", "initialisation"),
+}
+COMMON_NETWORK_KEYS = ("targets", "precision")
+# What each dynamics reads besides CLOCK_KEYS.
+DYNAMICS_KEYS = {
+    "gradient_flow": ("relative_tolerance",),
+    "gradient_descent": ("learning_rate", "learning_rate_unit"),
+}
 CLOCK_KEYS = ("final_time", "first_snapshot", "time_unit", "snapshots_per_decade")
 
 
-def combinations(base: dict, vary: dict[str, list]) -> Iterator[dict]:
-    """Yield the settings of every point of a study's grid, in the order of its lists.
+def combinations(base: dict, study: dict) -> Iterator[dict]:
+    """Yield the settings of every point of a study: its cases, each with its whole grid.
 
     Args:
-        base: settings that the study does not vary.
-        vary: setting -> list of values.
+        base: settings that the study does not touch.
+        study: ``set`` (settings laid over the base), ``cases`` (list of settings laid over that,
+            one after the other) and ``vary`` (setting -> list of values), each optional.
 
     Yields:
-        One complete dict of run settings per grid point.
+        One complete dict of run settings per point, in the order of the lists.
     """
-    for values in itertools.product(*vary.values()):
-        yield {**base, **dict(zip(vary, values, strict=True))}
+    vary = study.get("vary", {})
+    for case in study.get("cases", [{}]):
+        for values in itertools.product(*vary.values()):
+            varied = dict(zip(vary, values, strict=True))
+            yield {**base, **study.get("set", {}), **case, **varied}
+
+
+def level_keys(settings: dict) -> dict[str, tuple[str, ...]]:
+    """Return level -> the run settings that a run with these settings reads there.
+
+    Args:
+        settings: complete run settings.
+
+    Returns:
+        "subset", "network" and "dynamics", each with its keys.
+    """
+    return {
+        "subset": SUBSET_KEYS,
+        "network": ("model", *MODEL_KEYS[settings["model"]], *COMMON_NETWORK_KEYS),
+        "dynamics": ("dynamics", *DYNAMICS_KEYS[settings["dynamics"]], *CLOCK_KEYS),
+    }
 
 
 def number(value: float) -> str:
@@ -53,20 +73,25 @@ def subset_slug(settings: dict) -> str:
 
 def network_slug(settings: dict) -> str:
     """Return for example ``myrtle5-width32-ntk-he-one_hot-float32``."""
-    depth = f"-depth{settings['depth']}" if settings["model"] == "fully_connected" else ""
-    return (
-        f"{settings['model']}{depth}-width{settings['width']}-{settings['parameterisation']}"
-        f"-{settings['initialisation']}-{settings['targets']}-{settings['precision']}"
-    )
+    words = {
+        "depth": f"depth{settings['depth']}",
+        "width": f"width{settings['width']}",
+        "parameterisation": settings["parameterisation"],
+        "initialisation": settings["initialisation"],
+    }
+    used = [word for key, word in words.items() if key in MODEL_KEYS[settings["model"]]]
+    return "-".join([settings["model"], *used, settings["targets"], settings["precision"]])
 
 
 def dynamics_slug(settings: dict) -> str:
     """Return for example ``gradient_flow-tolerance0.002-lambda1_T0.1to2000-10per_decade``."""
-    if settings["dynamics"] == "gradient_flow":
-        rate = f"tolerance{number(settings['relative_tolerance'])}"
-    else:
-        unit = "of_limit" if settings["learning_rate_unit"] == "stability_limit" else ""
-        rate = f"rate{number(settings['learning_rate'])}{unit}"
+    unit = "of_limit" if settings["learning_rate_unit"] == "stability_limit" else ""
+    words = {
+        "relative_tolerance": f"tolerance{number(settings['relative_tolerance'])}",
+        "learning_rate": f"rate{number(settings['learning_rate'])}{unit}",
+    }
+    used = DYNAMICS_KEYS[settings["dynamics"]]
+    rate = "-".join(word for key, word in words.items() if key in used)
     clock = "lambda1" if settings["time_unit"] == "inverse_lambda_1" else "absolute"
     return (
         f"{settings['dynamics']}-{rate}-{clock}_T{number(settings['first_snapshot'])}"
@@ -142,30 +167,24 @@ class Plan:
 
     Attributes:
         studies: study name -> its ensembles, in grid order and without repetition.
+        default_studies: the studies of the plain command.
     """
 
     def __init__(self, config: dict):
         self.studies: dict[str, list[Ensemble]] = {}
+        self.default_studies: list[str] = list(config["default_studies"])
         self._settings: dict[tuple[str, str], dict] = {}
         for name, study in config["studies"].items():
             ensembles = []
-            for settings in combinations(config["base"], study["vary"]):
+            for settings in combinations(config["base"], study):
                 ensembles.append(Ensemble.of(settings, study["realisations"]))
                 self._remember(ensembles[-1], settings)
             self.studies[name] = list(dict.fromkeys(ensembles))
 
     def _remember(self, ensemble: Ensemble, settings: dict) -> None:
         """Store what each slug of an ensemble stands for."""
-        rate = FLOW_KEYS if settings["dynamics"] == "gradient_flow" else DESCENT_KEYS
-        network = [key for key in NETWORK_KEYS if key != "depth"]
-        if settings["model"] == "fully_connected":
-            network.append("depth")
-        levels: Iterable[tuple[str, str, Iterable[str]]] = (
-            ("subset", ensemble.subset, SUBSET_KEYS),
-            ("network", ensemble.network, network),
-            ("dynamics", ensemble.dynamics, (*rate, *CLOCK_KEYS)),
-        )
-        for level, slug, keys in levels:
+        for level, keys in level_keys(settings).items():
+            slug = getattr(ensemble, level)
             self._settings[level, slug] = {key: settings[key] for key in keys}
 
     def settings(self, level: str, slug: str) -> dict[str, Any]:

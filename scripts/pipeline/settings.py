@@ -52,9 +52,7 @@ RULES = {
     "ntk_start": Uses(
         "ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "start"),)
     ),
-    "ntk_warm": Uses(
-        "ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "warm"),)
-    ),
+    "ntk_warm": Uses("ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "warm"),)),
     "ntk_end": Uses("ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "end"),)),
     "exponents": Uses(
         "exponents.py",

@@ -35,9 +35,7 @@ class ScaledLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, gain: float, parameterisation: str):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.scale, self.start_deviation = _scale_and_deviation(
-            gain, in_features, parameterisation
-        )
+        self.scale, self.start_deviation = _scale_and_deviation(gain, in_features, parameterisation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scale * x W^T, shape (N, out_features), for x of shape (N, in_features)."""

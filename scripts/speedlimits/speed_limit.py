@@ -150,7 +150,5 @@ def _assert_at_least(name: str, left: Array, right: Array, slack: float, time: A
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Array:
     """Return numerator / denominator, NaN where the denominator is not positive."""
-    top, bottom = np.broadcast_arrays(
-        np.asarray(numerator, float), np.asarray(denominator, float)
-    )
+    top, bottom = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
