@@ -154,8 +154,6 @@ def main(snakemake) -> None:
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
         for kind, kernel in kernels(problem, settings, memory_bytes).items():
             variables |= measure(kind, kernel, starts.get(kind), delta, targets)
-        if device.type == "cuda":
-            print(f"largest GPU memory {torch.cuda.max_memory_allocated() / 1e9:.3g} GB")
         write_netcdf(xr.Dataset(variables, attrs=attributes), snakemake.output[0])
 
 

@@ -1,17 +1,29 @@
-"""A script's log: versions, device, progress with a remaining time, and any traceback."""
+"""A script's log: versions, machine, progress with a remaining time, memory, any traceback.
+
+On a terminal the progress is also shown there, one line per job now and then, under the job's
+name; nothing is shown where the standard error is a file or the variable CI is set.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
+import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 PACKAGES = ("torch", "numpy", "scipy", "xarray", "zarr", "snakemake")
+TERMINAL_SECONDS = 15.0  # own choice: eight jobs at once add a line every two seconds
+PEAK_GPU = "peak GPU memory"  # how a log names it; the benchmark summary looks for it
+
+_terminal: TextIO | None = None  # where progress is shown beside the log
+_job = ""  # the job's name there
 
 
 def versions() -> dict[str, str]:
@@ -21,6 +33,33 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def machine() -> str:
+    """Return host, processor, its cores and the memory of the machine, in a few words."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        named = next(line for line in lines if line.startswith("model name"))
+        processor = named.split(":", 1)[1].strip()
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{platform.node()}, {processor}, {os.cpu_count()} cores, {gigabytes:.0f} GB"
+
+
+def peak_memory() -> str:
+    """Return the peak memory of this process, and of the GPU where one was used, in MB."""
+    told = f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        told += f", {PEAK_GPU} {torch.cuda.max_memory_allocated() / 1e6:.0f} MB"
+    return told
+
+
+def job_name(path: str | Path) -> str:
+    """Return what a job is called on the terminal, from its log: ``train0 digits n64 myrtle5``."""
+    parts = Path(path).with_suffix("").parts
+    folders = parts[parts.index("logs") + 1 : -1] if "logs" in parts else ()
+    return " ".join([parts[-1], *(folder.split("-")[0] for folder in folders[1:4])])
 
 
 @contextlib.contextmanager
@@ -37,12 +76,16 @@ def logged(path: str) -> Iterator[None]:
         SystemExit: with status 1 if the body raised, so that the rule fails without a second
             traceback on the terminal.
     """
+    global _terminal, _job
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr
+    shown = terminal is not None and terminal.isatty() and not os.environ.get("CI")
+    _terminal, _job = (terminal if shown else None), job_name(path)
     with open(path, "w", buffering=1, encoding="utf-8") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             told = ", ".join(f"{name} {version}" for name, version in versions().items())
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} start: {told}")
+            print(f"machine: {machine()}")
             start = time.monotonic()
             try:
                 yield
@@ -51,30 +94,33 @@ def logged(path: str) -> Iterator[None]:
                 sentence = f"{type(error).__name__}: {error}"
                 print(f"\n{sentence}\n(traceback in {path})", file=terminal, flush=True)
                 raise SystemExit(1) from None
+            finally:
+                _terminal = None
             seconds = time.monotonic() - start
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} done after {seconds:.1f} s")
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            print(f"{now} done after {seconds:.1f} s, {peak_memory()}")
 
 
 class Progress:
     """Print how far a long computation is and when it will end, at most every few seconds.
 
     Args:
-        total: amount of work, in any unit.
-        every: least seconds between two lines (own choice: readable under ``tail -f``).
+        total: amount of work, in any unit in which it takes equal times.
+        every: least seconds between two lines of the log (own choice: readable under ``tail -f``).
     """
 
     def __init__(self, total: float, every: float = 10.0):
         self.total = total
         self.every = every
-        self.start = self.last = time.monotonic()
+        self.start = self.last = self.last_shown = time.monotonic()
         self.first_done: float | None = None
 
-    def update(self, done: float, text: str) -> None:
+    def update(self, done: float, text: Callable[[], str]) -> None:
         """Print a line if the last one is old enough.
 
         Args:
             done: amount of work done, in the unit of ``total``.
-            text: what to show behind the share.
+            text: returns what to show behind the share; called only when a line is printed.
         """
         now = time.monotonic()
         if self.first_done is None:
@@ -83,8 +129,15 @@ class Progress:
             return
         self.last = now
         remaining = (now - self.start) * (self.total - done) / (done - self.first_done)
-        share = 100 * done / self.total
-        print(f"{share:5.1f} % {text} elapsed {_clock(now - self.start)}, left {_clock(remaining)}")
+        end = time.strftime("%H:%M", time.localtime(time.time() + remaining))
+        line = (
+            f"{100 * done / self.total:5.1f} % {text()}, elapsed {_clock(now - self.start)}, "
+            f"left {_clock(remaining)}, ends {end}"
+        )
+        print(line)
+        if _terminal is not None and now - self.last_shown >= TERMINAL_SECONDS:
+            self.last_shown = now
+            print(f"{_job}: {line}", file=_terminal, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.log import Progress
-from speedlimits.dynamics import Evolution
+from speedlimits.dynamics import Evolution, GradientFlow
 
 CHECKPOINT_SECONDS = 20.0  # own choice: little to lose, and writing takes milliseconds
 Recorder = Callable[[Evolution], dict[str, float]]
@@ -86,8 +87,7 @@ class StagedTrajectory:
         """
         if not self._resume():
             self._take_snapshot()
-        progress = Progress(self.times[-1])
-        self._progress = progress
+        self._progress = Progress(self._work(self.times[-1]))
         while self.next_snapshot <= len(self.times):
             self.evolution.advance(self.times[self.next_snapshot - 1], self._on_step)
             self._take_snapshot()
@@ -128,11 +128,27 @@ class StagedTrajectory:
         return float(_load(self._snapshot_path(0))["train_loss"])
 
     def _on_step(self, evolution: Evolution) -> None:
-        self._progress.update(
-            evolution.time, f"time {evolution.time:.4g}, loss {evolution.loss:.5g},"
-        )
+        self._progress.update(self._work(evolution.time), self._state_text)
         if time.monotonic() - self.last_save > CHECKPOINT_SECONDS:
             self._checkpoint()
+
+    def _work(self, reached: float) -> float:
+        """Return the gradients to a time, up to a factor: its root for flow, whose steps grow."""
+        return math.sqrt(reached) if isinstance(self.evolution, GradientFlow) else reached
+
+    def _state_text(self) -> str:
+        """Return training time, loss and current inefficiency in words."""
+        evolution = self.evolution
+        length = evolution.displacement.norm().item()
+        record = {
+            "time": evolution.time,
+            "train_loss": evolution.loss,
+            "geodesic_length": length,
+        }
+        return (
+            f"time {evolution.time:.4g} of {self.times[-1]:.4g}, loss {evolution.loss:.5g}, "
+            f"{_inefficiency_text(record, self._start_loss)}"
+        )
 
     def _checkpoint(self) -> None:
         state = {
