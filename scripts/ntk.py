@@ -2,18 +2,28 @@
 
 Writes eigenvalues and squared residue projections of the full and the output-traced kernel, the
 kernel's drift since the start, its alignment with the targets and the overlap of its leading
-eigenspace with that at the start. Without a warm start the file says so and holds nothing else.
+eigenspace with that at the start. Where the full kernel is too large, its sums come from a Lanczos
+quadrature on Jacobian products instead, which never forms it. Without a warm start the file says so
+and holds nothing else.
 """
+
+import itertools
 
 import numpy as np
 import torch
 import xarray as xr
 
 from pipeline.device import choose_device, describe_device
-from pipeline.log import logged
+from pipeline.log import Progress, logged
 from pipeline.problem import Problem, build_problem
 from pipeline.stores import provenance, read_json, read_snapshots, variable, write_netcdf
-from speedlimits.kernel import choose_route, empirical_ntk, trace_outputs
+from speedlimits.kernel import (
+    choose_route,
+    empirical_ntk,
+    kernel_product,
+    spectrum_cost,
+    trace_outputs,
+)
 from speedlimits.spectrum import (
     eigenspace_overlap,
     eigenvalues_and_projections,
@@ -21,6 +31,7 @@ from speedlimits.spectrum import (
     kernel_target_alignment,
     leading_eigenvectors,
     noise_floor,
+    spectral_measure_lanczos,
 )
 
 KINDS = {"full": "full NTK, (N C) x (N C)", "traced": "output-traced NTK, N x N"}
@@ -41,14 +52,73 @@ def kernels(problem: Problem, settings: dict, memory_bytes: int) -> dict[str, np
     route = choose_route(network)
     print(f"route {route}")
     outputs = problem.targets.shape[1]
-    if len(inputs) * outputs > settings["full_rows_limit"]:
-        print("full kernel above kernel.full_rows_limit: only the output-traced one is computed")
+    if too_large(problem, settings):
         memory_bytes += 8 * len(inputs) ** 2
         traced = empirical_ntk(network, inputs, traced=True, memory_bytes=memory_bytes)
         return {"traced": traced.cpu().numpy()}
     memory_bytes += 8 * (len(inputs) * outputs) ** 2
     full = empirical_ntk(network, inputs, memory_bytes=memory_bytes)
     return {"full": full.cpu().numpy(), "traced": trace_outputs(full, outputs).cpu().numpy()}
+
+
+def too_large(problem: Problem, settings: dict) -> bool:
+    """Return whether the full kernel has more rows N C than ``full_rows_limit``."""
+    return problem.targets.numel() > settings["full_rows_limit"]
+
+
+def report_cost(problem: Problem, settings: dict) -> None:
+    """Print the estimated operations of both routes to the full kernel's sums, and the choice."""
+    rows, steps = problem.targets.numel(), settings["quadrature_steps"]
+    cost = spectrum_cost(problem.network, problem.inputs, problem.targets.shape[1], steps)
+    large = too_large(problem, settings)
+    print(
+        f"full kernel of {rows} rows: {cost.explicit:.2g} operations explicitly, "
+        f"{cost.quadrature:.2g} by {steps} matrix-free products; "
+        + (
+            f"above kernel.full_rows_limit = {settings['full_rows_limit']}: sums by quadrature, "
+            "eigenvalues of the output-traced kernel only"
+            if large
+            else "explicitly, which alone gives every eigenvalue"
+        )
+    )
+
+
+def quadrature(problem: Problem, settings: dict, delta: np.ndarray) -> dict[str, xr.Variable]:
+    """Return the nodes and weights that stand for the full kernel's spectrum in every sum.
+
+    Products are taken in the network's precision, the Lanczos basis is kept in float64; nodes
+    below eps lambda_1 of that precision are rounding.
+    """
+    steps = min(settings["quadrature_steps"], delta.size)
+    progress, done = Progress(steps), itertools.count(1)
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        tensor = torch.from_numpy(vector).to(problem.inputs.device)
+        result = kernel_product(problem.network, problem.inputs, tensor).cpu().numpy()
+        progress.update(next(done), "Jacobian products,")
+        return result
+
+    found = spectral_measure_lanczos(product, delta, steps)
+    floor = torch.finfo(problem.inputs.dtype).eps * float(found.nodes[0])
+    print(f"Lanczos quadrature with {steps} products, estimated error {found.error_estimate:.2g}")
+    what = "Lanczos quadrature of the full NTK"
+    dims = "rank_quadrature"
+    return {
+        "eigenvalues_quadrature": variable(dims, found.nodes, "1 / time", f"nodes of the {what}"),
+        "residue_projections_quadrature": variable(
+            dims, found.weights, "loss", f"weights of the {what}"
+        ),
+        "noise_floor_quadrature": variable(
+            (), floor, "1 / time", f"nodes of the {what} below this are rounding noise"
+        ),
+        "error_quadrature": variable(
+            (),
+            found.error_estimate,
+            "1",
+            "largest relative difference of the Gauss and the Gauss-Radau rule over loss and "
+            "length sums, without the rounding of the products",
+        ),
+    }
 
 
 @torch.no_grad()
@@ -152,6 +222,9 @@ def main(snakemake) -> None:
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
         delta, targets = residue(problem), problem.targets.double().cpu().numpy()
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
+        report_cost(problem, settings)
+        if too_large(problem, settings):
+            variables |= quadrature(problem, settings, delta)
         for kind, kernel in kernels(problem, settings, memory_bytes).items():
             variables |= measure(kind, kernel, starts.get(kind), delta, targets)
         write_netcdf(xr.Dataset(variables, attrs=attributes), snakemake.output[0])

@@ -23,6 +23,7 @@ from speedlimits.transport import compare_couplings
 
 # Slack of T (L_0 - L_T) >= l_gamma^2 for gradient flow: its lengths are right to about 1 %.
 FLOW_DISCRETISATION = 0.02
+PREDICTORS = ("full", "quadrature")  # a file holds one of the two
 LARGEST_DISCRETISATION = 0.1  # own choice: then l_gamma may be off by some 5 %
 # name: function of the means over realisations; the intervals resample the realisations
 ENSEMBLE = {
@@ -172,13 +173,14 @@ def start_table(
     settings: dict,
 ) -> pd.DataFrame:
     """Return all rows of one start, "cold" or "warm"."""
-    kind = "full" if "eigenvalues_full" in kernels[0] else "traced"
+    kind = next(k for k in PREDICTORS if f"eigenvalues_{k}" in kernels[0])
     found = measured(runs, snapshot)
     guess = predicted(kernels, kind, found["time"])
     tables = [run_table(found, guess, r) for r in range(len(runs))]
     tables.append(ensemble_table(found, guess, settings, start))
     moment = "start" if start == "cold" else "warm"
-    law = pd.DataFrame(power_law(exponents, moment, kind, found["time"]))
+    fitted = "full" if kind == "full" else "traced"
+    law = pd.DataFrame(power_law(exponents, moment, fitted, found["time"]))
     table = pd.concat([pd.concat([t, law], axis=1) for t in tables], ignore_index=True)
     table.insert(0, "start", start)
     table.insert(3, "time_lambda_1", table["time"] * float(runs[0].attrs["lambda_1"]))

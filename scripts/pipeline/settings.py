@@ -42,6 +42,7 @@ class Uses(NamedTuple):
 
 
 NETWORK = ("dataset", "subset", "network")
+KERNEL = ("seed", "kernel.full_rows_limit", "kernel.quadrature_steps")
 STATISTICS = ("seed", "statistics.confidence", "statistics.resamples")
 RULES = {
     "prepare": Uses("prepare.py", ("dataset",)),

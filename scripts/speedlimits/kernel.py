@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits import kernel_sequential
 
@@ -52,6 +53,43 @@ def choose_route(network: nn.Module) -> Route:
     if obstacle is None:
         return Route("structured", "every layer has a known exact per-sample gradient")
     return Route("torch_func", obstacle)
+
+
+class Cost(NamedTuple):
+    """Floating-point operations of the two ways to the sums over the full kernel's spectrum."""
+
+    explicit: float
+    quadrature: float
+
+
+def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) -> Cost:
+    """Return the operations of an explicit spectrum and of a matrix-free Lanczos quadrature.
+
+    With K = N C rows, P weights and f operations of one sample's forward pass:
+
+        explicit   = 3 f N C + K^2 P + (8/3) K^3,
+        quadrature = 6 f N m.
+
+    Explicit: C reverse passes per sample, the lower half of J J^T, two tridiagonal reductions
+    (all eigenvalues; leading eigenvectors). Quadrature: m products, each a forward, a reverse and a
+    forward-mode pass, which take about f, 2 f and 3 f. Derived here; a guide, not a timing.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C).
+        inputs: (N, ...).
+        outputs: C.
+        steps: number of products m.
+
+    Returns:
+        The operations of both.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(inputs[:1])
+    forward, samples = counter.get_total_flops(), len(inputs)
+    rows = samples * outputs
+    weights = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    explicit = 3 * forward * rows + rows**2 * weights + 8 / 3 * rows**3
+    return Cost(float(explicit), float(6 * forward * samples * steps))
 
 
 def empirical_ntk(

@@ -1,0 +1,92 @@
+"""The rule ntk through its script: all routes to the full kernel's sums agree."""
+
+import ntk
+import numpy as np
+import prepare
+import pytest
+import subset
+import torch
+
+from pipeline.stores import read_netcdf
+from speedlimits.kernel import spectrum_cost
+from speedlimits.networks import fully_connected, initialise_
+from speedlimits.ntk_dynamics import predict
+
+SETTINGS = {
+    "dataset": "digits", "n": 20, "selection": "balanced", "subset": 0, "seed": 11, "code": "test",
+    "model": "fully_connected", "depth": 3, "width": 12, "parameterisation": "ntk",
+    "initialisation": "he", "targets": "one_hot", "precision": "float64", "moment": "start",
+    "full_rows_limit": 1000, "quadrature_steps": 150, "test_count": 1700,
+}  # fmt: skip
+
+
+@pytest.fixture
+def spectrum(job):
+    """Run the rule ntk_start with some settings changed and return its file."""
+
+    def run(**changes):
+        settings = SETTINGS | changes
+        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+        job(
+            ntk.main,
+            inputs={"subset": "n.nc"},
+            outputs={"o": "ntk.nc"},
+            settings=settings,
+            wildcards={"realisation": "0"},
+        )
+        return read_netcdf("ntk.nc")
+
+    return run
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-3)])
+def test_matrix_free_quadrature_gives_the_sums_of_the_explicit_kernel(
+    spectrum, tmp_path, precision, tolerance
+):
+    explicit = spectrum(precision=precision)
+    assert "eigenvalues_quadrature" not in explicit
+    assert "explicitly" in (tmp_path / "job.log").read_text()
+    free = spectrum(precision=precision, full_rows_limit=199)
+    assert "eigenvalues_full" not in free
+    assert "sums by quadrature" in (tmp_path / "job.log").read_text()
+    eigenvalues = explicit["eigenvalues_full"].values
+    times = np.logspace(-1, 4, 30) / eigenvalues[0]
+    found, wanted = (
+        predict(file[f"eigenvalues_{kind}"].values, file[f"residue_projections_{kind}"], times)
+        for file, kind in ((free, "quadrature"), (explicit, "full"))
+    )
+    for name in ("loss_drop", "geodesic_length_squared", "path_length"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=tolerance, err_msg=name)
+
+
+def test_quadrature_error_estimate_tells_the_size_of_the_error(spectrum):
+    explicit = spectrum()
+    times = np.logspace(-1, 6, 71) / explicit["eigenvalues_full"].values[0]
+    wanted = predict(
+        explicit["eigenvalues_full"].values, explicit["residue_projections_full"], times
+    )
+    estimates = []
+    for steps in (12, 70, 140):
+        few = spectrum(full_rows_limit=1, quadrature_steps=steps)
+        found = predict(
+            few["eigenvalues_quadrature"].values, few["residue_projections_quadrature"], times
+        )
+        error = max(
+            np.abs(found[name] / wanted[name] - 1).max()
+            for name in ("loss_drop", "geodesic_length_squared")
+        )
+        estimates.append(float(few["error_quadrature"]))
+        # Between two rules: it may miss the error by a factor, not by an order of magnitude.
+        assert estimates[-1] / 5 < error < 5 * estimates[-1]
+    assert estimates[2] < estimates[0] / 3
+
+
+def test_cost_model_counts_the_operations_of_dense_layers():
+    network = fully_connected(input_shape=(7,), outputs=3, width=5, depth=2, parameterisation="ntk")
+    initialise_(network, torch.Generator().manual_seed(0))
+    samples, steps = 4, 9
+    forward, weights, rows = 2 * (7 * 5 + 5 * 3), 7 * 5 + 5 * 3, 12
+    cost = spectrum_cost(network, torch.zeros(samples, 7), 3, steps)
+    assert cost.explicit == pytest.approx(3 * forward * rows + rows**2 * weights + 8 / 3 * rows**3)
+    assert cost.quadrature == 6 * forward * samples * steps
