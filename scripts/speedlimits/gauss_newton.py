@@ -1,0 +1,198 @@
+"""Gauss-Newton matrix G = J^T J: the full NTK's spectrum where a network has few weights.
+
+Theta = J J^T of N samples and C outputs has N C rows, G has P. Both share their non-zero
+eigenvalues, and with G w_k = lambda_k w_k the eigenvectors of Theta are
+v_k = J w_k / sqrt(lambda_k), so that everything measured on Theta follows from P x P matrices when
+P < N C:
+
+    Delta_k^2                  = (w_k . J^T Delta)^2 / lambda_k,
+    |Theta|_F                  = |G|_F,
+    <Theta_0, Theta_t>_F       = |J_0^T J_t|_F^2,
+    <Theta, y y^T>_F           = |J^T y|^2,
+    v_0k . v_tl                = w_0k . (J_0^T J_t) w_tl / sqrt(lambda_0k lambda_tl).
+
+Derived here; the first line is the singular value decomposition of J.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from speedlimits.kernel import DEFAULT_MEMORY_BYTES, _block_size, _check, _jacobian_block, _outputs
+from speedlimits.spectrum import eigenvalues_and_projections, leading_eigenvectors, noise_floor
+
+Array = NDArray[np.float64]
+
+
+class GaussNewton(NamedTuple):
+    """Sums over samples in the space of weights, float64.
+
+    Attributes:
+        matrix: G = J^T J, shape (P, P).
+        pulled: J^T v of the given vectors, shape (P, q).
+    """
+
+    matrix: Array
+    pulled: Array
+
+
+def gauss_newton(
+    network: nn.Module,
+    inputs: Tensor,
+    vectors: Tensor,
+    *,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> GaussNewton:
+    """Return G = J^T J and J^T v at the current weights, summed over samples in float64.
+
+    Blocks of b samples bound the memory beyond the results:
+
+        bytes = b C P (3 itemsize + 8),
+
+    three for the Jacobian and the reverse derivatives, 8 for its float64 copy. The product costs
+    N C P^2 multiplications, against (N C)^2 P for the kernel.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C), each sample by itself.
+        inputs: (N, ...).
+        vectors: v, shape (N C, q), sample-major.
+        memory_bytes: bound on the memory, results included.
+
+    Returns:
+        The sums.
+
+    Raises:
+        ValueError: as ``kernel.empirical_ntk``.
+    """
+    return _sums(network, inputs, vectors, None, memory_bytes)
+
+
+def cross_gauss_newton(
+    network: nn.Module,
+    inputs: Tensor,
+    other_weights: Tensor,
+    *,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> Array:
+    """Return J_0^T J_t, with J_0 at ``other_weights`` and J_t at the network's, shape (P, P).
+
+    Args:
+        network: as for ``gauss_newton``.
+        inputs: (N, ...).
+        other_weights: theta_0 as one vector, shape (P,).
+        memory_bytes: as for ``gauss_newton``.
+
+    Returns:
+        The matrix, float64, row index of J_0.
+    """
+    empty = inputs.new_empty(len(inputs) * _outputs(network, inputs), 0)
+    return _sums(network, inputs, empty, other_weights, memory_bytes).matrix
+
+
+def _sums(
+    network: nn.Module,
+    inputs: Tensor,
+    vectors: Tensor,
+    other_weights: Tensor | None,
+    memory_bytes: int,
+) -> GaussNewton:
+    """Sum J_0^T J_t (J_0 = J_t if there are no other weights) and J_t^T v over blocks."""
+    _check(network, inputs, None)
+    outputs, parameters = _outputs(network, inputs), list(network.parameters())
+    size = sum(p.numel() for p in parameters if p.requires_grad)
+    weights = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
+    copies = 1 if other_weights is None else 2
+    bytes_each = copies * outputs * size * (3 * inputs.element_size() + 8)
+    block = _block_size(memory_bytes, 8 * size * (size + vectors.shape[1]), bytes_each)
+    matrix = inputs.new_zeros(size, size, dtype=torch.float64)
+    pulled = inputs.new_zeros(size, vectors.shape[1], dtype=torch.float64)
+    for start in range(0, len(inputs), block):
+        part = inputs[start : start + block]
+        rows = vectors[start * outputs : (start + block) * outputs].double()
+        jacobian = other = _jacobian(network, part)
+        if other_weights is not None:
+            torch.nn.utils.vector_to_parameters(other_weights.to(weights), parameters)
+            other = _jacobian(network, part)
+            torch.nn.utils.vector_to_parameters(weights, parameters)
+        matrix += other.T @ jacobian
+        pulled += jacobian.T @ rows
+    return GaussNewton(matrix.cpu().numpy(), pulled.cpu().numpy())
+
+
+def _jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return J of all trainable weights, (n C, P), float64."""
+    return torch.cat(_jacobian_block(network, inputs, traced=False), dim=1).double()
+
+
+def spectrum(sums: GaussNewton, residue: Array) -> tuple[Array, Array]:
+    """Return the eigenvalues and residue projections of the full NTK Theta from G.
+
+    Args:
+        sums: with ``pulled`` = J^T Delta, shape (P, 1).
+        residue: Delta, shape (N, C) or (N C,), with N C >= P.
+
+    Returns:
+        (lambda_k descending, Delta_k^2), each (N C,). Below the noise floor of G eigenvalues are 0
+        and the residue that no moving mode holds stands at the first of them.
+
+    Raises:
+        ValueError: if N C < P.
+    """
+    rows, size = residue.size, len(sums.matrix)
+    if rows < size:
+        raise ValueError(
+            f"the kernel has {rows} rows and the network {size} weights; use the kernel itself"
+        )
+    values, squared = eigenvalues_and_projections(sums.matrix, sums.pulled)
+    moving = int((values > noise_floor(values)).sum())
+    eigenvalues, projections = np.zeros(rows), np.zeros(rows)
+    eigenvalues[:moving] = values[:moving]
+    projections[:moving] = squared[:moving] / values[:moving]
+    if moving < rows:
+        projections[moving] = max(float((residue**2).sum()) - projections[:moving].sum(), 0.0)
+    return eigenvalues, projections
+
+
+def drift(matrix: Array, start: Array, cross: Array) -> float:
+    """Return |Theta_t - Theta_0|_F / |Theta_0|_F from G_t, G_0 and J_0^T J_t, each (P, P).
+
+    The difference of squares loses what is below 1e-8.
+    """
+    squares = (matrix**2).sum() + (start**2).sum() - 2 * (cross**2).sum()
+    return float(np.sqrt(max(squares, 0.0) / (start**2).sum()))
+
+
+def alignment(matrix: Array, pulled_targets: Array, targets: Array) -> float:
+    """Return |J^T y|^2 / (|G|_F |y|^2), the kernel-target alignment of Theta.
+
+    Args:
+        matrix: G, shape (P, P).
+        pulled_targets: J^T y, shape (P,) or (P, 1).
+        targets: y, any shape.
+
+    Returns:
+        Between 0 and 1 (Cristianini et al. 2001, equation 3).
+    """
+    return float((pulled_targets**2).sum() / (np.linalg.norm(matrix) * (targets**2).sum()))
+
+
+def overlap(matrix: Array, start: Array, cross: Array, count: int) -> float:
+    """Return the overlap of the ``count`` leading eigenvectors of Theta_t with those of Theta_0.
+
+    Args:
+        matrix: G_t, shape (P, P).
+        start: G_0, shape (P, P).
+        cross: J_0^T J_t, shape (P, P).
+        count: number of eigenvectors.
+
+    Returns:
+        Mean squared cosine of the principal angles, as ``spectrum.eigenspace_overlap``.
+    """
+    (now, w_now), (then, w_then) = (leading_eigenvectors(g, count) for g in (matrix, start))
+    cosines = w_then.T @ cross @ w_now / np.sqrt(np.outer(then, now))
+    return float((cosines**2).sum() / count)
