@@ -50,11 +50,9 @@ RULES = {
     "time_unit": Uses("time_unit.py", NETWORK, ("seed",)),
     "train": Uses("train.py", (*NETWORK, "dynamics"), ("seed",)),
     "warm_start": Uses("warm_start.py", config=("warm_start.test_accuracy",)),
-    "ntk_start": Uses(
-        "ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "start"),)
-    ),
-    "ntk_warm": Uses("ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "warm"),)),
-    "ntk_end": Uses("ntk.py", NETWORK, ("seed", "kernel.full_rows_limit"), (("moment", "end"),)),
+    "ntk_start": Uses("ntk.py", NETWORK, KERNEL, (("moment", "start"),)),
+    "ntk_warm": Uses("ntk.py", NETWORK, KERNEL, (("moment", "warm"),)),
+    "ntk_end": Uses("ntk.py", NETWORK, KERNEL, (("moment", "end"),)),
     "exponents": Uses(
         "exponents.py",
         config=(
