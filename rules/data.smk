@@ -1,3 +1,8 @@
+# On a cluster the node that plans the jobs has the way to the internet.
+localrules:
+    download,
+
+
 rule download:
     output:
         ensure("results/data/cifar10/archive.tar.gz", sha256=SETTINGS.archive_sha256),

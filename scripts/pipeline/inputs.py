@@ -71,17 +71,19 @@ def gpu_count(device: str) -> int:
     return int(device == "cuda" or seen)
 
 
-def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any], int]:
-    """Return a function from wildcards to the memory of an NTK job.
+def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any, int], int]:
+    """Return a function from wildcards and attempt to the memory of an NTK job.
 
     Two kernels of (n C)^2 float64 are alive (start and now), and the eigenvalue solver works on
-    copies of one; 1000 MB hold Python, torch and the data.
+    copies of one; 1000 MB hold Python, torch and the data. A retry (profiles/slurm) gets more by
+    the number of the attempt.
     """
 
-    def megabytes(wildcards: Any) -> int:
+    def megabytes(wildcards: Any, attempt: int) -> int:
         rows = plan.settings("subset", wildcards.subset)["n"] * OUTPUTS
         if rows > config["kernel"]["full_rows_limit"]:
             rows //= OUTPUTS
-        return int(1000 + 1000 * config["kernel"]["memory_gb"] + 4 * 8e-6 * rows**2)
+        needed = 1000 + 1000 * config["kernel"]["memory_gb"] + 4 * 8e-6 * rows**2
+        return int(attempt * needed)
 
     return megabytes
