@@ -6,7 +6,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo report test lint docs clean
+.PHONY: verify demo report test lint docs clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile configs/demo.yaml
@@ -24,6 +24,9 @@ lint: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	$(BIN)/python scripts/pipeline/documentation.py
+
+verify: .venv/.installed
+	$(BIN)/python scripts/verify.py
 
 clean:
 	rm -rf .venv

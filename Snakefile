@@ -16,6 +16,7 @@ from pipeline import inputs
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import RuleSettings
+from pipeline.workdir import register
 
 
 configfile: "config.yaml"
@@ -26,6 +27,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+register(workflow)
 PLAN = Plan(CONFIG)
 SETTINGS = RuleSettings(CONFIG, PLAN)
 COMPUTE = CONFIG["compute"]
@@ -76,6 +78,20 @@ for study in PLAN.studies:
         input:
             inputs.study_targets(study),
         localrule: True
+
+
+# Compares everything under results/ with what was recorded when it was written.
+rule verify:
+    localrule: True
+    shell:
+        "python scripts/verify.py"
+
+
+# Removes the states that unfinished jobs and longer runs would continue from.
+rule clean_states:
+    localrule: True
+    shell:
+        "rm -rf results/.partial results/.states"
 
 
 onsuccess:

@@ -11,6 +11,7 @@ from pipeline.stores import (
     read_json,
     read_netcdf,
     read_snapshots,
+    read_table,
     variable,
     write_netcdf,
     write_table,
@@ -138,10 +139,10 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         print(f"{len(ensembles)} ensembles, {len(given)} files")
         speed_limits = pd.concat(
-            [labelled(pd.read_csv(f"{e['path']}/speed_limits.csv"), e) for e in ensembles],
+            [labelled(read_table(f"{e['path']}/speed_limits.csv"), e) for e in ensembles],
             ignore_index=True,
         )
-        exponents = [labelled(pd.read_csv(f"{e['path']}/exponents.csv"), e) for e in ensembles]
+        exponents = [labelled(read_table(f"{e['path']}/exponents.csv"), e) for e in ensembles]
         warm = [
             pd.DataFrame([describe(e) | warm_columns(f"{e['path']}/warm_start.json")])
             for e in ensembles

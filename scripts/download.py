@@ -3,19 +3,23 @@
 Nothing half-written is left behind: the archive appears under its name once its digest is right.
 """
 
-import os
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import urlparse
 
 import pooch
 import requests
 
-from pipeline.cifar10 import MIRRORS, OFFICIAL_URL, sha256_of
+from pipeline.cifar10 import MIRRORS, OFFICIAL_URL
+from pipeline.files import file_digest, record_digest, replaced
+from pipeline.interruption import FULL
 from pipeline.log import logged
 
 ATTEMPTS = 3  # own choice: a passing fault rarely lasts three tries
 CONNECT_TIMEOUT, READ_TIMEOUT = 15, 60  # seconds without an answer; own choice
+SLOWEST_BYTES_PER_SECOND = 10_000  # mean over READ_TIMEOUT; the archive would take 5 hours at it
+CHUNK_BYTES = 1024  # small, because a slow host is noticed only after a whole one
 HELP = (
     "put the archive on this machine, set datasets.cifar10.archive to its path and "
     "datasets.cifar10.sha256 to its SHA-256; the demo (make demo) needs no download"
@@ -47,6 +51,8 @@ def fetch(archive: str | None, sha256: str, target: Path) -> None:
                 download(url, sha256, target)
                 return
             except (OSError, ValueError, requests.RequestException) as error:
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise  # no other attempt makes room on the disk
                 reason = " ".join(str(error).split())[:200]
                 failures.append(f"{url}: {type(error).__name__}: {reason}")
                 print(f"attempt {attempt} of {ATTEMPTS} failed: {failures[-1]}")
@@ -68,10 +74,35 @@ def download(url: str, sha256: str, target: Path) -> None:
         requests.RequestException: if the host does not deliver.
     """
     print(f"downloading {url}")
-    downloader = pooch.HTTPDownloader(progressbar=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
     pooch.retrieve(
-        url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader
+        url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=stream
     )
+
+
+def stream(url: str, output: str, _pooch: object) -> None:
+    """Write the answer of a host to a file, and give up a host that is silent or far too slow.
+
+    Args:
+        url: http(s) address.
+        output: file to write.
+
+    Raises:
+        requests.RequestException: if the host does not deliver.
+    """
+    timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
+    with requests.get(url, stream=True, timeout=timeout) as answer, open(output, "wb") as file:
+        answer.raise_for_status()
+        announced = int(answer.headers.get("Content-Length", 0))
+        since, received, total = time.monotonic(), 0, 0
+        for part in answer.iter_content(CHUNK_BYTES):
+            file.write(part)
+            received, total = received + len(part), total + len(part)
+            seconds = time.monotonic() - since
+            if seconds > READ_TIMEOUT:
+                print(f"{total / 1e6:.1f} of {announced / 1e6:.1f} MB")
+                if received < SLOWEST_BYTES_PER_SECOND * seconds:
+                    raise requests.Timeout(f"only {received} bytes came in {seconds:.0f} s")
+                since, received = time.monotonic(), 0
 
 
 def copy_local(source: Path, sha256: str, target: Path) -> None:
@@ -90,25 +121,23 @@ def copy_local(source: Path, sha256: str, target: Path) -> None:
             f"datasets.cifar10.archive is {source}, which is no file; correct the path, or remove "
             "the key to download the official archive"
         )
-    found = sha256_of(source)
+    found = file_digest(source)
     if found != sha256:
         raise DownloadError(
             f"{source} has the SHA-256 {found}, but datasets.cifar10.sha256 is {sha256}; the file "
             "is damaged or another one: fetch it again or correct the key"
         )
-    partial = target.with_name(target.name + ".partial")
-    try:
+    with replaced(target) as partial:
         shutil.copyfile(source, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main(snakemake) -> None:
     """Run the rule ``download``."""
     settings = snakemake.params.settings
     with logged(snakemake.log[0]):
-        fetch(settings["archive"], settings["sha256"], Path(snakemake.output[0]))
+        target = Path(snakemake.output[0])
+        fetch(settings["archive"], settings["sha256"], target)
+        record_digest(target, settings["sha256"])
 
 
 if __name__ == "__main__":

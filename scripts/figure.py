@@ -2,16 +2,14 @@
 
 import importlib
 
-import pandas as pd
-
 from pipeline.log import logged
-from pipeline.stores import read_netcdf
+from pipeline.stores import read_netcdf, read_table
 from plots.style import save, use_style
 
 
 def read(path: str):
     """Return a table or a dataset, by its ending."""
-    return pd.read_csv(path) if path.endswith(".csv") else read_netcdf(path)
+    return read_table(path) if path.endswith(".csv") else read_netcdf(path)
 
 
 def main(snakemake) -> None:

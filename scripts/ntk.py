@@ -5,6 +5,9 @@ kernel's drift since the start, its alignment with the targets and the overlap o
 eigenspace with that at the start. Where the full kernel is too large, its sums come from a Lanczos
 quadrature on Jacobian products instead, which never forms it. Without a warm start the file says so
 and holds nothing else.
+
+A kernel or a spectrum that took long is kept until the file is written, so that a killed job does
+not repeat it.
 """
 
 import itertools
@@ -14,9 +17,18 @@ import torch
 import xarray as xr
 
 from pipeline.device import choose_device, describe_device
+from pipeline.files import file_digest, remove
 from pipeline.log import Progress, logged
 from pipeline.problem import Problem, build_problem
-from pipeline.stores import provenance, read_json, read_snapshots, variable, write_netcdf
+from pipeline.stores import (
+    array_digest,
+    provenance,
+    read_json,
+    read_snapshots,
+    variable,
+    write_netcdf,
+)
+from pipeline.trajectory import remembered, stage_folder
 from speedlimits.kernel import (
     choose_route,
     empirical_ntk,
@@ -95,7 +107,7 @@ def quadrature(problem: Problem, settings: dict, delta: np.ndarray) -> dict[str,
     def product(vector: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(vector).to(problem.inputs.device)
         result = kernel_product(problem.network, problem.inputs, tensor).cpu().numpy()
-        progress.update(next(done), "Jacobian products,")
+        progress.update(next(done), lambda: "Jacobian products")
         return result
 
     found = spectral_measure_lanczos(product, delta, steps)
@@ -130,8 +142,8 @@ def residue(problem: Problem) -> np.ndarray:
 
 def measure(
     kind: str, kernel: np.ndarray, start: np.ndarray | None, delta: np.ndarray, targets: np.ndarray
-) -> dict[str, xr.Variable]:
-    """Return the variables of one kernel.
+) -> dict[str, np.ndarray]:
+    """Return the spectrum of one kernel, and how it compares with the start and the targets.
 
     Args:
         kind: "full" or "traced".
@@ -141,15 +153,41 @@ def measure(
         targets: y, shape (N, C).
 
     Returns:
-        Name -> variable.
+        eigenvalues (K,), projections (K,), alignment (), drift (), overlap ().
     """
     shape = (-1, 1) if kind == "full" else delta.shape
     eigenvalues, projections = eigenvalues_and_projections(kernel, delta.reshape(shape))
-    outputs = targets.shape[1]
+    drift, overlap = 0.0, 1.0
+    if start is not None:
+        drift = kernel_drift(kernel, start)
+        count = min(targets.shape[1], len(kernel))
+        now, then = (leading_eigenvectors(k, count)[1] for k in (kernel, start))
+        overlap = eigenspace_overlap(now, then)
+    return {
+        "eigenvalues": eigenvalues,
+        "projections": projections,
+        "alignment": np.asarray(kernel_target_alignment(kernel, targets.reshape(shape))),
+        "drift": np.asarray(drift),
+        "overlap": np.asarray(overlap),
+    }
+
+
+def described(kind: str, found: dict[str, np.ndarray], outputs: int) -> dict[str, xr.Variable]:
+    """Return what ``measure`` found as variables.
+
+    Args:
+        kind: "full" or "traced".
+        found: by ``measure``.
+        outputs: number of outputs C.
+
+    Returns:
+        Name -> variable.
+    """
+    eigenvalues, projections = found["eigenvalues"], found["projections"]
     floor = noise_floor(eigenvalues)
     what = KINDS[kind]
     dims = f"rank_{kind}"
-    found = {
+    return {
         f"eigenvalues_{kind}": variable(
             dims, eigenvalues, "1 / time", f"eigenvalues lambda_k of the {what}"
         ),
@@ -161,24 +199,20 @@ def measure(
         ),
         f"alignment_{kind}": variable(
             (),
-            kernel_target_alignment(kernel, targets.reshape(shape)),
+            found["alignment"],
             "1",
             f"kernel-target alignment of the {what}",
         ),
+        f"drift_{kind}": variable(
+            (), found["drift"], "1", f"drift |Theta_t - Theta_0|_F / |Theta_0|_F of the {what}"
+        ),
+        f"overlap_{kind}": variable(
+            (),
+            found["overlap"],
+            "1",
+            f"overlap of the {outputs} leading eigenvectors with those at the start",
+        ),
     }
-    drift, overlap = 0.0, 1.0
-    if start is not None:
-        drift = kernel_drift(kernel, start)
-        count = min(outputs, len(kernel))
-        now, then = (leading_eigenvectors(k, count)[1] for k in (kernel, start))
-        overlap = eigenspace_overlap(now, then)
-    found[f"drift_{kind}"] = variable(
-        (), drift, "1", f"drift |Theta_t - Theta_0|_F / |Theta_0|_F of the {what}"
-    )
-    found[f"overlap_{kind}"] = variable(
-        (), overlap, "1", f"overlap of the {outputs} leading eigenvectors with those at the start"
-    )
-    return found
 
 
 def moment_snapshot(snakemake, moment: str) -> int | None:
@@ -213,9 +247,23 @@ def main(snakemake) -> None:
             attributes["note"] = "the warm start is never reached"
             write_netcdf(xr.Dataset(attrs=attributes), snakemake.output[0])
             return
+        parts = {
+            "settings": settings,
+            "realisation": realisation,
+            "inputs": array_digest(problem.inputs.cpu().numpy()),
+            "device": describe_device(device),
+            "threads": snakemake.threads,
+            "memory": memory_bytes,  # it decides the order of sums
+        }
         starts, time = {}, 0.0
         if moment != "start":
-            starts = kernels(problem, settings, memory_bytes)
+            parts["manifest"] = file_digest(snakemake.input.manifest)
+            parts["snapshot"] = snapshot
+            starts = remembered(
+                stage_folder(parts),
+                "kernels_start",
+                lambda: kernels(problem, settings, memory_bytes),
+            )
             run = read_snapshots(snakemake.input.manifest)
             time = float(run["time"][snapshot])
             weights = torch.from_numpy(run["weights"].values[snapshot]).to(problem.inputs)
@@ -225,9 +273,19 @@ def main(snakemake) -> None:
         report_cost(problem, settings)
         if too_large(problem, settings):
             variables |= quadrature(problem, settings, delta)
-        for kind, kernel in kernels(problem, settings, memory_bytes).items():
-            variables |= measure(kind, kernel, starts.get(kind), delta, targets)
+        stage = stage_folder(parts)
+        now = remembered(stage, "kernels", lambda: kernels(problem, settings, memory_bytes))
+        for kind, kernel in now.items():
+            found = remembered(
+                stage,
+                f"spectrum_{kind}",
+                lambda kind=kind, kernel=kernel: measure(
+                    kind, kernel, starts.get(kind), delta, targets
+                ),
+            )
+            variables |= described(kind, found, targets.shape[1])
         write_netcdf(xr.Dataset(variables, attrs=attributes), snakemake.output[0])
+        remove(stage)
 
 
 if __name__ == "__main__":

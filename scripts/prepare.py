@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.cifar10 import read_archive
+from pipeline.files import check, digest_record
 from pipeline.log import logged
 from pipeline.stores import array_digest, provenance, variable, write_netcdf
 
@@ -100,6 +101,8 @@ def main(snakemake) -> None:
     settings = snakemake.params.settings
     archive = snakemake.input[0] if len(snakemake.input) else None
     with logged(snakemake.log[0]):
+        if archive and digest_record(archive).is_file():
+            check(archive)
         dataset = as_dataset(read(settings, archive), settings)
         print(dataset)
         write_netcdf(dataset, snakemake.output[0])

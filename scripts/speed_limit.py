@@ -14,7 +14,14 @@ import xarray as xr
 
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
-from pipeline.stores import read_json, read_netcdf, read_snapshots, write_json, write_table
+from pipeline.stores import (
+    read_json,
+    read_netcdf,
+    read_snapshots,
+    read_table,
+    write_json,
+    write_table,
+)
 from speedlimits import speed_limit as sl
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
@@ -219,7 +226,7 @@ def main(snakemake) -> None:
     settings, given = snakemake.params.settings, snakemake.input
     with logged(snakemake.log[0]):
         runs = [read_snapshots(path) for path in given.manifests]
-        exponents = pd.read_csv(given.exponents)
+        exponents = read_table(given.exponents)
         starts = {"cold": (0, given.start)}
         warm = read_json(given.warm_start)
         if warm["reached"] and warm["snapshot"] < runs[0].sizes["snapshot"] - 1:

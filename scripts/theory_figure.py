@@ -3,6 +3,7 @@
 import pandas as pd
 
 from pipeline.log import logged
+from pipeline.stores import read_table
 from plots import theory
 from plots.style import describe, save, use_style
 
@@ -18,7 +19,7 @@ def measured_exponents(paths: list[str]) -> pd.DataFrame:
     Returns:
         Columns label and ``INTERVALS``; the full kernel where it was computed.
     """
-    table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    table = pd.concat([read_table(path) for path in paths], ignore_index=True)
     table = table[table["moment"] == "start"].sort_values("kernel", kind="stable")
     table = table.dropna(subset=["alpha", "delta"]).drop_duplicates("ensemble")
     table["label"] = [
@@ -33,7 +34,7 @@ def main(snakemake) -> None:
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
     with logged(snakemake.log[0]):
         use_style()
-        tables = {name: pd.read_csv(path) for name, path in given.items() if name != "exponents"}
+        tables = {name: read_table(path) for name, path in given.items() if name != "exponents"}
         if "exponents" in given.keys():
             tables["measured"] = measured_exponents(given.exponents)
             print(tables["measured"].to_string())

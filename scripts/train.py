@@ -6,17 +6,26 @@ last checkpoint was taken and ends with the same bits (on a CPU).
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
 
 from pipeline.device import choose_device, describe_device
+from pipeline.files import remove
 from pipeline.log import logged
 from pipeline.problem import Problem, build_problem
-from pipeline.stores import array_digest, provenance, read_json, variable, write_snapshots
-from pipeline.trajectory import StagedTrajectory, stage_folder
-from speedlimits.dynamics import Evolution, GradientDescent, GradientFlow
+from pipeline.stores import (
+    array_digest,
+    provenance,
+    read_json,
+    variable,
+    write_snapshots,
+    write_zarr,
+)
+from pipeline.trajectory import FINISHED, StagedTrajectory, stage_folder
+from speedlimits.dynamics import DivergenceError, Evolution, GradientDescent, GradientFlow
 from speedlimits.gradient import TrainingLoss
 from speedlimits.networks import parameter_ranges
 from speedlimits.snapshots import snapshot_times
@@ -158,30 +167,40 @@ def main(snakemake) -> None:
             "device": describe_device(device),
             "threads": snakemake.threads,
         }
+        but_final_time = {k: v for k, v in settings.items() if k != "final_time"}
         trajectory = StagedTrajectory(
             build_evolution(settings, loss, start.double(), lambda_1),
             wanted_times(settings, lambda_1),
             test_recorder(loss, problem),
             stage_folder(parts),
+            stage_folder(parts | {"settings": but_final_time}, FINISHED),
         )
-        recorded = trajectory.run()
-        dataset = as_dataset(
-            recorded,
-            provenance(
-                settings,
-                title="Training trajectory",
-                device=describe_device(device),
-                realisation=realisation,
-                start_seed=problem.start_seed,
-                lambda_1=repr(lambda_1),
-                samples=len(problem.inputs),
-                test_samples=len(problem.test_inputs),
-                outputs=problem.targets.shape[1],
-                parameter_ranges=json.dumps(parameter_ranges(problem.network)),
-            ),
+        attributes = provenance(
+            settings,
+            title="Training trajectory",
+            device=describe_device(device),
+            realisation=realisation,
+            start_seed=problem.start_seed,
+            lambda_1=repr(lambda_1),
+            samples=len(problem.inputs),
+            test_samples=len(problem.test_inputs),
+            outputs=problem.targets.shape[1],
+            parameter_ranges=json.dumps(parameter_ranges(problem.network)),
         )
+        diverged = Path(snakemake.params.store).with_name("diverged.zarr")
+        remove(diverged)
+        try:
+            recorded = trajectory.run()
+        except DivergenceError as error:
+            so_far = trajectory.recorded()
+            write_zarr(as_dataset(so_far, attributes), diverged)
+            raise DivergenceError(
+                f"{error}; the {len(so_far['time'])} snapshots before that are in {diverged} "
+                "(xarray.open_zarr); lower learning_rate or use dynamics: gradient_flow"
+            ) from None
+        dataset = as_dataset(recorded, attributes)
         write_snapshots(dataset, snakemake.params.store, snakemake.output.manifest)
-        trajectory.discard()
+        trajectory.finish()
 
 
 if __name__ == "__main__":

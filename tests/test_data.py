@@ -13,7 +13,8 @@ import prepare
 import pytest
 import subset
 
-from pipeline.cifar10 import ArchiveError, read_archive, sha256_of
+from pipeline.cifar10 import ArchiveError, read_archive
+from pipeline.files import file_digest
 from pipeline.stores import read_netcdf
 
 
@@ -101,7 +102,7 @@ def test_links_missing_members_and_truncation_are_refused(tmp_path, archive):
 
 def test_local_archive_is_checked_and_copied(tmp_path, archive):
     target = tmp_path / "copy.tar.gz"
-    download.fetch(str(archive), sha256_of(archive), target)
+    download.fetch(str(archive), file_digest(archive), target)
     assert target.read_bytes() == archive.read_bytes()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import tarfile
 from pathlib import Path
@@ -49,12 +48,6 @@ class _ArraysOnly(pickle.Unpickler):
         if name == "_reconstruct":
             return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
         return getattr(np, name)
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file, 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_archive(path: str | Path) -> dict[str, NDArray]:

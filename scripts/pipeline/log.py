@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from pipeline.interruption import Interrupted, sole_process, stoppable, system_sentence
+
 PACKAGES = ("torch", "numpy", "scipy", "xarray", "zarr", "snakemake")
 TERMINAL_SECONDS = 15.0  # own choice: eight jobs at once add a line every two seconds
 PEAK_GPU = "peak GPU memory"  # how a log names it; the benchmark summary looks for it
@@ -66,6 +68,9 @@ def job_name(path: str | Path) -> str:
 def logged(path: str) -> Iterator[None]:
     """Send prints to a log file; on an error leave the traceback there and one sentence on stderr.
 
+    The job holds its lock meanwhile, and stops in an orderly way on SIGTERM, SIGINT, or when its
+    Snakemake is killed (``pipeline.interruption``).
+
     Args:
         path: log file of the rule.
 
@@ -73,11 +78,31 @@ def logged(path: str) -> Iterator[None]:
         None; the body of the script runs inside.
 
     Raises:
-        SystemExit: with status 1 if the body raised, so that the rule fails without a second
+        SystemExit: if the body raised or was stopped, so that the rule fails without a second
             traceback on the terminal.
     """
+    terminal = sys.stderr
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):  # who started this job may be gone
+            print(text, file=terminal, flush=True)
+
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with stoppable(), sole_process(path, tell), _log_file(path, tell):
+            yield
+    except Interrupted as stopped:
+        tell(f"\n{stopped}")
+        raise SystemExit(stopped.status) from None
+    except OSError as error:
+        tell(f"\n{system_sentence(error) or error}")
+        raise SystemExit(1) from None
+
+
+@contextlib.contextmanager
+def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Send prints to a log file, and errors as one sentence to ``tell``."""
     global _terminal, _job
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr
     shown = terminal is not None and terminal.isatty() and not os.environ.get("CI")
     _terminal, _job = (terminal if shown else None), job_name(path)
@@ -89,10 +114,14 @@ def logged(path: str) -> Iterator[None]:
             start = time.monotonic()
             try:
                 yield
+            except Interrupted as stopped:
+                print(stopped)
+                raise
             except Exception as error:
-                traceback.print_exc(file=log)
-                sentence = f"{type(error).__name__}: {error}"
-                print(f"\n{sentence}\n(traceback in {path})", file=terminal, flush=True)
+                with contextlib.suppress(OSError):  # the disk may be full
+                    traceback.print_exc(file=log)
+                sentence = system_sentence(error) or f"{type(error).__name__}: {error}"
+                tell(f"\n{sentence}\n(traceback in {path})")
                 raise SystemExit(1) from None
             finally:
                 _terminal = None

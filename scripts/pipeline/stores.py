@@ -1,11 +1,12 @@
-"""Read and write results: Zarr stores with a manifest, NetCDF files and tables, all atomically."""
+"""Read and write results: Zarr stores with a manifest, NetCDF files and tables.
+
+Every file appears when it is complete; its digest is recorded, and compared when it is read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pipeline.files import ADVICE, IntegrityError, check, recorded, remove, replaced
 from pipeline.log import versions
-
-
-class IntegrityError(ValueError):
-    """A stored result is not what its manifest says."""
 
 
 def provenance(settings: dict, **more: Any) -> dict[str, str]:
@@ -69,10 +67,8 @@ def array_digest(values: Any) -> str:
 
 def write_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
     """Write a dataset as NetCDF 3, which opens everywhere; it appears when it is complete."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    dataset.to_netcdf(partial, engine="scipy")
-    os.replace(partial, path)
+    with recorded(path) as partial:
+        dataset.to_netcdf(partial, engine="scipy")
 
 
 def read_netcdf(path: str | Path) -> xr.Dataset:
@@ -85,36 +81,60 @@ def read_netcdf(path: str | Path) -> xr.Dataset:
         The dataset.
 
     Raises:
-        IntegrityError: if the file cannot be read.
+        IntegrityError: if the file is not what was written, or cannot be read.
     """
+    check(path)
     try:
         with xr.open_dataset(path, engine="scipy") as dataset:
             return dataset.load()
     except Exception as error:
         raise IntegrityError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); delete it and rerun"
+            f"{path} cannot be read ({type(error).__name__}: {error}); {ADVICE}"
         ) from error
 
 
 def write_json(content: dict, path: str | Path) -> None:
     """Write a small result as JSON with sorted keys; it appears when it is complete."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with recorded(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> dict:
-    """Read a JSON result."""
+    """Read a JSON result.
+
+    Args:
+        path: file written by ``write_json``.
+
+    Returns:
+        Its content.
+
+    Raises:
+        IntegrityError: if the file is not what was written.
+    """
+    check(path)
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table as CSV with 10 digits (float64 noise lies below); it appears when complete."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    table.to_csv(partial, index=False, float_format="%.10g")
-    os.replace(partial, path)
+    with recorded(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.10g")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table.
+
+    Args:
+        path: file written by ``write_table``.
+
+    Returns:
+        The table.
+
+    Raises:
+        IntegrityError: if the file is not what was written.
+    """
+    check(path)
+    return pd.read_csv(path)
 
 
 def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path) -> None:
@@ -128,20 +148,7 @@ def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path
         store: folder of the Zarr store (format 3).
         manifest: JSON file with type, shape and digest of every array.
     """
-    store, partial = Path(store), Path(f"{store}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    encoding = {
-        name: {"chunks": (1, array.shape[1]) if name == "weights" else array.shape}
-        for name, array in dataset.variables.items()
-        if array.ndim
-    }
-    with warnings.catch_warnings():
-        # zarr calls consolidated metadata experimental in format 3; xarray.open_zarr looks for it
-        # first and warns without it, and the plain members are readable either way.
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        dataset.to_zarr(partial, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
-    shutil.rmtree(store, ignore_errors=True)
-    os.replace(partial, store)
+    write_zarr(dataset, store)
     arrays = {
         str(name): {
             "dtype": str(array.dtype),
@@ -150,7 +157,31 @@ def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path
         }
         for name, array in dataset.variables.items()
     }
-    write_json({"store": store.name, "arrays": arrays}, manifest)
+    attributes = attributes_digest(dataset)
+    write_json({"store": Path(store).name, "arrays": arrays, "attributes": attributes}, manifest)
+
+
+def attributes_digest(dataset: xr.Dataset) -> str:
+    """Return the SHA-256 of the attributes of a dataset and of its variables."""
+    attributes = {str(name): array.attrs for name, array in dataset.variables.items()}
+    text = json.dumps([dataset.attrs, attributes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_zarr(dataset: xr.Dataset, store: str | Path) -> None:
+    """Write a Zarr store of format 3, one chunk per snapshot of the weights."""
+    encoding = {
+        name: {"chunks": (1, array.shape[1]) if name == "weights" else array.shape}
+        for name, array in dataset.variables.items()
+        if array.ndim
+    }
+    with replaced(store) as partial, warnings.catch_warnings():
+        remove(partial)
+        # zarr calls consolidated metadata experimental in format 3; xarray.open_zarr looks for it
+        # first and warns without it, and the plain members are readable either way.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        dataset.to_zarr(partial, mode="w", zarr_format=3, consolidated=True, encoding=encoding)
+        remove(Path(store))
 
 
 def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
@@ -171,7 +202,14 @@ def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
     advice = f"delete {manifest} and rerun"
     if not (store / "zarr.json").is_file():
         raise IntegrityError(f"the Zarr store {store} is missing; {advice}")
-    dataset = xr.open_zarr(store, consolidated=True)
+    try:
+        dataset = xr.open_zarr(store, consolidated=True)
+    except Exception as error:
+        raise IntegrityError(
+            f"the Zarr store {store} cannot be opened ({type(error).__name__}); {advice}"
+        ) from error
+    if attributes_digest(dataset) != described["attributes"]:
+        raise IntegrityError(f"the attributes of {store} have been altered; {advice}")
     if not weights:
         dataset = dataset.drop_vars("weights")
     for name, known in described["arrays"].items():

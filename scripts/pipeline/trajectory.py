@@ -1,12 +1,14 @@
-"""Run an evolution through its snapshot times, so that it can be killed and continued.
+"""Run an evolution through its snapshot times, so that it can be killed, continued and extended.
 
 Everything unfinished lies in a stage folder outside the declared outputs, whose name is a digest of
 all that decides the result: Snakemake deletes declared outputs, and a stage of other settings must
-never be continued.
+never be continued. A finished stage is kept under a digest of all but the final time, so that a
+longer run starts where it ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,6 +16,7 @@ import math
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.files import RESULTS, remove, replaced
+from pipeline.interruption import at_step_ends, stop
 from pipeline.log import Progress
 from speedlimits.dynamics import Evolution, GradientFlow
 
@@ -29,36 +34,65 @@ CHECKPOINT_SECONDS = 20.0  # own choice: little to lose, and writing takes milli
 Recorder = Callable[[Evolution], dict[str, float]]
 
 
-def stage_folder(parts: dict[str, Any], root: str | Path = "results/.partial") -> Path:
-    """Return the stage folder of a run, keyed by all that decides its result.
+UNFINISHED = f"{RESULTS}/.partial"  # stages of unfinished jobs
+FINISHED = f"{RESULTS}/.states"  # stages of finished runs, for longer ones
+CHECKPOINT = "checkpoint.npz"
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)  # of an npz file
+
+
+def stage_folder(parts: dict[str, Any], root: str | Path = UNFINISHED) -> Path:
+    """Return the stage folder of a job, keyed by all that decides its result.
 
     Args:
         parts: settings, seeds, code digest, digests of the inputs.
         root: where stages lie.
 
     Returns:
-        The folder, which exists.
+        The folder; whoever writes into it makes it.
     """
     text = json.dumps(parts, sort_keys=True)
-    folder = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(root) / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
     """Write arrays to an npz file that appears when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as partial, open(partial, "wb") as file:
         np.savez(file, **content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _load(path: Path) -> dict[str, NDArray]:
     """Read an npz file into memory."""
     with np.load(path, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
+
+
+def remembered(
+    stage: Path, name: str, compute: Callable[[], dict[str, NDArray]]
+) -> dict[str, NDArray]:
+    """Return the arrays of one part of a job, computed now or by a job that was killed later.
+
+    Args:
+        stage: folder of ``stage_folder``.
+        name: of the part.
+        compute: returns the arrays; they are stored only if that took long enough to be missed.
+
+    Returns:
+        Name -> array.
+    """
+    path = stage / f"{name}.npz"
+    if path.is_file():
+        with contextlib.suppress(*UNREADABLE):
+            found = _load(path)
+            print(f"{name}: taken from a job that was killed")
+            return found
+    start = time.monotonic()
+    found = compute()
+    if time.monotonic() - start > CHECKPOINT_SECONDS:
+        _save(path, found)
+    return found
 
 
 class StagedTrajectory:
@@ -68,14 +102,24 @@ class StagedTrajectory:
         evolution: at its start.
         times: snapshot times after the start, increasing, shape (M,).
         recorder: called at every snapshot; returns scalars to keep beside the weights.
-        stage: folder of ``stage_folder``.
+        stage: folder of ``stage_folder``, keyed by all that decides the result.
+        finished: where the stage goes once it is complete, keyed by all but the final time; a
+            stage of a shorter run that lies there is continued. None keeps nothing.
     """
 
-    def __init__(self, evolution: Evolution, times: NDArray, recorder: Recorder, stage: Path):
+    def __init__(
+        self,
+        evolution: Evolution,
+        times: NDArray,
+        recorder: Recorder,
+        stage: Path,
+        finished: Path | None = None,
+    ):
         self.evolution = evolution
         self.times = np.asarray(times, float)
         self.recorder = recorder
         self.stage = stage
+        self.finished = finished
         self.next_snapshot = 0
         self.last_save = time.monotonic()
 
@@ -84,19 +128,48 @@ class StagedTrajectory:
 
         Returns:
             weights (M + 1, P) float64 with the start first, and each recorded scalar (M + 1,).
+
+        Raises:
+            Interrupted: after storing the state, if the job is told to stop.
+            DivergenceError: of the evolution; ``recorded`` has the snapshots before it.
         """
-        if not self._resume():
+        if not (self._resume() or self._extend_shorter_run()):
+            remove(self.stage)  # what no checkpoint vouches for
             self._take_snapshot()
         self._progress = Progress(self._work(self.times[-1]))
-        while self.next_snapshot <= len(self.times):
-            self.evolution.advance(self.times[self.next_snapshot - 1], self._on_step)
-            self._take_snapshot()
-        snapshots = [_load(self._snapshot_path(k)) for k in range(len(self.times) + 1)]
+        with at_step_ends() as told_to_stop:
+            self._told_to_stop = told_to_stop
+            while self.next_snapshot <= len(self.times):
+                self.evolution.advance(self.times[self.next_snapshot - 1], self._on_step)
+                self._take_snapshot()
+        return self.recorded()
+
+    def recorded(self) -> dict[str, NDArray]:
+        """Return the snapshots so far, as ``run`` does in the end."""
+        snapshots = [_load(self._snapshot_path(k)) for k in range(self.next_snapshot)]
         return {name: np.stack([s[name] for s in snapshots]) for name in snapshots[0]}
 
-    def discard(self) -> None:
-        """Remove the stage, once its result is stored."""
-        shutil.rmtree(self.stage, ignore_errors=True)
+    def finish(self) -> None:
+        """Keep the stage for longer runs, or remove it; to be called once its result is stored."""
+        if self.finished is None or self._reach(self.finished) >= self.times[-1]:
+            remove(self.stage)
+            return
+        remove(self.finished)
+        self.finished.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(self.stage, self.finished)
+        except OSError:  # a run to another final time was quicker
+            remove(self.stage)
+        with contextlib.suppress(OSError):
+            self.stage.parent.rmdir()  # if this was the last one
+
+    @staticmethod
+    def _reach(folder: Path) -> float:
+        """Return the final time of a kept stage, 0 if there is none."""
+        try:
+            return float(_load(folder / CHECKPOINT)["times"][-1])
+        except UNREADABLE:
+            return 0.0
 
     def _snapshot_path(self, number: int) -> Path:
         return self.stage / f"snapshot_{number:05d}.npz"
@@ -129,6 +202,11 @@ class StagedTrajectory:
 
     def _on_step(self, evolution: Evolution) -> None:
         self._progress.update(self._work(evolution.time), self._state_text)
+        if self._told_to_stop() is not None:
+            self._checkpoint()
+            raise stop(
+                f"at time {evolution.time:.6g}, step {evolution.steps}, and its state stored"
+            )
         if time.monotonic() - self.last_save > CHECKPOINT_SECONDS:
             self._checkpoint()
 
@@ -155,22 +233,59 @@ class StagedTrajectory:
             f"state_{name}": value.cpu().numpy() if isinstance(value, torch.Tensor) else value
             for name, value in self.evolution.state().items()
         }
-        _save(self.stage / "checkpoint.npz", {"next_snapshot": self.next_snapshot, **state})
+        content = {"next_snapshot": self.next_snapshot, "times": self.times, **state}
+        _save(self.stage / CHECKPOINT, content)
         self.last_save = time.monotonic()
 
     def _resume(self) -> bool:
-        path = self.stage / "checkpoint.npz"
+        path = self.stage / CHECKPOINT
         if not path.is_file():
             return False
-        content = _load(path)
-        self.next_snapshot = int(content.pop("next_snapshot"))
+        try:
+            self._restore(_load(path))
+        except UNREADABLE as error:
+            print(f"the checkpoint {path} cannot be used ({error}); starting anew")
+            return False
+        print(f"continuing an interrupted run at time {self.evolution.time:.6g}")
+        return True
+
+    def _extend_shorter_run(self) -> bool:
+        """Continue from the end of a shorter run, if one with the same snapshot times was kept.
+
+        Its last time may lie beside the grid; that snapshot is left out. The evolution itself does
+        not depend on where it is read off, so that this gives the bits of a run from the start.
+        """
+        if self.finished is None or not 0.0 < self._reach(self.finished) < self.times[-1]:
+            return False
+        try:
+            content = _load(self.finished / CHECKPOINT)
+            theirs = content["times"]
+            count = int((theirs[: len(self.times)] == self.times[: len(theirs)]).cumprod().sum())
+            if count < len(theirs) - 1 or self.times[count] <= theirs[-1]:
+                return False  # another grid
+            remove(self.stage)
+            self.stage.mkdir(parents=True)
+            for number in range(count + 1):
+                path = self._snapshot_path(number)
+                shutil.copyfile(self.finished / path.name, path)
+        except UNREADABLE as error:
+            print(f"the state in {self.finished} cannot be used ({error}); starting anew")
+            return False
+        self._restore(content)
+        self.next_snapshot = count + 1
+        self._checkpoint()
+        print(f"extending a finished run that ended at time {theirs[-1]:.6g}")
+        return True
+
+    def _restore(self, content: dict[str, NDArray]) -> None:
+        """Set the evolution to a checkpoint."""
+        self.next_snapshot = int(content["next_snapshot"])
         state = {
             name.removeprefix("state_"): torch.from_numpy(value) if value.ndim else value.item()
             for name, value in content.items()
+            if name.startswith("state_")
         }
         self.evolution.load_state(state)
-        print(f"continuing an interrupted run at time {self.evolution.time:.6g}")
-        return True
 
 
 def _inefficiency_text(record: dict[str, float], loss_0: float) -> str:

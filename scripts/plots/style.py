@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
+
+from pipeline.files import recorded
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
 GREY, SHADE = "0.45", "0.92"
@@ -102,11 +103,10 @@ def save(figure: Figure, paths: Iterable[str | Path], dpi: int) -> None:
         dpi: resolution of PNG files.
     """
     for path in map(Path, paths):
-        partial = path.with_name(path.name + ".partial")
         kind = path.suffix.removeprefix(".")
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-        figure.savefig(partial, format=kind, dpi=dpi, metadata=metadata)
-        os.replace(partial, path)
+        with recorded(path) as partial:
+            figure.savefig(partial, format=kind, dpi=dpi, metadata=metadata)
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, **shared) -> tuple:

@@ -1,0 +1,122 @@
+"""Files that appear when they are complete, and a recorded SHA-256 of every result.
+
+The digest of ``results/PATH`` stands in ``results/.digests/PATH.sha256``, in the format of
+sha256sum (``sha256sum -c`` in the folder above results checks it). It is found by the path, so that
+a file of another run in the same place is noticed too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+RESULTS = "results"
+DIGESTS = ".digests"
+ADVICE = "delete it and run the same command again"
+
+
+class IntegrityError(ValueError):
+    """A stored result is not what was recorded when it was written."""
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def results_root(path: str | Path) -> Path:
+    """Return the innermost folder named results above a file, else the file's own folder."""
+    path = Path(path)
+    return next((folder for folder in path.parents if folder.name == RESULTS), path.parent)
+
+
+def digest_record(path: str | Path) -> Path:
+    """Return where the digest of a file is recorded."""
+    path, root = Path(path), results_root(path)
+    return root / DIGESTS / f"{path.relative_to(root)}.sha256"
+
+
+@contextlib.contextmanager
+def replaced(path: str | Path) -> Iterator[Path]:
+    """Give a name to write a file under; the file gets its own name when it is complete.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The name to write under; whatever lies there is removed if writing fails.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def recorded(path: str | Path) -> Iterator[Path]:
+    """As ``replaced``, and record the file's digest."""
+    with replaced(path) as partial:
+        yield partial
+        record_digest(path, file_digest(partial))
+
+
+def record_digest(path: str | Path, digest: str) -> None:
+    """Record the digest of a file."""
+    record = digest_record(path)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    root = results_root(path)
+    name = Path(root.name) / Path(path).relative_to(root) if root.name == RESULTS else path
+    with replaced(record) as partial:
+        partial.write_text(f"{digest}  {name}\n", encoding="utf-8")
+
+
+def check(path: str | Path) -> None:
+    """Compare a file with its recorded digest.
+
+    Args:
+        path: file written under ``recorded``.
+
+    Raises:
+        IntegrityError: in one sentence, if it is missing, altered, another result's file, or if
+            nothing is recorded about it.
+    """
+    path, record = Path(path), digest_record(path)
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing; run the same command again")
+    if not record.is_file():
+        raise IntegrityError(
+            f"no digest of {path} is recorded in {record}, so nothing says that it is what the "
+            f"workflow wrote; {ADVICE}"
+        )
+    found = file_digest(path)
+    if found != record.read_text(encoding="utf-8").split()[0]:
+        other = _owner_of(found, record, results_root(path) / DIGESTS)
+        what = f"holds the content of {other}" if other else "has been altered or cut short"
+        raise IntegrityError(f"{path} {what} since it was written; {ADVICE}")
+
+
+def _owner_of(digest: str, record: Path, folder: Path) -> str | None:
+    """Return the file that a digest was recorded for, other than that of one record."""
+    for other in sorted(folder.rglob("*.sha256")):
+        if other != record:
+            text = other.read_text(encoding="utf-8").strip()
+            if text.startswith(digest):
+                return text.split(maxsplit=1)[1]
+    return None

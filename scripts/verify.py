@@ -1,0 +1,87 @@
+"""Check a whole results tree: name what is missing, altered or unfinished, one sentence each.
+
+``snakemake verify``, ``make verify`` or ``python scripts/verify.py [results]``. The exit status is
+1 if anything is wrong.
+"""
+
+import base64
+import binascii
+import json
+import sys
+from pathlib import Path
+
+from pipeline.files import ADVICE, DIGESTS, IntegrityError, check
+from pipeline.stores import read_snapshots
+
+UNRECORDED = ("logs", "benchmarks")  # what nothing reads again
+
+
+def problems(results: Path) -> list[str]:
+    """Return one sentence for everything that is wrong in a results tree.
+
+    Args:
+        results: its folder.
+
+    Returns:
+        The sentences; none if all is well.
+    """
+    found = []
+    for record in sorted((results / DIGESTS).rglob("*.sha256")):
+        path = results / record.relative_to(results / DIGESTS).with_suffix("")
+        try:
+            check(path)
+            if path.name == "snapshots.json":
+                read_snapshots(path)
+        except (IntegrityError, json.JSONDecodeError) as error:
+            found.append(str(error))
+    for path in sorted(results.rglob("*.zarr")):
+        if path.name == "diverged.zarr":
+            found.append(f"{path} holds a training that diverged; change its settings")
+        elif not path.with_suffix(".json").is_file():
+            found.append(f"{path} has no manifest: its job did not finish; {ADVICE}")
+    for path in sorted(results.rglob("?*.partial")):
+        found.append(f"{path} is half-written: its job was killed; {ADVICE}")
+    for stage in sorted((results / ".partial").glob("*")):
+        found.append(f"{stage} is the state of an unfinished job; the same command continues it")
+    return found + incomplete_outputs(results.parent / ".snakemake/incomplete")
+
+
+def incomplete_outputs(folder: Path) -> list[str]:
+    """Return one sentence for every output that Snakemake knows to be unfinished."""
+    found = []
+    for marker in sorted(folder.rglob("*")):
+        if marker.is_file():
+            try:
+                name = base64.b64decode(marker.name, altchars=b"-_", validate=True).decode()
+            except (binascii.Error, UnicodeDecodeError):
+                continue
+            found.append(f"the job of {name} did not finish; run the same command again")
+    return found
+
+
+def unrecorded(results: Path) -> list[str]:
+    """Return the tables, spectra and figures about which nothing is recorded."""
+    return [
+        str(path)
+        for path in sorted(results.rglob("*"))
+        if path.suffix in (".csv", ".nc", ".json", ".png", ".pdf")
+        and not {*UNRECORDED, DIGESTS}.intersection(path.relative_to(results).parts)
+        and not any(part.endswith((".zarr", ".partial")) for part in path.parts)
+        and not (results / DIGESTS / f"{path.relative_to(results)}.sha256").is_file()
+    ]
+
+
+def main(results: Path) -> int:
+    """Print all problems and return the exit status."""
+    if not results.is_dir():
+        print(f"{results} is no folder; name the results folder")
+        return 1
+    found = problems(results)
+    print("\n".join(found) if found else f"{results}: everything is as it was written")
+    for path in unrecorded(results):
+        print(f"note: nothing is recorded about {path}")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "results")))

@@ -1,0 +1,301 @@
+"""Jobs that are stopped, killed, starved of disk, met by another, extended; results that change."""
+
+import base64
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import verify
+from conftest import ROOT
+
+from pipeline import files, interruption, workdir
+from pipeline.log import logged
+from pipeline.stores import read_json, read_netcdf, read_table, write_json, write_table
+from pipeline.trajectory import StagedTrajectory, remembered
+from speedlimits.dynamics import GradientDescent, GradientFlow, LangevinDynamics
+from speedlimits.snapshots import snapshot_times
+
+
+def loss(theta):
+    """A quadratic and a quartic term: the speed varies over decades and no step is exact."""
+    curvature = torch.logspace(0, -3, len(theta), dtype=torch.float64)
+    gradient = curvature * theta + 0.1 * theta**3
+    return float(0.5 * (curvature * theta) @ theta + 0.025 * (theta**4).sum()), gradient
+
+
+def evolution(dynamics):
+    start = torch.linspace(0.5, 2.0, 40, dtype=torch.float64)
+    if dynamics == "gradient_descent":
+        return GradientDescent(loss, start, 0.037)
+    if dynamics == "langevin":
+        return LangevinDynamics(loss, start, 0.037, 0.01, seed=5)
+    return GradientFlow(loss, start, relative_tolerance=1e-3)
+
+
+@pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent", "langevin"])
+@pytest.mark.parametrize("first", [7.3, 10.0])
+def test_a_longer_run_extends_a_shorter_one_to_the_same_bits(tmp_path, dynamics, first, capsys):
+    def run(final, folder):
+        times = snapshot_times(0.1, final, 5)
+        stage = tmp_path / folder / "stage"
+        staged = StagedTrajectory(
+            evolution(dynamics), times, lambda e: {}, stage, tmp_path / folder / "finished"
+        )
+        recorded = staged.run()
+        staged.finish()
+        assert not stage.exists()
+        return recorded
+
+    fresh = run(93.0, "fresh")
+    run(first, "extended")
+    capsys.readouterr()
+    extended = run(93.0, "extended")
+    told = capsys.readouterr().out
+    assert "extending a finished run" in told and "snapshot 2 of" not in told
+    assert fresh.keys() == extended.keys()
+    for name in fresh:
+        np.testing.assert_array_equal(extended[name], fresh[name], err_msg=name)
+
+
+def test_another_grid_is_not_extended(tmp_path, capsys):
+    for per_decade, final in ((5, 10.0), (4, 30.0)):
+        staged = StagedTrajectory(
+            evolution("gradient_flow"),
+            snapshot_times(0.1, final, per_decade),
+            lambda e: {},
+            tmp_path / "stage",
+            tmp_path / "finished",
+        )
+        staged.run()
+        staged.finish()
+    assert "extending" not in capsys.readouterr().out
+
+
+JOB = """
+import sys, time
+sys.path[:0] = [{scripts!r}, {tests!r}]
+from pipeline.log import logged
+with logged("results/logs/job.log"):
+    open("started", "w").close()
+    {body}
+"""
+
+
+def start_job(folder, body, **environment):
+    text = JOB.format(scripts=str(ROOT / "scripts"), tests=str(ROOT / "tests"), body=body)
+    process = subprocess.Popen(
+        [sys.executable, "-c", text],
+        cwd=folder,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "started").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+LONG_TRAINING = """
+    from pathlib import Path
+    from test_interruption import evolution
+    from pipeline.trajectory import StagedTrajectory
+    staged = StagedTrajectory(
+        evolution("gradient_descent"), [1e7], lambda e: {}, Path("stage"))
+    staged.run()
+"""
+
+
+def test_sigterm_stores_the_state_and_tells_one_sentence(tmp_path):
+    process = start_job(tmp_path, LONG_TRAINING)
+    while not (tmp_path / "stage/checkpoint.npz").exists():  # written at the start
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in told and "state stored" in told and "Traceback" not in told
+    with np.load(tmp_path / "stage/checkpoint.npz") as content:
+        assert content["state_steps"] > 0
+    assert not (tmp_path / "results/.running").exists()
+
+
+def test_a_job_stops_when_its_snakemake_is_killed(tmp_path):
+    launcher = subprocess.Popen(["sleep", "100"])
+    mark = interruption.process_start(launcher.pid)
+    named = f"{interruption.socket.gethostname()} {launcher.pid} {mark}"
+    process = start_job(tmp_path, "time.sleep(100)", **{interruption.LAUNCHER: named})
+    assert process.poll() is None
+    launcher.kill()
+    launcher.wait()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode != 0 and "the Snakemake that had started it was killed" in told
+
+
+def test_two_processes_never_work_on_one_job(tmp_path):
+    first = start_job(tmp_path, "time.sleep(4)")
+    (tmp_path / "started").unlink()
+    began = time.monotonic()
+    second = start_job(tmp_path, "pass")
+    _, told = second.communicate(timeout=60)
+    assert time.monotonic() - began > 1 and "another process still works" in told
+    assert first.wait(30) == 0 and second.returncode == 0
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_leaves_no_partial_file(tmp_path):
+    (tmp_path / "big.csv").write_text("old\n")
+    code = """
+import sys, resource
+sys.path.insert(0, sys.argv[1])
+import pandas as pd, numpy as np
+from pipeline.log import logged
+from pipeline.stores import write_table
+with logged("job.log"):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))
+    write_table(pd.DataFrame({"x": np.arange(1e6)}), "big.csv")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "scripts")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "larger than this system allows" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "big.csv").read_text() == "old\n"
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_every_kind_of_full_disk_is_known(tmp_path, monkeypatch, capsys, code):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit), logged("job.log"):
+        raise OSError(code, os.strerror(code), "table.csv")
+    told = capsys.readouterr().err
+    assert "table.csv" in told and "make room" in told
+
+
+def test_a_long_part_of_a_killed_job_is_not_repeated(tmp_path, monkeypatch):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"kernel": np.eye(3) / 3}
+
+    for _ in range(2):
+        remembered(tmp_path / "stage", "kernel", compute)
+    assert len(calls) == 2 and not (tmp_path / "stage").exists()  # short parts cost nothing
+    monkeypatch.setattr("pipeline.trajectory.CHECKPOINT_SECONDS", -1.0)
+    found = [remembered(tmp_path / "stage", "kernel", compute) for _ in range(2)]
+    assert len(calls) == 3
+    np.testing.assert_array_equal(found[0]["kernel"], found[1]["kernel"])
+
+
+def test_the_lock_of_a_dead_snakemake_is_removed_and_that_of_a_living_one_is_not(tmp_path):
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+        "from pipeline import workdir\n"
+        "print(len(workdir.take_over('.snakemake')), flush=True)\n"
+        "time.sleep(100)\n"
+    )
+
+    def snakemake():
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        )
+        return process, int(process.stdout.readline())
+
+    first, removed = snakemake()
+    lock = tmp_path / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir()
+    lock.write_text("results/x\n")
+    second, while_first_lives = snakemake()
+    second.kill(), second.wait()
+    third, after_second_died = snakemake()
+    first.kill(), first.wait(), third.kill(), third.wait()
+    assert (removed, while_first_lives, after_second_died) == (0, 0, 0) and lock.exists()
+    fourth, after_all_died = snakemake()
+    fourth.kill(), fourth.wait()
+    assert after_all_died == 1 and not lock.exists()
+
+
+def test_the_lock_of_another_host_or_of_another_workflow_stays(tmp_path, monkeypatch, capfd):
+    lock = tmp_path / "locks/0.output.lock"
+    lock.parent.mkdir()
+    lock.write_text("results/x\n")
+    assert workdir.take_over(tmp_path) == [] and lock.exists()
+    os.close(workdir._held.pop())
+    (tmp_path / "speedlimits_owners").write_text("elsewhere\n")
+    assert workdir.take_over(tmp_path) == [] and lock.exists()
+    os.close(workdir._held.pop())
+    assert "elsewhere" in capfd.readouterr().err
+
+
+@pytest.fixture
+def tree(tmp_path):
+    results = tmp_path / "results"
+    for name in ("a", "b"):
+        (results / name).mkdir(parents=True)
+        write_table(pd.DataFrame({"x": [1.0, 2.0], "y": [len(name), 3]}), results / name / "t.csv")
+        write_json({"name": name}, results / name / "t.json")
+    return results
+
+
+def test_sound_results_verify_and_open_with_pandas(tree, capsys):
+    assert verify.main(tree) == 0
+    assert pd.read_csv(tree / "a/t.csv")["x"].tolist() == [1.0, 2.0]
+    done = subprocess.run(
+        ["sha256sum", "-c", "results/.digests/a/t.csv.sha256"], cwd=tree.parent, timeout=20
+    )
+    assert done.returncode == 0
+
+
+def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):
+    table, other = tree / "a/t.csv", tree / "b/t.json"
+    table.write_text(table.read_text()[:-3])
+    with pytest.raises(files.IntegrityError, match="a/t.csv has been altered or cut short"):
+        read_table(table)
+    other.write_bytes((tree / "a/t.json").read_bytes())
+    with pytest.raises(
+        files.IntegrityError, match="b/t.json holds the content of results/a/t.json"
+    ):
+        read_json(other)
+    (tree / "a/t.json").unlink()
+    (tree / "b/x.nc.partial").write_text("")
+    marker = base64.b64encode(b"results/z.csv", altchars=b"-_").decode()
+    (tree.parent / ".snakemake/incomplete").mkdir(parents=True)
+    (tree.parent / ".snakemake/incomplete" / marker).write_text("{}")
+    assert verify.main(tree) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 5
+    for words in ("cut short", "holds the content", "is missing", "half-written", "results/z.csv"):
+        assert sum(words in line for line in told) == 1
+
+
+def test_a_result_without_a_recorded_digest_is_refused(tmp_path):
+    (tmp_path / "x.nc").write_text("no record")
+    with pytest.raises(files.IntegrityError, match="no digest of .* is recorded"):
+        read_netcdf(tmp_path / "x.nc")
+
+
+def test_limits_of_this_test_process_are_untouched():
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.workflow
+def test_kills_at_random_moments_change_no_result():
+    """Three kills here; ``python tests/kill_fifty.py`` makes fifty."""
+    command = [sys.executable, str(ROOT / "tests/kill_fifty.py"), "--kills", "3", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
