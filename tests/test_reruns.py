@@ -1,0 +1,195 @@
+"""What one change of a config key or of a module makes stale, for every key and every module."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from pipeline import code_digest as cd
+from pipeline.documentation import rows
+from pipeline.runs import Plan
+from pipeline.settings import FIGURES, RULES, RuleSettings
+
+SCHEMA = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text(encoding="utf-8"))
+# rule -> the wildcards of its output; an ensemble has many realisations.
+WILDCARDS = {
+    "prepare": ("dataset",),
+    "subset": ("dataset", "subset"),
+    "time_unit": ("dataset", "subset", "network"),
+    "ntk_start": ("dataset", "subset", "network", "realisation"),
+    "train": ("dataset", "subset", "network", "dynamics", "realisation"),
+    "ntk_end": ("dataset", "subset", "network", "dynamics", "realisation"),
+    "warm_start": ("dataset", "subset", "network", "dynamics", "realisations"),
+    "exponents": ("dataset", "subset", "network", "dynamics", "realisations"),
+    "speed_limit": ("dataset", "subset", "network", "dynamics", "realisations"),
+    "ntk_warm": ("dataset", "subset", "network", "dynamics", "realisations", "realisation"),
+    "collect": ("study",),
+    "figure": ("study", "figure"),
+}
+
+
+def config():
+    """Return a configuration in which every run setting is used by some run."""
+    found = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    other = {"model": "fully_connected", "dynamics": "gradient_descent"}
+    found["studies"] = {
+        "one": {"vary": {}, "realisations": 2},
+        "two": {"set": other, "vary": {}, "realisations": 2},
+    }
+    found["default_studies"] = ["one"]
+    return found
+
+
+def jobs(config):
+    """Return (rule, wildcards) -> what Snakemake compares, for every job of a configuration."""
+    plan = Plan(config)
+    settings = RuleSettings(config, plan)
+    found = {}
+    for study, ensembles in plan.studies.items():
+        for e in ensembles:
+            for realisation in range(e.realisations):
+                for figure in FIGURES:
+                    names = SimpleNamespace(
+                        dataset=e.dataset, subset=e.subset, network=e.network, dynamics=e.dynamics,
+                        realisations=e.realisations, realisation=realisation, study=study,
+                        figure=figure,
+                    )  # fmt: skip
+                    for rule in RULES:
+                        key = (rule, *(getattr(names, name) for name in WILDCARDS[rule]))
+                        if key not in found:
+                            found[key] = repr(settings.of(rule)(names))
+    return found
+
+
+def changes(before, after):
+    """Return the rules with stale jobs (other parameters) and those with new jobs."""
+    stale = {key[0] for key in before.keys() & after.keys() if before[key] != after[key]}
+    return stale, {key[0] for key in after.keys() - before.keys()}
+
+
+OF_ENSEMBLE = {"warm_start", "ntk_warm", "exponents", "speed_limit"}
+OF_DYNAMICS = {"train", "ntk_end", *OF_ENSEMBLE}
+OF_NETWORK = {"time_unit", "ntk_start", *OF_DYNAMICS}
+OF_SUBSET = {"subset", *OF_NETWORK}
+KERNELS = {"ntk_start", "ntk_warm", "ntk_end"}
+STATISTICS = {"exponents", "speed_limit", "collect"}
+COLLECT = {"collect"}
+NOTHING = set()
+# key -> (another value, rules with stale jobs, rules with new jobs)
+EXPECTED = {
+    "seed": (1, {"subset", "time_unit", "train", *KERNELS, *STATISTICS}, NOTHING),
+    "datasets.cifar10.archive": ("other.tar.gz", NOTHING, NOTHING),
+    "datasets.cifar10.sha256": ("0" * 64, NOTHING, NOTHING),
+    "datasets.cifar10.test_count": (
+        7, {"prepare", "subset", "time_unit", "train", *KERNELS}, NOTHING,
+    ),
+    "datasets.digits.test_count": (7, NOTHING, NOTHING),
+    "base.dataset": ("digits", COLLECT, {"prepare", *OF_SUBSET}),
+    "base.n": (99, COLLECT, OF_SUBSET),
+    "base.selection": ("uniform", COLLECT, OF_SUBSET),
+    "base.subset": (3, COLLECT, OF_SUBSET),
+    "base.model": ("fully_connected", COLLECT, OF_DYNAMICS),  # study two has that network
+    "base.width": (17, COLLECT, OF_NETWORK),
+    "base.depth": (5, COLLECT, OF_NETWORK),
+    "base.parameterisation": ("standard", COLLECT, OF_NETWORK),
+    "base.initialisation": ("torch_default", COLLECT, OF_NETWORK),
+    "base.targets": ("centred_one_hot", COLLECT, OF_NETWORK),
+    "base.precision": ("float64", COLLECT, OF_NETWORK),
+    "base.dynamics": ("gradient_descent", COLLECT, OF_DYNAMICS),
+    "base.relative_tolerance": (0.003, COLLECT, OF_DYNAMICS),
+    "base.learning_rate": (0.25, COLLECT, OF_DYNAMICS),
+    "base.learning_rate_unit": ("absolute", COLLECT, OF_DYNAMICS),
+    "base.final_time": (3000, COLLECT, OF_DYNAMICS),
+    "base.first_snapshot": (0.2, COLLECT, OF_DYNAMICS),
+    "base.time_unit": ("absolute", COLLECT, OF_DYNAMICS),
+    "base.snapshots_per_decade": (5, COLLECT, OF_DYNAMICS),
+    "default_studies": (["two"], NOTHING, NOTHING),
+    "studies.NAME.set": ({"n": 99}, COLLECT, OF_SUBSET),
+    "studies.NAME.cases": ([{"width": 17}], COLLECT, OF_NETWORK),
+    "studies.NAME.vary": ({"final_time": [2000, 3000]}, COLLECT, OF_DYNAMICS),
+    "studies.NAME.realisations": (3, COLLECT, {"train", "ntk_start", "ntk_end", *OF_ENSEMBLE}),
+    "warm_start.test_accuracy": (0.2, {"warm_start"}, NOTHING),
+    "kernel.memory_gb": (1.5, NOTHING, NOTHING),
+    "kernel.full_rows_limit": (100, KERNELS, NOTHING),
+    "kernel.quadrature_steps": (50, KERNELS, NOTHING),
+    "fit.first_rank": (3, {"exponents"}, NOTHING),
+    "fit.last_rank_fraction": (0.4, {"exponents"}, NOTHING),
+    "fit.bins_per_decade": (5, {"exponents"}, NOTHING),
+    "statistics.confidence": (0.9, STATISTICS, NOTHING),
+    "statistics.resamples": (500, STATISTICS, NOTHING),
+    "figures.dpi": (99, {"figure"}, NOTHING),
+    "compute.device": ("cpu", NOTHING, NOTHING),
+    "compute.train_threads": (2, NOTHING, NOTHING),
+    "compute.kernel_threads": (2, NOTHING, NOTHING),
+    "compute.deterministic": (False, NOTHING, NOTHING),
+}  # fmt: skip
+
+
+def test_every_key_of_the_schema_has_a_row():
+    shipped = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    assert {row[0] for row in rows(SCHEMA, SCHEMA, shipped, "")} == set(EXPECTED)
+    assert set(WILDCARDS) == set(RULES)
+
+
+@pytest.mark.parametrize("key", EXPECTED)
+def test_a_key_reruns_what_uses_it_and_nothing_else(key):
+    value, stale, new = EXPECTED[key]
+    other = config()
+    *parents, last = key.replace("NAME", "one").split(".")
+    place = other
+    for name in parents:
+        place = place[name]
+    assert place.get(last) != value
+    place[last] = copy.deepcopy(value)
+    found_stale, found_new = changes(jobs(config()), jobs(other))
+    assert (found_stale, found_new) == (stale, new)
+
+
+MODULES = sorted(
+    str(path.relative_to(cd.SCRIPTS))
+    for folder in ("speedlimits", "pipeline", "plots")
+    for path in (cd.SCRIPTS / folder).glob("*.py")
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_edit_of_a_module_reruns_what_reaches_it(monkeypatch, tmp_path, module):
+    more = [f"plots/{name}.py" for name in FIGURES]
+    files = {rule: (uses.script, *(more * (rule == "figure"))) for rule, uses in RULES.items()}
+    before = {rule: cd.code_digest(*names) for rule, names in files.items()}
+    original, text = cd._tree, (cd.SCRIPTS / module).read_text(encoding="utf-8")
+
+    def tree_of(edited):
+        """Return the tree of the module's text after an edit, as ``code_digest`` sees it."""
+        path = tmp_path / "scripts" / module
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(edited, encoding="utf-8")
+        with monkeypatch.context() as patch:
+            patch.setattr(cd, "SCRIPTS", tmp_path / "scripts")
+            return cd.ast.dump(cd._parsed.__wrapped__(module))
+
+    assert tree_of("# a comment\n\n" + text) == original(module)
+    edited = tree_of(text + "\nEDITED = 1\n")
+    monkeypatch.setattr(cd, "_tree", lambda path: edited if path == module else original(path))
+    changed = {rule for rule, names in files.items() if cd.code_digest(*names) != before[rule]}
+    assert changed == {rule for rule, names in files.items() if module in cd.reachable(*names)}
+
+
+def test_imports_at_run_time_are_among_those_that_the_digest_follows():
+    """What really gets imported, by an interpreter, is what the syntax trees say."""
+    import subprocess
+    import sys
+
+    for rule in ("train", "ntk_end", "speed_limit"):
+        script = RULES[rule].script
+        code = (
+            f"import sys; sys.path.insert(0, {str(cd.SCRIPTS)!r}); import {script[:-3]}\n"
+            "for m in list(sys.modules.values()):\n"
+            f"    f = getattr(m, '__file__', None) or ''\n"
+            f"    if f.startswith({str(cd.SCRIPTS)!r}): print(f[{len(str(cd.SCRIPTS)) + 1}:])\n"
+        )
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        assert set(told.stdout.split()) <= cd.reachable(script)
