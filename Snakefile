@@ -15,7 +15,7 @@ sys.path.insert(0, f"{workflow.basedir}/scripts")
 from pipeline import inputs
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
-from pipeline.settings import RuleSettings
+from pipeline.settings import THEORY_FIGURES, RuleSettings
 from pipeline.workdir import register
 
 
@@ -57,11 +57,12 @@ localrules:
     studies,
 
 
-# What the plain command makes: the default studies.
+# What the plain command makes: the default studies and the theory with their networks in it.
 rule all:
     default_target: True
     input:
         [inputs.study_targets(study) for study in PLAN.default_studies],
+        rules.theory.input,
 
 
 rule studies:

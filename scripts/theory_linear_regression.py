@@ -6,7 +6,7 @@ import pandas as pd
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
-from speedlimits import langevin_linear, linear_regression, marchenko_pastur
+from speedlimits import langevin_linear, linear_regression, marchenko_pastur, transport
 
 QUANTITIES = ("inefficiency", "speed_limit_time")
 
@@ -19,13 +19,16 @@ def closed_forms(modes: linear_regression.OrnsteinUhlenbeckModes, times: np.ndar
 
 def simulated(
     data: langevin_linear.RegressionData, temperature: float, settings: dict, stream: int
-) -> dict:
-    """Simulate an ensemble by Euler-Maruyama and return values and standard errors as columns."""
+) -> pd.DataFrame:
+    """Simulate an ensemble by Euler-Maruyama: values, standard errors and closed forms.
+
+    The assignment is solved in each eigendirection of X^T X, in which the components are
+    independent: there its bias is of order 1/R, and not R^(-2/d) as in all directions at once.
+    """
     generator = np.random.default_rng(stream)
     d = data.inputs.shape[1]
-    largest = np.linalg.eigvalsh(data.inputs.T @ data.inputs)[-1]
-    step = settings["step_lambda_1"] / largest
-    # at earlier times the distance is lost in the sampling error of the fitted covariances
+    eigenvalues, basis = np.linalg.eigh(data.inputs.T @ data.inputs)
+    step = settings["step"] / eigenvalues[-1]
     first = max(settings["first_simulated_time"], step)
     wanted = np.geomspace(first, settings["final_time"], settings["simulated_times"])
     steps = np.unique(np.append(0, np.round(wanted / step).astype(int)))
@@ -39,15 +42,23 @@ def simulated(
         temperature=temperature,
         generator=generator,
     )
-    found = langevin_linear.interval_over_groups(
-        ensemble,
-        lambda part: langevin_linear.measured_quantities(part, temperature),
-        settings["groups"],
+
+    def measure(part: langevin_linear.LangevinEnsemble) -> dict[str, np.ndarray]:
+        found = langevin_linear.measured_quantities(part, temperature)
+        modes = part.weights @ basis
+        assigned = [transport.componentwise_wasserstein_squared(modes[0], m) for m in modes[1:]]
+        return found | {"wasserstein_squared_assignment": np.array(assigned)}
+
+    found = langevin_linear.interval_over_groups(ensemble, measure, settings["groups"])
+    modes = linear_regression.modes_of_data(
+        data.inputs, data.targets, np.zeros(d), settings["start_variance"], temperature
     )
+    exact = linear_regression.predict(modes, ensemble.times[1:])
+    exact["wasserstein_squared_assignment"] = exact["wasserstein_squared"]
     columns = {"time": ensemble.times[1:]}
-    for name in QUANTITIES:
-        columns[name], columns[f"{name}_error"] = found[name]
-    return columns
+    for name, (value, error) in found.items():
+        columns |= {name: value, f"{name}_error": error, f"{name}_closed_form": exact[name]}
+    return pd.DataFrame(columns)
 
 
 def data_set(ratio: float, d: int, settings: dict) -> langevin_linear.RegressionData:
@@ -56,37 +67,54 @@ def data_set(ratio: float, d: int, settings: dict) -> langevin_linear.Regression
     return langevin_linear.gaussian_data(
         round(ratio * d),
         d,
-        teacher_variance=1.0,
+        teacher_variance=settings["teacher_variance"],
         noise_variance=settings["noise_variance"],
         generator=np.random.default_rng(stream),
     )
 
 
-def three_routes(settings: dict) -> pd.DataFrame:
-    """Return the table of the main figure: every ratio, temperature, route and time."""
+def limiting_modes(
+    ratio: float, temperature: float, settings: dict, start_mean_square: float = 0.0
+) -> linear_regression.OrnsteinUhlenbeckModes:
+    """Return the modes of the Marchenko-Pastur limit with the configured variances."""
+    return marchenko_pastur.limiting_modes(
+        ratio,
+        start_variance=settings["start_variance"],
+        temperature=temperature,
+        teacher_variance=settings["teacher_variance"],
+        noise_variance=settings["noise_variance"],
+        start_mean_square=start_mean_square,
+    )
+
+
+def three_routes(settings: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the table of the main figure (every ratio, temperature, route and time), and that of
+    the simulated quantities beside their closed forms.
+    """
     times = np.geomspace(settings["first_time"], settings["final_time"], 80)
-    variance, noise = settings["start_variance"], settings["noise_variance"]
-    parts = []
+    parts, checks = [], []
     for ratio in settings["ratios"]:
         for temperature in settings["temperatures"]:
-            limit = marchenko_pastur.limiting_modes(
-                ratio, start_variance=variance, temperature=temperature, noise_variance=noise
-            )
-            routes = {"Marchenko-Pastur": closed_forms(limit, times)}
+            routes = {"Marchenko-Pastur": limiting_modes(ratio, temperature, settings)}
             for d in settings["dimensions"]:
                 data = data_set(ratio, d, settings)
-                modes = linear_regression.modes_of_data(
-                    data.inputs, data.targets, np.zeros(d), variance, temperature
+                routes[f"sum, d = {d}"] = linear_regression.modes_of_data(
+                    data.inputs, data.targets, np.zeros(d), settings["start_variance"], temperature
                 )
-                routes[f"sum, d = {d}"] = closed_forms(modes, times)
+            columns = {route: closed_forms(modes, times) for route, modes in routes.items()}
             small = data_set(ratio, settings["dimensions"][0], settings)
             stream = derived_seed(settings["seed"], "regression noise", ratio, temperature)
-            routes["simulation"] = simulated(small, temperature, settings, stream)
-            for route, columns in routes.items():
-                head = {"ratio": ratio, "temperature": temperature, "route": route}
-                parts.append(pd.DataFrame(head | columns))
+            found = simulated(small, temperature, settings, stream)
+            shown = ["time", *QUANTITIES, *(f"{name}_error" for name in QUANTITIES)]
+            columns["simulation"] = found[shown].to_dict("list")
+            head = {"ratio": ratio, "temperature": temperature}
+            for route, values in columns.items():
+                parts.append(pd.DataFrame(head | {"route": route} | values))
+            sizes = {"dimensions": settings["dimensions"][0]}
+            sizes |= {name: settings[name] for name in ("realisations", "groups", "step")}
+            checks.append(found.assign(**head, **sizes))
             print(f"n/d = {ratio}, temperature {temperature}: done")
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True), pd.concat(checks, ignore_index=True)
 
 
 def start_table(settings: dict) -> pd.DataFrame:
@@ -95,13 +123,7 @@ def start_table(settings: dict) -> pd.DataFrame:
     parts = []
     for name, mean_square in (("zero start", 0.0), (r"$|m_0|^2 = 4 d$", 4.0)):
         for temperature in settings["temperatures"]:
-            modes = marchenko_pastur.limiting_modes(
-                1.0,
-                start_variance=settings["start_variance"],
-                temperature=temperature,
-                noise_variance=settings["noise_variance"],
-                start_mean_square=mean_square,
-            )
+            modes = limiting_modes(1.0, temperature, settings, mean_square)
             head = {"start": name, "temperature": temperature}
             parts.append(pd.DataFrame(head | closed_forms(modes, times)))
     return pd.concat(parts, ignore_index=True)
@@ -111,12 +133,7 @@ def noise_table(settings: dict) -> pd.DataFrame:
     """Return T_SL and the mean loss against the temperature at fixed T, n/d = 2, zero start."""
     rows = []
     for temperature in np.geomspace(1e-3, 1e6, 60):
-        modes = marchenko_pastur.limiting_modes(
-            2.0,
-            start_variance=settings["start_variance"],
-            temperature=temperature,
-            noise_variance=settings["noise_variance"],
-        )
+        modes = limiting_modes(2.0, temperature, settings)
         start = float(linear_regression.mean_excess_loss(modes, 0.0))
         for time in (0.3, 3.0, 30.0):
             end = float(linear_regression.mean_excess_loss(modes, time))
@@ -126,13 +143,47 @@ def noise_table(settings: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def equation_6_table(settings: dict) -> pd.DataFrame:
+    """Return the free-energy drop against T and its limit, the paper's equation 6, n/d = 2."""
+    times = np.geomspace(settings["first_time"], 100.0 * settings["final_time"], 120)
+    parts = []
+    for temperature in (0.01, 0.1, 1.0, 10.0):
+        modes = limiting_modes(2.0, temperature, settings)
+        columns = {
+            "time": times,
+            "free_energy_drop": linear_regression.free_energy_drop(modes, times),
+            "mean_loss_drop": linear_regression.mean_loss_drop(modes, times),
+            "equation_6": linear_regression.infinite_time_free_energy_drop(modes_that_move(modes)),
+        }
+        parts.append(pd.DataFrame({"temperature": temperature} | columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def modes_that_move(
+    modes: linear_regression.OrnsteinUhlenbeckModes,
+) -> linear_regression.OrnsteinUhlenbeckModes:
+    """Return the modes without those of no weight, which the limit pads with an eigenvalue 0."""
+    kept = modes.multiplicities > 0
+    return linear_regression.OrnsteinUhlenbeckModes(
+        modes.eigenvalues[kept],
+        modes.start_displacements_squared[kept],
+        modes.start_variance,
+        modes.temperature,
+        modes.multiplicities[kept],
+    )
+
+
 def main(snakemake) -> None:
     """Run the rule ``theory_linear_regression``."""
-    settings, made = snakemake.params.settings, snakemake.output
+    parameters, made = snakemake.params.settings, snakemake.output
+    settings = {"seed": parameters["seed"], **parameters["linear_regression"]}
     with logged(snakemake.log[0]):
-        write_table(three_routes(settings), made.routes)
+        routes, checks = three_routes(settings)
+        write_table(routes, made.routes)
+        write_table(checks, made.checks)
         write_table(start_table(settings), made.starts)
         write_table(noise_table(settings), made.noise)
+        write_table(equation_6_table(settings), made.equation_6)
 
 
 if __name__ == "__main__":

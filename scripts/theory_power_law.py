@@ -77,7 +77,7 @@ def spectra_tables(settings: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def main(snakemake) -> None:
     """Run the rule ``theory_power_law``."""
-    settings, made = snakemake.params.settings, snakemake.output
+    settings, made = snakemake.params.settings["power_law"], snakemake.output
     with logged(snakemake.log[0]):
         write_table(phase_table(), made.phases)
         write_table(convergence_table(settings), made.convergence)

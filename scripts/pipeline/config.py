@@ -187,6 +187,38 @@ def _inconsistencies(config: dict) -> list[str]:
     for name, study in config["studies"].items():
         problems += _study_problems(config, name, study)
     problems += _duplicate_studies(config)
+    problems += _theory_problems(config["theory"])
+    return problems
+
+
+def _theory_problems(theory: dict) -> list[str]:
+    """Name settings of the theory that contradict each other."""
+    problems = []
+    where, regression = "theory.linear_regression", theory["linear_regression"]
+    for first in ("first_time", "first_simulated_time"):
+        if regression[first] >= regression["final_time"]:
+            problems.append(
+                f"{where}.{first} is {regression[first]}; it must be less than final_time "
+                f"{regression['final_time']}"
+            )
+    d, size = regression["dimensions"][0], regression["realisations"] // regression["groups"]
+    if size < 4 * d:
+        problems.append(
+            f"{where}: realisations / groups is {size}; covariances of the {d} dimensions that are "
+            f"simulated (the first of dimensions) need at least {4 * d} realisations a group"
+        )
+    for d in regression["dimensions"]:
+        problems += [
+            f"{where}.ratios holds {ratio}, which leaves no sample at d = {d}; raise one of both"
+            for ratio in regression["ratios"]
+            if round(ratio * d) < 1
+        ]
+    for k, (alpha, delta) in enumerate(theory["power_law"]["exponents"]):
+        if alpha <= 0 or delta <= 1 - alpha:
+            problems.append(
+                f"theory.power_law.exponents[{k}] is [{alpha}, {delta}]; the asymptote needs "
+                "alpha > 0 and delta > 1 - alpha"
+            )
     return problems
 
 

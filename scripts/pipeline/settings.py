@@ -65,6 +65,26 @@ RULES = {
     "speed_limit": Uses("speed_limit.py", config=STATISTICS),
     "collect": Uses("collect.py", config=STATISTICS),
     "figure": Uses("figure.py", config=("figures.dpi",)),
+    "theory_linear_regression": Uses(
+        "theory_linear_regression.py", config=("seed", "theory.linear_regression")
+    ),
+    "theory_power_law": Uses("theory_power_law.py", config=("theory.power_law",)),
+    "theory_measured": Uses("theory_measured.py"),
+    "theory_figure": Uses("theory_figure.py", config=("figures.dpi",)),
+}
+# Figures of the theory: argument of the function plots.theory.NAME -> table in results/theory/.
+THEORY_FIGURES = {
+    "linear_regression": {"table": "regression_routes"},
+    "linear_regression_checks": {"table": "regression_checks"},
+    "linear_regression_limits": {
+        "starts": "regression_starts",
+        "noise": "regression_noise",
+        "equation_6": "regression_equation_6",
+    },
+    "phase_diagram": {"grid": "phases", "measured": "measured_exponents"},
+    "convergence": {"table": "convergence"},
+    "spectra": {"spectrum": "spectra", "predictions": "spectra_predictions"},
+    "spectra_measured": {"spectrum": "measured_spectra", "predictions": "measured_predictions"},
 }
 
 
@@ -128,6 +148,8 @@ class RuleSettings:
             if rule == "figure":
                 found["figure"] = wildcards.figure
                 found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")
+            if rule == "theory_figure":
+                found["figure"] = wildcards.theory_figure
             return dict(sorted(found.items()))
 
         return settings

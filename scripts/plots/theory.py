@@ -5,14 +5,17 @@ Every series has its own marker or line style besides its colour.
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from plots.style import DOUBLE_COLUMN, GREY, new_figure
+from plots.style import DOUBLE_COLUMN, GREY, SHADE, new_figure
 from plots.style import OKABE_ITO as COLOURS
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -64,19 +67,85 @@ def linear_regression(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def linear_regression_limits(starts: pd.DataFrame, noise: pd.DataFrame) -> Figure:
-    """Zero start against displaced start, and the high-noise limit with the loss beside it.
+CHECKS = {
+    "wasserstein_squared": r"$W_2^2$, fitted Gaussians",
+    "wasserstein_squared_assignment": r"$W_2^2$, assignment",
+    "free_energy_drop": r"entropy production $\beta^{-1}R$",
+    "speed_limit_time": r"$T_{SL}$",
+}
+
+
+def linear_regression_checks(table: pd.DataFrame) -> Figure:
+    """Simulated over exact value of four quantities against T, with 95 % intervals.
+
+    Args:
+        table: columns ratio, temperature, time, step and, for each key of ``CHECKS``, the value,
+            its standard error (_error) and its closed form (_closed_form).
+
+    Returns:
+        The figure: a row per quantity, a column per ratio n/d; shaded is the stated bias of
+        Euler-Maruyama.
+    """
+    ratios = sorted(table["ratio"].unique())
+    shape = {"sharex": True, "sharey": "row"}
+    figure, axes = new_figure(len(CHECKS), len(ratios), DOUBLE_COLUMN, 6.2, **shape)
+    for (name, label), row in zip(CHECKS.items(), axes, strict=True):
+        row[0].set_ylabel(label + "\nsimulated / exact")
+        for axis, ratio in zip(row, ratios, strict=True):
+            _check_panel(axis, table[table["ratio"] == ratio], name)
+    for axis, ratio in zip(axes[0], ratios, strict=True):
+        axis.set_title(f"n/d = {ratio:g}")
+    for axis in axes[-1]:
+        axis.set_xlabel("training time $T$")
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=_temperature(value))
+        for value, colour, marker in _styles(table["temperature"])
+    ]
+    handles.append(Patch(facecolor=SHADE, label=r"bias of the scheme, $\pm$ step $h_{max}$"))
+    _legend_below(figure, handles, columns=4)
+    return figure
+
+
+def _check_panel(axis: Axes, table: pd.DataFrame, name: str) -> None:
+    """Draw one quantity of one ratio n/d, simulated over exact."""
+    axis.set_xscale("log")
+    bias = float(table["step"].iloc[0])
+    axis.axhspan(1.0 - bias, 1.0 + bias, color=SHADE, linewidth=0, zorder=0)
+    axis.axhline(1.0, color=GREY, linewidth=0.8)
+    styles = _styles(table["temperature"])
+    for place, (value, colour, marker) in enumerate(styles):
+        rows = table[table["temperature"] == value]
+        exact = rows[f"{name}_closed_form"]
+        axis.errorbar(
+            rows["time"] * 1.06 ** (place - (len(styles) - 1) / 2),
+            rows[name] / exact,
+            yerr=INTERVAL * rows[f"{name}_error"] / exact,
+            color=colour,
+            marker=marker,
+            markersize=3.5,
+            fillstyle="none",
+            linestyle="",
+            capsize=2,
+        )
+
+
+def linear_regression_limits(
+    starts: pd.DataFrame, noise: pd.DataFrame, equation_6: pd.DataFrame
+) -> Figure:
+    """Zero against displaced start, high noise with the loss beside it, and T -> infinity.
 
     Args:
         starts: columns start (name), temperature, time, inefficiency.
         noise: columns time, temperature, speed_limit_time, loss_ratio (mean excess loss at T over
             that at the start; above 1 the noise has unlearnt more than was learnt).
+        equation_6: columns temperature, time, free_energy_drop, equation_6 (its limit).
 
     Returns:
-        The figure: inefficiency against T; T_SL/T and the loss ratio against the temperature.
+        The figure: inefficiency against T; T_SL/T and the loss ratio against the temperature; the
+        free-energy drop over its limit against T.
     """
-    figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.3)
-    first, second, third = axes[0]
+    figure, axes = new_figure(2, 2, DOUBLE_COLUMN, 4.6)
+    (first, second), (fourth, third) = axes
     names = list(dict.fromkeys(starts["start"]))
     for name, line in zip(names, ("-", "--", ":"), strict=False):
         for value, colour, _ in _styles(starts["temperature"]):
@@ -95,7 +164,14 @@ def linear_regression_limits(starts: pd.DataFrame, noise: pd.DataFrame) -> Figur
     third.axhline(1.0, color=GREY, linewidth=0.8)
     place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top"}
     third.annotate("above the line:\nnothing learnt", (0.96, 0.1), **place)
-    for axis in (first, second, third):
+    for value, colour, marker in _styles(equation_6["temperature"]):
+        rows = equation_6[equation_6["temperature"] == value]
+        label = rf"$\beta^{{-1}}$ = {value:g}"
+        style = {"color": colour, "marker": marker, "markevery": 0.15, "label": label}
+        fourth.semilogx(rows["time"], rows["free_energy_drop"] / rows["equation_6"], **style)
+    fourth.axhline(1.0, color=GREY, linewidth=0.8)
+    fourth.set(xlabel="training time $T$", ylabel=r"$\beta^{-1}R(T)$ / equation 6 of the paper")
+    for axis in (first, second, third, fourth):
         axis.legend(frameon=False)
     return figure
 
@@ -186,7 +262,7 @@ def spectra(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.5)
+    figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.6)
     names = list(dict.fromkeys(spectrum["name"]))
     quantities = (
         (spectrum, "rank", "eigenvalue", "rank $k$", r"$\lambda_k/\lambda_1$"),
@@ -194,15 +270,29 @@ def spectra(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
         (predictions, "time", "path_excess", r"$\lambda_1 T$", r"$(\ell_{NTK}/\ell_{geo})^2$"),
     )
     for axis, (table, x, y, x_label, y_label) in zip(axes[0], quantities, strict=True):
-        for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
+        for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False):
             rows = table[table["name"] == name]
             style = {"color": colour, "marker": marker, "markevery": 0.12, "markersize": 4}
             axis.loglog(rows[x], rows[y], label=name, **style)
         axis.set(xlabel=x_label, ylabel=y_label)
     axes[0][0].set_ylim(1e-8, 3.0)
     axes[0][2].set_yscale("linear")
-    _legend_below(figure, axes[0][0].get_legend_handles_labels()[0], columns=len(names))
+    columns = min(len(names), 5 if max(map(len, names)) < 20 else 2)
+    _legend_below(figure, axes[0][0].get_legend_handles_labels()[0], columns=columns)
     return figure
+
+
+def spectra_measured(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
+    """The measured spectra at the start and what NTK dynamics makes of them; see ``spectra``.
+
+    Args:
+        spectrum: columns name, rank, eigenvalue (in units of lambda_1).
+        predictions: columns name, time (lambda_1 T), inefficiency, path_excess.
+
+    Returns:
+        The figure.
+    """
+    return spectra(spectrum, predictions)
 
 
 def _styles(values: pd.Series) -> list[tuple[float, str, str]]:

@@ -1,0 +1,90 @@
+"""Place the networks of the studies in the theory: exponents and spectra at the start."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pipeline.log import logged
+from pipeline.stores import read_netcdf, read_table, write_table
+from plots.style import describe
+from speedlimits import ntk_dynamics
+from speedlimits.spectrum import noise_floor
+
+COLUMNS = ("alpha", "alpha_low", "alpha_high", "delta", "delta_low", "delta_high")
+
+
+def measured_exponents(paths: list[str]) -> pd.DataFrame:
+    """Return the fitted exponents at the start of every ensemble, labelled by network and data.
+
+    Args:
+        paths: tables ``exponents.csv`` of studies.
+
+    Returns:
+        Columns label, n, kernel, ensemble and ``COLUMNS``; the full kernel where it was computed.
+    """
+    table = pd.concat([read_table(path) for path in paths], ignore_index=True)
+    table = table[table["moment"] == "start"].sort_values("kernel", kind="stable")
+    table = table.dropna(subset=["alpha", "delta"]).drop_duplicates("ensemble")
+    table["label"] = [
+        f"{describe('model', model)}, {describe('dataset', dataset)}"
+        for model, dataset in zip(table["model"], table["dataset"], strict=True)
+    ]
+    return table.sort_values(["label", "n"], kind="stable")[
+        ["label", "n", "kernel", "ensemble", *COLUMNS]
+    ]
+
+
+def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+    """Return ensemble -> (label, eigenvalues, residue projections) of the kernel at the start.
+
+    Means over realisations, the full kernel where it was computed; eigenvalues at or below the
+    rounding noise are left out.
+    """
+    found: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
+    for path in paths:
+        spectra: xr.Dataset = read_netcdf(path)
+        kinds = spectra["kernel"].values.astype(str)
+        for index in np.argsort(kinds, kind="stable"):
+            ensemble = str(spectra["ensemble"].values[index])
+            if str(spectra["moment"].values[index]) != "start" or ensemble in found:
+                continue
+            eigenvalues = spectra["eigenvalues"].values[index]
+            known = np.isfinite(eigenvalues)
+            kept = known & (np.where(known, eigenvalues, 0.0) > noise_floor(eigenvalues[known]))
+            _, _, dataset, _, network, *_ = ensemble.split("/")
+            names = (describe("model", network.split("-")[0]), describe("dataset", dataset))
+            label = f"{', '.join(names)}, $n = {int(spectra['n'].values[index])}$"
+            projections = spectra["residue_projections"].values[index]
+            found[ensemble] = (label, eigenvalues[kept], projections[kept])
+    return found
+
+
+def spectra_tables(paths: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spectra over lambda_1, and the inefficiencies they give, against lambda_1 T."""
+    times = np.geomspace(1e-2, 1e6, 71)
+    shapes, predictions = [], []
+    for ensemble, (label, eigenvalues, projections) in start_spectra(paths).items():
+        head = {"name": label, "ensemble": ensemble}
+        scaled = eigenvalues / eigenvalues[0]
+        columns = {"rank": np.arange(1, len(scaled) + 1), "eigenvalue": scaled}
+        shapes.append(pd.DataFrame(head | columns))
+        sums = ntk_dynamics.predict(scaled, projections, times)
+        wanted = ("time", "inefficiency", "speed_unevenness", "path_excess")
+        predictions.append(pd.DataFrame(head | {name: sums[name] for name in wanted}))
+    return pd.concat(shapes, ignore_index=True), pd.concat(predictions, ignore_index=True)
+
+
+def main(snakemake) -> None:
+    """Run the rule ``theory_measured``."""
+    given, made = snakemake.input, snakemake.output
+    with logged(snakemake.log[0]):
+        exponents = measured_exponents(list(given.exponents))
+        print(exponents.to_string())
+        write_table(exponents, made.exponents)
+        shapes, predictions = spectra_tables(list(given.spectra))
+        write_table(shapes, made.spectra)
+        write_table(predictions, made.predictions)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
