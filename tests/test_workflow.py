@@ -125,16 +125,22 @@ def test_same_config_and_seed_give_the_same_bits(finished, tmp_path):
 
 
 # What one change of the configuration makes stale.
-ANALYSIS = {"exponents", "speed_limit", "collect", "figure"}
+PLACED = {"theory_measured", "theory_figure"}  # what draws the networks into the theory
+ANALYSIS = {"exponents", "speed_limit", "collect", "figure", *PLACED}
 CHANGES = [
-    ("figures=dict(dpi=70)", {"figures": {"dpi": 70}}, {"figure"}),
+    ("figures=dict(dpi=70)", {"figures": {"dpi": 70}}, {"figure", "theory_figure"}),
     ("resamples", {"statistics": {"resamples": 120}}, ANALYSIS),
     ("fit window", {"fit": {"last_rank_fraction": 0.6}}, {"exponents"}),
     ("warm start", {"warm_start": {"test_accuracy": 0.25}}, {"warm_start"}),
     ("memory", {"kernel": {"memory_gb": 1.5}}, set()),
     ("threads", {"compute": {"kernel_threads": 2}}, set()),
     ("unused key", {"base": {"learning_rate": 0.3}}, set()),
-    ("smaller study", {"studies": {"dataset_size": {"vary": {"n": [8]}}}}, {"collect", "figure"}),
+    (
+        "smaller study",
+        {"studies": {"dataset_size": {"vary": {"n": [8]}}}},
+        {"collect", "figure", *PLACED},
+    ),
+    ("theory", {"theory": {"power_law": {"count": 500}}}, {"theory_power_law", "theory_figure"}),
 ]
 
 
@@ -148,8 +154,8 @@ def test_a_change_reruns_what_uses_it_and_nothing_else(finished, tmp_path, name,
     path.write_text(yaml.safe_dump(config))
     found = set(planned(snakemake(finished, "-n", configfile=path))) - {"all"}
     downstream = {
-        "exponents": {"speed_limit", "collect", "figure"},
-        "warm_start": {"ntk_warm", "exponents", "speed_limit", "collect", "figure"},
+        "exponents": {"speed_limit", "collect", "figure", *PLACED},
+        "warm_start": {"ntk_warm", "exponents", "speed_limit", "collect", "figure", *PLACED},
     }
     assert rules <= found
     allowed = rules.union(*(downstream.get(rule, set()) for rule in rules))
@@ -175,7 +181,7 @@ def test_touch_and_comments_rerun_nothing_but_code_does(finished):
     assert planned(snakemake(finished, "-n")) == {}
     library.write_text(text.replace("50 * (1", "50.0 * (1") + "\nNEW = 1\n")
     stale = set(planned(snakemake(finished, "-n"))) - {"all"}
-    assert "speed_limit" in stale and stale <= {"speed_limit", "collect", "figure"}
+    assert "speed_limit" in stale and stale <= {"speed_limit", "collect", "figure", *PLACED}
     library.write_text(text)
     assert planned(snakemake(finished, "-n")) == {}
 
