@@ -2,11 +2,13 @@
 # make test   lint and tests, with a miniature of the whole workflow
 # make lint   ruff, snakefmt, snakemake --lint
 # make docs   write the table of config keys into the README
+# make pins   exact conda packages of envs/, where conda is at hand
 PYTHON ?= python3
+CUDA ?= 12.8
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: verify demo report test lint docs clean
+.PHONY: verify demo report test lint docs clean pins
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile configs/demo.yaml
@@ -36,6 +38,18 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/.installed-dev: requirements.txt requirements-dev.txt .venv/.installed
+# exact conda packages of each environment, as Snakemake reads them; needs conda and conda-forge
+pins:
+	for env in envs/*.yaml; do \
+	    prefix=$$(mktemp -d)/env && \
+	    CONDA_OVERRIDE_CUDA=$(CUDA) conda env create --file $$env --prefix $$prefix && \
+	    conda list --explicit --prefix $$prefix > $${env%.yaml}.linux-64.pin.txt && \
+	    rm -r $$prefix || exit 1; \
+	done
+
+# The Slurm plugin lies beside the environment, so that only the tests on Slurm see it.
+.venv/.installed-dev: requirements.txt requirements-dev.txt requirements-slurm.txt .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	    --target .venv/slurm -r requirements-slurm.txt
 	touch $@

@@ -8,7 +8,7 @@ rule ntk_start:
     benchmark:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/ntk_start{realisation}.tsv"
     conda:
-        "../envs/torch.yaml"
+        inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["kernel_threads"]
     resources:
         mem_mb=inputs.kernel_megabytes(PLAN, CONFIG),
@@ -37,7 +37,7 @@ rule ntk_warm:
     benchmark:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/ntk_warm{realisation}_of{realisations}.tsv"
     conda:
-        "../envs/torch.yaml"
+        inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["kernel_threads"]
     resources:
         mem_mb=inputs.kernel_megabytes(PLAN, CONFIG),
@@ -65,7 +65,7 @@ rule ntk_end:
     benchmark:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/ntk_end{realisation}.tsv"
     conda:
-        "../envs/torch.yaml"
+        inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["kernel_threads"]
     resources:
         mem_mb=inputs.kernel_megabytes(PLAN, CONFIG),

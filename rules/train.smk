@@ -8,7 +8,7 @@ rule time_unit:
     benchmark:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/time_unit.tsv"
     conda:
-        "../envs/torch.yaml"
+        inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["kernel_threads"]
     resources:
         mem_mb=4000,
@@ -35,7 +35,7 @@ rule train:
     benchmark:
         "results/benchmarks/runs/{dataset}/{subset}/{network}/{dynamics}/train{realisation}.tsv"
     conda:
-        "../envs/torch.yaml"
+        inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["train_threads"]
     resources:
         mem_mb=4000,

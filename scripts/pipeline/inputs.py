@@ -71,6 +71,15 @@ def gpu_count(device: str) -> int:
     return int(device == "cuda" or seen)
 
 
+def torch_environment(device: str) -> str:
+    """Return the conda environment of rules that compute with torch, relative to rules/.
+
+    Where the configuration insists on CUDA, so does the environment: a CPU build of torch is then
+    refused when the environment is created, not by the first job.
+    """
+    return "../envs/torch-cuda.yaml" if device == "cuda" else "../envs/torch.yaml"
+
+
 def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any, int], int]:
     """Return a function from wildcards and attempt to the memory of an NTK job.
 

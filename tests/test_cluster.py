@@ -1,0 +1,185 @@
+"""GPU jobs one at a time, conda environments, profiles: what needs no cluster.
+
+There is no conda-forge in these tests, so no environment is solved; the wiring from a rule to its
+environment file, its activation and its script runs with conda_stand_in.py in conda's place.
+"""
+
+import itertools
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_workflow import checkout, snakemake
+
+GPU_RULES = {"time_unit", "train", "ntk_start", "ntk_warm", "ntk_end"}
+CLOCK = """
+rule all:
+    input: expand("{kind}{k}.txt", kind=["with_gpu", "without"], k=range(3))
+rule with_gpu:
+    output: "with_gpu{k}.txt"
+    resources: gpu=1
+    shell: "date +%s.%N > {output}; sleep 0.7; date +%s.%N >> {output}"
+rule without:
+    output: "without{k}.txt"
+    resources: gpu=0
+    shell: "date +%s.%N > {output}; sleep 0.7; date +%s.%N >> {output}"
+"""
+
+
+def overlaps(folder, kind):
+    """Return how many pairs of jobs of one kind ran at the same time."""
+    spans = [tuple(map(float, (folder / f"{kind}{k}.txt").read_text().split())) for k in range(3)]
+    pairs = itertools.combinations(spans, 2)
+    return sum(max(a[0], b[0]) < min(a[1], b[1]) for a, b in pairs)
+
+
+def test_plain_command_never_overlaps_gpu_jobs(tmp_path):
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    (tmp_path / "Snakefile").write_text(CLOCK)
+    process = snakemake(tmp_path, "--cores", "8", configfile=None)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert overlaps(tmp_path, "with_gpu") == 0
+    assert overlaps(tmp_path, "without") > 0  # the clock sees jobs that do overlap
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", "1"), ("cpu", "0")])
+def test_gpu_rules_ask_for_a_gpu_where_one_is_used(tmp_path, device, gpus):
+    config = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text())
+    config["compute"] = {"device": device}
+    path = tmp_path / "device.yaml"
+    path.write_text(yaml.safe_dump(config))
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for rules in (checkout(folder) / "rules").glob("*.smk"):  # a message hides the resources
+        rules.write_text(re.sub(r' +message:\n +".*"\n', "", rules.read_text()))
+    process = snakemake(folder, "-n", configfile=path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    text = process.stdout + process.stderr
+    blocks = re.findall(r"^rule (\w+):\n((?: +.*\n)+)", text, re.MULTILINE)
+    found = {(name, *re.findall(r"\bgpu=(\d)", block)) for name, block in blocks}
+    assert {entry for entry in found if entry[0] in GPU_RULES} == {(r, gpus) for r in GPU_RULES}
+    assert all(len(entry) == 1 for entry in found if entry[0] not in GPU_RULES)
+
+
+def test_slurm_profile_names_rules_that_exist():
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    rules = set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
+    assert set(profile["set-resources"]) | set(profile["groups"]) <= rules
+    assert set(profile["group-components"]) == set(profile["groups"].values())
+    default = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
+    assert profile["rerun-triggers"] == default["rerun-triggers"]
+    # A limit here would count over the whole cluster.
+    assert "gpu" not in profile.get("resources", {})
+    partitions = yaml.safe_load((ROOT / profile["slurm-partition-config"]).read_text())
+    gpu = {name: limits["max_gpu"] for name, limits in partitions["partitions"].items()}
+    assert sorted(count > 0 for count in gpu.values()) == [False, True]
+
+
+def test_environment_files_are_valid_and_bounded():
+    rattler = pytest.importorskip("rattler", reason="py-rattler is not installed")
+    for path in (ROOT / "envs").glob("*.yaml"):
+        environment = yaml.safe_load(path.read_text())
+        assert environment["channels"] == ["conda-forge"], path.name
+        for line in environment["dependencies"]:
+            spec = rattler.MatchSpec(line, strict=True)
+            assert ">=" in str(spec.version), (path.name, line)
+            # xarray counts years: it has no major version that would announce a break
+            assert "<" in str(spec.version) or line.startswith("xarray"), (path.name, line)
+
+
+def test_strict_parser_refuses_what_conda_would_misread():
+    rattler = pytest.importorskip("rattler", reason="py-rattler is not installed")
+    for line in ("numpy>=2 <3", "foo=>1"):
+        with pytest.raises(Exception, match="."):
+            rattler.MatchSpec(line, strict=True)
+
+
+def test_gpu_environment_differs_in_torch_only():
+    def dependencies(name):
+        return set(yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())["dependencies"])
+
+    assert dependencies("torch-cuda") ^ dependencies("torch") == {
+        "pytorch-gpu >=2.6,<3",
+        "pytorch >=2.6,<3",
+    }
+
+
+def install_stand_in(folder, channel):
+    """Put the stand-in's conda and activate into folder/bin, reading packages from a channel."""
+    import conda_stand_in
+
+    (folder / "bin").mkdir(parents=True)
+    conda = folder / "bin/conda"
+    conda.write_text(
+        f"#!/bin/sh\nexec env SPEEDLIMITS_CHANNEL={channel} "
+        f'{sys.executable} {conda_stand_in.__file__} "$@"\n'
+    )
+    conda.chmod(conda.stat().st_mode | stat.S_IXUSR)
+    (folder / "bin/activate").write_text('export CONDA_PREFIX="$1"\nexport PATH="$1/bin:$PATH"\n')
+
+
+def with_conda(folder, *arguments, configfile=ROOT / "tests/miniature.yaml"):
+    """Run snakemake --use-conda in a folder with the stand-in first on the path."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--use-conda"]
+    command += ["--configfile", str(configfile)]
+    environment = os.environ | {"PATH": f"{folder}/conda/bin:{os.environ['PATH']}"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def conda_checkout(tmp_path):
+    """A checkout with the stand-in and a channel that has every package the environments name."""
+    pytest.importorskip("rattler", reason="py-rattler is not installed")
+    import conda_stand_in
+
+    specs = set()
+    for path in (ROOT / "envs").glob("*.yaml"):
+        specs |= set(yaml.safe_load(path.read_text())["dependencies"])
+    checkout(tmp_path)
+    channel = conda_stand_in.make_channel(tmp_path / "channel", specs)
+    install_stand_in(tmp_path / "conda", channel)
+    return tmp_path
+
+
+def test_use_conda_runs_scripts_in_the_environment_of_their_rule(conda_checkout):
+    target = "results/data/digits/n8-balanced-subset0.nc"
+    process = with_conda(conda_checkout, target)
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    prefixes = [path for path in (conda_checkout / ".snakemake/conda").iterdir() if path.is_dir()]
+    assert len(prefixes) == 1  # envs/data.yaml, the only one that these jobs need
+    used = (prefixes[0] / "used").read_text().splitlines()
+    assert any("prepare.py" in line for line in used)
+    assert any("subset.py" in line for line in used)
+
+
+def test_cuda_environment_is_refused_without_a_driver(conda_checkout):
+    config = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text())
+    config["compute"] = {"device": "cuda"}
+    path = conda_checkout / "cuda.yaml"
+    path.write_text(yaml.safe_dump(config))
+    process = with_conda(conda_checkout, "--conda-create-envs-only", configfile=path)
+    text = process.stdout + process.stderr
+    assert process.returncode != 0 and "torch-cuda.yaml" in text and "__cuda" in text
+
+
+def test_missing_conda_is_told_before_any_job(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "-n", "--use-conda"]
+    command += ["--configfile", str(ROOT / "tests/miniature.yaml")]
+    folder = checkout(tmp_path)
+    environment = os.environ | {"PATH": "/usr/bin:/bin"}
+    if shutil.which("conda", path=environment["PATH"]):
+        pytest.skip("conda is part of this system")
+    process = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert process.returncode != 0 and "conda" in process.stdout + process.stderr
+    assert not (folder / "results").exists()
