@@ -23,7 +23,7 @@ configfile: "config.yaml"
 
 
 try:
-    CONFIG = validated(config)
+    CONFIG = validated(config, workflow.configfiles)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 

@@ -2,12 +2,14 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import yaml
 from conftest import ROOT
 
-from pipeline.config import ConfigError, validate
+from pipeline.config import ConfigError, validate, validated
 
 REMOVE = object()
 
@@ -210,3 +212,44 @@ def test_shipped_presets_are_valid(shipped_config, preset):
 
 def test_there_are_at_least_a_hundred_bad_configurations():
     assert len(BAD) >= 100
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 1\nbase: {n: 8}\nseed: 2\n", ["line 3: seed is given twice"]),
+        ("base:\n  n: 8\n  width: 4\n  n: 9\n", ["line 4: base.n is given twice"]),
+        ("studies:\n  a: {cases: [{n: 8, n: 9}]}\n", ["studies.a.cases.n is given twice"]),
+        ("# " + "x" * 1_100_000 + "\nseed: 1\n", ["bytes; a configuration has at most 1000000"]),
+    ],
+)
+def test_repeated_keys_and_huge_files_are_refused(shipped_config, tmp_path, text, words):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        validated(shipped_config, [path])
+    assert all(word in str(caught.value) for word in words)
+    assert validated(shipped_config, [ROOT / "config.yaml"]) == shipped_config
+
+
+COMMAND_LINE = [
+    ("seed: 1\nseed: 2\n", "seed is given twice"),
+    ("", "keys at top level"),
+    ("base: {n: [\n", "my.yaml|YAML"),
+    ("base: {final_time: -1}\n", "base.final_time is -1"),
+    ("studies: {../../etc: {realisations: 1}}\n", "name '../../etc'"),
+    ("base: {dataset: ../x}\n", "dataset is '../x'"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), COMMAND_LINE)
+def test_bad_files_end_the_real_command_without_a_traceback(tmp_path, text, words):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(tmp_path), "--configfile", str(ROOT / "config.yaml"), str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in told
+    assert any(word in told for word in words.split("|")), told
+    assert not (tmp_path / "results").exists()

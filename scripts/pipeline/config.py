@@ -6,6 +6,7 @@ import copy
 import difflib
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pipeline.runs import MODEL_KEYS, combinations
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
+
+LARGEST_FILE_BYTES = 1_000_000  # own choice: a study of 2000 runs takes a few kilobytes
 
 
 class ConfigError(ValueError):
@@ -288,11 +291,47 @@ def _duplicate_studies(config: dict) -> list[str]:
     return problems
 
 
-def validated(config: dict) -> dict:
+def file_problems(path: str | Path) -> list[str]:
+    """Name what the merged configuration no longer shows of one of its files.
+
+    YAML lets the last of two equal keys win, silently.
+
+    Args:
+        path: a configuration file that Snakemake has read.
+
+    Returns:
+        One sentence per problem.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size > LARGEST_FILE_BYTES:
+        return [f"{path} has {size} bytes; a configuration has at most {LARGEST_FILE_BYTES}"]
+    problems: list[str] = []
+
+    def walk(node: yaml.Node, key: str) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for name, value in node.value:
+                inner = f"{key}.{name.value}".lstrip(".")
+                if name.value in seen:
+                    line = name.start_mark.line + 1
+                    problems.append(f"{path}, line {line}: {inner} is given twice; keep one")
+                seen.add(name.value)
+                walk(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                walk(value, key)
+
+    walk(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), "")
+    return problems
+
+
+def validated(config: dict, paths: Iterable[str | Path] = ()) -> dict:
     """Return a deep copy of the configuration after checking it.
 
     Args:
         config: the configuration as Snakemake merged it.
+        paths: the files that it comes from.
 
     Returns:
         A plain copy that nothing else mutates.
@@ -300,5 +339,8 @@ def validated(config: dict) -> dict:
     Raises:
         ConfigError: if anything is wrong with it.
     """
+    problems = [problem for path in dict.fromkeys(paths) for problem in file_problems(path)]
+    if problems:
+        raise ConfigError("\n".join(problems))
     validate(config)
     return copy.deepcopy(dict(config))
