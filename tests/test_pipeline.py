@@ -17,7 +17,7 @@ def wildcards(ensemble):
     class Wildcards:
         dataset, subset = ensemble.dataset, ensemble.subset
         network, dynamics = ensemble.network, ensemble.dynamics
-        study, figure = "dataset_size", "training_curves"
+        study, figure, theory_figure = "dataset_size", "training_curves", "convergence"
 
     return Wildcards
 

@@ -1,6 +1,7 @@
 """What one change of a config key or of a module makes stale, for every key and every module."""
 
 import copy
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from conftest import ROOT
 from pipeline import code_digest as cd
 from pipeline.documentation import rows
 from pipeline.runs import Plan
-from pipeline.settings import FIGURES, RULES, RuleSettings
+from pipeline.settings import FIGURES, RULES, THEORY_FIGURES, RuleSettings
 
 SCHEMA = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text(encoding="utf-8"))
 # rule -> the wildcards of its output; an ensemble has many realisations.
@@ -27,6 +28,10 @@ WILDCARDS = {
     "ntk_warm": ("dataset", "subset", "network", "dynamics", "realisations", "realisation"),
     "collect": ("study",),
     "figure": ("study", "figure"),
+    "theory_linear_regression": (),
+    "theory_power_law": (),
+    "theory_measured": (),
+    "theory_figure": ("theory_figure",),
 }
 
 
@@ -50,11 +55,13 @@ def jobs(config):
     for study, ensembles in plan.studies.items():
         for e in ensembles:
             for realisation in range(e.realisations):
-                for figure in FIGURES:
+                for figure, theory_figure in itertools.zip_longest(
+                    FIGURES, THEORY_FIGURES, fillvalue="convergence"
+                ):
                     names = SimpleNamespace(
                         dataset=e.dataset, subset=e.subset, network=e.network, dynamics=e.dynamics,
                         realisations=e.realisations, realisation=realisation, study=study,
-                        figure=figure,
+                        figure=figure, theory_figure=theory_figure,
                     )  # fmt: skip
                     for rule in RULES:
                         key = (rule, *(getattr(names, name) for name in WILDCARDS[rule]))
@@ -76,10 +83,12 @@ OF_SUBSET = {"subset", *OF_NETWORK}
 KERNELS = {"ntk_start", "ntk_warm", "ntk_end"}
 STATISTICS = {"exponents", "speed_limit", "collect"}
 COLLECT = {"collect"}
+REGRESSION = {"theory_linear_regression"}
+POWER_LAW = {"theory_power_law"}
 NOTHING = set()
 # key -> (another value, rules with stale jobs, rules with new jobs)
 EXPECTED = {
-    "seed": (1, {"subset", "time_unit", "train", *KERNELS, *STATISTICS}, NOTHING),
+    "seed": (1, {"subset", "time_unit", "train", *KERNELS, *STATISTICS, *REGRESSION}, NOTHING),
     "datasets.cifar10.archive": ("other.tar.gz", NOTHING, NOTHING),
     "datasets.cifar10.sha256": ("0" * 64, NOTHING, NOTHING),
     "datasets.cifar10.test_count": (
@@ -119,7 +128,23 @@ EXPECTED = {
     "fit.bins_per_decade": (5, {"exponents"}, NOTHING),
     "statistics.confidence": (0.9, STATISTICS, NOTHING),
     "statistics.resamples": (500, STATISTICS, NOTHING),
-    "figures.dpi": (99, {"figure"}, NOTHING),
+    "figures.dpi": (99, {"figure", "theory_figure"}, NOTHING),
+    "theory.linear_regression.ratios": ([0.5, 2.0], REGRESSION, NOTHING),
+    "theory.linear_regression.dimensions": ([8, 400], REGRESSION, NOTHING),
+    "theory.linear_regression.teacher_variance": (2.0, REGRESSION, NOTHING),
+    "theory.linear_regression.noise_variance": (0.2, REGRESSION, NOTHING),
+    "theory.linear_regression.start_variance": (0.2, REGRESSION, NOTHING),
+    "theory.linear_regression.temperatures": ([0.0, 0.5], REGRESSION, NOTHING),
+    "theory.linear_regression.first_time": (0.02, REGRESSION, NOTHING),
+    "theory.linear_regression.final_time": (10.0, REGRESSION, NOTHING),
+    "theory.linear_regression.first_simulated_time": (0.2, REGRESSION, NOTHING),
+    "theory.linear_regression.simulated_times": (5, REGRESSION, NOTHING),
+    "theory.linear_regression.step": (0.01, REGRESSION, NOTHING),
+    "theory.linear_regression.realisations": (400, REGRESSION, NOTHING),
+    "theory.linear_regression.groups": (4, REGRESSION, NOTHING),
+    "theory.power_law.exponents": ([[1.5, 0.5]], POWER_LAW, NOTHING),
+    "theory.power_law.count": (500, POWER_LAW, NOTHING),
+    "theory.power_law.final_time": (1000.0, POWER_LAW, NOTHING),
     "compute.device": ("cpu", NOTHING, NOTHING),
     "compute.train_threads": (2, NOTHING, NOTHING),
     "compute.kernel_threads": (2, NOTHING, NOTHING),

@@ -96,6 +96,13 @@ def lookup(config: dict, key: str) -> Any:
     return value
 
 
+def ordered(value: Any) -> Any:
+    """Return a value with the keys of every mapping in it sorted."""
+    if isinstance(value, dict):
+        return {key: ordered(value[key]) for key in sorted(value)}
+    return [ordered(part) for part in value] if isinstance(value, list) else value
+
+
 class RuleSettings:
     """The parameters of every rule under one configuration.
 
@@ -150,7 +157,7 @@ class RuleSettings:
                 found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")
             if rule == "theory_figure":
                 found["figure"] = wildcards.theory_figure
-            return dict(sorted(found.items()))
+            return ordered(found)
 
         return settings
 
