@@ -1,7 +1,7 @@
 # make demo   the whole workflow on embedded data, minutes on a CPU
 # make test   lint and tests, with a miniature of the whole workflow
 # make lint   ruff, snakefmt, snakemake --lint
-# make docs   write the table of config keys into the README
+# make docs   write the table of config keys and the page of what each rule depends on
 # make pins   exact conda packages of envs/, where conda is at hand
 PYTHON ?= python3
 CUDA ?= 12.8

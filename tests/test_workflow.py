@@ -271,3 +271,11 @@ def test_table_of_config_keys_in_the_readme_is_fresh():
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_table(text) == text, "run: make docs"
+
+
+def test_page_of_dependencies_is_fresh():
+    from pipeline.documentation import dependencies
+
+    text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
+    assert dependencies() == text, "run: make docs"
+    assert all(f"## {rule}" in text for rule in RULES)

@@ -1,8 +1,10 @@
-"""Write the table of configuration keys into the README, from the schema and config.yaml."""
+"""Write the README's table of config keys and docs/dependencies.md, from what they describe."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -69,7 +71,71 @@ def with_table(text: str) -> str:
     return f"{before}{BEGIN}\n{key_table()}\n{END}{after}"
 
 
+def rule_inputs() -> dict[str, str]:
+    """Return rule -> its ``input:`` as written in rules/."""
+    found = {}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        text = path.read_text(encoding="utf-8")
+        for block in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]:
+            name = block.split(":", 1)[0]
+            given = re.search(r"^    input:\n((?:        .*\n|\n)+)", block, re.MULTILINE)
+            found[name] = " ".join(given[1].split()).rstrip(",") if given else ""
+    return found
+
+
+def dependencies() -> str:
+    """Return the page that says, per rule, what makes its jobs stale."""
+    from pipeline.code_digest import reachable
+    from pipeline.runs import (
+        CLOCK_KEYS,
+        COMMON_NETWORK_KEYS,
+        DYNAMICS_KEYS,
+        MODEL_KEYS,
+        SUBSET_KEYS,
+    )
+    from pipeline.settings import RULES
+
+    def some(names: Iterable[str]) -> str:
+        return ", ".join(f"`{name}`" for name in names) or "none"
+
+    def any_of(keys: dict[str, tuple[str, ...]]) -> str:
+        return "; ".join(f"{name}: {some(used)}" for name, used in keys.items())
+
+    lines = [
+        "# What each rule depends on",
+        "",
+        "Made by `make docs` from `scripts/pipeline/settings.py`, the imports of the scripts and",
+        "`rules/`. A job reruns if and only if one of these changes in content: a config key or run",
+        "setting named here, an input file, or the code (not the comments, docstrings or layout) of a",
+        "module named here.",
+        "",
+        "Run settings by level, under `base`, `set`, `cases` and `vary`:",
+        "",
+        "- dataset: `dataset` and the entry of that name under `datasets`, without its source",
+        f"- subset: {some(SUBSET_KEYS)}",
+        f"- network: `model`, {some(COMMON_NETWORK_KEYS)}, and by model {any_of(MODEL_KEYS)}",
+        f"- dynamics: `dynamics`, {some(CLOCK_KEYS)}, and by dynamics {any_of(DYNAMICS_KEYS)}",
+    ]
+    inputs = rule_inputs()
+    for rule, uses in RULES.items():
+        modules = sorted(reachable(uses.script) - {uses.script})
+        modules = [name for name in modules if not name.endswith("__init__.py")]
+        lines += [
+            "",
+            f"## {rule}",
+            "",
+            f"- script: `scripts/{uses.script}`",
+            f"- config keys: {some(uses.config)}",
+            f"- run settings: {', '.join(uses.levels) or 'none'}",
+            f"- input: {some([inputs[rule]] if inputs.get(rule) else [])}",
+            f"- modules in `scripts/`: {some(modules)}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
+    sys.path.insert(0, str(ROOT / "scripts"))
+    readme, page = ROOT / "README.md", ROOT / "docs/dependencies.md"
     readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.stdout.write("README.md: table of config keys written\n")
+    page.write_text(dependencies(), encoding="utf-8")
+    sys.stdout.write("README.md: table of config keys written\ndocs/dependencies.md written\n")
