@@ -20,7 +20,7 @@ import xarray as xr
 from pipeline.device import choose_device, describe_device
 from pipeline.files import file_digest, remove
 from pipeline.log import Progress, logged
-from pipeline.problem import Problem, build_problem
+from pipeline.problem import Problem, build_problem, network_outputs
 from pipeline.stores import (
     array_digest,
     provenance,
@@ -64,14 +64,14 @@ def kernels(problem: Problem, settings: dict, memory_bytes: int) -> dict[str, np
     network, inputs = problem.network, problem.inputs
     route = choose_route(network)
     print(f"route {route}")
-    outputs = problem.targets.shape[1]
+    count = problem.targets.shape[1]
     if too_large(problem, settings):
         memory_bytes += 8 * len(inputs) ** 2
         traced = empirical_ntk(network, inputs, traced=True, memory_bytes=memory_bytes)
         return {"traced": traced.cpu().numpy()}
-    memory_bytes += 8 * (len(inputs) * outputs) ** 2
+    memory_bytes += 8 * (len(inputs) * count) ** 2
     full = empirical_ntk(network, inputs, memory_bytes=memory_bytes)
-    return {"full": full.cpu().numpy(), "traced": trace_outputs(full, outputs).cpu().numpy()}
+    return {"full": full.cpu().numpy(), "traced": trace_outputs(full, count).cpu().numpy()}
 
 
 def too_large(problem: Problem, settings: dict) -> bool:
@@ -135,11 +135,10 @@ def quadrature(problem: Problem, settings: dict, delta: np.ndarray) -> dict[str,
     }
 
 
-@torch.no_grad()
 def residue(problem: Problem) -> np.ndarray:
     """Return Delta = y - f on the training set, shape (N, C), float64."""
-    outputs = torch.cat([problem.network(part) for part in problem.inputs.split(256)])
-    return (problem.targets - outputs).double().cpu().numpy()
+    delta = problem.targets - network_outputs(problem.network, problem.inputs)
+    return delta.double().cpu().numpy()
 
 
 def measure(
@@ -270,7 +269,7 @@ def main(snakemake) -> None:
             time = float(run["time"][snapshot])
             weights = torch.from_numpy(run["weights"].values[snapshot]).to(problem.inputs)
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
-        delta, targets = residue(problem), problem.targets.double().cpu().numpy()
+        delta, targets = residue(problem), problem.plain_targets.double().cpu().numpy()
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
         report_cost(problem, settings)
         if too_large(problem, settings):

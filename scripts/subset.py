@@ -10,7 +10,7 @@ import xarray as xr
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import array_digest, provenance, read_netcdf, variable, write_netcdf
-from speedlimits.subsets import subset_order
+from speedlimits.subsets import noisy_labels, subset_order
 
 
 def draw(labels: np.ndarray, settings: dict) -> np.ndarray:
@@ -36,6 +36,21 @@ def draw(labels: np.ndarray, settings: dict) -> np.ndarray:
     return subset_order(labels, settings["selection"], generator)[: settings["n"]]
 
 
+def with_label_noise(labels: np.ndarray, settings: dict) -> np.ndarray:
+    """Return the labels of the training pool after label noise, the same for every n.
+
+    Args:
+        labels: class of every image of the training pool, shape (M,).
+        settings: ``dataset``, ``subset``, ``label_noise``, ``seed``.
+
+    Returns:
+        Labels, shape (M,).
+    """
+    purpose = ("label_noise", settings["dataset"], settings["subset"])
+    generator = np.random.default_rng(derived_seed(settings["seed"], *purpose))
+    return noisy_labels(labels, int(labels.max()) + 1, settings["label_noise"], generator)
+
+
 def normalised(images: xr.DataArray, prepared: xr.Dataset) -> np.ndarray:
     """Return (images - mean) / standard deviation per channel of the training pool, float32."""
     shape = (1, -1, 1, 1)
@@ -52,7 +67,10 @@ def main(snakemake) -> None:
         indices = draw(prepared["train_labels"].values, settings)
         chosen = prepared["train_images"].isel(train=indices)
         axes = ("channel", "height", "width")
-        labels = prepared["train_labels"].values[indices]
+        clean = prepared["train_labels"].values
+        labels = with_label_noise(clean, settings).astype(np.int32)[indices]
+        wrong = int((labels != clean[indices]).sum())
+        print(f"{wrong} of {len(labels)} training labels are wrong by label noise")
         dataset = xr.Dataset(
             {
                 "train_inputs": variable(
@@ -76,6 +94,7 @@ def main(snakemake) -> None:
                 settings,
                 title=f"Training subset of {settings['dataset']}",
                 classes=int(prepared["train_labels"].max()) + 1,
+                wrong_labels=wrong,
                 indices_sha256=array_digest(indices.astype(np.int64)),
                 pool_sha256=prepared.attrs["train_sha256"],
             ),

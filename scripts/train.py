@@ -103,7 +103,8 @@ def test_recorder(loss: TrainingLoss, problem: Problem):
 
     def record(evolution: Evolution) -> dict[str, float]:
         outputs = loss.outputs(evolution.weights, problem.test_inputs)
-        correct = outputs.argmax(dim=1) == problem.test_labels
+        centred = outputs - problem.test_start_outputs
+        correct = centred.argmax(dim=1) == problem.test_labels
         return {
             "train_loss": half_square(
                 loss.outputs(evolution.weights, problem.inputs), problem.targets

@@ -196,7 +196,9 @@ def prepared_and_subsets(job, tmp_path, dataset, test_count, sizes, archive=None
             subset.main,
             inputs={"images": "images.nc"},
             outputs={"subset": f"n{n}.nc"},
-            settings=settings | {"n": n, "selection": "balanced", "subset": 0, "seed": 5},
+            settings=settings
+            | {"n": n, "selection": "balanced", "subset": 0, "seed": 5}
+            | {"label_noise": 0},
         )
         found.append(read_netcdf(f"n{n}.nc"))
     return read_netcdf("images.nc"), found

@@ -26,7 +26,7 @@ def test_slugs_stand_for_their_settings(shipped_config):
     plan = Plan(shipped_config)
     ensemble = plan.studies["dataset_size"][0]
     assert plan.settings("subset", ensemble.subset) == {
-        "n": 64, "selection": "balanced", "subset": 0,
+        "n": 64, "selection": "balanced", "subset": 0, "label_noise": 0,
     }  # fmt: skip
     assert plan.settings("network", ensemble.network)["width"] == 32
     assert plan.settings("dynamics", ensemble.dynamics)["final_time"] == 2000
@@ -38,7 +38,7 @@ def test_slugs_stand_for_their_settings(shipped_config):
 OTHER = {
     "dataset": "digits", "n": 32, "selection": "uniform", "subset": 1, "model": "fully_connected",
     "width": 33, "parameterisation": "standard", "initialisation": "torch_default",
-    "targets": "centred_one_hot",
+    "targets": "centred_one_hot", "output_scale": 2.5, "subtract_start": True, "label_noise": 0.1,
     "precision": "float64", "dynamics": "gradient_descent", "relative_tolerance": 0.0123456789,
     "final_time": 2000.5, "first_snapshot": 0.2, "time_unit": "absolute", "snapshots_per_decade": 7,
 }  # fmt: skip
@@ -52,10 +52,10 @@ def test_every_setting_that_matters_shows_in_the_path(shipped_config, key):
     assert Plan(shipped_config).studies["one"][0].path != before
 
 
-@pytest.mark.parametrize("key", ["depth", "learning_rate", "learning_rate_unit"])
+@pytest.mark.parametrize("key", ["depth", "patch_size", "learning_rate", "learning_rate_unit"])
 def test_settings_that_the_run_does_not_use_change_nothing(shipped_config, key):
     before = Plan(shipped_config).studies["dataset_size"]
-    shipped_config["base"][key] = {"learning_rate_unit": "absolute"}.get(key, 0.25)
+    shipped_config["base"][key] = {"learning_rate_unit": "absolute"}.get(key, 2)
     assert Plan(shipped_config).studies["dataset_size"] == before
 
 

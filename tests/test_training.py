@@ -19,9 +19,11 @@ from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent
 
 SETTINGS = {
-    "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "seed": 11, "code": "test",
+    "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "label_noise": 0,
+    "seed": 11, "code": "test",
     "model": "fully_connected", "depth": 1, "width": 4, "parameterisation": "ntk",
     "initialisation": "he",
+    "output_scale": 1, "subtract_start": False,
     "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
     "relative_tolerance": 1e-6, "learning_rate": 0.0005, "learning_rate_unit": "stability_limit",
     "final_time": 300, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",

@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-SUBSET_KEYS = ("n", "selection", "subset")
+SUBSET_KEYS = ("n", "selection", "subset", "label_noise")
 # What a network of each name reads besides COMMON_NETWORK_KEYS.
 MODEL_KEYS = {
     "myrtle5": ("width", "parameterisation", "initialisation"),
+    "myrtle7": ("width", "parameterisation", "initialisation"),
+    "myrtle10": ("width", "parameterisation", "initialisation"),
     "fully_connected": ("width", "depth", "parameterisation", "initialisation"),
+    "residual_network": ("width", "depth", "parameterisation", "initialisation"),
+    "vision_transformer": ("width", "depth", "patch_size"),
 }
-COMMON_NETWORK_KEYS = ("targets", "precision")
+COMMON_NETWORK_KEYS = ("targets", "precision", "output_scale", "subtract_start")
 # What each dynamics reads besides CLOCK_KEYS.
 DYNAMICS_KEYS = {
     "gradient_flow": ("relative_tolerance",),
@@ -67,20 +71,25 @@ def number(value: float) -> str:
 
 
 def subset_slug(settings: dict) -> str:
-    """Return for example ``n64-balanced-subset0``."""
-    return f"n{settings['n']}-{settings['selection']}-subset{settings['subset']}"
+    """Return for example ``n64-balanced-subset0``, with label noise ``...-label_noise0.1``."""
+    noise = settings["label_noise"]
+    slug = f"n{settings['n']}-{settings['selection']}-subset{settings['subset']}"
+    return f"{slug}-label_noise{number(noise)}" if noise else slug
 
 
 def network_slug(settings: dict) -> str:
-    """Return for example ``myrtle5-width32-ntk-he-one_hot-float32``."""
+    """Return for example ``myrtle5-width32-ntk-he-one_hot-float32``, lazy ``...-scale10``."""
     words = {
         "depth": f"depth{settings['depth']}",
         "width": f"width{settings['width']}",
         "parameterisation": settings["parameterisation"],
         "initialisation": settings["initialisation"],
+        "patch_size": f"patch{settings['patch_size']}",
     }
     used = [word for key, word in words.items() if key in MODEL_KEYS[settings["model"]]]
-    return "-".join([settings["model"], *used, settings["targets"], settings["precision"]])
+    lazy = [f"scale{number(settings['output_scale'])}"] if settings["output_scale"] != 1 else []
+    lazy += ["start_subtracted"] if settings["subtract_start"] else []
+    return "-".join([settings["model"], *used, settings["targets"], settings["precision"], *lazy])
 
 
 def dynamics_slug(settings: dict) -> str:

@@ -14,12 +14,16 @@ Two routes give the same kernel:
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits import kernel_sequential
@@ -228,17 +232,35 @@ def kernel_product(
     parameters, buffers = _weights(network)
     cotangents = vector.view(len(inputs), -1).to(inputs.dtype)
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
-        _, pullback = torch.func.vjp(
-            lambda p, x=x: functional_call(network, (p, buffers), (x,)), parameters
-        )
-        for name, gradient in pullback(cotangent)[0].items():
-            total[name] += gradient
-    pieces = [
-        jvp(lambda p, x=x: functional_call(network, (p, buffers), (x,)), (parameters,), (total,))[1]
-        for x in inputs.split(batch)
-    ]
+    pieces = []
+    with plain_attention():
+        for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
+            _, pullback = torch.func.vjp(partial(_forward, network, buffers, x), parameters)
+            for name, gradient in pullback(cotangent)[0].items():
+                total[name] += gradient
+        for x in inputs.split(batch):
+            forward = partial(_forward, network, buffers, x)
+            pieces.append(jvp(forward, (parameters,), (total,))[1])
     return torch.cat(pieces).flatten().double()
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Write attention out as products: torch's fused ones have no forward derivative, no vmap."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _forward(
+    network: nn.Module, buffers: dict[str, Tensor], x: Tensor, parameters: dict[str, Tensor]
+) -> Tensor:
+    """Return f(x) at the given weights."""
+    return functional_call(network, (parameters, buffers), (x,))
 
 
 def _leading_ritz_value(
@@ -363,9 +385,10 @@ def _jacobian_block(network: nn.Module, inputs: Tensor, traced: bool) -> list[Te
     parameters, buffers = _weights(network)
 
     def sample_output(p: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(network, (p, buffers), (x.unsqueeze(0),)).squeeze(0)
+        return _forward(network, buffers, x.unsqueeze(0), p).squeeze(0)
 
-    jacobian = vmap(jacrev(sample_output), (None, 0))(parameters, inputs)
+    with plain_attention():
+        jacobian = vmap(jacrev(sample_output), (None, 0))(parameters, inputs)
     return [j.flatten(1) if traced else j.flatten(2).flatten(0, 1) for j in jacobian.values()]
 
 

@@ -44,7 +44,7 @@ from scipy.linalg import blas
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speedlimits.networks import GlobalAveragePool, ScaledConv2d, ScaledLinear
+from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
 
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)

@@ -1,159 +1,146 @@
-"""Networks f(x; theta): Myrtle-5 and fully connected, in standard or NTK parameterisation.
+"""Networks f(x; theta) by name: chains of the layers of module ``layers``, residual, transformer.
 
-A layer multiplies its input by ``scale * weight``:
-
-* NTK parameterisation: weight of unit variance and scale = gain / sqrt(fan_in), so that the kernel
-  Theta has a finite limit as the width grows (Jacot, Gabriel, Hongler 2018).
-* standard parameterisation: weight of variance gain^2 / fan_in and scale = 1.
-
-Initialisation "he" draws Gaussian weights with gain = sqrt(2) before a ReLU (He et al. 2015) and 1
-for the output layer; "torch_default" draws uniform weights with gain = 1/sqrt(3) everywhere, as
-torch's layers do: outputs and kernel are then far smaller. Both parameterisations give the same
-function at the start; they differ in the geometry of weight space and therefore in every length
-and time. Layers carry no bias: the paper speaks of "five weight layers".
+Each function takes ``input_shape`` and ``outputs`` and the settings it reads, and returns a network
+whose weights ``layers.initialise_`` draws (the transformer draws its own under torch's generator).
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-PARAMETERISATIONS = ("ntk", "standard")
-INITIALISATIONS = ("he", "torch_default")
-HE_GAIN = math.sqrt(2.0)  # before a ReLU; He et al. 2015, equation 10
-HE_GAIN_OUTPUT = 1.0  # a linear output layer keeps the variance with gain 1
-TORCH_GAIN = 1 / math.sqrt(3.0)  # torch's layers: uniform in +-1/sqrt(fan_in)
+from speedlimits.layers import (
+    INITIALISATIONS,
+    PARAMETERISATIONS,
+    GlobalAveragePool,
+    ScaledConv2d,
+    ScaledLinear,
+    gains,
+    initialise_,
+    output_layer,
+    parameter_ranges,
+    with_draw,
+)
+from speedlimits.residual_network import residual_network
+from speedlimits.vision_transformer import vision_transformer
+
+__all__ = [
+    "INITIALISATIONS",
+    "PARAMETERISATIONS",
+    "MODELS",
+    "GlobalAveragePool",
+    "OutputScale",
+    "ScaledConv2d",
+    "ScaledLinear",
+    "fully_connected",
+    "initialise_",
+    "myrtle5",
+    "myrtle7",
+    "myrtle10",
+    "parameter_ranges",
+    "residual_network",
+    "scale_output",
+    "vision_transformer",
+]
+
+# Convolutions before the first, between and after the second pool (Shankar et al. 2020, section 3).
+MYRTLE_CONVOLUTIONS = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
 
 
-class ScaledLinear(nn.Module):
-    """Linear layer x -> scale * W x, W of shape (out_features, in_features), no bias."""
+class OutputScale(nn.Module):
+    """Network x -> a h(x), for networks whose last layer has no scale of its own."""
 
-    uniform_start = False
-
-    def __init__(self, in_features: int, out_features: int, gain: float, parameterisation: str):
+    def __init__(self, network: nn.Module, scale: float):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.scale, self.start_deviation = _scale_and_deviation(gain, in_features, parameterisation)
+        self.network = network
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return scale * x W^T, shape (N, out_features), for x of shape (N, in_features)."""
-        return nn.functional.linear(x, self.weight * self.scale)
+        """Return a h(x), shape (N, C)."""
+        return self.scale * self.network(x)
 
 
-class ScaledConv2d(nn.Module):
-    """3x3 convolution x -> scale * (W * x), stride 1, zero padding 1, no bias.
+def scale_output(network: nn.Module, scale: float) -> nn.Module:
+    """Return f = a h(theta), the output scale of lazy training (Chizat, Oyallon, Bach 2019).
 
-    W has shape (out_channels, in_channels, 3, 3); fan_in = 9 in_channels.
+    The kernel is a^2 times that of h. A chain that ends in a ``ScaledLinear`` takes a into that
+    layer's scale and stays a chain; the start of the weights does not change.
+
+    Args:
+        network: h; it is changed in place if its last layer takes the scale.
+        scale: a > 0.
+
+    Returns:
+        The network with outputs multiplied by a.
+
+    Raises:
+        ValueError: if a is not positive.
     """
-
-    kernel_size = 3
-    padding = 1
-    uniform_start = False
-
-    def __init__(self, in_channels: int, out_channels: int, gain: float, parameterisation: str):
-        super().__init__()
-        self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels, self.kernel_size, self.kernel_size)
-        )
-        self.scale, self.start_deviation = _scale_and_deviation(
-            gain, in_channels * self.kernel_size**2, parameterisation
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution, shape (N, out_channels, H, W), of x (N, in_channels, H, W)."""
-        return nn.functional.conv2d(x, self.weight * self.scale, padding=self.padding)
+    if not scale > 0:
+        raise ValueError(f"output_scale is {scale}; it must be greater than 0")
+    if scale == 1:
+        return network
+    last = network[-1] if isinstance(network, nn.Sequential) else None
+    if isinstance(last, ScaledLinear):
+        last.scale *= scale
+        return network
+    return OutputScale(network, scale)
 
 
-class GlobalAveragePool(nn.Module):
-    """Mean over the two spatial axes: (N, C, H, W) -> (N, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the spatial mean of x."""
-        return x.mean(dim=(2, 3))
-
-
-def _scale_and_deviation(gain: float, fan_in: int, parameterisation: str) -> tuple[float, float]:
-    """Return (scale, standard deviation of a weight at the start) of one layer."""
-    if parameterisation not in PARAMETERISATIONS:
-        raise ValueError(
-            f"parameterisation is {parameterisation!r}; it must be one of {PARAMETERISATIONS}"
-        )
-    size = gain / math.sqrt(fan_in)
-    return (size, 1.0) if parameterisation == "ntk" else (1.0, size)
-
-
-def _gains(initialisation: str) -> tuple[float, float]:
-    """Return the gains of hidden layers and of the output layer."""
-    if initialisation not in INITIALISATIONS:
-        raise ValueError(
-            f"initialisation is {initialisation!r}; it must be one of {INITIALISATIONS}"
-        )
-    return (HE_GAIN, HE_GAIN_OUTPUT) if initialisation == "he" else (TORCH_GAIN, TORCH_GAIN)
-
-
-def _with_draw(network: nn.Sequential, initialisation: str) -> nn.Sequential:
-    """Return the network after noting in its layers how their weights are drawn."""
-    for layer in network:
-        if isinstance(layer, (ScaledLinear, ScaledConv2d)):
-            layer.uniform_start = initialisation == "torch_default"
-    return network
-
-
-def myrtle5(
+def myrtle(
     *,
     input_shape: tuple[int, ...],
     outputs: int,
     width: int,
     parameterisation: str,
     initialisation: str = "he",
+    depth: int,
 ) -> nn.Sequential:
-    """Myrtle-5: four 3x3 convolutions and a linear layer (Shankar et al. 2020; paper, section 5).
+    """Myrtle-5, -7 or -10: 3x3 convolutions and a linear layer (Shankar et al. 2020, section 3).
 
-    conv ReLU, conv ReLU, average pool 2, conv ReLU, average pool 2, conv ReLU, global average
-    pool, linear. The height and width of the images must be multiples of 4.
+    Three groups of (conv, ReLU), an average pool of 2 after the first and the second, a global
+    average pool after the third, linear. The groups hold 2, 1, 1 convolutions in Myrtle-5 (paper,
+    section 5), 2, 2, 2 in Myrtle-7 and 3, 3, 3 in Myrtle-10. The height and width of the images
+    must be multiples of 4: 8 x 8 digits and 32 x 32 CIFAR-10 images both fit.
 
     Args:
         input_shape: (channels, height, width) of one image.
         outputs: number of outputs C.
         width: number of channels w of every convolution.
-        parameterisation: "ntk" or "standard".
+        parameterisation: "ntk", "standard" or "mean_field".
         initialisation: "he" or "torch_default".
+        depth: 5, 7 or 10 weight layers.
 
     Returns:
-        The network with uninitialised weights, P = 9 w channels + 27 w^2 + w C of them.
+        The network with uninitialised weights, P = 9 w channels + 9 (depth - 2) w^2 + w C.
 
     Raises:
         ValueError: if the images are no three-axis arrays or not a multiple of 4 in size.
     """
     if len(input_shape) != 3 or input_shape[1] % 4 or input_shape[2] % 4:
         raise ValueError(
-            f"Myrtle-5 needs images (channels, height, width) with height and width multiples "
-            f"of 4; the data has shape {tuple(input_shape)}"
+            f"Myrtle-{depth} needs images (channels, height, width) with height and width "
+            f"multiples of 4; the data has shape {tuple(input_shape)}"
         )
-    channels = input_shape[0]
+    hidden_gain, output_gain = gains(initialisation)
+    layers: list[nn.Module] = []
+    fan_in = input_shape[0]
+    for group, count in enumerate(MYRTLE_CONVOLUTIONS[depth]):
+        for _ in range(count):
+            layers += [ScaledConv2d(fan_in, width, hidden_gain, parameterisation), nn.ReLU()]
+            fan_in = width
+        layers.append(nn.AvgPool2d(2) if group < 2 else GlobalAveragePool())
+    layers.append(output_layer(width, outputs, output_gain, parameterisation))
+    return with_draw(nn.Sequential(*layers), initialisation)
 
-    hidden_gain, output_gain = _gains(initialisation)
 
-    def convolution(in_channels: int) -> ScaledConv2d:
-        return ScaledConv2d(in_channels, width, hidden_gain, parameterisation)
-
-    network = nn.Sequential(
-        convolution(channels),
-        nn.ReLU(),
-        convolution(width),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        convolution(width),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        convolution(width),
-        nn.ReLU(),
-        GlobalAveragePool(),
-        ScaledLinear(width, outputs, output_gain, parameterisation),
-    )
-    return _with_draw(network, initialisation)
+myrtle5 = functools.partial(myrtle, depth=5)
+myrtle7 = functools.partial(myrtle, depth=7)
+myrtle10 = functools.partial(myrtle, depth=10)
 
 
 def fully_connected(
@@ -171,7 +158,7 @@ def fully_connected(
         input_shape: shape of one input; it is flattened.
         outputs: number of outputs C.
         width: units w of every hidden layer.
-        parameterisation: "ntk" or "standard".
+        parameterisation: "ntk", "standard" or "mean_field".
         depth: number of weight layers, at least 1.
         initialisation: "he" or "torch_default".
 
@@ -179,52 +166,47 @@ def fully_connected(
         The network with uninitialised weights.
 
     Raises:
-        ValueError: if depth is below 1.
+        ValueError: if depth is below 1, or 1 in mean-field parameterisation.
     """
     if depth < 1:
         raise ValueError(f"depth is {depth}; a network needs at least 1 weight layer")
+    if depth == 1 and parameterisation == "mean_field":
+        raise ValueError(
+            "parameterisation is mean_field, a mean over hidden units; depth 1 has none"
+        )
     sizes = [math.prod(input_shape)] + [width] * (depth - 1)
-    hidden_gain, output_gain = _gains(initialisation)
+    hidden_gain, output_gain = gains(initialisation)
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in in sizes[:-1]:
         layers += [ScaledLinear(fan_in, width, hidden_gain, parameterisation), nn.ReLU()]
-    layers.append(ScaledLinear(sizes[-1], outputs, output_gain, parameterisation))
-    return _with_draw(nn.Sequential(*layers), initialisation)
+    layers.append(output_layer(sizes[-1], outputs, output_gain, parameterisation))
+    return with_draw(nn.Sequential(*layers), initialisation)
 
 
-MODELS = {"myrtle5": myrtle5, "fully_connected": fully_connected}
+MODELS = {
+    "myrtle5": myrtle5,
+    "myrtle7": myrtle7,
+    "myrtle10": myrtle10,
+    "fully_connected": fully_connected,
+    "residual_network": residual_network,
+    "vision_transformer": vision_transformer,
+}
 
 
-def initialise_(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw the weights theta_0 in place, independently, with each layer's start deviation.
+def drawn_network(
+    build: Callable[[], nn.Module], seed: int, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Return a network with its start theta_0, drawn on the CPU from one seed.
 
     Args:
-        network: made of the layers of this module.
-        generator: CPU generator, so that the start is the same on every device.
+        build: returns the network; what it draws from torch's global generator is seeded.
+        seed: seed of the start.
+        dtype: dtype of the weights.
 
     Returns:
-        The same network.
+        The network; torch's global generator is left as it was.
     """
-    with torch.no_grad():
-        for layer in network.modules():
-            if isinstance(layer, (ScaledLinear, ScaledConv2d)):
-                weight = layer.weight
-                if layer.uniform_start:
-                    draw = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
-                    draw = math.sqrt(12.0) * (draw - 0.5)
-                else:
-                    draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-                weight.copy_(layer.start_deviation * draw)
-    return network
-
-
-def parameter_ranges(network: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return name -> (start, stop) of every parameter inside the flat weight vector theta.
-
-    The order is that of ``torch.nn.utils.parameters_to_vector``.
-    """
-    ranges, start = {}, 0
-    for name, parameter in network.named_parameters():
-        ranges[name] = (start, start + parameter.numel())
-        start += parameter.numel()
-    return ranges
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build()
+    return initialise_(network.to(dtype), torch.Generator().manual_seed(seed))

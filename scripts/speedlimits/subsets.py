@@ -40,6 +40,29 @@ def subset_order(
     return np.lexsort((place, turn))
 
 
+def noisy_labels(
+    labels: ArrayLike, classes: int, probability: float, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return labels of which each is replaced, with a probability, by a uniformly drawn class.
+
+    The drawn class may be the right one: with C classes a fraction probability (C - 1)/C becomes
+    wrong on average (Zhang et al. 2017, Understanding deep learning, section 2.1). The stream draws
+    for every sample whatever the probability, so that larger ones replace the same labels and more.
+
+    Args:
+        labels: class of each sample of the whole pool, shape (M,).
+        classes: number of classes C.
+        probability: chance of a replacement, in [0, 1].
+        generator: random stream of the label noise.
+
+    Returns:
+        Labels, shape (M,).
+    """
+    labels = np.asarray(labels, np.int64)
+    replaced = generator.uniform(size=len(labels)) < probability
+    return np.where(replaced, generator.integers(classes, size=len(labels)), labels)
+
+
 def one_hot(labels: ArrayLike, classes: int, *, centred: bool = False) -> NDArray[np.float64]:
     """Return the targets y, one-hot or (centred) one-hot minus 1/C.
 
