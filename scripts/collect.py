@@ -24,7 +24,7 @@ MOMENTS = ("start", "warm", "end")
 def describe(ensemble: dict) -> dict:
     """Return the columns that say which ensemble a row belongs to."""
     keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
-    return {"ensemble": ensemble["path"], **{key: ensemble["settings"][key] for key in keys}}
+    return {"ensemble": ensemble["path"], **{key: ensemble["settings"].get(key) for key in keys}}
 
 
 def labelled(table: pd.DataFrame, ensemble: dict) -> pd.DataFrame:

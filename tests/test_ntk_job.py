@@ -14,6 +14,7 @@ from speedlimits.ntk_dynamics import predict
 
 SETTINGS = {
     "dataset": "digits", "n": 20, "selection": "balanced", "subset": 0, "seed": 11, "code": "test",
+    "label_noise": 0, "output_scale": 1, "subtract_start": False,
     "model": "fully_connected", "depth": 3, "width": 12, "parameterisation": "ntk",
     "initialisation": "he", "targets": "one_hot", "precision": "float64", "moment": "start",
     "full_rows_limit": 1000, "quadrature_steps": 150, "test_count": 1700,

@@ -42,6 +42,7 @@ def config():
     found["studies"] = {
         "one": {"vary": {}, "realisations": 2},
         "two": {"set": other, "vary": {}, "realisations": 2},
+        "three": {"set": {"model": "vision_transformer"}, "vary": {}, "realisations": 2},
     }
     found["default_studies"] = ["one"]
     return found
@@ -99,6 +100,10 @@ EXPECTED = {
     "base.n": (99, COLLECT, OF_SUBSET),
     "base.selection": ("uniform", COLLECT, OF_SUBSET),
     "base.subset": (3, COLLECT, OF_SUBSET),
+    "base.label_noise": (0.2, COLLECT, OF_SUBSET),
+    "base.patch_size": (8, COLLECT, OF_NETWORK),
+    "base.output_scale": (10, COLLECT, OF_NETWORK),
+    "base.subtract_start": (True, COLLECT, OF_NETWORK),
     "base.model": ("fully_connected", COLLECT, OF_DYNAMICS),  # study two has that network
     "base.width": (17, COLLECT, OF_NETWORK),
     "base.depth": (5, COLLECT, OF_NETWORK),

@@ -1,0 +1,150 @@
+"""Output scale, start subtracted, label noise: from the settings through training to the kernel."""
+
+import ntk
+import numpy as np
+import prepare
+import pytest
+import subset
+import time_unit
+import torch
+import train
+
+from pipeline.problem import build_problem
+from pipeline.stores import read_json, read_netcdf, read_snapshots
+
+SETTINGS = {
+    "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "label_noise": 0,
+    "seed": 11, "code": "test", "test_count": 1700,
+    "model": "fully_connected", "depth": 3, "width": 30, "parameterisation": "ntk",
+    "initialisation": "he", "output_scale": 1, "subtract_start": False,
+    "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
+    "relative_tolerance": 1e-3, "learning_rate": 0.5, "learning_rate_unit": "stability_limit",
+    "final_time": 100, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
+    "snapshots_per_decade": 4, "full_rows_limit": 1000, "quadrature_steps": 10,
+}  # fmt: skip
+
+
+@pytest.fixture
+def trained(job):
+    """Run the scripts up to the kernel at the end; return settings, trajectory and that kernel."""
+
+    def run(**changes):
+        settings = SETTINGS | changes
+        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+        job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
+        job(
+            train.main,
+            inputs={"subset": "n.nc", "time_unit": "unit.json"},
+            outputs={"manifest": "snapshots.json"},
+            settings=settings,
+            store="snapshots.zarr",
+            wildcards={"realisation": "0"},
+        )
+        job(
+            ntk.main,
+            inputs={"subset": "n.nc", "manifest": "snapshots.json"},
+            outputs={"o": "ntk.nc"},
+            settings=settings | {"moment": "end"},
+            wildcards={"realisation": "0"},
+        )
+        return settings, read_snapshots("snapshots.json"), read_netcdf("ntk.nc")
+
+    return run
+
+
+def outputs_along(settings, run, inputs_name="inputs"):
+    """Return a h(theta_t) - a h(theta_0), or a h(theta_t), at the first and last snapshot."""
+    problem = build_problem(settings, "n.nc", 0, torch.device("cpu"))
+    found = []
+    for weights in (run["weights"].values[0], run["weights"].values[-1]):
+        tensor = torch.from_numpy(weights).double()
+        torch.nn.utils.vector_to_parameters(tensor, problem.network.parameters())
+        with torch.no_grad():
+            found.append(problem.network(getattr(problem, inputs_name)).numpy())
+    start, end = found
+    return (end - start if settings["subtract_start"] else end), problem
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+def test_losses_accuracy_and_residue_are_those_of_the_centred_scaled_network(trained, subtract):
+    settings, run, kernel = trained(output_scale=3.0, subtract_start=subtract)
+    data = read_netcdf("n.nc")
+    y, test_y = (np.eye(10)[data[f"{part}_labels"].values] for part in ("train", "test"))
+    f, problem = outputs_along(settings, run)
+    test_f, _ = outputs_along(settings, run, "test_inputs")
+    # Weights are stored in float32, which the outputs follow to about 1e-6.
+    assert run["train_loss"].values[-1] == pytest.approx(0.5 * ((y - f) ** 2).sum(), rel=1e-4)
+    assert run["test_loss"].values[-1] == pytest.approx(
+        0.5 * ((test_y - test_f) ** 2).sum(), rel=1e-4
+    )
+    right = test_f.argmax(axis=1) == data["test_labels"].values
+    assert run["test_accuracy"].values[-1] == pytest.approx(right.mean(), abs=2e-3)
+    total = kernel["residue_projections_full"].values.sum()
+    assert total == pytest.approx(((y - f) ** 2).sum(), rel=1e-4)
+    np.testing.assert_allclose(problem.plain_targets, y)
+    if subtract:
+        assert run["train_loss"].values[0] == pytest.approx(0.5 * (y**2).sum(), rel=1e-12)
+        assert run["test_loss"].values[0] == pytest.approx(0.5 * (test_y**2).sum(), rel=1e-12)
+
+
+def test_alignment_is_with_the_plain_targets(trained):
+    aligned = {}
+    for subtract in (False, True):
+        trained(subtract_start=subtract, final_time=0.2)
+        aligned[subtract] = float(read_netcdf("ntk.nc")["alignment_full"])
+    # The kernels at lambda_1 T = 0.2 are nearly that of the start, and the targets the same.
+    assert aligned[True] == pytest.approx(aligned[False], rel=0.02)
+
+
+def test_time_unit_takes_in_the_square_of_the_output_scale(trained):
+    trained(final_time=1)
+    plain = read_json("unit.json")["lambda_1"]
+    trained(final_time=1, output_scale=5.0)
+    assert read_json("unit.json")["lambda_1"] == pytest.approx(25 * plain, rel=1e-3)
+
+
+def test_drift_vanishes_and_training_becomes_linear_as_the_output_scale_grows(trained):
+    drifts, gaps = [], []
+    for scale in (1.0, 10.0, 100.0):
+        settings, run, kernel = trained(output_scale=scale, subtract_start=True)
+        f, _ = outputs_along(settings, run)
+        drifts.append(float(kernel["drift_full"]))
+        problem = build_problem(SETTINGS | {"output_scale": scale}, "n.nc", 0, torch.device("cpu"))
+        rows = [
+            torch.cat([g.flatten() for g in torch.autograd.grad(f, problem.network.parameters(),
+                                                                retain_graph=True)])
+            for f in problem.network(problem.inputs).flatten()
+        ]  # fmt: skip
+        jacobian = torch.stack(rows).numpy()
+        values, vectors = np.linalg.eigh(jacobian @ jacobian.T)
+        delta = vectors.T @ problem.plain_targets.numpy().flatten()
+        t = run["time"].values[-1]
+        linear = vectors @ ((1 - np.exp(-values * t)) * delta)
+        gaps.append(np.linalg.norm(f.flatten() - linear) / np.linalg.norm(linear))
+    # Chizat, Oyallon, Bach 2019: the distance to the linear model falls as 1/a (here faster once
+    # no ReLU of these few units changes sign any more).
+    assert drifts[0] > 5 * drifts[1] > 25 * drifts[2]
+    assert gaps[0] > 5 * gaps[1] and gaps[2] < 3e-3
+
+
+def noisy(job, probability, n=400, seed=5):
+    settings = SETTINGS | {"n": n, "label_noise": probability, "seed": seed, "test_count": 297}
+    job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+    job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+    return read_netcdf("n.nc")
+
+
+def test_label_noise_is_nested_and_leaves_inputs_and_test_labels_alone(job):
+    clean = noisy(job, 0)
+    labels = {p: noisy(job, p)["train_labels"].values for p in (0.2, 0.5, 1.0)}
+    small = noisy(job, 0.5, n=100)
+    for name in ("train_inputs", "test_labels", "indices"):
+        assert np.array_equal(noisy(job, 0.5)[name], clean[name])
+    assert np.array_equal(small["train_labels"], labels[0.5][:100])
+    wrong = {p: labels[p] != clean["train_labels"].values for p in labels}
+    assert not (wrong[0.2] & ~wrong[0.5]).any() and not (wrong[0.5] & ~wrong[1.0]).any()
+    assert int(noisy(job, 0.5).attrs["wrong_labels"]) == wrong[0.5].sum()
+    for p in labels:  # binomial with chance 0.9 p: within four deviations
+        assert abs(wrong[p].mean() - 0.9 * p) < 4 * np.sqrt(0.9 * p * (1 - 0.9 * p) / 400)
+    assert not np.array_equal(noisy(job, 0.5, seed=6)["train_labels"], labels[0.5])
