@@ -9,8 +9,42 @@ localrules:
 rule theory:
     input:
         expand(
-            "results/theory/figures/{theory_figure}.png", theory_figure=THEORY_FIGURES
+            "results/theory/figures/{theory_figure}.png",
+            theory_figure=[name for name in THEORY_FIGURES if name not in EXPERIMENTS],
         ),
+
+
+# T_SL and inefficiency of networks against temperature.
+rule experiment_langevin_temperature:
+    input:
+        "results/theory/figures/langevin_temperature.png",
+    localrule: True
+
+
+rule theory_langevin:
+    input:
+        [
+            f"results/data/{network['dataset']}/{subset_slug(network)}.nc"
+            for network in PLAN.langevin
+        ],
+    output:
+        "results/theory/langevin_temperature.csv",
+    log:
+        "results/logs/theory/langevin.log",
+    benchmark:
+        "results/benchmarks/theory/langevin.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: COMPUTE["train_threads"]
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        settings=SETTINGS.of("theory_langevin"),
+    message:
+        "Langevin dynamics of networks over temperature"
+    script:
+        "../scripts/theory_langevin.py"
 
 
 rule theory_linear_regression:

@@ -177,6 +177,7 @@ class Plan:
     Attributes:
         studies: study name -> its ensembles, in grid order and without repetition.
         default_studies: the studies of the plain command.
+        langevin: settings of the networks of the Langevin experiment.
     """
 
     def __init__(self, config: dict):
@@ -189,6 +190,17 @@ class Plan:
                 ensembles.append(Ensemble.of(settings, study["realisations"]))
                 self._remember(ensembles[-1], settings)
             self.studies[name] = list(dict.fromkeys(ensembles))
+        self.langevin: list[dict] = []
+        langevin = config["theory"]["langevin"]
+        for settings in combinations(
+            config["base"], {"set": langevin["set"], "cases": langevin["networks"]}
+        ):
+            levels = level_keys(settings)
+            self._settings["subset", subset_slug(settings)] = {
+                key: settings[key] for key in levels["subset"]
+            }
+            keys = ("dataset", *levels["subset"], *levels["network"], "final_time")
+            self.langevin.append({key: settings[key] for key in keys})
 
     def _remember(self, ensemble: Ensemble, settings: dict) -> None:
         """Store what each slug of an ensemble stands for."""

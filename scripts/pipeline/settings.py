@@ -69,6 +69,7 @@ RULES = {
         "theory_linear_regression.py", config=("seed", "theory.linear_regression")
     ),
     "theory_power_law": Uses("theory_power_law.py", config=("theory.power_law",)),
+    "theory_langevin": Uses("theory_langevin.py", config=(*STATISTICS, "theory.langevin")),
     "theory_measured": Uses("theory_measured.py"),
     "theory_figure": Uses("theory_figure.py", config=("figures.dpi",)),
 }
@@ -85,7 +86,9 @@ THEORY_FIGURES = {
     "convergence": {"table": "convergence"},
     "spectra": {"spectrum": "spectra", "predictions": "spectra_predictions"},
     "spectra_measured": {"spectrum": "measured_spectra", "predictions": "measured_predictions"},
+    "langevin_temperature": {"table": "langevin_temperature"},
 }
+EXPERIMENTS = ("langevin_temperature",)  # trainings, not part of the target theory
 
 
 def lookup(config: dict, key: str) -> Any:
@@ -155,6 +158,8 @@ class RuleSettings:
             if rule == "figure":
                 found["figure"] = wildcards.figure
                 found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")
+            if rule == "theory_langevin":
+                found["networks"] = self.plan.langevin
             if rule == "theory_figure":
                 found["figure"] = wildcards.theory_figure
             return ordered(found)

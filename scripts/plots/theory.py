@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from plots.style import DOUBLE_COLUMN, GREY, SHADE, new_figure
+from plots.style import DOUBLE_COLUMN, GREY, SHADE, describe, new_figure
 from plots.style import OKABE_ITO as COLOURS
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -174,6 +174,67 @@ def linear_regression_limits(
     for axis in (first, second, third, fourth):
         axis.legend(frameon=False)
     return figure
+
+
+def langevin_temperature(table: pd.DataFrame) -> Figure:
+    """T_SL over T, inefficiency and loss drop of networks against temperature.
+
+    Args:
+        table: columns model, dataset, n, width, realisation ("ensemble" for the means),
+            temperature, time, loss_drop, start_loss, speed_limit_time, inefficiency with their
+            intervals (_low, _high) and the linearised network's values (_linearised).
+
+    Returns:
+        The figure; temperature 0 stands at the left end.
+    """
+    figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.9)
+    whole = table[table["realisation"].astype(str) == "ensemble"]
+    least = whole.loc[whole["temperature"] > 0, "temperature"].min() / 10
+    for (model, rows), colour, marker in zip(
+        whole.groupby("model", sort=False), COLOURS, MARKERS, strict=False
+    ):
+        first = rows.iloc[0]
+        label = f"{describe('model', model)}, width {first['width']}, $n = {first['n']}$"
+        x = rows["temperature"].where(rows["temperature"] > 0, least)
+        style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
+        share = {f"{end}": rows[f"speed_limit_time{end}"] / rows["time"] for end in ENDS}
+        of_loss = rows["loss_drop"] / rows["start_loss"]
+        predicted = rows["loss_drop_linearised"] / rows["start_loss"]
+        for axis, values, line in (
+            (axes[0][0], share, share["_linearised"]),
+            (
+                axes[0][1],
+                {end: rows[f"inefficiency{end}"] for end in ENDS},
+                rows["inefficiency_linearised"],
+            ),
+        ):
+            reach = np.abs([values[""] - values["_low"], values["_high"] - values[""]])
+            axis.errorbar(x, values[""], yerr=reach, capsize=2, label=label, **style)
+            axis.plot(x, line, color=colour)
+        axes[0][2].plot(x, of_loss, **style)
+        axes[0][2].plot(x, predicted, color=colour)
+    labels = (
+        r"$T_{SL}/T$ (points: lower bound)",
+        r"inefficiency $T/T_{SL}$ (points: upper bound)",
+        r"loss drop $\langle L_0 - L_T\rangle / L_0$",
+    )
+    for axis, label in zip(axes[0], labels, strict=True):
+        axis.set(xscale="log", xlabel=r"temperature $\beta^{-1}$ (loss)", ylabel=label)
+        axis.axvspan(least / 2, least * 2, color=SHADE, linewidth=0, zorder=0)
+        axis.set_xlim(left=least / 2)
+        place = axis.get_xaxis_transform()
+        axis.text(least, 0.02, "0", transform=place, ha="center", va="bottom", color=GREY)
+    axes[0][0].set_yscale("log")
+    axes[0][1].set_yscale("log")
+    axes[0][2].set_yscale("symlog", linthresh=1.0)
+    axes[0][2].axhline(0.0, color=GREY, linewidth=0.8)
+    handles, _ = axes[0][0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
+    _legend_below(figure, handles, columns=3)
+    return figure
+
+
+ENDS = ("", "_low", "_high", "_linearised")
 
 
 def phase_diagram(grid: pd.DataFrame, measured: pd.DataFrame | None = None) -> Figure:

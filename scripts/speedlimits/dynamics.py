@@ -115,6 +115,11 @@ class Evolution:
         return self.theta_0 + self.displacement
 
     @property
+    def gradient(self) -> Tensor:
+        """Gradient grad L at ``weights``, shape (P,), float64."""
+        return self._gradient
+
+    @property
     def gradient_norm(self) -> float:
         """|grad L| at ``weights``."""
         return self._gradient.norm().item()

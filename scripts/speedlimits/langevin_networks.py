@@ -1,0 +1,228 @@
+"""Langevin dynamics of a network: bounds on W2, entropy production and T_SL from few trajectories.
+
+The start is a Gaussian cloud N(theta_0, s_0 I) around one draw of the weights. Its entropy and
+covariance are known, and for s_0 -> 0 at temperature 0 everything below is that of the one
+trajectory of gradient flow from theta_0. p_T is not known in closed form, but its mean and the mean
+variances of its layers are measured well by a few members, each layer having many weights. They
+bound what is wanted (derived here; docs/theory.md, section 6.3), whatever the shape of p_T:
+
+    W2^2           >= |m_T - theta_0|^2 + sum_l P_l (sigma_l - sqrt s_0)^2     (Gelbrich 1990)
+    S_T - S_0      <= sum_l P_l / 2 ln(sigma_l^2 / s_0)                        (largest entropy)
+    F_0 - F_T      <= <L_0 - L_T> + temperature x that bound
+    T >= T_SL      >= the quotient of the first and the last
+
+All are equalities if p_T is Gaussian and isotropic in every layer. Quantities are in units of the
+loss, weights and training time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from speedlimits.dynamics import LangevinDynamics, LossAndGradient
+from speedlimits.linear_regression import OrnsteinUhlenbeckModes
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Members of a Gaussian cloud at M times after the start.
+
+    Args:
+        times: (M,).
+        displacements: theta - theta_0 of every member, shape (M, members, P).
+        loss_drops: L_0 - L_T of every member, shape (M, members).
+        heat: -int grad L o d theta (midpoint of each step), shape (M, members); for a smooth loss
+            it differs from the loss drop by the error of the scheme only.
+    """
+
+    times: Array
+    displacements: Array
+    loss_drops: Array
+    heat: Array
+
+
+def simulate_cloud(
+    loss_and_gradient: LossAndGradient,
+    theta_0: torch.Tensor,
+    times: ArrayLike,
+    *,
+    step: float,
+    temperature: float,
+    start_variance: float,
+    seeds: Sequence[int],
+    lambda_1: float | None = None,
+) -> Cloud:
+    """Evolve a cloud by Euler-Maruyama (weak order 1: averages are off by O(step)).
+
+    On a mode of eigenvalue h the variance has the relative bias step h / 2 in equilibrium.
+
+    Args:
+        loss_and_gradient: theta (P,) float64 -> (L, grad L).
+        theta_0: centre of the cloud, shape (P,).
+        times: snapshot times, increasing, rounded to whole steps, shape (M,).
+        step: of training time, below 2 / lambda_1.
+        temperature: beta^-1, in units of the loss.
+        start_variance: s_0 > 0.
+        seeds: one per member, of its start and noise.
+        lambda_1: largest eigenvalue if known; only named in errors.
+
+    Returns:
+        The cloud.
+    """
+    centre = theta_0.detach().to(torch.float64)
+    steps = np.maximum(np.round(np.asarray(times, float) / step), 1).astype(int)
+    displacements, drops, heats = [], [], []
+    for seed in seeds:
+        # the noise of the steps takes the same key with counters of its own, from 0 upwards
+        draw = np.random.Generator(np.random.Philox(key=seed, counter=(1 << 255)))
+        away = np.sqrt(start_variance) * draw.standard_normal(centre.numel())
+        start = centre + torch.from_numpy(away).to(centre.device)
+        member = LangevinDynamics(
+            loss_and_gradient, start, step, temperature, seed, lambda_1=lambda_1
+        )
+        heat = HeatMeter(member)
+        first, of_member = member.loss, []
+        for count in steps:
+            member.advance(step * count, heat)
+            position = (member.weights - centre).cpu().numpy()
+            of_member.append((position, first - member.loss, heat.heat))
+        for kept, values in zip(
+            (displacements, drops, heats), zip(*of_member, strict=True), strict=True
+        ):
+            kept.append(np.array(values))
+    stacked = [np.stack(kept, axis=1) for kept in (displacements, drops, heats)]
+    return Cloud(step * steps, *stacked)
+
+
+class HeatMeter:
+    """Heat -sum 1/2 (grad L_n + grad L_{n+1}) . (theta_{n+1} - theta_n), called after every step.
+
+    Args:
+        evolution: at its start.
+    """
+
+    def __init__(self, evolution: LangevinDynamics):
+        self.heat = 0.0
+        self._gradient, self._displacement = evolution.gradient, evolution.displacement
+
+    def __call__(self, evolution: LangevinDynamics) -> None:
+        """Add the heat of the step that has just been taken."""
+        moved = evolution.displacement - self._displacement
+        self.heat -= 0.5 * torch.dot(self._gradient + evolution.gradient, moved).item()
+        self._gradient, self._displacement = evolution.gradient, evolution.displacement
+
+
+def mean_displacement_squared(displacements: ArrayLike) -> Array:
+    """Squared mean displacement |m_T - theta_0|^2 without bias, from pairs of members.
+
+    (|sum_a u_a|^2 - sum_a |u_a|^2) / (M (M - 1)): products of different members only, whose noise
+    is independent. Sampling may make it negative.
+
+    Args:
+        displacements: u_a, shape (..., members, P).
+
+    Returns:
+        The estimate, shape (...).
+
+    Raises:
+        ValueError: if there are fewer than 2 members.
+    """
+    u = np.asarray(displacements, dtype=np.float64)
+    count = u.shape[-2]
+    if count < 2:
+        raise ValueError(f"the cloud has {count} member; pairs need at least 2")
+    of_sum, of_each = np.sum(u.sum(axis=-2) ** 2, axis=-1), np.sum(u**2, axis=(-2, -1))
+    return (of_sum - of_each) / (count * (count - 1))
+
+
+def layer_variances(displacements: ArrayLike, layers: Sequence[tuple[int, int]]) -> Array:
+    """Mean variance sigma_l^2 over the weights of each layer, shape (..., layers).
+
+    Args:
+        displacements: shape (..., members, P).
+        layers: (start, stop) of each layer inside theta.
+    """
+    each = np.var(np.asarray(displacements, dtype=np.float64), axis=-2, ddof=1)
+    return np.stack([each[..., start:stop].mean(axis=-1) for start, stop in layers], axis=-1)
+
+
+def bounds(
+    times: ArrayLike,
+    mean_squared: ArrayLike,
+    variances: ArrayLike,
+    sizes: ArrayLike,
+    loss_drop: ArrayLike,
+    *,
+    temperature: float,
+    start_variance: float,
+) -> dict[str, Array]:
+    """Bounds of this module's first lines.
+
+    Args:
+        times: T, shape (...).
+        mean_squared: |m_T - theta_0|^2, shape (...); counted as 0 where negative.
+        variances: sigma_l^2, shape (..., layers).
+        sizes: numbers of weights P_l, shape (layers,).
+        loss_drop: <L_0 - L_T>, shape (...).
+        temperature: beta^-1.
+        start_variance: s_0.
+
+    Returns:
+        "wasserstein_squared" and "speed_limit_time" (lower bounds), "free_energy_drop",
+        "entropy_gain" and "inefficiency" (upper bounds), each (...).
+    """
+    sizes = np.asarray(sizes, dtype=np.float64)
+    spread = np.asarray(variances, dtype=np.float64)
+    widened = np.sum(sizes * (np.sqrt(spread) - np.sqrt(start_variance)) ** 2, axis=-1)
+    squared = np.maximum(mean_squared, 0.0) + widened
+    gain = np.sum(0.5 * sizes * np.log(spread / start_variance), axis=-1)
+    drop = np.asarray(loss_drop, dtype=np.float64) + temperature * gain
+    return {
+        "wasserstein_squared": squared,
+        "entropy_gain": gain,
+        "free_energy_drop": drop,
+        "speed_limit_time": squared / drop,
+        "inefficiency": np.asarray(times, dtype=np.float64) * drop / squared,
+    }
+
+
+def linearised_modes(
+    eigenvalues: ArrayLike,
+    residue_projections: ArrayLike,
+    weights: int,
+    *,
+    temperature: float,
+    start_variance: float,
+) -> OrnsteinUhlenbeckModes:
+    """Modes of the linearised network around theta_0, for which all quantities are exact.
+
+    The weights move in the K directions that the kernel sees, with h_k = lambda_k and
+    a_k^2 = Delta_k^2 / lambda_k, and diffuse freely in the other P - K.
+
+    Args:
+        eigenvalues: lambda_k of the full kernel, those below rounding 0, shape (K',).
+        residue_projections: Delta_k^2, shape (K',).
+        weights: P.
+        temperature: beta^-1.
+        start_variance: s_0.
+
+    Returns:
+        The modes, P of them counted with multiplicity.
+    """
+    h = np.asarray(eigenvalues, dtype=np.float64)
+    moving = h > 0
+    away = np.asarray(residue_projections, dtype=np.float64)[moving] / h[moving]
+    return OrnsteinUhlenbeckModes(
+        np.append(h[moving], 0.0),
+        np.append(away, 0.0),
+        start_variance,
+        temperature,
+        np.append(np.ones(moving.sum()), float(weights - moving.sum())),
+    )

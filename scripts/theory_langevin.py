@@ -1,0 +1,171 @@
+"""T_SL and inefficiency of networks under Langevin noise against temperature.
+
+Each start theta_0 carries a Gaussian cloud; its members are trained by Euler-Maruyama. W2, entropy
+production and T_SL are bounds from the members (see speedlimits.langevin_networks); beside them
+stand the exact values of the linearised network, from its measured NTK at the start.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.device import choose_device
+from pipeline.log import logged
+from pipeline.problem import Problem, build_problem
+from pipeline.seeds import derived_seed
+from pipeline.stores import write_table
+from speedlimits import langevin_networks, linear_regression
+from speedlimits.gradient import TrainingLoss
+from speedlimits.kernel import empirical_ntk
+from speedlimits.networks import parameter_ranges
+from speedlimits.spectrum import eigenvalues_and_projections, noise_floor
+from speedlimits.statistics import bootstrap_interval
+
+SUMMED = ("wasserstein_squared", "free_energy_drop", "loss_drop")  # averaged over starts
+
+
+def start_spectrum(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Return eigenvalues, rounding noise set to 0, and residue projections of the full NTK."""
+    kernel = empirical_ntk(problem.network, problem.inputs).cpu().numpy()
+    with torch.no_grad():
+        delta = (problem.targets - problem.network(problem.inputs)).double().cpu().numpy()
+    eigenvalues, projections = eigenvalues_and_projections(kernel, delta.reshape(-1, 1))
+    return np.where(eigenvalues > noise_floor(eigenvalues), eigenvalues, 0.0), projections
+
+
+def one_start(
+    problem: Problem,
+    spectrum: tuple[np.ndarray, np.ndarray],
+    lambda_1: float,
+    final_time: float,
+    settings: dict,
+    temperature: float,
+    seeds: list[int],
+) -> dict:
+    """Return bounds and linearised values of one start at one temperature.
+
+    Args:
+        problem: network at its start theta_0 and training data.
+        spectrum: of ``start_spectrum``.
+        lambda_1: of realisation 0, which sets the unit of time and the step for all of them.
+        final_time: in units of 1/lambda_1.
+        settings: of the configuration's theory.langevin.
+        temperature: beta^-1.
+        seeds: one per member.
+    """
+    eigenvalues, projections = spectrum
+    theta_0 = torch.nn.utils.parameters_to_vector(problem.network.parameters()).detach().double()
+    variance = settings["start_variance"]
+    cloud = langevin_networks.simulate_cloud(
+        TrainingLoss(problem.network, problem.inputs, problem.targets).loss_and_gradient,
+        theta_0,
+        [final_time / lambda_1],
+        step=settings["step"] * 2 / lambda_1,
+        temperature=temperature,
+        start_variance=variance,
+        seeds=seeds,
+        lambda_1=lambda_1,
+    )
+    time, layers = float(cloud.times[0]), list(parameter_ranges(problem.network).values())
+    known = {"temperature": temperature, "start_variance": variance}
+    drop = cloud.loss_drops[0].mean()
+    measured = langevin_networks.bounds(
+        time,
+        langevin_networks.mean_displacement_squared(cloud.displacements[0]),
+        langevin_networks.layer_variances(cloud.displacements[0], layers),
+        [stop - start for start, stop in layers],
+        drop,
+        **known,
+    )
+    modes = langevin_networks.linearised_modes(eigenvalues, projections, len(theta_0), **known)
+    exact = {
+        "wasserstein_squared": linear_regression.wasserstein_squared(modes, time),
+        "free_energy_drop": linear_regression.free_energy_drop(modes, time),
+        "loss_drop": linear_regression.mean_loss_drop(modes, time),
+    }
+    return {
+        "time": time,
+        "time_lambda_1": time * lambda_1,
+        "weights": len(theta_0),
+        "loss_drop": drop,
+        "start_loss": 0.5 * projections.sum(),
+        "heat": cloud.heat[0].mean(),
+        **{name: float(measured[name]) for name in ("wasserstein_squared", "free_energy_drop")},
+        **{f"{name}_linearised": float(value) for name, value in exact.items()},
+    }
+
+
+def with_times(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add T_SL and the inefficiency, quotients of the columns."""
+    for suffix in ("", "_linearised"):
+        squared, drop = rows[f"wasserstein_squared{suffix}"], rows[f"free_energy_drop{suffix}"]
+        rows[f"speed_limit_time{suffix}"] = squared / drop
+        rows[f"inefficiency{suffix}"] = rows["time"] * drop / squared
+    return rows
+
+
+def ensemble_row(rows: pd.DataFrame, settings: dict, stream: int) -> pd.DataFrame:
+    """Return the row of the ensemble: ratios of averages over starts, with intervals."""
+    numbers = rows.select_dtypes("number").mean().to_frame().T
+    columns = ["time", *(f"{name}{end}" for name in SUMMED for end in ("", "_linearised"))]
+    samples = {name: rows[name].to_numpy(float)[:, None] for name in columns}
+    ratios = {
+        "inefficiency": lambda m: m["time"] * m["free_energy_drop"] / m["wasserstein_squared"],
+        "speed_limit_time": lambda m: m["wasserstein_squared"] / m["free_energy_drop"],
+    }
+    table = with_times(numbers)
+    for name, function in ratios.items():
+        low, high = bootstrap_interval(
+            samples,
+            lambda function=function, **m: function(m),
+            confidence=settings["confidence"],
+            resamples=settings["resamples"],
+            generator=np.random.default_rng(stream),
+        )
+        table[f"{name}_low"], table[f"{name}_high"] = float(low[0]), float(high[0])
+    return table
+
+
+def network_table(network: dict, subset: str, parameters: dict, device) -> pd.DataFrame:
+    """Return the rows of one network: every temperature and start, and the ensembles."""
+    settings = {**parameters["langevin"], **parameters}
+    seed, parts = settings["seed"], []
+    problems = [
+        build_problem({**network, "seed": seed}, subset, r, device)
+        for r in range(settings["realisations"])
+    ]
+    spectra = [start_spectrum(problem) for problem in problems]
+    lambda_1 = float(spectra[0][0].max())
+    for temperature in settings["temperatures"]:
+        rows = []
+        for r, (problem, spectrum) in enumerate(zip(problems, spectra, strict=True)):
+            purpose = ("langevin", network["model"], network["width"], temperature, r)
+            seeds = [derived_seed(seed, *purpose, m) for m in range(settings["members"])]
+            known = (lambda_1, network["final_time"], settings, temperature, seeds)
+            rows.append(one_start(problem, spectrum, *known))
+        starts = with_times(pd.DataFrame(rows))
+        stream = derived_seed(seed, "bootstrap", "langevin", network["model"])
+        whole = ensemble_row(starts, settings, stream)
+        starts["realisation"], whole["realisation"] = [str(r) for r in starts.index], "ensemble"
+        both = pd.concat([starts, whole], ignore_index=True)
+        parts.append(both.assign(temperature=temperature))
+        print(f"{network['model']}, temperature {temperature}: {whole.T.to_string()}")
+    head = {key: network[key] for key in ("dataset", "n", "model", "width", "parameterisation")}
+    known = {key: settings[key] for key in ("start_variance", "members", "step", "realisations")}
+    return pd.concat(parts, ignore_index=True).assign(**head, **known)
+
+
+def main(snakemake) -> None:
+    """Run the rule ``theory_langevin``."""
+    settings = snakemake.params.settings
+    with logged(snakemake.log[0]):
+        device = choose_device("cpu", threads=snakemake.threads, deterministic=True)
+        tables = [
+            network_table(network, path, settings, device)
+            for network, path in zip(settings["networks"], snakemake.input, strict=True)
+        ]
+        write_table(pd.concat(tables, ignore_index=True), snakemake.output[0])
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

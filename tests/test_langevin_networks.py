@@ -1,0 +1,160 @@
+"""Bounds for Langevin clouds against the linear case, where everything is known."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speedlimits import langevin_networks, linear_regression
+from speedlimits.dynamics import GradientFlow
+
+S_0 = 0.01
+
+
+def exact_bounds(modes, time, loss_drop):
+    """The bounds that a cloud of infinitely many members would give, all modes in one layer."""
+    h, a2 = modes.eigenvalues, modes.start_displacements_squared
+    weights = modes.multiplicities
+    moved = np.sum(weights * a2 * np.expm1(-h * time) ** 2)
+    variance = np.sum(weights * linear_regression.variances(modes, time)) / weights.sum()
+    return langevin_networks.bounds(
+        time,
+        moved,
+        [variance],
+        [weights.sum()],
+        loss_drop,
+        temperature=modes.temperature,
+        start_variance=modes.start_variance,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 12),
+    st.integers(0, 40),
+    st.floats(0.0, 3.0),
+    st.floats(1e-4, 1.0),
+    st.floats(1e-2, 1e2),
+    st.integers(0, 2**31),
+)
+def test_bounds_hold_for_random_spectra(count, free, temperature, start_variance, time, seed):
+    generator = np.random.default_rng(seed)
+    eigenvalues = 10.0 ** generator.uniform(-3, 1, count)
+    projections = generator.standard_normal(count) ** 2 + 1e-3
+    modes = langevin_networks.linearised_modes(
+        eigenvalues,
+        projections,
+        count + free,
+        temperature=temperature,
+        start_variance=start_variance,
+    )
+    found = linear_regression.predict(modes, time)
+    bound = exact_bounds(modes, time, found["mean_loss_drop"])
+    slack = 1 + 1e-9
+    assert bound["wasserstein_squared"] <= found["wasserstein_squared"] * slack
+    assert bound["free_energy_drop"] * slack >= found["free_energy_drop"]
+    if bound["free_energy_drop"] > 0:
+        assert bound["speed_limit_time"] <= found["speed_limit_time"] * slack
+
+
+def test_bounds_are_attained_by_an_isotropic_cloud():
+    modes = langevin_networks.linearised_modes(
+        np.full(5, 0.7), np.arange(1.0, 6.0), 5, temperature=0.4, start_variance=0.2
+    )
+    found = linear_regression.predict(modes, 1.3)
+    bound = exact_bounds(modes, 1.3, found["mean_loss_drop"])
+    for name in ("wasserstein_squared", "free_energy_drop", "speed_limit_time", "inefficiency"):
+        assert bound[name] == pytest.approx(found[name], rel=1e-9)
+
+
+def linear_problem():
+    h = torch.logspace(0, -2, 30, dtype=torch.float64)
+    minimum = torch.linspace(1.0, 3.0, 30, dtype=torch.float64)
+
+    def loss_and_gradient(theta):
+        gradient = torch.zeros_like(theta)
+        gradient[:30] = h * (theta[:30] - minimum)
+        return 0.5 * torch.dot(gradient[:30], theta[:30] - minimum).item(), gradient
+
+    return h.numpy(), minimum.numpy(), loss_and_gradient
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_simulated_cloud_agrees_with_the_closed_forms(temperature):
+    h, minimum, loss_and_gradient = linear_problem()
+    centre, count = torch.zeros(200, dtype=torch.float64), 60
+    cloud = langevin_networks.simulate_cloud(
+        loss_and_gradient,
+        centre,
+        [2.0, 8.0],
+        step=0.02,
+        temperature=temperature,
+        start_variance=S_0,
+        seeds=range(count),
+    )
+    modes = langevin_networks.linearised_modes(
+        h, h * minimum**2, 200, temperature=temperature, start_variance=S_0
+    )
+    for index, time in enumerate(cloud.times):
+        exact = linear_regression.predict(modes, time)
+        drops = cloud.loss_drops[index]
+        error = drops.std(ddof=1) / np.sqrt(count)
+        bias = 0.02 * exact["mean_excess_loss"] + 0.02 * abs(exact["mean_loss_drop"])
+        assert abs(drops.mean() - exact["mean_loss_drop"]) < 4.5 * error + bias
+        np.testing.assert_allclose(cloud.heat[index], drops, atol=1e-9)
+        moved = np.sum(minimum**2 * np.expm1(-h * time) ** 2)
+        measured = langevin_networks.mean_displacement_squared(cloud.displacements[index])
+        variance = linear_regression.variances(modes, time)
+        # |mean of members|^2 scatters by 2 |m| sigma / sqrt R and by sigma^2 sqrt(2 P) / R
+        scatter = 2 * np.sqrt(moved * variance.max() / count)
+        scatter += variance.max() * np.sqrt(2 * 200) / count
+        assert abs(measured - moved) < 4.5 * scatter + 0.02 * moved
+        layers = [(0, 30), (30, 200)]
+        found = langevin_networks.layer_variances(cloud.displacements[index], layers)
+        expected = [variance[:-1].mean(), variance[-1]]
+        np.testing.assert_allclose(found, expected, rtol=0.02 + 4.5 * np.sqrt(2 / (30 * count)))
+
+
+def test_cold_cloud_of_small_variance_is_gradient_flow():
+    """Temperature 0 and s_0 -> 0 give the geodesic length, loss drop and T_SL of gradient flow."""
+    h, minimum, loss_and_gradient = linear_problem()
+    centre = torch.zeros(200, dtype=torch.float64)
+    cloud = langevin_networks.simulate_cloud(
+        loss_and_gradient,
+        centre,
+        [5.0],
+        step=0.001,
+        temperature=0.0,
+        start_variance=1e-12,
+        seeds=[1, 2],
+    )
+    flow = GradientFlow(loss_and_gradient, centre, relative_tolerance=1e-5)
+    start = flow.loss
+    flow.advance(5.0)
+    found = langevin_networks.bounds(
+        cloud.times,
+        langevin_networks.mean_displacement_squared(cloud.displacements),
+        langevin_networks.layer_variances(cloud.displacements, [(0, 200)]),
+        [200],
+        cloud.loss_drops.mean(axis=1),
+        temperature=0.0,
+        start_variance=1e-12,
+    )
+    squared = flow.displacement.norm().item() ** 2
+    assert found["wasserstein_squared"][0] == pytest.approx(squared, rel=2e-3)
+    assert found["speed_limit_time"][0] == pytest.approx(squared / (start - flow.loss), rel=2e-3)
+
+
+def test_members_have_noise_of_their_own_and_repeat_bit_for_bit():
+    _, _, loss_and_gradient = linear_problem()
+    centre = torch.zeros(200, dtype=torch.float64)
+    known = dict(step=0.02, temperature=0.3, start_variance=S_0)
+    one = langevin_networks.simulate_cloud(
+        loss_and_gradient, centre, [0.1, 0.2], seeds=[3, 4], **known
+    )
+    two = langevin_networks.simulate_cloud(loss_and_gradient, centre, [0.2], seeds=[3, 5], **known)
+    assert np.array_equal(one.displacements[-1, 0], two.displacements[-1, 0])
+    assert not np.array_equal(one.displacements[-1, 1], two.displacements[-1, 1])
+    with pytest.raises(ValueError, match="pairs need at least 2"):
+        langevin_networks.mean_displacement_squared(one.displacements[:, :1])
