@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from plots.style import DOUBLE_COLUMN, GREY, SHADE, describe, new_figure
+from plots.style import DOUBLE_COLUMN, GREY, SHADE, describe, log_axes, new_figure
 from plots.style import OKABE_ITO as COLOURS
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -218,15 +218,15 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
         r"inefficiency $T/T_{SL}$ (points: upper bound)",
         r"loss drop $\langle L_0 - L_T\rangle / L_0$",
     )
+    ticks = [least, *sorted(whole["temperature"][whole["temperature"] > 0].unique())]
     for axis, label in zip(axes[0], labels, strict=True):
         axis.set(xscale="log", xlabel=r"temperature $\beta^{-1}$ (loss)", ylabel=label)
         axis.axvspan(least / 2, least * 2, color=SHADE, linewidth=0, zorder=0)
         axis.set_xlim(left=least / 2)
-        place = axis.get_xaxis_transform()
-        axis.text(least, 0.02, "0", transform=place, ha="center", va="bottom", color=GREY)
-    axes[0][0].set_yscale("log")
-    axes[0][1].set_yscale("log")
-    axes[0][2].set_yscale("symlog", linthresh=1.0)
+        axis.set_xticks(ticks, ["0", *(f"{value:g}" for value in ticks[1:])], rotation=45)
+        axis.minorticks_off()
+    log_axes(axes[0][0], "y")
+    log_axes(axes[0][1], "y")
     axes[0][2].axhline(0.0, color=GREY, linewidth=0.8)
     handles, _ = axes[0][0].get_legend_handles_labels()
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
