@@ -1,11 +1,13 @@
 # make demo   the whole workflow on embedded data, minutes on a CPU
 # make test   lint and tests, with a miniature of the whole workflow
+# make report report.html, one page that works offline, of the demo (or CONFIG=my.yaml)
 # make lint   ruff, snakefmt, snakemake --lint
 # make docs   write the table of config keys and the page of what each rule depends on
 # make pins   exact conda packages of envs/, where conda is at hand
 PYTHON ?= python3
 CUDA ?= 12.8
 CORES ?= all
+CONFIG ?= configs/demo.yaml
 BIN := .venv/bin
 
 .PHONY: verify demo report test lint docs clean pins
@@ -18,6 +20,12 @@ demo: .venv/.installed
 
 test: .venv/.installed-dev lint
 	$(BIN)/python -m pytest -q
+
+report: .venv/.installed
+	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
+	$(BIN)/snakemake --cores $(CORES) report --configfile $(CONFIG)
+	$(BIN)/snakemake report --report report.html --configfile $(CONFIG)
+	@echo "Report: $(CURDIR)/report.html"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -22,6 +22,9 @@ from pipeline.workdir import register
 configfile: "config.yaml"
 
 
+report: "report/workflow.rst"
+
+
 try:
     CONFIG = validated(config, workflow.configfiles)
 except ConfigError as error:
@@ -50,6 +53,7 @@ include: "rules/kernel.smk"
 include: "rules/analysis.smk"
 include: "rules/figures.smk"
 include: "rules/theory.smk"
+include: "rules/report.smk"
 
 
 localrules:
@@ -61,7 +65,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        [inputs.study_targets(study) for study in PLAN.default_studies],
+        inputs.all_targets(PLAN),
         rules.theory.input,
 
 

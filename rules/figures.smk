@@ -2,7 +2,13 @@ rule figure:
     input:
         unpack(inputs.figure_tables),
     output:
-        png="results/studies/{study}/figures/{figure}.png",
+        png=report(
+            "results/studies/{study}/figures/{figure}.png",
+            caption="../report/figure.rst",
+            category="Study {study}",
+            subcategory="Figures",
+            labels=inputs.report_labels(PLAN, "figure"),
+        ),
         pdf="results/studies/{study}/figures/{figure}.pdf",
     log:
         "results/logs/studies/{study}/{figure}.log",

@@ -134,7 +134,12 @@ rule theory_figure:
             }
         ),
     output:
-        png="results/theory/figures/{theory_figure}.png",
+        png=report(
+            "results/theory/figures/{theory_figure}.png",
+            caption="../report/theory_figure.rst",
+            category="Theory",
+            labels={"figure": "{theory_figure}"},
+        ),
         pdf="results/theory/figures/{theory_figure}.pdf",
     log:
         "results/logs/theory/figures/{theory_figure}.log",

@@ -15,6 +15,7 @@ import xarray as xr
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import (
+    provenance,
     read_json,
     read_netcdf,
     read_snapshots,
@@ -239,7 +240,9 @@ def main(snakemake) -> None:
         ends = table[table["realisation"] == "ensemble"].groupby("start").last()
         print(ends.T.to_string())
         warn_of_discretisation(table)
-        write_json(transport(runs), snakemake.output.transport)
+        write_json(
+            {**transport(runs), "provenance": provenance(settings)}, snakemake.output.transport
+        )
         write_table(table, snakemake.output.table)
 
 

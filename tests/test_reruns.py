@@ -32,6 +32,9 @@ WILDCARDS = {
     "theory_power_law": (),
     "theory_measured": (),
     "theory_figure": ("theory_figure",),
+    "reproduction": (),
+    "interactive": (),
+    "all_runs": (),
 }
 
 
@@ -83,9 +86,10 @@ OF_NETWORK = {"time_unit", "ntk_start", *OF_DYNAMICS}
 OF_SUBSET = {"subset", *OF_NETWORK}
 KERNELS = {"ntk_start", "ntk_warm", "ntk_end"}
 STATISTICS = {"exponents", "speed_limit", "collect"}
-COLLECT = {"collect"}
 REGRESSION = {"theory_linear_regression"}
 POWER_LAW = {"theory_power_law"}
+SUMMARIES = {"reproduction", "interactive", "all_runs"}
+COLLECT = {"collect", *SUMMARIES}
 NOTHING = set()
 # key -> (another value, rules with stale jobs, rules with new jobs)
 EXPECTED = {
@@ -106,32 +110,32 @@ EXPECTED = {
     "base.subtract_start": (True, COLLECT, OF_NETWORK),
     "base.model": ("fully_connected", COLLECT, OF_DYNAMICS),  # study two has that network
     "base.width": (17, COLLECT, OF_NETWORK),
-    "base.depth": (5, COLLECT, OF_NETWORK),
+    "base.depth": (5, {"collect"}, OF_NETWORK),
     "base.parameterisation": ("standard", COLLECT, OF_NETWORK),
     "base.initialisation": ("torch_default", COLLECT, OF_NETWORK),
     "base.targets": ("centred_one_hot", COLLECT, OF_NETWORK),
     "base.precision": ("float64", COLLECT, OF_NETWORK),
     "base.dynamics": ("gradient_descent", COLLECT, OF_DYNAMICS),
     "base.relative_tolerance": (0.003, COLLECT, OF_DYNAMICS),
-    "base.learning_rate": (0.25, COLLECT, OF_DYNAMICS),
-    "base.learning_rate_unit": ("absolute", COLLECT, OF_DYNAMICS),
+    "base.learning_rate": (0.25, {"collect"}, OF_DYNAMICS),
+    "base.learning_rate_unit": ("absolute", {"collect"}, OF_DYNAMICS),
     "base.final_time": (3000, COLLECT, OF_DYNAMICS),
     "base.first_snapshot": (0.2, COLLECT, OF_DYNAMICS),
     "base.time_unit": ("absolute", COLLECT, OF_DYNAMICS),
     "base.snapshots_per_decade": (5, COLLECT, OF_DYNAMICS),
-    "default_studies": (["two"], NOTHING, NOTHING),
+    "default_studies": (["two"], SUMMARIES, NOTHING),
     "studies.NAME.set": ({"n": 99}, COLLECT, OF_SUBSET),
     "studies.NAME.cases": ([{"width": 17}], COLLECT, OF_NETWORK),
     "studies.NAME.vary": ({"final_time": [2000, 3000]}, COLLECT, OF_DYNAMICS),
     "studies.NAME.realisations": (3, COLLECT, {"train", "ntk_start", "ntk_end", *OF_ENSEMBLE}),
-    "warm_start.test_accuracy": (0.2, {"warm_start"}, NOTHING),
+    "warm_start.test_accuracy": (0.2, {"warm_start", "reproduction"}, NOTHING),
     "kernel.memory_gb": (1.5, NOTHING, NOTHING),
     "kernel.full_rows_limit": (100, KERNELS, NOTHING),
     "kernel.quadrature_steps": (50, KERNELS, NOTHING),
     "fit.first_rank": (3, {"exponents"}, NOTHING),
     "fit.last_rank_fraction": (0.4, {"exponents"}, NOTHING),
     "fit.bins_per_decade": (5, {"exponents"}, NOTHING),
-    "statistics.confidence": (0.9, STATISTICS, NOTHING),
+    "statistics.confidence": (0.9, {*STATISTICS, "reproduction"}, NOTHING),
     "statistics.resamples": (500, STATISTICS, NOTHING),
     "figures.dpi": (99, {"figure", "theory_figure"}, NOTHING),
     "theory.linear_regression.ratios": ([0.5, 2.0], REGRESSION, NOTHING),

@@ -56,7 +56,9 @@ def _parsed(path: str) -> ast.Module:
 
 @functools.cache
 def _tree(path: str) -> str:
-    """Return the syntax tree as text without line numbers."""
+    """Return the syntax tree without line numbers; of a file that is no Python, its text."""
+    if not path.endswith(".py"):
+        return (SCRIPTS / path).read_text(encoding="utf-8")
     return ast.dump(_parsed(path))
 
 
@@ -64,6 +66,8 @@ def _tree(path: str) -> str:
 def _local_imports(path: str) -> list[str]:
     """Return the project files that one file imports."""
     names: list[str] = []
+    if not path.endswith(".py"):
+        return []
     for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]

@@ -53,12 +53,60 @@ def figure_tables(wildcards: Any) -> dict[str, str]:
     }
 
 
+SUMMARIES = [
+    "results/report/reproduction.csv",
+    "results/report/interactive.html",
+    "results/all_runs.nc",
+]
+
+
 def study_targets(study: str) -> list[str]:
     """Return the tables and figures of a study."""
     folder = f"results/studies/{study}"
     return [f"{folder}/{table}.csv" for table in TABLES] + [
         f"{folder}/figures/{figure}.png" for figure in FIGURES
     ]
+
+
+def all_targets(plan: Plan) -> list[str]:
+    """Return what the plain command makes: the default studies, and what is made from them all."""
+    targets = [target for study in plan.default_studies for target in study_targets(study)]
+    return targets + SUMMARIES
+
+
+def of_studies(plan: Plan, table: str) -> list[str]:
+    """Return one table of every default study."""
+    return [f"results/studies/{study}/{table}.csv" for study in plan.default_studies]
+
+
+def subset_files(plan: Plan) -> list[str]:
+    """Return the training subsets of the default studies, each once."""
+    ensembles = [e for study in plan.default_studies for e in plan.studies[study]]
+    return list(dict.fromkeys(f"results/data/{e.dataset}/{e.subset}.nc" for e in ensembles))
+
+
+def report_labels(plan: Plan, kind: str, name: str = "") -> Callable[[Any], dict[str, str]]:
+    """Return a function from wildcards to the labels of a study's result in the report.
+
+    Args:
+        plan: the runs.
+        kind: title of the first column, "figure" or "table".
+        name: what stands there; empty for the wildcard of that name.
+
+    Returns:
+        Function: wildcards -> the result's name, and n, model and width of the study.
+    """
+
+    def labels(wildcards: Any) -> dict[str, str]:
+        shown = name or getattr(wildcards, kind)
+        settings = [ensemble["settings"] for ensemble in plan.described(wildcards.study)]
+        found = {kind: shown.replace("_", " ")}
+        for key in ("n", "model", "width"):
+            values = dict.fromkeys(str(s[key]) for s in settings if key in s)
+            found[key] = ", ".join(values)
+        return found
+
+    return labels
 
 
 def gpu_count(device: str) -> int:

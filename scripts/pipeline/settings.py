@@ -7,11 +7,15 @@ something in its dictionary or in its inputs changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import re
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.cifar10 import OFFICIAL_SHA256
-from pipeline.code_digest import code_digest
+from pipeline.code_digest import SCRIPTS, code_digest
 from pipeline.runs import Plan
 
 FIGURES = {
@@ -72,6 +76,11 @@ RULES = {
     "theory_langevin": Uses("theory_langevin.py", config=(*STATISTICS, "theory.langevin")),
     "theory_measured": Uses("theory_measured.py"),
     "theory_figure": Uses("theory_figure.py", config=("figures.dpi",)),
+    "reproduction": Uses(
+        "reproduction.py", config=("statistics.confidence", "warm_start.test_accuracy")
+    ),
+    "interactive": Uses("interactive.py"),
+    "all_runs": Uses("all_runs.py"),
 }
 # Figures of the theory: argument of the function plots.theory.NAME -> table in results/theory/.
 THEORY_FIGURES = {
@@ -89,6 +98,7 @@ THEORY_FIGURES = {
     "langevin_temperature": {"table": "langevin_temperature"},
 }
 EXPERIMENTS = ("langevin_temperature",)  # trainings, not part of the target theory
+OF_DEFAULT_STUDIES = ("reproduction", "interactive", "all_runs")
 
 
 def lookup(config: dict, key: str) -> Any:
@@ -104,6 +114,16 @@ def ordered(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: ordered(value[key]) for key in sorted(value)}
     return [ordered(part) for part in value] if isinstance(value, list) else value
+
+
+def commit() -> str:
+    """Return the git commit of this checkout, marked if files differ from it; empty without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
 
 
 class RuleSettings:
@@ -160,11 +180,58 @@ class RuleSettings:
                 found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")
             if rule == "theory_langevin":
                 found["networks"] = self.plan.langevin
+            if rule == "interactive":
+                found["code"] = code_digest(uses.script, "pages/interactive.html")
+            if rule in OF_DEFAULT_STUDIES:
+                names = self.plan.default_studies
+                found["studies"] = {name: self.plan.described(name) for name in names}
             if rule == "theory_figure":
                 found["figure"] = wildcards.theory_figure
             return ordered(found)
 
         return settings
+
+    def benchmark_summary(self, rules: Iterable[Any]) -> dict[str, Any]:
+        """Return the settings of the rule ``benchmark_summary``: rule -> its benchmark files.
+
+        Digests of the files stand beside them, so that the summary is stale when a job has been
+        measured anew. Files of runs that the configuration does not ask for are left out.
+
+        Args:
+            rules: all rules of the workflow.
+        """
+        found: dict[str, list[str]] = {}
+        digest = hashlib.sha256()
+        for path in sorted(Path("results/benchmarks").rglob("*.tsv")):
+            for rule in rules:
+                match = rule.benchmark and re.fullmatch(rule.benchmark.regex(), str(path))
+                if match and self._planned(match.groupdict()):
+                    found.setdefault(rule.name, []).append(str(path))
+                    digest.update(path.read_bytes())
+        code = code_digest("benchmark_summary.py")
+        return {"benchmarks": found, "code": code, "measured": digest.hexdigest()[:16]}
+
+    def _planned(self, wildcards: dict[str, str]) -> bool:
+        """Return whether the configuration has the run or study that wildcards name."""
+        if wildcards.get("study", next(iter(self.plan.studies))) not in self.plan.studies:
+            return False
+        try:
+            for level in ("subset", "network", "dynamics"):
+                if level in wildcards:
+                    self.plan.settings(level, wildcards[level])
+        except KeyError:
+            return False
+        return True
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the settings of the rule ``provenance``: configuration, digests, commit."""
+        digests = {rule: code_digest(uses.script) for rule, uses in RULES.items()}
+        return {
+            "code": code_digest("provenance.py"),
+            "commit": commit(),
+            "config": self.config,
+            "digests": digests,
+        }
 
     def _level(self, level: str, wildcards: Any) -> dict[str, Any]:
         """Return the run settings of one level of a job's path."""

@@ -1,0 +1,97 @@
+"""Write the interactive page: inefficiency against time for every run, in one file for a browser.
+
+The page holds its data, style and program; it loads nothing and works from the disk.
+"""
+
+import json
+import math
+
+import pandas as pd
+
+from pipeline.files import recorded
+from pipeline.log import logged
+from pipeline.pages import page, study_label, varied_settings
+from pipeline.stores import read_table
+
+FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
+LAWS = {
+    "power_law": "inefficiency_power_law",
+    "asymptote": "inefficiency_power_law_asymptote",
+}
+DIGITS = 5  # more than a screen shows
+
+
+def numbers(values: pd.Series) -> list[float | None]:
+    """Return values rounded for a screen; None for what is not finite."""
+    return [float(f"{v:.{DIGITS}g}") if math.isfinite(v) else None for v in values]
+
+
+def curves(rows: pd.DataFrame) -> dict:
+    """Return what the page draws of one ensemble from one start.
+
+    Args:
+        rows: its rows of ``speed_limits.csv``, runs and ensemble.
+
+    Returns:
+        Times, measured and predicted factors, power laws, and the factors of each run.
+    """
+    rows = rows.sort_values("time")
+    whole = rows[rows["realisation"] == "ensemble"]
+    found: dict = {"time_lambda_1": numbers(whole["time_lambda_1"])}
+    for name in FACTORS:
+        for column in (name, f"{name}_low", f"{name}_high", f"{name}_predicted"):
+            if whole[column].notna().any():
+                found[column] = numbers(whole[column])
+    for name, column in LAWS.items():
+        if whole[column].notna().any():
+            found[name] = numbers(whole[column])
+    runs = rows[rows["realisation"] != "ensemble"].groupby("realisation")
+    found["runs"] = [{name: numbers(run[name]) for name in FACTORS} for _, run in runs]
+    return found
+
+
+def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
+    """Return what the page shows of one study.
+
+    Args:
+        table: its ``speed_limits.csv``.
+        ensembles: its ensembles, as ``Plan.described`` gives them.
+
+    Returns:
+        The settings that vary with their values, and the ensembles with their curves.
+    """
+    varied = varied_settings(ensembles)
+    shown = []
+    for ensemble in ensembles:
+        rows = table[table["ensemble"] == ensemble["path"]]
+        settings = ensemble["settings"]
+        shown.append(
+            {
+                "label": study_label(settings, varied),
+                "settings": {key: str(settings.get(key, "none")) for key in varied},
+                "starts": {str(start): curves(of) for start, of in rows.groupby("start")},
+            }
+        )
+    first = next(iter(varied.values()))
+    numeric = len(varied) == 1 and all(isinstance(value, int | float) for value in first)
+    values = {key: [str(value) for value in of] for key, of in varied.items()}
+    return {"varied": values, "sequential": numeric, "ensembles": shown}
+
+
+def main(snakemake) -> None:
+    """Run the rule ``interactive``."""
+    studies = snakemake.params.settings["studies"]
+    with logged(snakemake.log[0]):
+        data = {"studies": {}, "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, "}
+        data["footer"] += "bands: its bootstrap interval; all numbers: results/studies/*/*.csv"
+        for (name, ensembles), path in zip(studies.items(), snakemake.input, strict=True):
+            table = read_table(path)
+            data["studies"][name] = study_data(table, ensembles)
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+        with recorded(snakemake.output[0]) as partial:
+            partial.write_text(page("interactive").replace("@DATA@", text), encoding="utf-8")
+        print(f"{len(studies)} studies, {len(text) / 1e3:.0f} kB of data")
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

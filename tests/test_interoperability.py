@@ -1,0 +1,108 @@
+"""Results open with plain xarray, pandas and zarr, and every one says what it holds."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import xarray as xr
+from conftest import ROOT
+from test_report import reported  # noqa: F401
+
+from pipeline.columns import COLUMNS, described
+
+pytestmark = pytest.mark.workflow
+READER = """
+import glob, sys
+import pandas, xarray, zarr
+
+assert not any("scripts" in path for path in sys.path), sys.path
+tree = xarray.open_datatree("results/all_runs.nc", engine="h5netcdf")
+leaves = [node for node in tree.leaves if "inefficiency" in node]
+table = pandas.read_csv("results/studies/dataset_size/speed_limits.csv")
+of_run = table[(table.realisation == "0") & (table.start == "cold") & (table.n == 8)]
+node = next(n for n in leaves if n.path.endswith("/cold") and "/n8-" in n.path)
+difference = abs(node["inefficiency"].sel(realisation=0).values - of_run["inefficiency"].values)
+assert difference.max() == 0, difference
+store = glob.glob("results/runs/digits/n8-*/*/*/realisation0/snapshots.zarr")[0]
+run = xarray.open_zarr(store)
+assert run["train_loss"].attrs["units"] == "loss"
+assert zarr.open(store, mode="r")["weights"].shape == run["weights"].shape
+print(len(leaves))
+"""
+
+
+def test_results_open_without_our_code(reported):  # noqa: F811
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", READER], cwd=reported, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) >= 2
+
+
+def datasets(folder):
+    """Every dataset below a folder with its name: NetCDF files, nodes of trees, Zarr stores."""
+    for path in sorted(folder.rglob("*.nc")):
+        if path.read_bytes()[:3] == b"CDF":
+            yield str(path), xr.open_dataset(path, engine="scipy")
+        else:
+            tree = xr.open_datatree(path, engine="h5netcdf")
+            yield str(path), tree.to_dataset()
+            for node in tree.subtree:
+                yield f"{path}:{node.path}", node.to_dataset().assign_attrs(tree.attrs)
+    for path in sorted(folder.rglob("*.zarr")):
+        yield str(path), xr.open_zarr(path)
+
+
+def test_every_dataset_has_conventions_provenance_units_and_names(reported):  # noqa: F811
+    found = list(datasets(reported / "results"))
+    assert len(found) > 20
+    for name, dataset in found:
+        wanted = {"Conventions", "title", "config", "versions", "loss_convention"}
+        assert wanted <= set(dataset.attrs), name
+        assert isinstance(json.loads(dataset.attrs["config"]), dict), name
+        for key, variable in dataset.variables.items():
+            assert variable.attrs.get("units") and variable.attrs.get("long_name"), (name, key)
+
+
+SETTINGS = {"provenance", "store", "arrays", "config", "code", "commit"}
+
+
+def documented():
+    """The words in code type of results/README.md."""
+    text = (ROOT / "results/README.md").read_text()
+    return set(re.findall(r"`([^`]+)`", text))
+
+
+def test_every_column_of_every_table_is_documented(reported):  # noqa: F811
+    words = documented()
+    endings = ("_low", "_high", "_predicted", "_amplitude", "_r_squared", "_residual_deviation")
+    endings += ("_curvature", "_bic_exponential", "_bic_curved", "_window", "_bins")
+
+    def known(column):
+        if column in words:
+            return True
+        return any(column.endswith(e) and known(column.removesuffix(e)) for e in endings)
+
+    missing = {}
+    for path in (reported / "results").rglob("*.csv"):
+        for column in pd.read_csv(path, nrows=0).columns:
+            if not known(column):
+                missing.setdefault(column, path.name)
+    assert missing == {}
+
+
+def test_every_json_file_says_what_it_was_made_from(reported):  # noqa: F811
+    for path in (reported / "results").rglob("*.json"):
+        if ".zarr" in str(path) or path.name in ("snapshots.json", "provenance.json"):
+            continue  # zarr's own; digests of a store that has the attributes; the provenance
+        assert "provenance" in json.loads(path.read_text()), path
+
+
+def test_columns_are_described_with_their_suffixes():
+    assert described("inefficiency_predicted_low")["units"] == "1"
+    assert described("speed_limit_time_predicted")["units"] == COLUMNS["speed_limit_time"][0]
+    with pytest.raises(KeyError, match="is not described"):
+        described("nonsense_low")

@@ -1,0 +1,186 @@
+"""The report and the interactive page, opened from the disk in a real browser without a network."""
+
+import json
+import os
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from reproduction import Measured, Row, configuration, falling, flat, only_size_varies, overlaps
+from test_workflow import checkout, planned, snakemake
+
+from pipeline.settings import FIGURES
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+needs_runs = pytest.mark.workflow
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory):
+    """A checkout in which the miniature has been run and the report made."""
+    folder = checkout(tmp_path_factory.mktemp("report"))
+    for arguments in (["report"], ["report", "--report", "report.html"]):
+        process = snakemake(folder, *arguments)
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-5000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser of this machine, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    named = os.environ.get("SPEEDLIMITS_BROWSER")
+    program = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip("no browser: install chromium (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page without a network that remembers what went wrong."""
+    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
+    opened = context.new_page()
+    opened.problems = []
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on(
+        "console",
+        lambda said: opened.problems.append(said.text) if said.type == "error" else None,
+    )
+    opened.on("requestfailed", lambda request: opened.problems.append(request.url[:200]))
+    yield opened
+    context.close()
+
+
+@needs_runs
+def test_report_opens_offline_with_the_comparison_first(reported, page):
+    page.goto((reported / "report.html").as_uri())
+    page.wait_for_selector("text=Reproduction of the paper")
+    tables = page.locator("table.docutils")
+    assert "Reproduction of the paper" in tables.first.inner_text()
+    page.wait_for_timeout(500)
+    assert page.locator("h1").first.bounding_box()["y"] >= 0  # the top can be reached
+    text = page.locator("body").inner_text()
+    assert "What the jobs cost" in text and "What the results were made from" in text
+    assert page.problems == []
+
+
+@needs_runs
+def test_every_figure_of_the_report_shows_with_a_caption_of_this_run(reported, page):
+    page.goto((reported / "report.html").as_uri())
+    results = page.evaluate("() => results")
+    shown = [item for path, item in results.items() if path.endswith(".png")]
+    assert len(shown) >= len(FIGURES)
+    for item in shown:
+        width = page.evaluate(
+            """async (source) => {
+                const image = new Image();
+                image.src = source;
+                await image.decode();
+                return image.naturalWidth;
+            }""",
+            item["data_uri"],
+        )
+        assert width > 100, item["name"]
+        if "figure" in item["labels"]:
+            assert {"n", "width", "model"} <= set(item["labels"])
+            assert "varied: n = 8, 16" in item["caption"] and "2 realisations" in item["caption"]
+            assert "100 resamples" in item["caption"]
+    assert page.problems == []
+
+
+@needs_runs
+def test_interactive_page_draws_switches_and_tells_values(reported, page):
+    page.goto((reported / "results/report/interactive.html").as_uri())
+    curves = page.locator("path.curve")
+    first = curves.count()
+    assert page.locator("path.curve.ensemble").count() == 2
+    assert page.locator("path.curve.predicted").first.get_attribute("stroke-dasharray") == "8 4"
+    table = pd.read_csv(
+        reported / "results/studies/dataset_size/speed_limits.csv", dtype={"realisation": str}
+    )
+    last = table[(table.start == "cold") & (table.realisation == "ensemble") & (table.n == 8)]
+    value = last.sort_values("time")["inefficiency"].iloc[-1]
+    assert f"{float(f'{value:.4g}'):g}" in page.locator("#ends tbody tr").first.inner_text()
+    page.get_by_label("its runs").check()
+    assert curves.count() == first + 4
+    page.get_by_label("16", exact=True).uncheck()
+    assert page.locator("path.curve.ensemble").count() == 1
+    page.focus("#plot")
+    page.keyboard.press("ArrowRight")
+    assert re.search(r"measured [\d.]+", page.locator("#tip").inner_text())
+    page.get_by_label("warm", exact=True).check()
+    assert "warm start" in page.locator("#ends caption").inner_text()
+    assert page.problems == []
+
+
+@needs_runs
+def test_pages_load_nothing_from_elsewhere(reported):
+    for path in ("report.html", "results/report/interactive.html"):
+        text = (reported / path).read_text(encoding="utf-8")
+        assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=.?https?:", text), path
+
+
+@needs_runs
+def test_provenance_and_benchmarks_of_this_run(reported):
+    found = json.loads((reported / "results/report/provenance.json").read_text())
+    assert found["config"]["base"]["width"] == 4 and found["machines"] and found["devices"]
+    assert set(found["data"]) == {f"results/data/digits/n{n}-balanced-subset0.nc" for n in (8, 16)}
+    costs = pd.read_csv(reported / "results/report/benchmarks.csv").set_index("rule")
+    assert costs.loc["train", "jobs"] == 4 and (costs["seconds_total"] > 0).all()
+    assert planned(snakemake(reported, "-n")) == {}
+
+
+def test_captions_name_every_figure():
+    text = (ROOT / "report/figure.rst").read_text()
+    assert [name for name in FIGURES if f'"{name}":' not in text] == []
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("agrees", "verdict"),
+    [
+        ([True, True], "reproduced"),
+        ([True, False], "partly (1 of 2)"),
+        ([True, None], "partly (1 of 2)"),
+        ([False, None], "differs"),
+        ([None], "not decided"),
+        ([], "not reached"),
+    ],
+)
+def test_verdicts(agrees, verdict):
+    numbers = [Measured("", 1.0, NAN, NAN, a) for a in agrees]
+    assert Row("", "", "", "", numbers, "not reached").verdict == verdict
+
+
+def test_criteria():
+    assert overlaps(38.0, 12.0, 62.0, 10, 30) and not overlaps(38.0, 31.0, 62.0, 10, 30)
+    assert overlaps(30.0, NAN, NAN, 10, 30) and not overlaps(31.0, NAN, NAN, 10, 30)
+    fall = falling(0.05)
+    assert fall(-0.3, -0.4, -0.2, 0.2) is None and fall(-0.3, -0.4, -0.2, 0.01) is True
+    assert fall(0.3, 0.2, 0.4, 0.01) is False and fall(-0.3, -0.7, 0.1, 0.01) is None
+    assert flat(-0.1, -0.2, 0.1, 0.5) is True and flat(-0.3, -0.5, 0.1, 0.5) is None
+    assert flat(-0.8, -0.9, -0.5, 0.01) is False
+
+
+def test_differences_from_the_paper_are_named():
+    paper = {
+        "dataset": "cifar10",
+        "model": "myrtle5",
+        "width": 128,
+        "dynamics": "gradient_descent",
+        "learning_rate": 1e-5,
+    }
+    study = [{"settings": {**paper, "n": n}} for n in (500, 5000)]
+    assert only_size_varies(study)
+    assert "paper" not in configuration(study, 6, 0.12)
+    narrow = [{"settings": {**e["settings"], "width": 32}} for e in study]
+    assert configuration(narrow, 3, 0.15).count("(paper:") == 3
+    assert not only_size_varies([*study, *narrow])
