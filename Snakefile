@@ -87,16 +87,24 @@ for study in PLAN.studies:
 
 # Compares everything under results/ with what was recorded when it was written.
 rule verify:
+    log:
+        "results/logs/verify.log",
+    conda:
+        "envs/analysis.yaml"
     localrule: True
     shell:
-        "python scripts/verify.py"
+        "python scripts/verify.py 2>&1 | tee {log}"
 
 
 # Removes the states that unfinished jobs and longer runs would continue from.
 rule clean_states:
+    log:
+        "results/logs/clean_states.log",
+    conda:
+        "envs/analysis.yaml"
     localrule: True
     shell:
-        "rm -rf results/.partial results/.states"
+        "rm -rf results/.partial results/.states 2>&1 | tee {log}"
 
 
 onsuccess:
