@@ -89,9 +89,9 @@ for study in PLAN.studies:
 rule verify:
     log:
         "results/logs/verify.log",
+    localrule: True
     conda:
         "envs/analysis.yaml"
-    localrule: True
     shell:
         "python scripts/verify.py 2>&1 | tee {log}"
 
@@ -100,9 +100,9 @@ rule verify:
 rule clean_states:
     log:
         "results/logs/clean_states.log",
+    localrule: True
     conda:
         "envs/analysis.yaml"
-    localrule: True
     shell:
         "rm -rf results/.partial results/.states 2>&1 | tee {log}"
 
