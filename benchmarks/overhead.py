@@ -4,6 +4,11 @@ For every job, Snakemake's benchmark file holds the seconds of its process, and 
 of work between "start" and "done"; the difference is start-up. Snakemake's own time between jobs
 is in neither.
 
+Measured on the demo's runs, 53 jobs without figures, 2 cores of a shared machine: 18 % of 968 s,
+two thirds of it in the 30 jobs that import torch. The import of speed_limit.py took 3.5 s and
+takes 1.8 s since POT no longer imports torch there; the share has not been measured again since. On
+a machine loaded with other work (1831 s for the same jobs) it was 45 %: imports wait for the disk.
+
     make demo && python benchmarks/overhead.py           # reads results/
     python benchmarks/overhead.py --results FOLDER
     python benchmarks/overhead.py --imports              # what each script's imports take

@@ -18,6 +18,7 @@ from conftest import ROOT
 from test_workflow import checkout, snakemake
 
 GPU_RULES = {"time_unit", "train", "ntk_start", "ntk_warm", "ntk_end"}
+NEED_TORCH = {"time_unit", "train", "ntk"}
 CLOCK = """
 rule all:
     input: expand("{kind}{k}.txt", kind=["with_gpu", "without"], k=range(3))
@@ -183,3 +184,12 @@ def test_missing_conda_is_told_before_any_job(tmp_path):
     )
     assert process.returncode != 0 and "conda" in process.stdout + process.stderr
     assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "script", sorted(p.stem for p in (ROOT / "scripts").glob("*.py") if p.stem not in NEED_TORCH)
+)
+def test_scripts_that_compute_without_torch_do_not_import_it(script):
+    code = f"import sys, {script}; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
