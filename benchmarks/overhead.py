@@ -4,10 +4,10 @@ For every job, Snakemake's benchmark file holds the seconds of its process, and 
 of work between "start" and "done"; the difference is start-up. Snakemake's own time between jobs
 is in neither.
 
-Measured on the demo's runs, 53 jobs without figures, 2 cores of a shared machine: 18 % of 968 s,
-two thirds of it in the 30 jobs that import torch. The import of speed_limit.py took 3.5 s and
-takes 1.8 s since POT no longer imports torch there; the share has not been measured again since. On
-a machine loaded with other work (1831 s for the same jobs) it was 45 %: imports wait for the disk.
+Measured on a demo (53 jobs, figures not counted, 2 cores of a shared machine): 18 % of 968 s, nine
+tenths of it in the 39 jobs that import torch. Another, on a machine loaded with much other work,
+gave 45 % of 1831 s (60 jobs). The import of speed_limit.py took 3.5 s and takes 1.8 s since POT no
+longer imports torch there; both shares are from before.
 
     make demo && python benchmarks/overhead.py           # reads results/
     python benchmarks/overhead.py --results FOLDER
