@@ -42,7 +42,7 @@ wildcard_constraints:
     network="[^/]+",
     dynamics="[^/]+",
     realisation="[0-9]+",
-    realisations="[0-9]+",
+    realisations="[0-9]+(-warm[0-9.e-]+)?",
     study="[a-z0-9_]+",
     figure="[a-z_]+",
 
@@ -71,7 +71,7 @@ rule all:
 
 rule studies:
     input:
-        [inputs.study_targets(study) for study in PLAN.studies],
+        [inputs.study_targets(PLAN, study) for study in PLAN.studies],
 
 
 # One target for each study: snakemake study_NAME
@@ -81,7 +81,7 @@ for study in PLAN.studies:
         name:
             f"study_{study}"
         input:
-            inputs.study_targets(study),
+            inputs.study_targets(PLAN, study),
         localrule: True
 
 

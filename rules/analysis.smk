@@ -97,6 +97,27 @@ rule collect:
             subcategory="Tables",
             labels=inputs.report_labels(PLAN, "table", "trends"),
         ),
+        outcomes=report(
+            "results/studies/{study}/outcomes.csv",
+            caption="../report/table.rst",
+            category="Study {study}",
+            subcategory="Tables",
+            labels=inputs.report_labels(PLAN, "table", "outcomes"),
+        ),
+        comparisons=report(
+            "results/studies/{study}/comparisons.csv",
+            caption="../report/table.rst",
+            category="Study {study}",
+            subcategory="Tables",
+            labels=inputs.report_labels(PLAN, "table", "comparisons"),
+        ),
+        correlations=report(
+            "results/studies/{study}/correlations.csv",
+            caption="../report/table.rst",
+            category="Study {study}",
+            subcategory="Tables",
+            labels=inputs.report_labels(PLAN, "table", "correlations"),
+        ),
         spectra="results/studies/{study}/spectra.nc",
     log:
         "results/logs/studies/{study}/collect.log",
@@ -114,3 +135,35 @@ rule collect:
         "Collecting the tables of the study {wildcards.study}"
     script:
         "../scripts/collect.py"
+
+
+rule findings:
+    input:
+        outcomes="results/studies/{study}/outcomes.csv",
+        trends="results/studies/{study}/trends.csv",
+        comparisons="results/studies/{study}/comparisons.csv",
+        correlations="results/studies/{study}/correlations.csv",
+    output:
+        report(
+            "results/studies/{study}/findings.md",
+            caption="../report/table.rst",
+            category="Study {study}",
+            subcategory="Findings",
+            labels=inputs.report_labels(PLAN, "table", "findings"),
+        ),
+    log:
+        "results/logs/studies/{study}/findings.log",
+    benchmark:
+        "results/benchmarks/studies/{study}/findings.tsv"
+    conda:
+        "../envs/analysis.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=SETTINGS.of("findings"),
+    message:
+        "Writing what the study {wildcards.study} found"
+    script:
+        "../scripts/findings.py"

@@ -1,11 +1,11 @@
-"""Gather the ensembles of a study into tidy tables, spectra and tests of the trend with n."""
+"""Gather the ensembles of a study into tidy tables, spectra and tests along its axes."""
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from pipeline.log import logged
-from pipeline.seeds import derived_seed
+from pipeline.outcomes import along_axes, correlations, ensemble_outcomes, outcomes
 from pipeline.stores import (
     provenance,
     read_json,
@@ -16,7 +16,6 @@ from pipeline.stores import (
     write_netcdf,
     write_table,
 )
-from speedlimits.statistics import trend
 
 MOMENTS = ("start", "warm", "end")
 
@@ -24,7 +23,11 @@ MOMENTS = ("start", "warm", "end")
 def describe(ensemble: dict) -> dict:
     """Return the columns that say which ensemble a row belongs to."""
     keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
-    return {"ensemble": ensemble["path"], **{key: ensemble["settings"].get(key) for key in keys}}
+    keys = (*keys, *(axis for axis in ensemble.get("axes", ()) if axis not in keys))
+    return {
+        "ensemble": ensemble["path"],
+        **{key: ensemble["settings"].get(key) for key in keys},
+    }
 
 
 def labelled(table: pd.DataFrame, ensemble: dict) -> pd.DataFrame:
@@ -79,7 +82,8 @@ def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
     for ensemble in ensembles:
         for moment in MOMENTS:
             files = [read_netcdf(path) for path in ensemble["kernels"][moment]]
-            for kind in ("full", "traced"):
+            files = [file for file in files if file.data_vars]
+            for kind in ("full", "traced") if files else ():
                 if f"eigenvalues_{kind}" in files[0]:
                     key = (ensemble["path"], moment, kind)
                     parts[key] = [
@@ -113,29 +117,10 @@ def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
     )
 
 
-def trends(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
-    """Return slope, interval and p-value of each quantity at the end against n."""
-    rows = []
-    runs = table[table["realisation"].astype(str) != "ensemble"]
-    for start, of_start in runs.groupby("start"):
-        last = of_start.groupby(["ensemble", "realisation"], sort=False).last().reset_index()
-        for quantity in ("inefficiency", "speed_unevenness", "path_excess", "speed_limit_time"):
-            stream = derived_seed(settings["seed"], "bootstrap", "trend", start, quantity)
-            found = trend(
-                last["n"],
-                last[quantity],
-                confidence=settings["confidence"],
-                resamples=settings["resamples"],
-                generator=np.random.default_rng(stream),
-            )
-            rows.append({"start": start, "quantity": quantity, "against": "n", **found})
-    return pd.DataFrame(rows)
-
-
 def main(snakemake) -> None:
     """Run the rule ``collect``."""
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
-    ensembles = settings["ensembles"]
+    ensembles = [ensemble | {"axes": settings["axes"]} for ensemble in settings["ensembles"]]
     with logged(snakemake.log[0]):
         print(f"{len(ensembles)} ensembles, {len(given)} files")
         speed_limits = pd.concat(
@@ -154,7 +139,14 @@ def main(snakemake) -> None:
         write_table(pd.concat(warm, ignore_index=True), made.warm_starts)
         write_table(pd.concat(curves, ignore_index=True), made.training_curves)
         write_table(pd.concat(kernels, ignore_index=True), made.kernels)
-        write_table(trends(speed_limits, settings), made.trends)
+        curves, kernels = (pd.concat(parts, ignore_index=True) for parts in (curves, kernels))
+        runs = outcomes(speed_limits, curves, kernels)
+        whole = ensemble_outcomes(runs, speed_limits, settings)
+        write_table(pd.concat([runs, whole], ignore_index=True), made.outcomes)
+        trends, comparisons = along_axes(runs, settings["axes"], settings)
+        write_table(trends, made.trends)
+        write_table(comparisons, made.comparisons)
+        write_table(correlations(runs, settings), made.correlations)
         write_netcdf(mean_spectra(ensembles, settings), made.spectra)
 
 

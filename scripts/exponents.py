@@ -84,7 +84,8 @@ def main(snakemake) -> None:
         rows = []
         for moment in ("start", "warm", "end"):
             files = [read_netcdf(path) for path in snakemake.input[moment]]
-            for kind in KINDS:
+            files = [file for file in files if file.data_vars]
+            for kind in KINDS if files else ():
                 if f"eigenvalues_{kind}" in files[0]:
                     rows.append(fit_moment(files, kind, moment, settings))
         table = pd.DataFrame(rows)

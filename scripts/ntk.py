@@ -267,6 +267,10 @@ def main(snakemake) -> None:
             )
             run = read_snapshots(snakemake.input.manifest)
             time = float(run["time"][snapshot])
+            if not np.isfinite(run["train_loss"][snapshot]):
+                attributes["note"] = "the run diverged"
+                write_netcdf(xr.Dataset(attrs=attributes), snakemake.output[0])
+                return
             weights = torch.from_numpy(run["weights"].values[snapshot]).to(problem.inputs)
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
         delta, targets = residue(problem), problem.plain_targets.double().cpu().numpy()

@@ -39,7 +39,13 @@ ENSEMBLE = {
     "speed_unevenness": lambda m: sl.speed_unevenness(m["time"], m["path2"], m["drop"]),
     "path_excess": lambda m: sl.path_excess(m["path2"], m["geodesic2"]),
     "speed_limit_time": lambda m: sl.speed_limit_time(m["geodesic2"], m["drop"]),
+    "kinematic_inefficiency": lambda m: sl.kinematic_inefficiency(
+        m["time"], m["geodesic2"], m["action"]
+    ),
 }
+# Adam's time is a length: only what no unit of time enters is given for it, and no spectrum of the
+# flow predicts it.
+WITHOUT_CLOCK = ("kinematic_inefficiency", "path_excess")
 
 
 def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
@@ -55,7 +61,7 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
     later = slice(start + 1, None)
     since = {
         name: np.stack([run[name].values[later] - run[name].values[start] for run in runs])
-        for name in ("time", "train_loss", "path_length", "action")
+        for name in ("time", "train_loss", "path_length", "action", "kinetic_energy")
     }
     geodesic2 = np.stack([run["distance_squared"].values[start, later] for run in runs])
     for r, run in enumerate(runs):
@@ -71,6 +77,7 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
     return {
         "time": since["time"][0],
         "drop": -since["train_loss"],
+        "energy_drop": -since["train_loss"] - since["kinetic_energy"],
         "geodesic2": geodesic2,
         "path": since["path_length"],
         "path2": since["path_length"] ** 2,
@@ -96,6 +103,7 @@ def predicted(kernels: list[xr.Dataset], kind: str, times: np.ndarray) -> dict[s
     return {
         "time": times,
         "drop": stacked["loss_drop"],
+        "energy_drop": stacked["loss_drop"],
         "geodesic2": stacked["geodesic_length_squared"],
         "path": stacked["path_length"],
         "path2": stacked["path_length"] ** 2,
@@ -114,7 +122,7 @@ def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int
         "geodesic_length": np.sqrt(one["geodesic2"]),
         "path_length": one["path"],
         "action": one["action"],
-        "discretisation": sl.discretisation(one["action"], one["drop"]),
+        "discretisation": sl.discretisation(one["action"], one["energy_drop"]),
     }
     table |= {name: function(one) for name, function in ENSEMBLE.items()}
     table |= {f"{name}_predicted": function(kernel) for name, function in ENSEMBLE.items()}
@@ -137,10 +145,10 @@ def ensemble_table(
         "geodesic_length": np.sqrt(mean["geodesic2"]),
         "path_length": np.sqrt(mean["path2"]),
         "action": mean["action"],
-        "discretisation": sl.discretisation(mean["action"], mean["drop"]),
+        "discretisation": sl.discretisation(mean["action"], mean["energy_drop"]),
     }
     for suffix, source in (("", found), ("_predicted", guess)):
-        samples = {name: source[name] for name in ("drop", "geodesic2", "path2")}
+        samples = {name: source[name] for name in ("drop", "geodesic2", "path2", "action")}
         for name, function in ENSEMBLE.items():
             stream = derived_seed(settings["seed"], "bootstrap", start, name, suffix)
             low, high = bootstrap_interval(
@@ -150,8 +158,11 @@ def ensemble_table(
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
             )
-            table[f"{name}{suffix}"] = function(means(source))
-            table[f"{name}{suffix}_low"], table[f"{name}{suffix}_high"] = low, high
+            value = function(means(source))
+            table[f"{name}{suffix}"] = value
+            # A run that diverged leaves no ensemble: its survivors are not a sample of all.
+            table[f"{name}{suffix}_low"] = np.where(np.isfinite(value), low, np.nan)
+            table[f"{name}{suffix}_high"] = np.where(np.isfinite(value), high, np.nan)
     return pd.DataFrame(table)
 
 
@@ -193,12 +204,18 @@ def start_table(
     table.insert(0, "start", start)
     table.insert(3, "time_lambda_1", table["time"] * float(runs[0].attrs["lambda_1"]))
     table["prediction_kernel"] = kind
+    if json.loads(runs[0].attrs["config"])["dynamics"] == "adam":
+        blank = [n for n in table if n.startswith((*ENSEMBLE, "discretisation", "time_lambda"))]
+        kept = [n for n in blank if n.startswith(WITHOUT_CLOCK) and "_predicted" not in n]
+        table[[name for name in blank if name not in kept]] = np.nan
     return table
 
 
 def transport(runs: list[xr.Dataset]) -> dict:
     """Return W2^2 between the ensembles of starts and ends, by identity and by assignment."""
-    starts, ends = (np.stack([run["weights"].values[k] for run in runs]) for k in (0, -1))
+    finite = np.all([np.isfinite(run["train_loss"].values) for run in runs], axis=0)
+    last = int(np.flatnonzero(finite)[-1])
+    starts, ends = (np.stack([run["weights"].values[k] for run in runs]) for k in (0, last))
     found = compare_couplings(starts.astype(float), ends.astype(float))
     return {
         "long_name": "mean of |theta_T - theta_0|^2 over realisations: each start with its own end "

@@ -1,8 +1,8 @@
 """Train one realisation and store its snapshots.
 
-Full-batch gradient flow or gradient descent of L = 1/2 sum |f - y|^2. A learning rate at or above
-the stability limit 2/lambda_1 is refused before the first step. A killed job continues where its
-last checkpoint was taken and ends with the same bits (on a CPU).
+Gradient flow, or an optimiser with steps, of L = 1/2 sum |f - y|^2. A learning rate at or above the
+stability limit is refused before the first step, unless divergence is to be recorded. A killed job
+continues where its last checkpoint was taken and ends with the same bits (on a CPU).
 """
 
 import json
@@ -16,6 +16,8 @@ from pipeline.device import choose_device, describe_device
 from pipeline.files import remove
 from pipeline.log import logged
 from pipeline.problem import Problem, build_problem
+from pipeline.runs import stability_factor
+from pipeline.seeds import derived_seed
 from pipeline.stores import (
     array_digest,
     provenance,
@@ -28,6 +30,7 @@ from pipeline.trajectory import FINISHED, StagedTrajectory, stage_folder
 from speedlimits.dynamics import DivergenceError, Evolution, GradientDescent, GradientFlow
 from speedlimits.gradient import TrainingLoss
 from speedlimits.networks import parameter_ranges
+from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
 from speedlimits.snapshots import snapshot_times
 
 # name: (units, long_name)
@@ -39,7 +42,12 @@ RECORDED = {
     "path_length": ("weight", "path length l_gamma, integral of |d theta/dt| from the start"),
     "action": ("weight^2 / time", "action, integral of |d theta/dt|^2 from the start"),
     "geodesic_length": ("weight", "geodesic length l_geo = |theta - theta_0|"),
-    "gradients": ("1", "gradient evaluations since the start"),
+    "gradients": ("1", "gradient evaluations since the start, samples over n for minibatches"),
+    "kinetic_energy": ("loss", "kinetic energy m |d theta/dt|^2 / 2; 0 without momentum"),
+    "preconditioned_length_squared": (
+        "loss time",
+        "squared displacement since the start in Adam's mean metric; else |theta - theta_0|^2",
+    ),
 }
 
 
@@ -47,48 +55,77 @@ def learning_rate(settings: dict, lambda_1: float) -> float:
     """Return the learning rate in units of training time, below the stability limit.
 
     Args:
-        settings: ``learning_rate`` and ``learning_rate_unit``.
+        settings: ``dynamics``, ``learning_rate``, ``learning_rate_unit``, ``beyond_stability`` and,
+            where the dynamics has one, ``momentum``.
         lambda_1: largest eigenvalue of the NTK at the start.
 
     Returns:
         The learning rate.
 
     Raises:
-        ValueError: if it is at or above 2/lambda_1.
+        ValueError: if it is at or above the limit of the dynamics, 2/lambda_1 for gradient descent,
+            and ``beyond_stability`` is not set.
     """
-    limit = 2 / lambda_1
+    unit = 2 / lambda_1
     rate = settings["learning_rate"]
     if settings["learning_rate_unit"] == "stability_limit":
-        rate *= limit
-    if rate >= limit:
+        rate *= unit
+    dynamics = settings["dynamics"]
+    factor = stability_factor(dynamics, settings.get("momentum", 0.0))
+    if rate >= factor * unit and not settings.get("beyond_stability", False):
+        times = "" if factor == 1 else f"{factor:.4g} times "
         raise ValueError(
-            f"the learning rate {rate:.6g} is at or above the stability limit 2/lambda_1 = "
-            f"{limit:.6g} (lambda_1 = {lambda_1:.6g}): gradient descent diverges; lower "
-            "learning_rate or use dynamics: gradient_flow"
+            f"the learning rate {rate:.6g} is at or above the stability limit, {times}2/lambda_1 = "
+            f"{factor * unit:.6g} (lambda_1 = {lambda_1:.6g}): {dynamics} diverges; lower "
+            "learning_rate, use dynamics: gradient_flow, or set beyond_stability: true"
         )
     return rate
 
 
-def build_evolution(settings: dict, loss: TrainingLoss, start: torch.Tensor, lambda_1: float):
-    """Return the evolution that the settings name, at its start theta_0 of shape (P,)."""
-    if settings["dynamics"] == "gradient_descent":
-        rate = learning_rate(settings, lambda_1)
-        return GradientDescent(loss.loss_and_gradient, start, rate, lambda_1=lambda_1)
-    return GradientFlow(
-        loss.loss_and_gradient,
-        start,
-        relative_tolerance=settings["relative_tolerance"],
-    )
+def build_evolution(
+    settings: dict, loss: TrainingLoss, start: torch.Tensor, lambda_1: float, seed: int = 0
+):
+    """Return the evolution that the settings name, at its start theta_0 of shape (P,).
+
+    The seed is that of the start; minibatches derive theirs from it.
+    """
+    evaluate, dynamics = loss.loss_and_gradient, settings["dynamics"]
+    if dynamics == "gradient_flow":
+        return GradientFlow(evaluate, start, relative_tolerance=settings["relative_tolerance"])
+    rate = learning_rate(settings, lambda_1)
+    if dynamics == "adam":
+        return Adam(evaluate, start, rate, settings["momentum"])
+    if dynamics in ("heavy_ball", "nesterov"):
+        kind = HeavyBall if dynamics == "heavy_ball" else Nesterov
+        return kind(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
+    if dynamics == "sgd":
+        return MinibatchDescent(
+            evaluate,
+            evaluate,
+            start,
+            rate,
+            batch_size=settings["batch_size"],
+            samples=len(loss.targets),
+            seed=derived_seed(seed, "minibatches"),
+            lambda_1=lambda_1,
+        )
+    return GradientDescent(evaluate, start, rate, lambda_1=lambda_1)
 
 
-def wanted_times(settings: dict, lambda_1: float) -> np.ndarray:
-    """Return the snapshot times after the start; for gradient descent, whole steps, each once."""
-    unit = 1 / lambda_1 if settings["time_unit"] == "inverse_lambda_1" else 1.0
+def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> np.ndarray:
+    """Return the snapshot times after the start; whole steps, each once, where there are steps.
+
+    Args:
+        settings: the clock.
+        lambda_1: largest eigenvalue of the NTK at the start.
+        step: training time of one step; None for gradient flow.
+    """
+    units = {"inverse_lambda_1": 1 / lambda_1, "absolute": 1.0, "steps": step}
+    unit = units[settings["time_unit"]]
     first, last = settings["first_snapshot"] * unit, settings["final_time"] * unit
     times = snapshot_times(first, last, settings["snapshots_per_decade"])
-    if settings["dynamics"] == "gradient_descent":
-        rate = learning_rate(settings, lambda_1)
-        times = np.unique(np.maximum(np.round(times / rate), 1)) * rate
+    if step is not None:
+        times = np.unique(np.maximum(np.round(times / step), 1)) * step
     return times
 
 
@@ -145,6 +182,16 @@ def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
     return xr.Dataset(variables, coords={"time": time}, attrs=attributes)
 
 
+def padded(recorded: dict[str, np.ndarray], times: np.ndarray) -> dict[str, np.ndarray]:
+    """Return a run that diverged with NaN at the snapshot times, shape (M,), it did not reach."""
+    missing = len(times) + 1 - len(recorded["time"])
+    found = {
+        name: np.concatenate([values, np.full((missing, *values.shape[1:]), np.nan)])
+        for name, values in recorded.items()
+    }
+    return found | {"time": np.append(0.0, times)}
+
+
 def main(snakemake) -> None:
     """Run the rule ``train``."""
     settings, resources = snakemake.params.settings, snakemake.resources
@@ -168,10 +215,11 @@ def main(snakemake) -> None:
             "device": describe_device(device),
             "threads": snakemake.threads,
         }
+        evolution = build_evolution(settings, loss, start.double(), lambda_1, problem.start_seed)
         but_final_time = {k: v for k, v in settings.items() if k != "final_time"}
         trajectory = StagedTrajectory(
-            build_evolution(settings, loss, start.double(), lambda_1),
-            wanted_times(settings, lambda_1),
+            evolution,
+            wanted_times(settings, lambda_1, getattr(evolution, "step", None)),
             test_recorder(loss, problem),
             stage_folder(parts),
             stage_folder(parts | {"settings": but_final_time}, FINISHED),
@@ -194,6 +242,13 @@ def main(snakemake) -> None:
             recorded = trajectory.run()
         except DivergenceError as error:
             so_far = trajectory.recorded()
+            if settings.get("beyond_stability", False):
+                print(f"recorded as the outcome: {error}")
+                whole = padded(so_far, trajectory.times)
+                dataset = as_dataset(whole, attributes | {"diverged": "1"})
+                write_snapshots(dataset, snakemake.params.store, snakemake.output.manifest)
+                remove(trajectory.stage)
+                return
             write_zarr(as_dataset(so_far, attributes), diverged)
             raise DivergenceError(
                 f"{error}; the {len(so_far['time'])} snapshots before that are in {diverged} "

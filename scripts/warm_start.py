@@ -27,7 +27,7 @@ def warm_start(times: np.ndarray, accuracy: np.ndarray, threshold: float) -> dic
         "reached": index is not None,
         "threshold": threshold,
         "realisations": len(accuracy),
-        "largest_mean_test_accuracy": float(mean.max()),
+        "largest_mean_test_accuracy": float(np.nanmax(mean)),
         "snapshot": index,
         "time": None,
         "time_resolution": None,
@@ -51,9 +51,9 @@ def main(snakemake) -> None:
         if not found["reached"]:
             print(
                 f"the mean test accuracy, {mean[0]:.4f} at the start and "
-                f"{mean.max():.4f} at most, never reaches the threshold {found['threshold']} from "
-                "below: there is no warm start, only cold results are computed (change "
-                "warm_start.test_accuracy or train longer)"
+                f"{np.nanmax(mean):.4f} at most, never reaches the threshold "
+                f"{found['threshold']} from below: there is no warm start, only cold "
+                "results are computed (change warm_start.test_accuracy or train longer)"
             )
         write_json({**found, "provenance": provenance(settings)}, snakemake.output[0])
 

@@ -18,6 +18,7 @@ def wildcards(ensemble):
         dataset, subset = ensemble.dataset, ensemble.subset
         network, dynamics = ensemble.network, ensemble.dynamics
         study, figure, theory_figure = "dataset_size", "training_curves", "convergence"
+        realisations = ensemble.name
 
     return Wildcards
 

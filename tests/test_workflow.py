@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT
 
 from pipeline.code_digest import SCRIPTS, reachable
+from pipeline.runs import SIZE_FIGURES
 from pipeline.settings import FIGURES, RULES
 
 pytestmark = pytest.mark.workflow
@@ -75,7 +76,7 @@ def finished(tmp_path_factory):
 
 def test_all_tables_and_figures_are_there(finished):
     folder = finished / "results/studies/dataset_size"
-    for figure in FIGURES:
+    for figure in SIZE_FIGURES:
         png, pdf = (folder / f"figures/{figure}.{kind}" for kind in ("png", "pdf"))
         assert png.read_bytes()[:4] == b"\x89PNG" and pdf.read_bytes()[:4] == b"%PDF"
     table = pd.read_csv(folder / "speed_limits.csv")
@@ -124,7 +125,7 @@ def test_same_config_and_seed_give_the_same_bits(finished, tmp_path):
 # What one change of the configuration makes stale.
 # What is made from the tables of the studies: theory figures with the networks in them, the report.
 PLACED = {"theory_measured", "theory_figure", "reproduction", "interactive", "all_runs"}
-ANALYSIS = {"exponents", "speed_limit", "collect", "figure", *PLACED}
+ANALYSIS = {"exponents", "speed_limit", "collect", "figure", "findings", *PLACED}
 CHANGES = [
     ("figures=dict(dpi=70)", {"figures": {"dpi": 70}}, {"figure", "theory_figure"}),
     ("resamples", {"statistics": {"resamples": 120}}, ANALYSIS),
@@ -136,7 +137,7 @@ CHANGES = [
     (
         "smaller study",
         {"studies": {"dataset_size": {"vary": {"n": [8]}}}},
-        {"collect", "figure", *PLACED},
+        {"collect", "figure", "findings", *PLACED},
     ),
     ("theory", {"theory": {"power_law": {"count": 500}}}, {"theory_power_law", "theory_figure"}),
 ]
@@ -152,14 +153,14 @@ def test_a_change_reruns_what_uses_it_and_nothing_else(finished, tmp_path, name,
     path.write_text(yaml.safe_dump(config))
     found = set(planned(snakemake(finished, "-n", configfile=path))) - {"all"}
     downstream = {
-        "exponents": {"speed_limit", "collect", "figure", *PLACED},
+        "exponents": {"speed_limit", "collect", "figure", "findings", *PLACED},
         "warm_start": {
             "ntk_warm",
             "exponents",
             "speed_limit",
             "collect",
             "figure",
-            *PLACED,
+            "findings",
             *PLACED,
         },
     }
@@ -191,7 +192,7 @@ def test_touch_and_comments_rerun_nothing_but_code_does(finished):
         "speed_limit",
         "collect",
         "figure",
-        *PLACED,
+        "findings",
         *PLACED,
     }
     library.write_text(text)
@@ -217,7 +218,7 @@ def test_presets_plan_on_any_machine(tmp_path, preset):
     found = planned(snakemake(folder, "-n", configfile=configfile))
     sizes = {"demo": (3, 3), "paper": (4, 6), None: (4, 3)}[preset]
     assert found["train"] == sizes[0] * sizes[1]
-    assert found["figure"] == len(FIGURES)
+    assert found["figure"] == len(SIZE_FIGURES)
     assert ("download" in found) == (preset != "demo")
 
 

@@ -14,7 +14,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from pipeline.runs import MODEL_KEYS, combinations
+from pipeline.runs import DYNAMICS_KEYS, MODEL_KEYS, combinations, stability_factor
+from pipeline.settings import FIGURES
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
@@ -30,6 +31,8 @@ def load_schema() -> dict:
     """Return the schema, with every run setting offered as an axis of a study's ``vary``."""
     schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
     run_properties = schema["$defs"]["run"]["properties"]
+    label = {"description": "name of the case in figures and text", "type": "string"}
+    schema["$defs"]["case"]["properties"] = {"label": label, **run_properties}
     schema["$defs"]["axes"]["properties"] = {
         name: {"type": "array", "minItems": 1, "uniqueItems": True, "items": rule}
         for name, rule in run_properties.items()
@@ -236,6 +239,8 @@ def _unknown_name(key: str, value: str, known: Any, remedy: str = "") -> list[st
 def _study_problems(config: dict, name: str, study: dict) -> list[str]:
     """Check every combination of one study's settings, and name each problem once."""
     problems = []
+    for figure in study.get("figures", []):
+        problems += _unknown_name(f"studies.{name}.figures", figure, FIGURES)
     for case in study.get("cases", []):
         problems += [
             f"studies.{name} has {key} in cases and in vary; keep one of the two"
@@ -265,15 +270,32 @@ def _study_problems(config: dict, name: str, study: dict) -> list[str]:
                 f"studies.{name}: first_snapshot is {settings['first_snapshot']}; it must be "
                 f"less than final_time {settings['final_time']}"
             )
-        fraction = settings["learning_rate_unit"] == "stability_limit"
-        descent = settings["dynamics"] == "gradient_descent"
-        if descent and fraction and settings["learning_rate"] >= 1:
-            problems.append(
-                f"studies.{name}: learning_rate is {settings['learning_rate']} times the stability "
-                "limit 2/lambda_1, at or above which gradient descent diverges; it must be less "
-                "than 1"
-            )
+        problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
     return problems
+
+
+def _step_problems(settings: dict) -> list[str]:
+    """Check the step of dynamics that take steps of the learning rate."""
+    dynamics, rate = settings["dynamics"], settings["learning_rate"]
+    if "learning_rate" not in DYNAMICS_KEYS[dynamics]:
+        steps = settings["time_unit"] == "steps"
+        return [f"time_unit is steps, but {dynamics} has none of its own"] if steps else []
+    fraction = settings["learning_rate_unit"] == "stability_limit"
+    if dynamics == "adam":
+        problems = []
+        if fraction:
+            problems.append("adam needs learning_rate_unit: absolute (its steps are lengths)")
+        if settings["time_unit"] == "inverse_lambda_1":
+            problems.append("adam needs time_unit: steps or absolute (its time is a length)")
+        return problems
+    limit = stability_factor(dynamics, settings["momentum"])
+    if fraction and rate >= limit and not settings["beyond_stability"]:
+        return [
+            f"learning_rate is {rate} times the stability limit 2/lambda_1; {dynamics} diverges at "
+            f"{limit:.4g} times this limit and above; it must be less, or set beyond_stability: "
+            "true to run it all the same and record divergence"
+        ]
+    return []
 
 
 def _duplicate_studies(config: dict) -> list[str]:

@@ -10,7 +10,17 @@ from pipeline.runs import Plan
 from pipeline.settings import FIGURES
 
 OUTPUTS = 10  # classes of both data sets
-TABLES = ("speed_limits", "exponents", "warm_starts", "training_curves", "kernels", "trends")
+TABLES = (
+    "speed_limits",
+    "exponents",
+    "warm_starts",
+    "training_curves",
+    "kernels",
+    "outcomes",
+    "trends",
+    "comparisons",
+    "correlations",
+)
 
 
 def images_source(wildcards: Any) -> list[str]:
@@ -60,17 +70,17 @@ SUMMARIES = [
 ]
 
 
-def study_targets(study: str) -> list[str]:
-    """Return the tables and figures of a study."""
+def study_targets(plan: Plan, study: str) -> list[str]:
+    """Return the tables, figures and findings of a study."""
     folder = f"results/studies/{study}"
-    return [f"{folder}/{table}.csv" for table in TABLES] + [
-        f"{folder}/figures/{figure}.png" for figure in FIGURES
-    ]
+    tables = [f"{folder}/{table}.csv" for table in TABLES]
+    figures = [f"{folder}/figures/{figure}.png" for figure in plan.figures[study]]
+    return [*tables, *figures, f"{folder}/findings.md"]
 
 
 def all_targets(plan: Plan) -> list[str]:
     """Return what the plain command makes: the default studies, and what is made from them all."""
-    targets = [target for study in plan.default_studies for target in study_targets(study)]
+    targets = [target for study in plan.default_studies for target in study_targets(plan, study)]
     return targets + SUMMARIES
 
 

@@ -8,6 +8,7 @@ study or figure asks for it, and two studies share the runs that they have in co
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,41 @@ MODEL_KEYS = {
 }
 COMMON_NETWORK_KEYS = ("targets", "precision", "output_scale", "subtract_start")
 # What each dynamics reads besides CLOCK_KEYS.
+STEP_KEYS = ("learning_rate", "learning_rate_unit", "beyond_stability")
 DYNAMICS_KEYS = {
     "gradient_flow": ("relative_tolerance",),
-    "gradient_descent": ("learning_rate", "learning_rate_unit"),
+    "gradient_descent": STEP_KEYS,
+    "heavy_ball": (*STEP_KEYS, "momentum"),
+    "nesterov": (*STEP_KEYS, "momentum"),
+    "adam": (*STEP_KEYS, "momentum"),
+    "sgd": (*STEP_KEYS, "batch_size"),
 }
+
+
+def stability_factor(dynamics: str, momentum: float) -> float:
+    """Return the largest stable learning rate over 2/lambda_1 (docs/theory.md, section 8).
+
+    1 for gradient descent (and for minibatches, whose noise lowers it), 1 + mu for heavy ball,
+    (1 + mu) / (1 + 2 mu) for Nesterov's momentum mu, infinite for Adam.
+    """
+    factors = {"heavy_ball": 1 + momentum, "nesterov": (1 + momentum) / (1 + 2 * momentum)}
+    return factors.get(dynamics, math.inf if dynamics == "adam" else 1.0)
+
+
+CLOCK_WORDS = {"inverse_lambda_1": "lambda1", "absolute": "absolute", "steps": "steps"}
 CLOCK_KEYS = ("final_time", "first_snapshot", "time_unit", "snapshots_per_decade")
+# Figures of a study that names none: with and without several training-set sizes.
+STUDY_FIGURES = ("outcomes", "training_curves", "inefficiency_time", "inefficiency_factors")
+SIZE_FIGURES = (
+    "training_curves",
+    "speed_limit_time",
+    "inefficiency_time",
+    "inefficiency_size",
+    "path_length_ratio",
+    "residue_projections",
+    "inefficiency_factors",
+    "outcomes",
+)
 
 
 def combinations(base: dict, study: dict) -> Iterator[dict]:
@@ -42,11 +73,45 @@ def combinations(base: dict, study: dict) -> Iterator[dict]:
     Yields:
         One complete dict of run settings per point, in the order of the lists.
     """
+    for _, settings in labelled_combinations(base, study):
+        yield settings
+
+
+def labelled_combinations(base: dict, study: dict) -> Iterator[tuple[str, dict]]:
+    """Yield the label of its case and the settings of every point of a study."""
     vary = study.get("vary", {})
     for case in study.get("cases", [{}]):
+        changed = {key: value for key, value in case.items() if key != "label"}
+        label = case.get("label") or ", ".join(_case_word(*item) for item in changed.items())
         for values in itertools.product(*vary.values()):
             varied = dict(zip(vary, values, strict=True))
-            yield {**base, **study.get("set", {}), **case, **varied}
+            yield label, {**base, **study.get("set", {}), **changed, **varied}
+
+
+def _case_word(key: str, value: Any) -> str:
+    """Return a setting of a case in words: ``myrtle5``, ``momentum 0.9``."""
+    name = key.replace("_", " ")
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return value.replace("_", " ") if isinstance(value, str) else f"{name} {number(value)}"
+
+
+def study_axes(study: dict) -> dict[str, list]:
+    """Return axis -> its values in order: what the results of a study are compared along.
+
+    An axis is a setting of ``vary``; cases that differ in one setting alone are an axis of that
+    name, other cases the axis ``case``. The number of a subset's draw is no axis: other draws
+    repeat a measurement.
+    """
+    axes = {key: list(values) for key, values in study.get("vary", {}).items() if key != "subset"}
+    cases = study.get("cases", [])
+    keys = {key for case in cases for key in case if key != "label"}
+    if len(cases) > 1 and len(keys) == 1 and all(keys <= set(case) for case in cases):
+        key = keys.pop()
+        axes[key] = [case[key] for case in cases]
+    elif len(cases) > 1:
+        axes["case"] = [label for label, _ in labelled_combinations({}, {"cases": cases})]
+    return {key: values for key, values in axes.items() if len(values) > 1}
 
 
 def level_keys(settings: dict) -> dict[str, tuple[str, ...]]:
@@ -98,10 +163,13 @@ def dynamics_slug(settings: dict) -> str:
     words = {
         "relative_tolerance": f"tolerance{number(settings['relative_tolerance'])}",
         "learning_rate": f"rate{number(settings['learning_rate'])}{unit}",
+        "momentum": f"momentum{number(settings['momentum'])}",
+        "batch_size": f"batch{settings['batch_size']}",
+        "beyond_stability": "beyond_stability" if settings["beyond_stability"] else "",
     }
     used = DYNAMICS_KEYS[settings["dynamics"]]
-    rate = "-".join(word for key, word in words.items() if key in used)
-    clock = "lambda1" if settings["time_unit"] == "inverse_lambda_1" else "absolute"
+    rate = "-".join(word for key, word in words.items() if key in used and word)
+    clock = CLOCK_WORDS[settings["time_unit"]]
     return (
         f"{settings['dynamics']}-{rate}-{clock}_T{number(settings['first_snapshot'])}"
         f"to{number(settings['final_time'])}-{settings['snapshots_per_decade']}per_decade"
@@ -118,6 +186,7 @@ class Ensemble:
         network: slug of the network.
         dynamics: slug of the dynamics.
         realisations: number of realisations R.
+        warm_start_accuracy: its own threshold of the warm start; None is that of all.
     """
 
     dataset: str
@@ -125,6 +194,7 @@ class Ensemble:
     network: str
     dynamics: str
     realisations: int
+    warm_start_accuracy: float | None = None
 
     @classmethod
     def of(cls, settings: dict, realisations: int) -> Ensemble:
@@ -135,6 +205,7 @@ class Ensemble:
             network_slug(settings),
             dynamics_slug(settings),
             realisations,
+            settings.get("warm_start_accuracy"),
         )
 
     @property
@@ -150,7 +221,13 @@ class Ensemble:
     @property
     def path(self) -> str:
         """Folder of what depends on the whole ensemble."""
-        return f"{self.network_path}/{self.dynamics}/ensemble{self.realisations}"
+        return f"{self.network_path}/{self.dynamics}/ensemble{self.name}"
+
+    @property
+    def name(self) -> str:
+        """What tells ensembles of the same runs apart: ``3``, ``3-warm0.3``."""
+        own = self.warm_start_accuracy
+        return f"{self.realisations}" + ("" if own is None else f"-warm{number(own)}")
 
     def run_paths(self) -> list[str]:
         """Return the folders of the ensemble's runs, realisation 0 first."""
@@ -178,18 +255,28 @@ class Plan:
         studies: study name -> its ensembles, in grid order and without repetition.
         default_studies: the studies of the plain command.
         langevin: settings of the networks of the Langevin experiment.
+        axes: study name -> axis -> its values (``study_axes``).
+        figures: study name -> names of its figures.
     """
 
     def __init__(self, config: dict):
         self.studies: dict[str, list[Ensemble]] = {}
         self.default_studies: list[str] = list(config["default_studies"])
+        self.axes: dict[str, dict[str, list]] = {}
+        self.figures: dict[str, list[str]] = {}
+        self._cases: dict[str, dict[Ensemble, str]] = {}
         self._settings: dict[tuple[str, str], dict] = {}
         for name, study in config["studies"].items():
-            ensembles = []
-            for settings in combinations(config["base"], study):
-                ensembles.append(Ensemble.of(settings, study["realisations"]))
-                self._remember(ensembles[-1], settings)
-            self.studies[name] = list(dict.fromkeys(ensembles))
+            cases: dict[Ensemble, str] = {}
+            for label, settings in labelled_combinations(config["base"], study):
+                ensemble = Ensemble.of(settings, study["realisations"])
+                cases.setdefault(ensemble, label)
+                self._remember(ensemble, settings)
+            self.studies[name], self._cases[name] = list(cases), cases
+            self.axes[name] = study_axes(study)
+            several_sizes = len(self.axes[name].get("n", [])) > 1
+            default = SIZE_FIGURES if several_sizes else STUDY_FIGURES
+            self.figures[name] = list(study.get("figures", default))
         self.langevin: list[dict] = []
         langevin = config["theory"]["langevin"]
         for settings in combinations(
@@ -232,7 +319,8 @@ class Plan:
     def ensemble(self, wildcards: Any) -> Ensemble:
         """Return the ensemble that a job's wildcards name."""
         names = (wildcards.dataset, wildcards.subset, wildcards.network, wildcards.dynamics)
-        return Ensemble(*names, int(wildcards.realisations))
+        count, _, own = wildcards.realisations.partition("-warm")
+        return Ensemble(*names, int(count), float(own) if own else None)
 
     def described(self, study: str) -> list[dict]:
         """Return, for every ensemble of a study, its folder, its files and its settings."""
@@ -242,6 +330,8 @@ class Plan:
                 "manifests": e.manifests(),
                 "kernels": e.kernels(),
                 "settings": {
+                    "case": self._cases[study][e],
+                    "warm_start_accuracy": e.warm_start_accuracy,
                     "dataset": e.dataset,
                     **self.settings("subset", e.subset),
                     **self.settings("network", e.network),

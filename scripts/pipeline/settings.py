@@ -26,6 +26,7 @@ FIGURES = {
     "path_length_ratio": ("speed_limits", "exponents"),
     "residue_projections": ("spectra", "exponents"),
     "inefficiency_factors": ("speed_limits",),
+    "outcomes": ("outcomes",),
 }
 
 
@@ -69,6 +70,7 @@ RULES = {
     "speed_limit": Uses("speed_limit.py", config=STATISTICS),
     "collect": Uses("collect.py", config=STATISTICS),
     "figure": Uses("figure.py", config=("figures.dpi",)),
+    "findings": Uses("findings.py", config=("statistics.confidence",)),
     "theory_linear_regression": Uses(
         "theory_linear_regression.py", config=("seed", "theory.linear_regression")
     ),
@@ -173,8 +175,13 @@ class RuleSettings:
                 found[key.split(".")[-1]] = lookup(self.config, key)
             for level in uses.levels:
                 found |= self._level(level, wildcards)
+            if rule == "warm_start":
+                own = self.plan.ensemble(wildcards).warm_start_accuracy
+                found["test_accuracy"] = found["test_accuracy"] if own is None else own
             if rule == "collect":
                 found["ensembles"] = self.plan.described(wildcards.study)
+            if rule in ("collect", "figure", "findings"):
+                found["axes"] = self.plan.axes[wildcards.study]
             if rule == "figure":
                 found["figure"] = wildcards.figure
                 found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")

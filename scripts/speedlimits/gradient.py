@@ -59,12 +59,15 @@ class TrainingLoss:
         self.inputs = self._prepare(inputs)
         self.targets = targets.to(self._theta)
 
-    def loss_and_gradient(self, weights: Tensor) -> tuple[float, Tensor]:
-        """Return L(theta) and its gradient J^T (f - y) over the whole training set.
+    def loss_and_gradient(
+        self, weights: Tensor, rows: Tensor | None = None
+    ) -> tuple[float, Tensor]:
+        """Return L(theta) and its gradient J^T (f - y) over the training set or some samples.
 
         Args:
             weights: theta, shape (P,), in the order of ``parameters_to_vector``; it is cast to
                 the network's dtype.
+            rows: indices of the samples to sum over; None takes all.
 
         Returns:
             L, summed in float64, and the gradient, shape (P,), in the dtype and on the device of
@@ -73,7 +76,7 @@ class TrainingLoss:
         self._theta.copy_(weights)
         self._gradient.zero_()
         loss = torch.zeros((), dtype=torch.float64, device=self._theta.device)
-        for inputs, targets in self._micro_batches():
+        for inputs, targets in self._micro_batches(rows):
             outputs = self.network(inputs)
             residual = outputs.detach() - targets
             outputs.backward(residual)
@@ -108,10 +111,12 @@ class TrainingLoss:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
-    def _micro_batches(self):
-        return zip(
-            self.inputs.split(self.micro_batch), self.targets.split(self.micro_batch), strict=True
-        )
+    def _micro_batches(self, rows: Tensor | None):
+        every = rows is None
+        inputs, targets = (part if every else part[rows] for part in (self.inputs, self.targets))
+        if self.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return zip(inputs.split(self.micro_batch), targets.split(self.micro_batch), strict=True)
 
 
 def _flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,25 @@ def path_excess(path_length_squared: ArrayLike, geodesic_length_squared: ArrayLi
     return _ratio(path_length_squared, geodesic_length_squared)
 
 
+def kinematic_inefficiency(
+    time: ArrayLike, geodesic_length_squared: ArrayLike, action: ArrayLike
+) -> Array:
+    """Return T int |theta'|^2 dt / l_geo^2, at least 1 for any curve, whatever moves the weights.
+
+    It is T/T_SL for gradient flow, whose action is its loss drop, and does not change if every
+    step is said to take another time: optimisers can be compared by it.
+
+    Args:
+        time: training time T since the start, shape (...).
+        geodesic_length_squared: l_geo^2 (or its mean over realisations), shape (...).
+        action: int |theta'|^2 dt (or its mean over realisations), shape (...).
+
+    Returns:
+        The inefficiency, shape (...); NaN where nothing has moved.
+    """
+    return inefficiency(time, geodesic_length_squared, action)
+
+
 def discretisation(action: ArrayLike, loss_drop: ArrayLike) -> Array:
     """Return (int |theta'|^2 dt - (L_0 - L_T)) / (L_0 - L_T), zero for gradient flow.
 

@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over realisations, and the significance of a trend."""
+"""Intervals by bootstrap over realisations, and permutation tests of trends and differences."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
@@ -84,9 +85,7 @@ def percentile_interval(draws: ArrayLike, confidence: float) -> tuple[Array, Arr
 def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
     """Return the least-squares slope of ln y against ln x; NaN if x does not vary."""
     log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
-    centred = log_x - log_x.mean()
-    spread = float(centred @ centred)
-    return float(centred @ log_y) / spread if spread > 0 else math.nan
+    return float(_slopes(log_x - log_x.mean(), log_y))
 
 
 def trend(
@@ -96,57 +95,197 @@ def trend(
     confidence: float,
     resamples: int,
     generator: np.random.Generator,
+    strata: ArrayLike | None = None,
+    log_x: bool = True,
+    log_y: bool = True,
 ) -> dict[str, float]:
     """Return the slope of ln y against ln x with its interval and a permutation test.
 
-    The interval resamples the realisations inside each x. The p-value is the share of permutations
-    of y over x whose slope is at least as large in absolute value: exact by enumeration where there
-    are few distinct ones, else by random permutations with the add-one rule (Phipson, Smyth 2010).
+    With strata (other settings that vary too) all of them share the slope and each has its own
+    intercept. The interval resamples the realisations inside each x of each stratum. The p-value is
+    the share of permutations of y over x inside the strata whose slope is at least as large in
+    absolute value: exact by enumeration where there are few, else by random permutations with the
+    add-one rule (Phipson, Smyth 2010).
 
     Args:
-        x: positive values, for example n, one per run, shape (M,).
-        y: positive values, for example T/T_SL, shape (M,).
+        x: values, for example n, one per run, shape (M,); an indicator 0 or 1 compares two groups.
+        y: values, for example T/T_SL, shape (M,).
         confidence: confidence level of the interval.
         resamples: bootstrap resamples and random permutations.
         generator: random stream.
+        strata: label of each run's stratum, shape (M,); None is one stratum.
+        log_x: take ln x (x > 0), else x itself.
+        log_y: take ln y, leaving out y <= 0, else y itself.
 
     Returns:
-        slope, slope_low, slope_high, p_value, points; NaN where x does not vary.
+        slope, slope_low, slope_high, p_value, p_smallest (the least p-value that so many runs can
+        give), points; NaN where x does not vary.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    usable = np.isfinite(y) & (y > 0)
-    x, y = x[usable], y[usable]
-    missing = {"slope_low": math.nan, "slope_high": math.nan, "p_value": math.nan}
-    if len(np.unique(x)) < 2:
-        return {"slope": math.nan, **missing, "points": len(x)}
-    slope = log_log_slope(x, y)
-    groups = [y[x == value] for value in np.unique(x)]
-    repeated = np.repeat(np.unique(x), [len(group) for group in groups])
-    draws = [
-        log_log_slope(
-            repeated, np.concatenate([generator.choice(group, len(group)) for group in groups])
+    labels = np.zeros(len(x)) if strata is None else np.asarray(strata)
+    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
+    x, y, labels = x[usable], y[usable], labels[usable]
+    x, y = np.log(x) if log_x else x, np.log(y) if log_y else y
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    groups = [group for group in groups if len(np.unique(x[group])) > 1]
+    names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
+    if not groups:
+        return {**dict.fromkeys(names, math.nan), "points": len(x)}
+    used = np.concatenate(groups)
+    ends = np.cumsum([len(group) for group in groups])
+    groups = [np.arange(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
+    x, y = x[used], y[used]
+    centred = np.concatenate([x[group] - x[group].mean() for group in groups])
+    slope = float(_slopes(centred, y))
+    cells = [group[x[group] == value] for group in groups for value in np.unique(x[group])]
+    low = high = math.nan
+    if max(map(len, cells)) > 1:
+        order = np.concatenate(cells)
+        rows = np.concatenate(
+            [generator.choice(cell, (resamples, len(cell))) for cell in cells], axis=1
         )
-        for _ in range(resamples)
-    ]
-    low, high = percentile_interval(np.array(draws)[:, None], confidence)
-    if max(len(group) for group in groups) < 2:
-        low, high = [math.nan], [math.nan]
+        ends = percentile_interval(_slopes(centred[order], y[rows])[:, None], confidence)
+        low, high = (float(end[0]) for end in ends)
+    sizes = [[int((x[group] == v).sum()) for v in np.unique(x[group])] for group in groups]
     return {
         "slope": slope,
-        "slope_low": float(low[0]),
-        "slope_high": float(high[0]),
-        "p_value": _permutation_p_value(x, y, slope, resamples, generator),
+        "slope_low": low,
+        "slope_high": high,
+        "p_value": _permutation_p_value(centred, y, groups, slope, resamples, generator),
+        "p_smallest": _smallest_p_value(sizes, resamples),
         "points": len(x),
     }
 
 
+def _slopes(centred: Array, y: Array) -> Array:
+    """Return the least-squares slope of y, shape (..., M), against a centred x, shape (M,)."""
+    spread = float(centred @ centred)
+    return y @ centred / spread if spread > 0 else np.full(np.shape(y)[:-1], math.nan)
+
+
+def _arrangements(sizes: list[list[int]]) -> int:
+    """Return in how many ways runs can be shared out among the cells of their strata."""
+    return math.prod(
+        math.factorial(sum(cells)) // math.prod(map(math.factorial, cells)) for cells in sizes
+    )
+
+
+def _smallest_p_value(sizes: list[list[int]], resamples: int) -> float:
+    """Return the least p-value that a permutation test of cells of these sizes can give.
+
+    Where reversing the order of the cells leaves their sizes as they are, the reversed
+    arrangement has the opposite slope, which counts too.
+    """
+    symmetric = all(cells == cells[::-1] for cells in sizes)
+    exact = (2 if symmetric else 1) / _arrangements(sizes)
+    permutations = math.prod(math.factorial(sum(cells)) for cells in sizes)
+    return exact if permutations <= EXACT_PERMUTATION_LIMIT else max(exact, 1 / (1 + resamples))
+
+
 def _permutation_p_value(
-    x: Array, y: Array, slope: float, resamples: int, generator: np.random.Generator
+    centred: Array,
+    y: Array,
+    groups: list[NDArray[np.int64]],
+    slope: float,
+    resamples: int,
+    generator: np.random.Generator,
 ) -> float:
-    """Return the two-sided permutation p-value of a slope."""
+    """Return the two-sided p-value of a slope under permutations inside the groups."""
     threshold = abs(slope) * (1 - 1e-12)
-    if math.factorial(len(x)) <= EXACT_PERMUTATION_LIMIT:
-        slopes = [log_log_slope(x, y[list(p)]) for p in itertools.permutations(range(len(x)))]
-        return float(np.mean(np.abs(slopes) >= threshold))
-    slopes = [log_log_slope(x, generator.permutation(y)) for _ in range(resamples)]
-    return float((1 + np.sum(np.abs(slopes) >= threshold)) / (1 + resamples))
+    if math.prod(math.factorial(len(group)) for group in groups) <= EXACT_PERMUTATION_LIMIT:
+        orders = itertools.product(*(itertools.permutations(group) for group in groups))
+        rows = np.array([np.concatenate(order) for order in orders])
+        return float(np.mean(np.abs(_slopes(centred, y[rows])) >= threshold))
+    rows = np.tile(np.arange(len(y)), (resamples, 1))
+    for group in groups:
+        rows[:, group] = generator.permuted(rows[:, group], axis=1)
+    slopes = np.abs(_slopes(centred, y[rows]))
+    return float((1 + np.sum(slopes >= threshold)) / (1 + resamples))
+
+
+def rank_correlation(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    confidence: float,
+    resamples: int,
+    generator: np.random.Generator,
+    strata: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Return Spearman's rank correlation with a bootstrap interval and a permutation test.
+
+    With strata the ranks are taken, centred, resampled and permuted inside each of them.
+
+    Args:
+        x: values, shape (M,).
+        y: values, shape (M,).
+        confidence: confidence level of the interval.
+        resamples: bootstrap resamples and random permutations.
+        generator: random stream.
+        strata: label of each point's stratum, shape (M,); None is one stratum.
+
+    Returns:
+        correlation, correlation_low, correlation_high, p_value, p_smallest, points; NaN where
+        fewer than three points are finite or one side does not vary.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    labels = np.zeros(len(x)) if strata is None else np.asarray(strata)
+    usable = np.isfinite(x) & np.isfinite(y)
+    x, y, labels = x[usable], y[usable], labels[usable]
+    names = ("correlation", "correlation_low", "correlation_high", "p_value", "p_smallest")
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def ranks(values: Array) -> Array:
+        """Return centred ranks of values of shape (..., M) inside the groups."""
+        found = np.empty(values.shape)
+        for group in groups:
+            of_group = scipy.stats.rankdata(values[..., group], axis=-1)
+            found[..., group] = of_group - of_group.mean(axis=-1, keepdims=True)
+        return found
+
+    def correlation(a: Array, b: Array) -> Array:
+        norm = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+        products = (a * b).sum(axis=-1)
+        return np.divide(products, norm, out=np.full(norm.shape, np.nan), where=norm > 0)
+
+    rank_x, rank_y = ranks(x), ranks(y)
+    value = float(correlation(rank_x, rank_y)) if len(x) > 2 else math.nan
+    if not math.isfinite(value):
+        return {**dict.fromkeys(names, math.nan), "points": len(x)}
+    rows = np.empty((resamples, len(x)), int)
+    for group in groups:
+        rows[:, group] = generator.choice(group, (resamples, len(group)))
+    draws = correlation(ranks(x[rows]), ranks(y[rows]))
+    low, high = percentile_interval(draws[:, None], confidence)
+    for group in groups:
+        rows[:, group] = generator.permuted(np.tile(group, (resamples, 1)), axis=1)
+    permuted = np.abs(correlation(rank_x, rank_y[rows]))
+    p_value = (1 + np.sum(permuted >= abs(value) * (1 - 1e-12))) / (1 + resamples)
+    # Reversing the order inside every group turns the sign: an extreme arrangement has a twin.
+    arrangements = math.prod(math.factorial(len(group)) for group in groups)
+    return {
+        "correlation": value,
+        "correlation_low": float(low[0]),
+        "correlation_high": float(high[0]),
+        "p_value": float(p_value),
+        "p_smallest": max(2 / arrangements, 1 / (1 + resamples)),
+        "points": len(x),
+    }
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """Return Holm's (1979) adjusted p-values: any one below 0.05 by chance with probability 0.05.
+
+    Args:
+        p_values: of a family of tests, shape (M,); NaN is no test.
+
+    Returns:
+        max over j <= k of min(1, (m - j + 1) p_(j)) in the order of the input; NaN stays NaN.
+    """
+    p_values = np.asarray(p_values, float)
+    adjusted = np.full(p_values.shape, np.nan)
+    tested = np.flatnonzero(np.isfinite(p_values))
+    order = tested[np.argsort(p_values[tested], kind="stable")]
+    factors = len(order) - np.arange(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1.0)
+    return adjusted

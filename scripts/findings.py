@@ -1,0 +1,193 @@
+"""Write what a study found, in sentences made from its tables alone.
+
+A sentence claims an effect if its adjusted p-value (Holm, over all that the study tests) is below
+1 - confidence; else it says that there is no evidence, or that the runs are too few to give any.
+"""
+
+import math
+
+import pandas as pd
+
+from pipeline.log import logged
+from pipeline.outcomes import PRIMARY
+
+NAMES = {
+    "inefficiency": "the inefficiency T/T_SL",
+    "prediction_ratio": "the inefficiency over that predicted from the NTK at the start",
+    "kinematic_inefficiency": "the kinematic inefficiency T int |theta'|^2 dt / l_geo^2",
+    "drift": "the kernel's drift",
+    "alignment_gain": "the gain in kernel-target alignment",
+    "test_error": "the test error",
+}
+MOMENTS = {
+    "end": "at the end of training",
+    "equal_loss": "at equal training loss",
+    "equal_gradients": "at equal numbers of gradients",
+}
+
+
+def words(name: object) -> str:
+    """Return a setting's name or value in words."""
+    return f"{name:g}" if isinstance(name, float) else str(name).replace("_", " ")
+
+
+def evidence(row: pd.Series, level: float) -> str:
+    """Return "effect", "none" or "few" for one test.
+
+    Args:
+        row: p_value, p_adjusted, p_smallest.
+        level: 1 - confidence.
+    """
+    if not math.isfinite(row["p_value"]) or row["p_smallest"] > level:
+        return "few"
+    return "effect" if row["p_adjusted"] <= level else "none"
+
+
+def tested(row: pd.Series) -> str:
+    """Return the p-values of a row in words."""
+
+    def shown(p: float) -> str:
+        return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+    return f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} runs"
+
+
+def interval(row: pd.Series, name: str, confidence: float) -> str:
+    """Return a value with its interval, if it has one."""
+    text = f"{row[name]:.3g}"
+    if math.isfinite(row[f"{name}_low"]):
+        ends = f"{row[f'{name}_low']:.3g} to {row[f'{name}_high']:.3g}"
+        text += f" ({100 * confidence:g} % interval {ends})"
+    return text
+
+
+def too_few(rows: pd.DataFrame) -> list[str]:
+    """Return one sentence for each axis or value whose tests the runs cannot decide."""
+    keys = ["against"] + (["value"] if "value" in rows else [])
+    sentences = []
+    for key, group in rows.groupby(keys, sort=False):
+        about = " ".join(words(part) for part in key if part != "case")
+        least = group["p_smallest"].min()
+        names = ", ".join(NAMES[q] for q in group["quantity"])
+        limit = f", which cannot give a p-value below {least:.2g}" if math.isfinite(least) else ""
+        count = int(group["points"].max())
+        sentences.append(f"Too few runs ({count}{limit}) to say anything of {about} on {names}.")
+    return sentences
+
+
+def trend_sentence(row: pd.Series, confidence: float) -> str:
+    """Return the sentence of one row of the table trends."""
+    name, axis = NAMES[row["quantity"]], words(row["against"])
+    if evidence(row, 1 - confidence) == "none":
+        slope = interval(row, "slope", confidence)
+        return f"No evidence that {name} depends on {axis} (slope {slope}; {tested(row)})."
+    verb = "grows" if row["slope"] > 0 else "falls"
+    law = f"as {axis}^s with s =" if row["scale"] == "log" else f"as e^(s x {axis}) with s ="
+    value = interval(row, "slope", confidence)
+    return f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} {value} ({tested(row)})."
+
+
+def comparison_sentence(row: pd.Series, confidence: float) -> str:
+    """Return the sentence of one row of the table comparisons."""
+    name, value, reference = NAMES[row["quantity"]], words(row["value"]), words(row["reference"])
+    where = "" if row["against"] == "case" else f"{words(row['against'])} "
+    factor = interval(row, "effect", confidence)
+    if evidence(row, 1 - confidence) == "none":
+        return (
+            f"No evidence that {name} of {where}{value} differs from that of {reference} "
+            f"(factor {factor}; {tested(row)})."
+        )
+    return (
+        f"{name[0].upper()}{name[1:]} of {where}{value} is {factor} times that of {reference} "
+        f"({tested(row)})."
+    )
+
+
+def correlation_sentence(row: pd.Series, confidence: float) -> str:
+    """Return the sentence of one row of the table correlations."""
+    pair = f"the inefficiency and {words(row['with'])}"
+    level = "between ensembles" if row["level"] == "between" else "among runs of equal settings"
+    found = evidence(row, 1 - confidence)
+    if found == "few":
+        return f"Too few points ({row['points']}) to correlate {pair} {level}."
+    shown = tested(row).replace("runs", "points")
+    value = interval(row, "correlation", confidence)
+    start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
+    return f"{start} {pair} {level}: {value} ({shown})."
+
+
+def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
+    lines = []
+    for _, row in whole.iterrows():
+        label = ", ".join(f"{words(axis)} {words(row[axis])}" for axis in axes) or "one ensemble"
+        label = label.replace("case ", "")
+        runs = f"{row['runs']:.0f} run{'s' if row['runs'] > 1 else ''}"
+        if row["diverged"] > 0:
+            share = round(row["diverged"] * row["runs"])
+            lines.append(f"- {label}, {row['start']} start: {share} of {runs} diverged.")
+            continue
+        kinds = {"inefficiency": "T/T_SL", "kinematic_inefficiency": "kinematic inefficiency"}
+        name = next((n for n in kinds if math.isfinite(row[n])), None)
+        if name is None:
+            lines.append(f"- {label}, {row['start']} start: the loss has not dropped.")
+            continue
+        text = f"{kinds[name]} {interval(row, name, confidence)}"
+        predicted = row["inefficiency_predicted"]
+        if name == "inefficiency" and math.isfinite(predicted):
+            text += f", predicted from the NTK there {predicted:.3g}"
+        lines.append(f"- {label}, {row['start']} start: {text}; {runs}.")
+    return lines
+
+
+def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str:
+    """Return the findings as Markdown.
+
+    Args:
+        tables: outcomes, trends, comparisons, correlations.
+        study: its name.
+        settings: axes and confidence.
+    """
+    confidence, axes = settings["confidence"], settings["axes"]
+    level = f"{1 - confidence:.2g}"
+    parts = [
+        f"# What the study {words(study)} found",
+        f"Permutation tests; an effect is claimed below {level} after Holm's correction over all "
+        "tests of the same moment in this study. Intervals are bootstrapped over runs.",
+        "\n".join(["At the end of training:", "", *outcome_lines(tables["outcomes"], axes,
+                                                                 confidence)]),
+    ]  # fmt: skip
+    kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}
+    for at, moment in MOMENTS.items():
+        for start in ("cold", "warm"):
+            sentences = []
+            for table, sentence in kinds.items():
+                rows = tables[table]
+                if "quantity" not in rows or len(rows) == 0:
+                    continue
+                wanted = rows["quantity"].isin(PRIMARY)
+                wanted &= (rows["at"] == at) & (rows["start"] == start)
+                undecided = rows.apply(lambda row: evidence(row, 1 - confidence) == "few", axis=1)
+                decided = rows[wanted & ~undecided]
+                sentences += [sentence(row, confidence) for _, row in decided.iterrows()]
+                sentences += too_few(rows[wanted & undecided])
+            if sentences:
+                parts.append(f"From the {start} start, {moment}. " + " ".join(sentences))
+    related = [correlation_sentence(r, confidence) for _, r in tables["correlations"].iterrows()]
+    parts.append(" ".join(related))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main(snakemake) -> None:
+    """Run the rule ``findings``."""
+    with logged(snakemake.log[0]):
+        tables = {name: pd.read_csv(path) for name, path in snakemake.input.items()}
+        text = findings(tables, snakemake.wildcards.study, snakemake.params.settings)
+        print(text)
+        with open(snakemake.output[0], "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,280 @@
+"""What every run of a study came to, and tests of it along the study's axes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.seeds import derived_seed
+from speedlimits.statistics import bootstrap_interval, holm, rank_correlation, trend
+
+# Of speed_limits, at the time in question
+CURVES = (
+    "time_lambda_1",
+    "inefficiency",
+    "inefficiency_predicted",
+    "kinematic_inefficiency",
+    "speed_unevenness",
+    "path_excess",
+    "speed_limit_time",
+    "discretisation",
+)
+# quantity -> tested as a factor (of its logarithm), else as a difference
+QUANTITIES = {
+    "inefficiency": True,
+    "prediction_ratio": True,
+    "kinematic_inefficiency": True,
+    "path_excess": True,
+    "speed_unevenness": True,
+    "speed_limit_time": True,
+    "discretisation": False,
+    "drift": True,
+    "alignment_gain": True,
+    "test_error": True,
+    "gradients": True,
+}
+# What the findings speak of, and therefore the family whose p-values are adjusted together
+PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift", "alignment_gain",
+           "test_error")  # fmt: skip
+MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
+
+
+def outcomes(
+    speed_limits: pd.DataFrame, curves: pd.DataFrame, kernels: pd.DataFrame
+) -> pd.DataFrame:
+    """Return one row per run, start and moment.
+
+    The moments are the end; ``equal_loss``, where the training loss over that of the start has
+    fallen to the least share that every run of the study reaches; and ``equal_gradients``, the
+    gradient evaluations that every run makes. At the last two, values are interpolated between
+    recorded times, linearly in ln time, and only from the cold start. A run that diverged has
+    ``diverged`` = 1 and no values at the end.
+
+    Args:
+        speed_limits: the table of that name.
+        curves: the table training_curves.
+        kernels: the table kernels.
+
+    Returns:
+        The columns that identify the ensemble, start, at, realisation, diverged, and values.
+    """
+    runs = speed_limits[speed_limits["realisation"].astype(str) != "ensemble"]
+    keys = ["ensemble", "realisation"]
+    trained = {
+        (e, str(r)): rows.sort_values("time") for (e, r), rows in curves.groupby(keys, sort=False)
+    }
+    share = {k: t["train_loss_per_sample"] / t["train_loss_per_sample"].iloc[0] for k, t in
+             trained.items()}  # fmt: skip
+    whole = [k for k, v in share.items() if np.isfinite(v).all()]
+    loss_level = max((share[k].min() for k in whole), default=np.nan)
+    gradient_level = min((trained[k]["gradients"].iloc[-1] for k in whole), default=np.nan)
+    front = list(runs.columns[: list(runs.columns).index("start")])
+    rows = []
+    for (ensemble, realisation, start), of_run in runs.groupby([*keys, "start"], sort=False):
+        of_run = of_run.sort_values("time")
+        key = (ensemble, str(realisation))
+        curve = trained[key].iloc[-len(of_run) :]
+        values = of_run[[*CURVES]].reset_index(drop=True).astype(float)
+        values["gradients"] = curve["gradients"].to_numpy(float)
+        values["train_loss_share"] = share[key].iloc[-len(of_run) :].to_numpy(float)
+        values["test_error"] = 1 - curve["test_accuracy"].to_numpy(float)
+        label = of_run.iloc[0][front].to_dict() | {"start": start, "realisation": str(realisation)}
+        diverged = int(not np.isfinite(share[key]).all())
+        found = {"end": values.iloc[-1].to_dict()}
+        if start == "cold" and not diverged:
+            fallen = np.minimum.accumulate(values["train_loss_share"])
+            positions = {
+                "equal_loss": _crossing(-fallen, -loss_level),
+                "equal_gradients": _crossing(values["gradients"], gradient_level),
+            }
+            for at, position in positions.items():
+                if np.isfinite(position):
+                    number = np.arange(len(values))
+                    found[at] = {c: np.interp(position, number, values[c]) for c in values}
+        for at, there in found.items():
+            ratio = there["inefficiency"] / there["inefficiency_predicted"]
+            row = label | {"at": at, "diverged": diverged} | there | {"prediction_ratio": ratio}
+            if at == "end" and start == "cold":
+                row |= kernel_columns(kernels, ensemble, str(realisation))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _crossing(values: pd.Series, level: float) -> float:
+    """Return the fractional row at which increasing values first reach a level, or NaN."""
+    values = np.asarray(values, float)
+    reached = np.flatnonzero(values >= level - 1e-12 * abs(level))
+    if len(reached) == 0 or reached[0] == 0:
+        return np.nan
+    k = int(reached[0])
+    return k - 1 + (level - values[k - 1]) / (values[k] - values[k - 1])
+
+
+def kernel_columns(kernels: pd.DataFrame, ensemble: str, realisation: str) -> dict[str, float]:
+    """Return drift, and alignment at the end and over that at the start, of one run."""
+    if "moment" not in kernels:
+        return {}
+    own = (kernels["ensemble"] == ensemble) & (kernels["realisation"].astype(str) == realisation)
+    rows = kernels[own].drop_duplicates("moment").set_index("moment")  # full before traced
+    if "end" not in rows.index:
+        return {}
+    end = rows.loc["end"]
+    return {
+        "drift": float(end["drift"]),
+        "alignment": float(end["alignment"]),
+        "alignment_gain": float(end["alignment"]) / float(rows.loc["start"]["alignment"]),
+    }
+
+
+def ensemble_outcomes(
+    runs: pd.DataFrame, speed_limits: pd.DataFrame, settings: dict
+) -> pd.DataFrame:
+    """Return the rows of the ensembles: means over runs with bootstrap intervals.
+
+    At the end, what ``speed_limits`` has for an ensemble (ratios of averages) takes their place.
+    An ensemble with a diverged run has no means, and ``diverged`` is the share of such runs.
+    """
+    front = list(runs.columns[: list(runs.columns).index("start")])
+    values = list(runs.columns[list(runs.columns).index("diverged") + 1 :])
+    whole = speed_limits[speed_limits["realisation"].astype(str) == "ensemble"]
+    ends = whole.sort_values("time").groupby(["ensemble", "start"], sort=False).tail(1)
+    rows = []
+    for (ensemble, start, at), group in runs.groupby(["ensemble", "start", "at"], sort=False):
+        row = group.iloc[0][front].to_dict() | {"start": start, "realisation": "ensemble"}
+        row |= {"at": at, "diverged": group["diverged"].mean(), "runs": len(group)}
+        for name in values:
+            sample = group[name].to_numpy(float)
+            row[name] = sample.mean()
+            stream = derived_seed(settings["seed"], "bootstrap", "outcome", start, at, name)
+            low, high = bootstrap_interval(
+                {"x": sample[:, None]},
+                lambda x: x,
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+            )
+            finite = np.isfinite(row[name])
+            row |= {f"{name}_low": low[0] if finite else np.nan}
+            row |= {f"{name}_high": high[0] if finite else np.nan}
+        if at == "end":
+            end = ends[(ends["ensemble"] == ensemble) & (ends["start"] == start)].iloc[0]
+            for name in values:
+                row |= {c: end[c] for c in (name, f"{name}_low", f"{name}_high") if c in end}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _strata(runs: pd.DataFrame, axes: dict[str, list], axis: str) -> pd.Series:
+    """Return the label of each run's stratum: all other axes and the subset."""
+    others = [name for name in (*axes, "subset") if name != axis and name in runs]
+    return runs[others].astype(str).agg("|".join, axis=1) if others else runs["start"] * 0 + ""
+
+
+def _is_numeric(values: list) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
+def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tuple:
+    """Return the tables trends (numeric axes) and comparisons (other axes, each with the first).
+
+    Args:
+        runs: rows of ``outcomes``.
+        axes: axis -> values (``runs.study_axes``).
+        settings: seed, confidence, resamples.
+
+    Returns:
+        Two tables. A factor in comparisons is the ratio of geometric means of ``value`` to
+        ``reference``; for quantities of either sign it is a difference of means.
+    """
+    trends: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    for (at, start), group in runs.groupby(["at", "start"], sort=False):
+        present = [q for q in QUANTITIES if q in group and group[q].notna().any()]
+        for axis, quantity in itertools.product(axes, present):
+            factor = QUANTITIES[quantity]
+            stream = derived_seed(settings["seed"], "bootstrap", "trend", at, start, axis, quantity)
+            options = {
+                "confidence": settings["confidence"],
+                "resamples": settings["resamples"],
+                "generator": np.random.default_rng(stream),
+                "log_y": factor,
+            }
+            label = {"at": at, "start": start, "quantity": quantity, "against": axis}
+            if _is_numeric(axes[axis]):
+                x = group[axis].to_numpy(float)
+                logarithmic = bool(np.nanmin(x) > 0)
+                found = trend(
+                    x, group[quantity], strata=_strata(group, axes, axis),
+                    log_x=logarithmic, **options,
+                )  # fmt: skip
+                trends.append(label | {"scale": "log" if logarithmic else "linear"} | found)
+                continue
+            reference, *values = axes[axis]
+            for value in values:
+                pair = group[group[axis].astype(str).isin([str(reference), str(value)])]
+                indicator = (pair[axis].astype(str) == str(value)).to_numpy(float)
+                found = trend(
+                    indicator, pair[quantity], strata=_strata(pair, axes, axis),
+                    log_x=False, **options,
+                )  # fmt: skip
+                effect = {k: found.pop(k) for k in ("slope", "slope_low", "slope_high")}
+                kind = "factor" if factor else "difference"
+                shown = [np.exp(v) if factor else v for v in effect.values()]
+                names = ("effect", "effect_low", "effect_high")
+                comparisons.append(
+                    label | {"reference": reference, "value": value, "kind": kind}
+                    | dict(zip(names, shown, strict=True)) | found
+                )  # fmt: skip
+    columns = ["at", "start", "quantity", "against"]
+    tables = [pd.DataFrame(rows, columns=None if rows else columns) for rows in
+              (trends, comparisons)]  # fmt: skip
+    _adjust(tables)
+    return tuple(tables)
+
+
+def _adjust(tables: list[pd.DataFrame]) -> None:
+    """Add Holm's p-values over the primary quantities of all tables together, at each moment."""
+    for table in tables:
+        table["p_adjusted"] = np.nan
+    for at in MOMENTS_AT:
+        family = [
+            (t, i) for t in tables if "p_value" in t
+            for i in t.index[t["quantity"].isin(PRIMARY) & (t["at"] == at)]
+        ]  # fmt: skip
+        for (table, index), p in zip(
+            family, holm([t.loc[i, "p_value"] for t, i in family]), strict=True
+        ):
+            table.loc[index, "p_adjusted"] = p
+
+
+def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    """Return rank correlations at the end of the inefficiency with what it may go with.
+
+    ``between`` correlates means of ensembles; ``within`` runs of the same ensemble, whose settings
+    agree, so that no setting can be the common cause.
+    """
+    rows = []
+    ends = runs[(runs["at"] == "end") & (runs["start"] == "cold")]
+    for quantity in ("test_error", "inefficiency_predicted", "drift"):
+        if quantity not in ends:
+            continue
+        pair = ends[["ensemble", "inefficiency", quantity]].dropna()
+        means = pair.groupby("ensemble", sort=False).mean().reset_index()
+        means["one"] = ""
+        for level, table, strata in (("between", means, "one"), ("within", pair, "ensemble")):
+            stream = derived_seed(settings["seed"], "bootstrap", "correlation", level, quantity)
+            found = rank_correlation(
+                table["inefficiency"],
+                table[quantity],
+                strata=table[strata],
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+            )
+            rows.append({"quantity": "inefficiency", "with": quantity, "level": level, **found})
+    table = pd.DataFrame(rows)
+    table["p_adjusted"] = holm(table["p_value"])
+    return table

@@ -1,0 +1,167 @@
+"""What every ensemble of a study came to at the end, along the study's axis."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots import style
+
+# panel: (start, column, title, label, logarithmic)
+PANELS = (
+    ("cold", "inefficiency", "cold start", r"Inefficiency $T/T_{\mathrm{SL}}$"),
+    ("warm", "inefficiency", "warm start", r"Inefficiency $T/T_{\mathrm{SL}}$"),
+    ("cold", "kinematic_inefficiency", "any dynamics",
+     r"$T \int |\dot\theta|^2 dt\, /\, \ell_{\mathrm{geo}}^2$"),
+    ("cold", "drift", "kernel drift", r"$|\Theta_T - \Theta_0|_F / |\Theta_0|_F$"),
+    ("cold", "alignment_gain", "kernel-target alignment", "Alignment at the end / start"),
+    ("cold", "discretisation", "discretisation", r"|action / energy drop $-$ 1|"),
+)  # fmt: skip
+MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
+HOLLOW = {"linestyle": "none", "marker": "D", "markersize": 3.5, "mfc": "white", "zorder": 2}
+AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
+
+
+def draw(outcomes: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        outcomes: the table of that name; its columns between dataset settings and ``start`` that
+            vary are the axes.
+
+    Returns:
+        Six panels: ensembles with bootstrap intervals, single runs as dots, prediction hollow.
+    """
+    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.6)
+    ends = outcomes[outcomes["at"] == "end"]
+    axis, others = choose_axis(ends)
+    numeric = axis is not None and pd.api.types.is_numeric_dtype(ends[axis])
+    series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
+    colours = style.palette(len(series), sequential=False)
+    places = ticks(ends, axis, numeric)
+    for panel, letter, (start, column, title, label) in zip(
+        axes.ravel(), "abcdef", PANELS, strict=True
+    ):
+        drawn = False
+        for k, (colour, rows) in enumerate(zip(colours, series.values(), strict=True)):
+            shift = (k - (len(series) - 1) / 2) * 0.12
+            of_start = rows[rows["start"] == start]
+            drawn |= plot(panel, of_start, column, colour, places, (axis, numeric, shift))
+        style.panel_title(panel, letter, title)
+        panel.set_ylabel(label)
+        set_ticks(panel, places, axis, numeric)
+        if not drawn:
+            style.say(panel, style.NEVER_WARM if start == "warm" else "nothing to show")
+            panel.set_yticks([])
+            continue
+        low, high = panel.get_ylim()
+        if low > 0:
+            style.log_axes(panel, "y")
+    if len(series) > 1:
+        pairs = zip(series, colours, strict=True)
+        style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
+    legend(figure, ends)
+    return figure
+
+
+def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:
+    """Return the axis with the most values, numeric ones first, and the other axes."""
+    columns = list(ends.columns)
+    names = [c for c in columns[1 : columns.index("start")] if c != "subset"]
+    varied = [c for c in names if ends[c].nunique(dropna=False) > 1]
+    if "case" in varied:  # settings that the case decides say nothing more
+        decided = ends.groupby("case")[[c for c in varied if c != "case"]].nunique(dropna=False)
+        varied = ["case", *(c for c in decided if (decided[c] > 1).any())]
+
+    def order(name: str) -> tuple:
+        return (not pd.api.types.is_numeric_dtype(ends[name]), -ends[name].nunique())
+
+    varied = sorted(varied, key=order)
+    return (varied[0], varied[1:]) if varied else (None, [])
+
+
+def series_label(ends: pd.DataFrame, others: list[str]) -> pd.Series:
+    """Return for every row the label of its series."""
+    return ends.apply(lambda row: ", ".join(word(c, row[c]) for c in others), axis=1).astype(str)
+
+
+def word(column: str, value: object) -> str:
+    """Return a setting as it stands in a legend."""
+    text = style.describe(column, value)
+    plain = column in ("n", "width", "subset", "case", "dataset", "model", "dynamics")
+    plain |= isinstance(value, str)
+    return text if plain else f"{column.replace('_', ' ')} {text}"
+
+
+def ticks(ends: pd.DataFrame, axis: str | None, numeric: bool) -> dict:
+    """Return value -> position on the x axis."""
+    values = list(ends[axis].dropna().unique()) if axis else [""]
+    if numeric and min(values) > 0:
+        return {value: float(value) for value in sorted(values)}
+    return {value: float(k) for k, value in enumerate(sorted(values) if numeric else values)}
+
+
+def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict, place) -> bool:
+    """Draw runs, ensembles and predictions of one series; return whether anything is there."""
+    axis, numeric, shift = place
+    if column not in rows or not np.isfinite(rows[column].astype(float)).any():
+        return False
+    shown = rows[np.isfinite(rows[column].astype(float))]
+    position = shown[axis].map(places) if axis else pd.Series(0.0, shown.index)
+    logarithmic = numeric and min(places) > 0
+    x = position * np.exp(shift) if logarithmic else position + shift
+    fold = np.abs if column == "discretisation" else np.asarray
+    whole = shown["realisation"].astype(str) == "ensemble"
+    runs = fold(shown.loc[~whole, column].astype(float))
+    axes.plot(x[~whole], runs, ".", color=colour, alpha=0.5, markersize=4)
+    mean = shown[whole]
+    y = fold(mean[column].to_numpy(float))
+    reach = None
+    if column != "discretisation" and style.has_interval(mean, column):
+        ends = mean[[f"{column}_low", f"{column}_high"]].to_numpy(float)
+        reach = np.abs(np.nan_to_num(ends - y[:, None])).T
+    axes.errorbar(x[whole], y, yerr=reach, color=colour, **MARK)
+    predicted = f"{column}_predicted"
+    if predicted in mean and len(mean):
+        axes.plot(x[whole], mean[predicted].astype(float), color=colour, **HOLLOW)
+    return True
+
+
+def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool) -> None:
+    """Put a tick at every value of the axis."""
+    if axis is None:
+        axes.set_xticks([])
+        return
+    axes.set_xlabel(AXIS_LABELS.get(axis, "" if axis == "case" else axis.replace("_", " ").title()))
+    if numeric and min(places) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_xlim(min(places) / 1.4, max(places) * 1.4)
+        labels = [f"{value:.3g}" for value in places]
+    else:
+        axes.set_xlim(-0.6, len(places) - 0.4)
+        labels = [style.describe(axis, value) for value in places]
+    long = max(len(str(label)) for label in labels) > 4
+    kind = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(list(places.values()), labels, **kind)
+
+
+def legend(figure: Figure, ends: pd.DataFrame) -> None:
+    """Say what the marks are and how many runs an ensemble has."""
+    counts = sorted({int(n) for n in ends["runs"].dropna()})
+    size = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
+    more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
+    kinds = {
+        f"ensemble of {size} runs, bootstrap interval{more}": MARK | {"color": "black"},
+        "single runs": {"linestyle": "none", "marker": ".", "color": "black"},
+        "predicted from the NTK there": HOLLOW | {"color": "black"},
+    }
+    drop = ("capsize", "elinewidth")
+    handles = [
+        Line2D([], [], label=text, **{k: v for k, v in kind.items() if k not in drop})
+        for text, kind in kinds.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)

@@ -1,0 +1,224 @@
+"""Optimisers other than plain gradient descent: heavy ball, Nesterov, Adam, minibatch gradients.
+
+They keep the protocol of ``dynamics.Evolution``. Path length and action are those of the polygon
+through the steps in the training time of each, so that T * action >= l_gamma^2 >= l_geo^2 holds for
+all. What the action has to do with the loss drop differs (docs/theory.md, section 8).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speedlimits.dynamics import LossAndGradient, _ConstantStep
+
+ADAM_BETA_2 = 0.999  # Kingma and Ba (2015), algorithm 1
+ADAM_EPSILON = 1e-8  # ibid.
+MinibatchLossAndGradient = Callable[[Tensor, Tensor], tuple[float, Tensor]]
+
+
+class HeavyBall(_ConstantStep):
+    """Heavy ball: v <- mu v - eta grad L, theta <- theta + v (Polyak 1964; torch's momentum).
+
+    In the training time t = steps * eta / (1 - mu), small steps follow m theta'' + theta' =
+    -grad L with the mass m = eta (1 + mu) / (2 (1 - mu)^2): the friction is that of gradient flow.
+
+    Args:
+        loss_and_gradient: see ``Evolution``.
+        theta_0: weights at the start, shape (P,).
+        learning_rate: eta > 0.
+        momentum: mu in [0, 1).
+        lambda_1: largest eigenvalue if known; only named in errors.
+
+    Raises:
+        ValueError: if the learning rate is not positive or the momentum not in [0, 1).
+    """
+
+    _TENSORS = _ConstantStep._TENSORS + ("_velocity",)
+
+    def __init__(
+        self,
+        loss_and_gradient: LossAndGradient,
+        theta_0: Tensor,
+        learning_rate: float,
+        momentum: float,
+        *,
+        lambda_1: float | None = None,
+    ):
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"the momentum is {momentum}; it must be at least 0 and less than 1")
+        self.learning_rate, self.momentum = learning_rate, momentum
+        super().__init__(
+            loss_and_gradient, theta_0, learning_rate / (1 - momentum), lambda_1=lambda_1
+        )
+        self._velocity = torch.zeros_like(self.theta_0)
+
+    @property
+    def mass(self) -> float:
+        """Mass m = eta (1 + mu) / (2 (1 - mu)^2) in units of training time."""
+        return self.learning_rate * (1 + self.momentum) / (2 * (1 - self.momentum) ** 2)
+
+    @property
+    def kinetic_energy(self) -> float:
+        """Kinetic energy m |theta'|^2 / 2, with theta' of the last step."""
+        return 0.5 * self.mass * (self._velocity.norm().item() / self.step) ** 2
+
+    def _move(self) -> Tensor:
+        self._velocity = self.momentum * self._velocity - self.learning_rate * self._gradient
+        return self._velocity
+
+    def _step_description(self) -> str:
+        return f"learning rate {self.learning_rate:.6g}, momentum {self.momentum:.6g}"
+
+
+class Nesterov(HeavyBall):
+    """Nesterov's momentum as torch has it: v <- mu v - eta g, theta <- theta + mu v - eta g.
+
+    theta is the look-ahead point, at which the gradient g is taken. The training time is that of
+    heavy ball; small steps follow m theta'' + (1 + mu h H) theta' = -grad L with the Hessian H and
+    the step h (Shi, Du, Jordan, Su 2021): curvature adds friction.
+    """
+
+    def _move(self) -> Tensor:
+        super()._move()
+        return self.momentum * self._velocity - self.learning_rate * self._gradient
+
+
+class Adam(_ConstantStep):
+    """Adam (Kingma, Ba 2015, algorithm 1), in training time eta * steps, which is a length.
+
+    Without inertia it is the flow theta' = -D^-1 grad L with D = sqrt(v) + epsilon per weight. By
+    Cauchy and Schwarz, weight by weight, T (L_0 - L_T) >= sum_i D_i (theta_T - theta_0)_i^2 with
+    the harmonic mean D_i = T / int D_i^-1 dt: ``preconditioned_length_squared``.
+
+    Args:
+        loss_and_gradient: see ``Evolution``.
+        theta_0: weights at the start, shape (P,).
+        learning_rate: eta > 0.
+        momentum: beta_1 in [0, 1).
+
+    Raises:
+        ValueError: if the learning rate is not positive or the momentum not in [0, 1).
+    """
+
+    _TENSORS = _ConstantStep._TENSORS + ("_first_moment", "_second_moment", "_inverse_metric")
+
+    def __init__(
+        self,
+        loss_and_gradient: LossAndGradient,
+        theta_0: Tensor,
+        learning_rate: float,
+        momentum: float,
+    ):
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"the momentum is {momentum}; it must be at least 0 and less than 1")
+        self.momentum = momentum
+        super().__init__(loss_and_gradient, theta_0, learning_rate)
+        self._first_moment = torch.zeros_like(self.theta_0)
+        self._second_moment = torch.zeros_like(self.theta_0)
+        self._inverse_metric = torch.zeros_like(self.theta_0)
+
+    @property
+    def preconditioned_length_squared(self) -> float:
+        """sum_i (theta_t - theta_0)_i^2 t / int D_i^-1 dt, in units of loss x time."""
+        if self.steps == 0:
+            return 0.0
+        return (self.displacement.square() * (self.time / self._inverse_metric)).sum().item()
+
+    def _move(self) -> Tensor:
+        gradient, count = self._gradient, self.steps + 1
+        self._first_moment = torch.lerp(gradient, self._first_moment, self.momentum)
+        self._second_moment = torch.lerp(gradient.square(), self._second_moment, ADAM_BETA_2)
+        mean = self._first_moment / (1 - self.momentum**count)
+        metric = (self._second_moment / (1 - ADAM_BETA_2**count)).sqrt() + ADAM_EPSILON
+        self._inverse_metric = self._inverse_metric + self.step / metric
+        return -self.step * mean / metric
+
+    def _step_description(self) -> str:
+        return f"Adam's learning rate {self.step:.6g}"
+
+
+class MinibatchDescent(_ConstantStep):
+    """Gradient descent on minibatches, theta <- theta - eta (N/B) grad L_B, in time eta * steps.
+
+    Every epoch draws a permutation (Philox, keyed by the seed and numbered by the epoch) and takes
+    its samples without replacement; N/B makes the gradient that of the whole sum on average. Small
+    steps follow d theta = -grad L dt + sqrt(eta C) dW with the covariance C of that gradient.
+
+    ``gradients`` counts samples over N; the full loss and gradient are evaluated, uncounted, where
+    ``advance`` ends.
+
+    Args:
+        loss_and_gradient: of all samples, see ``Evolution``.
+        minibatch: (theta, rows of the samples) -> (L_B, grad L_B), sums over these samples.
+        theta_0: weights at the start, shape (P,).
+        learning_rate: eta > 0.
+        batch_size: B in [1, N].
+        samples: N.
+        seed: of the permutations.
+        lambda_1: largest eigenvalue if known; only named in errors.
+
+    Raises:
+        ValueError: if the learning rate is not positive or the batch size not in [1, N].
+    """
+
+    def __init__(
+        self,
+        loss_and_gradient: LossAndGradient,
+        minibatch: MinibatchLossAndGradient,
+        theta_0: Tensor,
+        learning_rate: float,
+        *,
+        batch_size: int,
+        samples: int,
+        seed: int,
+        lambda_1: float | None = None,
+    ):
+        if not 1 <= batch_size <= samples:
+            raise ValueError(f"batch_size is {batch_size}; it must be from 1 to n = {samples}")
+        self._minibatch, self.batch_size = minibatch, batch_size
+        self.samples, self.seed = samples, seed
+        super().__init__(loss_and_gradient, theta_0, learning_rate, lambda_1=lambda_1)
+        self.gradients = float(self.gradients)
+
+    def advance(self, until, on_step=None) -> None:
+        """Evolve to ``until`` and evaluate the full loss and gradient there."""
+        super().advance(until, on_step)
+        loss, gradient = self._loss_and_gradient(self.weights)
+        self.loss, self._gradient = loss, gradient.to(torch.float64)
+
+    def _rows(self) -> Tensor:
+        """Return the samples of the next step."""
+        epoch, batch = divmod(self.steps, math.ceil(self.samples / self.batch_size))
+        bits = np.random.Philox(key=self.seed, counter=epoch << 128)
+        order = np.random.Generator(bits).permutation(self.samples)
+        return torch.from_numpy(order[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+    def _evaluate(self, displacement: Tensor) -> tuple[float, Tensor]:
+        if not math.isfinite(self._explosion):  # the start itself
+            return super()._evaluate(displacement)
+        rows = self._rows().to(self.theta_0.device)
+        loss, gradient = self._minibatch(self.theta_0 + displacement, rows)
+        self.gradients += len(rows) / self.samples
+        factor = self.samples / len(rows)
+        return factor * loss, factor * gradient.to(torch.float64)
+
+    def _take_step(self) -> None:
+        loss, gradient = self._evaluate(self.displacement)
+        if self._diverged(loss, gradient):
+            self._raise_divergence(loss)
+        move = -self.step * gradient
+        self.displacement = self.displacement + move
+        length = move.norm().item()
+        self.path_length += length
+        self.action += length**2 / self.step
+        self.steps += 1
+        self.time = self.step * self.steps
+        self.loss = loss
+
+    def _step_description(self) -> str:
+        return f"learning rate {self.step:.6g}, batches of {self.batch_size}"

@@ -1,0 +1,104 @@
+"""Tests along axes and the sentences made from them, on tables with and without an effect."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from findings import findings
+
+from pipeline.outcomes import along_axes, correlations
+from speedlimits.statistics import holm, rank_correlation, trend
+
+SETTINGS = {"seed": 3, "confidence": 0.95, "resamples": 999}
+
+
+def runs(slope=0.0, ratio=1.0, realisations=5, sizes=(8, 16, 32, 64)):
+    """Runs at the end: widths on an axis, two models as the other."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for width in sizes:
+        for model, factor in (("a", 1.0), ("b", ratio)):
+            for r in range(realisations):
+                noise = np.exp(0.1 * generator.normal(size=2))
+                rows.append(
+                    {
+                        "ensemble": f"{width}{model}", "subset": 0, "width": width, "model": model,
+                        "start": "cold", "at": "end", "realisation": str(r), "diverged": 0,
+                        "inefficiency": 3 * factor * (width / 8) ** slope * noise[0],
+                        "kinematic_inefficiency": 3 * noise[0], "inefficiency_predicted": 3.0,
+                        "test_error": 0.1 * noise[1],
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def written(table, axes):
+    trends, comparisons = along_axes(table, axes, SETTINGS)
+    whole = table.groupby("ensemble").first().reset_index()
+    whole = whole.assign(realisation="ensemble", runs=5, inefficiency_low=2, inefficiency_high=4)
+    tables = {
+        "outcomes": pd.concat([table, whole]),
+        "trends": trends,
+        "comparisons": comparisons,
+        "correlations": correlations(table, SETTINGS),
+    }
+    return findings(tables, "some_study", SETTINGS | {"axes": axes}), tables
+
+
+AXES = {"width": [8, 16, 32, 64], "model": ["a", "b"]}
+
+
+def test_effects_are_claimed_with_their_numbers():
+    text, tables = written(runs(slope=-0.5, ratio=2.0), AXES)
+    row = tables["trends"].query("quantity == 'inefficiency'").iloc[0]
+    assert row["slope"] == pytest.approx(-0.5, abs=0.06)  # 3 standard errors: 0.1 / sqrt(40) / 0.78
+    assert row["points"] == 40
+    assert "The inefficiency T/T_SL falls with width, as width^s with s = -0." in text
+    factor = tables["comparisons"].query("quantity == 'inefficiency'").iloc[0]
+    assert factor["effect"] == pytest.approx(2, rel=0.1)
+    assert "The inefficiency T/T_SL of model b is" in text and "times that of a" in text
+
+
+def test_no_effect_says_no_evidence():
+    text, _ = written(runs(), AXES)
+    assert "No evidence that the inefficiency T/T_SL depends on width" in text
+    assert "No evidence that the inefficiency T/T_SL of model b differs from that of a" in text
+    assert " falls with" not in text and " grows with" not in text
+
+
+def test_too_few_runs_say_so():
+    axes = {"model": ["a", "b"]}
+    text, tables = written(runs(ratio=9.0, realisations=3, sizes=(8,)), axes)
+    row = tables["comparisons"].query("quantity == 'inefficiency'").iloc[0]
+    assert row["p_smallest"] == pytest.approx(0.1)  # 2 of 20 ways to choose 3 of 6
+    assert "Too few runs" in text and "cannot give a p-value below 0.1)" in text
+    assert "times that of" not in text
+
+
+def test_a_trend_inside_strata_is_not_mistaken_for_one_between_them():
+    # Inside each model y falls with x; between them it rises: the pooled slope has the wrong sign.
+    x = np.array([1.0, 2, 4, 8] * 3 + [10.0, 20, 40, 80] * 3)
+    y = x**-0.5 * np.repeat([1.0, 100.0], 12)
+    strata = np.repeat(["a", "b"], 12)
+    options = {"confidence": 0.95, "resamples": 200}
+    pooled = trend(x, y, **options, generator=np.random.default_rng(0))
+    inside = trend(x, y, strata=strata, **options, generator=np.random.default_rng(0))
+    assert pooled["slope"] > 0 and inside["slope"] == pytest.approx(-0.5)
+
+
+def test_holm_agrees_with_its_definition():
+    found = holm([0.01, 0.04, np.nan, 0.03])
+    np.testing.assert_allclose(found, [0.03, 0.06, np.nan, 0.06])
+
+
+def test_rank_correlation_agrees_with_scipy():
+    import scipy.stats
+
+    x, y = np.random.default_rng(2).normal(size=(2, 30))
+    y = y + x
+    found = rank_correlation(
+        x, y, confidence=0.95, resamples=4000, generator=np.random.default_rng(0)
+    )
+    reference = scipy.stats.spearmanr(x, y)
+    assert found["correlation"] == pytest.approx(reference.statistic)
+    assert found["p_value"] == pytest.approx(reference.pvalue, abs=0.01)
+    assert found["correlation_low"] < reference.statistic < found["correlation_high"]

@@ -1,0 +1,161 @@
+"""Optimisers against torch's, their energy balances and bounds, and resumption."""
+
+import numpy as np
+import pytest
+import torch
+
+from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
+
+EIGENVALUES = torch.tensor([1.0, 0.3, 0.05], dtype=torch.float64)
+START = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+
+
+def quadratic(theta):
+    return 0.5 * float(EIGENVALUES @ theta**2), EIGENVALUES * theta
+
+
+INPUTS = torch.from_numpy(np.random.default_rng(0).normal(size=(7, 3)))
+TARGETS = torch.from_numpy(np.random.default_rng(1).normal(size=7))
+
+
+def least_squares(theta, rows=None):
+    x, y = (INPUTS, TARGETS) if rows is None else (INPUTS[rows], TARGETS[rows])
+    residual = x @ theta - y
+    return 0.5 * float(residual @ residual), x.T @ residual
+
+
+def minibatches(batch_size, rate=0.01, seed=5):
+    return MinibatchDescent(
+        least_squares, least_squares, START, rate, batch_size=batch_size, samples=7, seed=seed
+    )
+
+
+MAKERS = {
+    "heavy_ball": lambda: HeavyBall(quadratic, START, 0.2, 0.9),
+    "nesterov": lambda: Nesterov(quadratic, START, 0.2, 0.9),
+    "adam": lambda: Adam(quadratic, START, 0.05, 0.9),
+    "sgd": lambda: minibatches(3),
+}
+REFERENCES = {
+    "heavy_ball": lambda p: torch.optim.SGD([p], lr=0.2, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD([p], lr=0.2, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam([p], lr=0.05),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_steps_are_those_of_torch(name):
+    evolution = MAKERS[name]()
+    evolution.advance(40 * evolution.step)
+    parameter = torch.nn.Parameter(START.clone())
+    optimiser = REFERENCES[name](parameter)
+    for _ in range(40):
+        parameter.grad = quadratic(parameter.detach())[1]
+        optimiser.step()
+    assert evolution.steps == 40
+    torch.testing.assert_close(evolution.weights, parameter.detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_continues_bit_for_bit(name):
+    whole, first, second = MAKERS[name](), MAKERS[name](), MAKERS[name]()
+    whole.advance(30 * whole.step)
+    first.advance(13 * first.step)
+    second.load_state(first.state())
+    second.advance(30 * second.step)
+    for key, value in whole.state().items():
+        other = second.state()[key]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_action_bounds_the_length_of_any_curve(name):
+    evolution = MAKERS[name]()
+    for step in (1, 5, 25, 100):
+        evolution.advance(step * evolution.step)
+        product = evolution.time * evolution.action
+        assert product >= evolution.path_length**2 * (1 - 1e-12)
+        assert evolution.path_length >= evolution.displacement.norm() * (1 - 1e-12)
+
+
+def balance(kind, step, mass=2.0, time=4.0):
+    """Return (action + kinetic energy) / loss drop at one mass, and the kinetic share."""
+    ratio = 2 * mass / step  # (1 + mu) / (1 - mu)
+    momentum = (ratio - 1) / (ratio + 1)
+    evolution = kind(quadratic, START, step * (1 - momentum), momentum)
+    assert evolution.mass == pytest.approx(mass)
+    evolution.advance(time)
+    drop = quadratic(START)[0] - evolution.loss
+    return (evolution.action + evolution.kinetic_energy) / drop, evolution.kinetic_energy / drop
+
+
+def test_heavy_ball_dissipates_what_the_loss_loses_less_its_kinetic_energy():
+    errors = []
+    for step in (0.02, 0.01, 0.005):
+        total, kinetic = balance(HeavyBall, step)
+        assert kinetic > 0.05  # the loss drop alone is not the action
+        errors.append(abs(total - 1))
+    assert errors[-1] < 0.01
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.2)  # first order in the step
+
+
+def test_nesterov_dissipates_more_than_its_action_in_a_convex_valley():
+    # Relative to heavy ball the extra friction mu h H lowers action + kinetic energy.
+    for step in (0.02, 0.01):
+        assert balance(Nesterov, step)[0] < balance(HeavyBall, step)[0]
+
+
+def test_preconditioned_bound_holds_for_adam_without_inertia():
+    evolution = Adam(quadratic, START, 1e-4, 0.0)
+    for time in (0.01, 0.3, 1.0, 2.5):
+        evolution.advance(time)
+        drop = quadratic(START)[0] - evolution.loss
+        assert evolution.time * drop >= evolution.preconditioned_length_squared * (1 - 1e-3)
+
+
+def test_plain_loss_drop_bounds_nothing_for_adam():
+    # Its time is a length: rescaling the loss changes T (L_0 - L_T) / l_geo^2 at equal weights.
+    ratios = []
+    for scale in (1.0, 1e-3):
+        evolution = Adam(lambda t, s=scale: tuple(s * v for v in quadratic(t)), START, 0.01, 0.9)
+        evolution.advance(1.0)
+        drop = scale * quadratic(START)[0] - evolution.loss
+        ratios.append(evolution.time * drop / evolution.displacement.square().sum().item())
+    assert ratios[1] < 1 and ratios[0] / ratios[1] == pytest.approx(1000, rel=1e-3)
+
+
+def test_minibatches_of_all_samples_are_gradient_descent():
+    evolution = minibatches(7)
+    evolution.advance(0.2)
+    theta = START.clone()
+    for _ in range(20):
+        theta = theta - 0.01 * least_squares(theta)[1]
+    torch.testing.assert_close(evolution.weights, theta)
+    assert evolution.loss == pytest.approx(least_squares(evolution.weights)[0])
+
+
+def test_an_epoch_takes_every_sample_once_and_counts_as_one_gradient():
+    evolution = minibatches(3)
+    seen = []
+    for _ in range(3):
+        seen += evolution._rows().tolist()
+        evolution._take_step()
+    assert sorted(seen) == list(range(7))
+    assert evolution.gradients == pytest.approx(2.0)  # that of the start, and one epoch
+    assert evolution._rows().tolist() != seen[:3]
+
+
+def test_minibatch_gradients_are_unbiased():
+    evolution, mean = minibatches(2), torch.zeros(3, dtype=torch.float64)
+    for step in range(4000):
+        evolution.steps = 4 * step  # the first batch of each epoch
+        rows = evolution._rows()
+        mean += 7 / 2 * least_squares(START, rows)[1] / 4000
+    expected = least_squares(START)[1]
+    torch.testing.assert_close(mean, expected, rtol=0.1, atol=0.5)
+
+
+@pytest.mark.parametrize("make", [HeavyBall, Nesterov, Adam])
+def test_momentum_must_be_below_one(make):
+    with pytest.raises(ValueError, match="momentum is 1"):
+        make(quadratic, START, 0.1, 1.0)
