@@ -1,0 +1,132 @@
+"""The library's measure of any network: closed form, equal input forms, refusals, the example."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+import speedlimits
+
+N, D, C = 12, 5, 2
+
+
+@pytest.fixture
+def linear():
+    """Exact gradient flow of f = W x: network, inputs, targets, flat weights, times, modes."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, D, generator=generator, dtype=torch.float64)
+    y = torch.randn(N, C, generator=generator, dtype=torch.float64)
+    network = nn.Linear(D, C, bias=False).double()
+    start = network.weight.detach().numpy().copy()
+    values, vectors = np.linalg.eigh(x.numpy().T @ x.numpy())
+    best = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[0].T
+    times = np.array([0.0, 0.01, 0.1, 1.0])
+    weights = np.stack(
+        [(best + (start - best) @ vectors * np.exp(-values * t) @ vectors.T).ravel() for t in times]
+    )
+    return network, x, y, weights, times
+
+
+def test_linear_gradient_flow_has_the_closed_form_and_is_predicted_exactly(linear):
+    network, x, y, weights, times = linear
+    found = speedlimits.measure(network, x, y, weights, times)
+    losses = [0.5 * np.sum((x.numpy() @ w.reshape(C, D).T - y.numpy()) ** 2) for w in weights]
+    drop = losses[0] - np.array(losses[1:])
+    squared = np.sum((weights[1:] - weights[0]) ** 2, axis=1)
+    np.testing.assert_allclose(found.loss_drop, drop)
+    np.testing.assert_allclose(found.speed_limit_time, squared / drop)
+    np.testing.assert_allclose(found.inefficiency, times[1:] * drop / squared)
+    # The kernel of a linear network is constant: its prediction is the truth.
+    np.testing.assert_allclose(found.inefficiency_predicted, found.inefficiency, rtol=1e-7)
+    assert np.all(found.inefficiency >= 1) and np.all(found.time >= found.speed_limit_time)
+    assert np.all(found.chord_length >= found.geodesic_length * (1 - 1e-12))
+
+
+def test_state_dicts_and_flat_weights_say_the_same_and_the_network_is_left_alone(linear):
+    network, x, y, weights, times = linear
+    before = network.weight.detach().clone()
+    states = [{"weight": torch.from_numpy(w.reshape(C, D))} for w in weights]
+    flat = speedlimits.measure(network, x, y, weights, times, kernel=False)
+    named = speedlimits.measure(network, x, y, states, times, kernel=False)
+    for a, b in zip(flat, named, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isnan(flat.inefficiency_predicted).all()
+    assert torch.equal(network.weight, before)
+
+
+class Random(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + torch.randn(len(x), self.out_features)
+
+
+class Mean(nn.Linear):
+    def forward(self, x):
+        return super().forward(x - x.mean(dim=0))
+
+
+def frozen():
+    network = nn.Linear(D, C)
+    network.bias.requires_grad_(False)
+    return network
+
+
+X, Y = torch.randn(N, D, generator=torch.Generator().manual_seed(1)), torch.zeros(N, C)
+BAD = [
+    (
+        nn.Sequential(nn.Linear(D, C), nn.BatchNorm1d(C)),
+        X,
+        Y,
+        "1 is batch normalisation",
+    ),
+    (nn.Sequential(nn.Linear(D, C), nn.Dropout(0.5)), X, Y, "is random"),
+    (Random(D, C), X, Y, "is random"),
+    (Mean(D, C), X, Y, "depends on the others of its batch"),
+    (frozen(), X, Y, "bias are frozen"),
+    (nn.Flatten(), X, Y, "no weights"),
+    (nn.Linear(D, C + 1), X, Y, r"must give \(8, 2\)"),
+    (nn.LSTM(D, C), X, Y, "tuple"),
+    (nn.Linear(D, C), X.long(), Y, "inputs are torch.int64"),
+    (nn.Linear(D, C), X, Y[:-1], "one row per input"),
+    (nn.Linear(D, C), X, Y[:, 0], "one row per input"),
+]
+
+
+@pytest.mark.parametrize(("network", "x", "y", "words"), BAD)
+def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words):
+    states = [network.state_dict()] * 2
+    with pytest.raises(ValueError, match=words) as caught:
+        speedlimits.measure(network, x, y, states, [0, 1])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "times", "words"),
+    [
+        (np.zeros((3, 7)), [0, 1, 2], r"must be \(snapshots, 12\)"),
+        (np.zeros((2, 12)), [0, 1, 2], "one for each of the 2 snapshots"),
+        (np.zeros((2, 12)), [1, 0], "must increase"),
+        ([{"weight": torch.zeros(C, D)}] * 2, [0, 1], "lacks the weights bias"),
+    ],
+)
+def test_snapshots_that_do_not_fit_are_refused(snapshots, times, words):
+    with pytest.raises(ValueError, match=words):
+        speedlimits.measure(nn.Linear(D, C), X, Y, snapshots, times)
+
+
+def test_import_is_light_and_the_example_runs():
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
+    light = "import sys, speedlimits; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", light], env=environment, check=True)
+    script = ROOT / "examples/measure_your_network.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 15
+    ratios = [float(line.split("T/T_SL")[1].split()[0]) for line in lines]
+    assert all(ratio >= 1 for ratio in ratios)
