@@ -102,6 +102,9 @@ def asymptotic_inefficiency(alpha: ArrayLike, delta: ArrayLike) -> Array:
     Returns:
         The constant for -1 < s < 0, 1 for s <= -1, infinity for s >= 0 (docs/theory.md,
         section 5).
+
+    >>> asymptotic_inefficiency([1.5, 2.0, 2.0], [0.5, 0.0, 0.5]).round(4).tolist()
+    [1.6158, 1.2803, 1.9641]
     """
     s = s_parameter(alpha, delta)
     inside = np.where((s > -1) & (s < 0), s, -0.5)

@@ -25,6 +25,9 @@ def speed_limit_time(geodesic_length_squared: ArrayLike, loss_drop: ArrayLike) -
 
     Returns:
         T_SL in units of training time, shape (...); NaN where the loss has not dropped.
+
+    >>> float(speed_limit_time(2.0, 0.5))
+    4.0
     """
     squared, drop = np.asarray(geodesic_length_squared, float), np.asarray(loss_drop, float)
     return np.divide(squared, drop, out=np.full(np.shape(drop), np.nan), where=drop > 0)
@@ -42,6 +45,9 @@ def inefficiency(
 
     Returns:
         T/T_SL, shape (...); NaN where nothing has moved.
+
+    >>> float(inefficiency(6.0, 2.0, 0.5))
+    1.5
     """
     return _ratio(np.asarray(time, float) * np.asarray(loss_drop, float), geodesic_length_squared)
 
