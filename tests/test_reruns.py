@@ -28,6 +28,8 @@ WILDCARDS = {
     "ntk_warm": ("dataset", "subset", "network", "dynamics", "realisations", "realisation"),
     "collect": ("study",),
     "figure": ("study", "figure"),
+    "findings": ("study",),
+    "theory_langevin": (),
     "theory_linear_regression": (),
     "theory_power_law": (),
     "theory_measured": (),
@@ -47,6 +49,8 @@ def config():
         "two": {"set": other, "vary": {}, "realisations": 2},
         "three": {"set": {"model": "vision_transformer"}, "vary": {}, "realisations": 2},
     }
+    for dynamics in ("heavy_ball", "sgd"):
+        found["studies"][dynamics] = {"set": {"dynamics": dynamics}, "realisations": 2}
     found["default_studies"] = ["one"]
     return found
 
@@ -64,7 +68,8 @@ def jobs(config):
                 ):
                     names = SimpleNamespace(
                         dataset=e.dataset, subset=e.subset, network=e.network, dynamics=e.dynamics,
-                        realisations=e.realisations, realisation=realisation, study=study,
+                        realisations=e.path.rpartition("ensemble")[2], realisation=realisation,
+                        study=study,
                         figure=figure, theory_figure=theory_figure,
                     )  # fmt: skip
                     for rule in RULES:
@@ -88,12 +93,18 @@ KERNELS = {"ntk_start", "ntk_warm", "ntk_end"}
 STATISTICS = {"exponents", "speed_limit", "collect"}
 REGRESSION = {"theory_linear_regression"}
 POWER_LAW = {"theory_power_law"}
+LANGEVIN = {"theory_langevin"}
 SUMMARIES = {"reproduction", "interactive", "all_runs"}
 COLLECT = {"collect", *SUMMARIES}
+COLLECT_OTHER = {"collect"}  # of a study that is no default study
+COLLECT_LANGEVIN = {*COLLECT, *LANGEVIN}  # the Langevin experiment is laid over the base too
 NOTHING = set()
 # key -> (another value, rules with stale jobs, rules with new jobs)
 EXPECTED = {
-    "seed": (1, {"subset", "time_unit", "train", *KERNELS, *STATISTICS, *REGRESSION}, NOTHING),
+    "seed": (
+        1, {"subset", "time_unit", "train", *KERNELS, *STATISTICS, *REGRESSION, *LANGEVIN},
+        NOTHING,
+    ),
     "datasets.cifar10.archive": ("other.tar.gz", NOTHING, NOTHING),
     "datasets.cifar10.sha256": ("0" * 64, NOTHING, NOTHING),
     "datasets.cifar10.test_count": (
@@ -102,19 +113,19 @@ EXPECTED = {
     "datasets.digits.test_count": (7, NOTHING, NOTHING),
     "base.dataset": ("digits", COLLECT, {"prepare", *OF_SUBSET}),
     "base.n": (99, COLLECT, OF_SUBSET),
-    "base.selection": ("uniform", COLLECT, OF_SUBSET),
-    "base.subset": (3, COLLECT, OF_SUBSET),
-    "base.label_noise": (0.2, COLLECT, OF_SUBSET),
-    "base.patch_size": (8, COLLECT, OF_NETWORK),
-    "base.output_scale": (10, COLLECT, OF_NETWORK),
-    "base.subtract_start": (True, COLLECT, OF_NETWORK),
+    "base.selection": ("uniform", COLLECT_LANGEVIN, OF_SUBSET),
+    "base.subset": (3, COLLECT_LANGEVIN, OF_SUBSET),
+    "base.label_noise": (0.2, COLLECT_LANGEVIN, OF_SUBSET),
+    "base.patch_size": (8, COLLECT_OTHER, OF_NETWORK),
+    "base.output_scale": (10, COLLECT_LANGEVIN, OF_NETWORK),
+    "base.subtract_start": (True, COLLECT_LANGEVIN, OF_NETWORK),
     "base.model": ("fully_connected", COLLECT, OF_DYNAMICS),  # study two has that network
     "base.width": (17, COLLECT, OF_NETWORK),
     "base.depth": (5, {"collect"}, OF_NETWORK),
-    "base.parameterisation": ("standard", COLLECT, OF_NETWORK),
-    "base.initialisation": ("torch_default", COLLECT, OF_NETWORK),
-    "base.targets": ("centred_one_hot", COLLECT, OF_NETWORK),
-    "base.precision": ("float64", COLLECT, OF_NETWORK),
+    "base.parameterisation": ("standard", COLLECT_LANGEVIN, OF_NETWORK),
+    "base.initialisation": ("torch_default", COLLECT_LANGEVIN, OF_NETWORK),
+    "base.targets": ("centred_one_hot", COLLECT_LANGEVIN, OF_NETWORK),
+    "base.precision": ("float64", COLLECT_LANGEVIN, OF_NETWORK),
     "base.dynamics": ("gradient_descent", COLLECT, OF_DYNAMICS),
     "base.relative_tolerance": (0.003, COLLECT, OF_DYNAMICS),
     "base.learning_rate": (0.25, {"collect"}, OF_DYNAMICS),
@@ -124,9 +135,16 @@ EXPECTED = {
     "base.time_unit": ("absolute", COLLECT, OF_DYNAMICS),
     "base.snapshots_per_decade": (5, COLLECT, OF_DYNAMICS),
     "default_studies": (["two"], SUMMARIES, NOTHING),
+    "base.momentum": (0.5, COLLECT_OTHER, OF_DYNAMICS),
+    "base.batch_size": (7, COLLECT_OTHER, OF_DYNAMICS),
+    "base.beyond_stability": (True, COLLECT_OTHER, OF_DYNAMICS),
+    "base.warm_start_accuracy": (0.5, COLLECT, OF_ENSEMBLE),
+    "studies.NAME.figures": (["training_curves"], NOTHING, NOTHING),
     "studies.NAME.set": ({"n": 99}, COLLECT, OF_SUBSET),
     "studies.NAME.cases": ([{"width": 17}], COLLECT, OF_NETWORK),
-    "studies.NAME.vary": ({"final_time": [2000, 3000]}, COLLECT, OF_DYNAMICS),
+    "studies.NAME.vary": (
+        {"final_time": [2000, 3000]}, {*COLLECT, "figure", "findings"}, OF_DYNAMICS,
+    ),
     "studies.NAME.realisations": (3, COLLECT, {"train", "ntk_start", "ntk_end", *OF_ENSEMBLE}),
     "warm_start.test_accuracy": (0.2, {"warm_start", "reproduction"}, NOTHING),
     "kernel.memory_gb": (1.5, NOTHING, NOTHING),
@@ -135,8 +153,8 @@ EXPECTED = {
     "fit.first_rank": (3, {"exponents"}, NOTHING),
     "fit.last_rank_fraction": (0.4, {"exponents"}, NOTHING),
     "fit.bins_per_decade": (5, {"exponents"}, NOTHING),
-    "statistics.confidence": (0.9, {*STATISTICS, "reproduction"}, NOTHING),
-    "statistics.resamples": (500, STATISTICS, NOTHING),
+    "statistics.confidence": (0.9, {*STATISTICS, *LANGEVIN, "findings", "reproduction"}, NOTHING),
+    "statistics.resamples": (500, {*STATISTICS, *LANGEVIN}, NOTHING),
     "figures.dpi": (99, {"figure", "theory_figure"}, NOTHING),
     "theory.linear_regression.ratios": ([0.5, 2.0], REGRESSION, NOTHING),
     "theory.linear_regression.dimensions": ([8, 400], REGRESSION, NOTHING),
@@ -151,6 +169,13 @@ EXPECTED = {
     "theory.linear_regression.step": (0.01, REGRESSION, NOTHING),
     "theory.linear_regression.realisations": (400, REGRESSION, NOTHING),
     "theory.linear_regression.groups": (4, REGRESSION, NOTHING),
+    "theory.langevin.set": ({"dataset": "digits", "n": 16, "final_time": 50}, LANGEVIN, NOTHING),
+    "theory.langevin.networks": ([{"model": "myrtle5", "width": 4}], LANGEVIN, NOTHING),
+    "theory.langevin.temperatures": ([0.0, 0.1], LANGEVIN, NOTHING),
+    "theory.langevin.start_variance": (0.001, LANGEVIN, NOTHING),
+    "theory.langevin.members": (3, LANGEVIN, NOTHING),
+    "theory.langevin.realisations": (2, LANGEVIN, NOTHING),
+    "theory.langevin.step": (0.01, LANGEVIN, NOTHING),
     "theory.power_law.exponents": ([[1.5, 0.5]], POWER_LAW, NOTHING),
     "theory.power_law.count": (500, POWER_LAW, NOTHING),
     "theory.power_law.final_time": (1000.0, POWER_LAW, NOTHING),

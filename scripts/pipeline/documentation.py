@@ -32,7 +32,7 @@ def rows(schema: dict, rule: dict, value: object, path: str) -> list[tuple[str, 
     """Return (key, shipped value, allowed, meaning) of every leaf below a rule."""
     if "$ref" in rule:
         name = rule["$ref"].split("/")[-1]
-        if name == "axes" or ".NAME." in path:
+        if name == "axes" or (name == "run" and path != "base"):
             what = "mapping of lists" if name == "axes" else "mapping of run settings"
             return [(path, "", what, rule.get("description", ""))]
         rule = {**schema["$defs"][name], **{k: v for k, v in rule.items() if k != "$ref"}}

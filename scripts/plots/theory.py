@@ -215,7 +215,7 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
         axes[0][2].plot(x, predicted, color=colour)
     labels = (
         r"$T_{SL}/T$ (points: lower bound)",
-        r"inefficiency $T/T_{SL}$ (points: upper bound)",
+        r"$T/T_{SL}$ (points: upper bound)",
         r"loss drop $\langle L_0 - L_T\rangle / L_0$",
     )
     ticks = [least, *sorted(whole["temperature"][whole["temperature"] > 0].unique())]
