@@ -2,6 +2,7 @@
 # make test   lint and tests, with a miniature of the whole workflow
 # make report report.html, one page that works offline, of the demo (or CONFIG=my.yaml)
 # make lint   ruff, snakefmt, snakemake --lint
+# make test-slurm   the tests on a real Slurm (root, Debian packages of docs/cluster.md), about 8 minutes
 # make docs   write the table of config keys and the page of what each rule depends on
 # make pins   exact conda packages of envs/, where conda is at hand
 PYTHON ?= python3
@@ -10,7 +11,7 @@ CORES ?= all
 CONFIG ?= configs/demo.yaml
 BIN := .venv/bin
 
-.PHONY: verify demo report test lint docs clean pins
+.PHONY: verify demo report test test-slurm lint docs clean pins
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile configs/demo.yaml
@@ -20,6 +21,9 @@ demo: .venv/.installed
 
 test: .venv/.installed-dev lint
 	$(BIN)/python -m pytest -q
+
+test-slurm: .venv/.installed-dev
+	SPEEDLIMITS_SLURM=1 $(BIN)/python -m pytest -q tests/test_slurm.py
 
 report: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)

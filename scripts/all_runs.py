@@ -102,7 +102,10 @@ def tree(ensembles: list[dict], limits: pd.DataFrame, training: pd.DataFrame) ->
     nodes = {}
     for ensemble in ensembles:
         path = ensemble["path"].removeprefix("results/runs/")
-        nodes[path] = xr.Dataset(attrs=ensemble["settings"])
+        known = {key: value for key, value in ensemble["settings"].items() if value is not None}
+        nodes[path] = xr.Dataset(
+            attrs={k: str(v) if isinstance(v, bool | dict | list) else v for k, v in known.items()}
+        )
         of_run = training[training["ensemble"] == ensemble["path"]]
         nodes[f"{path}/training"] = xr.Dataset(curves(of_run, TRAINING), coordinates(of_run))
         for start, of_start in limits[limits["ensemble"] == ensemble["path"]].groupby("start"):

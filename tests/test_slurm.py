@@ -25,6 +25,8 @@ pytestmark = pytest.mark.workflow
 @pytest.fixture(scope="module")
 def cluster():
     """A running cluster, or a skip that says why there is none."""
+    if not os.environ.get("SPEEDLIMITS_SLURM"):
+        pytest.skip("starts a real Slurm, about 8 minutes: make test-slurm")
     reason = slurm_cluster.obstacle()
     if not reason and not (PLUGIN / "snakemake_executor_plugin_slurm").is_dir():
         reason = f"no Slurm plugin in {PLUGIN}: make test installs requirements-slurm.txt there"
