@@ -136,7 +136,8 @@ def slope(trends: pd.DataFrame, start: str, agrees: Callable) -> list[Measured]:
     Returns:
         One number, or none without a trend.
     """
-    rows = trends[(trends["start"] == start) & (trends["quantity"] == "inefficiency")]
+    wanted = {"at": "end", "start": start, "quantity": "inefficiency"}
+    rows = trends[(trends[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     rows = rows[rows["slope"].notna()]
     return [
         Measured(

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import all_runs
+import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
@@ -12,8 +14,9 @@ from conftest import ROOT
 from test_report import reported  # noqa: F401
 
 from pipeline.columns import COLUMNS, described
+from pipeline.config import validated
+from pipeline.runs import Plan
 
-pytestmark = pytest.mark.workflow
 READER = """
 import glob, sys
 import pandas, xarray, zarr
@@ -34,6 +37,7 @@ print(len(leaves))
 """
 
 
+@pytest.mark.workflow
 def test_results_open_without_our_code(reported):  # noqa: F811
     process = subprocess.run(
         [sys.executable, "-I", "-c", READER], cwd=reported, capture_output=True, text=True
@@ -56,6 +60,7 @@ def datasets(folder):
         yield str(path), xr.open_zarr(path)
 
 
+@pytest.mark.workflow
 def test_every_dataset_has_conventions_provenance_units_and_names(reported):  # noqa: F811
     found = list(datasets(reported / "results"))
     assert len(found) > 20
@@ -76,6 +81,7 @@ def documented():
     return set(re.findall(r"`([^`]+)`", text))
 
 
+@pytest.mark.workflow
 def test_every_column_of_every_table_is_documented(reported):  # noqa: F811
     words = documented()
     endings = ("_low", "_high", "_predicted", "_amplitude", "_r_squared", "_residual_deviation")
@@ -94,6 +100,7 @@ def test_every_column_of_every_table_is_documented(reported):  # noqa: F811
     assert missing == {}
 
 
+@pytest.mark.workflow
 def test_every_json_file_says_what_it_was_made_from(reported):  # noqa: F811
     for path in (reported / "results").rglob("*.json"):
         if ".zarr" in str(path) or path.name in ("snapshots.json", "provenance.json"):
@@ -106,3 +113,26 @@ def test_columns_are_described_with_their_suffixes():
     assert described("speed_limit_time_predicted")["units"] == COLUMNS["speed_limit_time"][0]
     with pytest.raises(KeyError, match="is not described"):
         described("nonsense_low")
+
+
+def test_a_tree_of_any_study_can_be_written(shipped_config, tmp_path):
+    plan = Plan(validated(shipped_config))
+    for study in plan.studies:
+        ensembles = plan.described(study)
+        base = pd.DataFrame({"time": [1.0, 2.0], "time_lambda_1": [1.0, 2.0]})
+        limits, training = [], []
+        for ensemble in ensembles:
+            for realisation in ("0", "1", "ensemble"):
+                of = {"ensemble": ensemble["path"], "start": "cold", "prediction_kernel": "full"}
+                row = base.assign(realisation=realisation, **of)
+                names = {*all_runs.CURVES, *all_runs.ENSEMBLE, *all_runs.LAWS}
+                limits.append(row.assign(**dict.fromkeys(names, 2.0)))
+                if realisation != "ensemble":
+                    training.append(row.assign(**dict.fromkeys(all_runs.TRAINING, 1.0)))
+        tree = all_runs.tree(ensembles, pd.concat(limits), pd.concat(training))
+        tree.to_netcdf(tmp_path / f"{study}.nc", engine="h5netcdf")
+        read = xr.open_datatree(tmp_path / f"{study}.nc", engine="h5netcdf")
+        assert len(list(read.leaves)) == 2 * len({e["path"] for e in ensembles})
+        first = read[f"{ensembles[0]['path'].removeprefix('results/runs/')}"]
+        assert first.attrs["n"] == ensembles[0]["settings"]["n"]
+        assert np.all(first["cold"]["inefficiency"].shape == (2, 2))

@@ -87,7 +87,8 @@ def headroom(axes: Axes) -> None:
 
 def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.DataFrame) -> None:
     """Draw the least-squares line through the runs and write its slope, interval and p-value."""
-    rows = trends[(trends["quantity"] == "inefficiency") & (trends["against"] == against.column)]
+    wanted = {"at": "end", "quantity": "inefficiency", "against": against.column}
+    rows = trends[(trends[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     if len(rows) == 0 or not np.isfinite(rows["slope"].iloc[0]):
         return
     row = rows.iloc[0]
