@@ -143,6 +143,7 @@ rule findings:
         trends="results/studies/{study}/trends.csv",
         comparisons="results/studies/{study}/comparisons.csv",
         correlations="results/studies/{study}/correlations.csv",
+        exponents="results/studies/{study}/exponents.csv",
     output:
         report(
             "results/studies/{study}/findings.md",

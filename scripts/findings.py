@@ -10,6 +10,9 @@ import pandas as pd
 
 from pipeline.log import logged
 from pipeline.outcomes import PRIMARY
+from pipeline.stores import read_table
+from speedlimits.power_law import regime
+from speedlimits.statistics import geometric_mean, holm
 
 NAMES = {
     "inefficiency": "the inefficiency T/T_SL",
@@ -116,13 +119,18 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
     return f"{start} {pair} {level}: {value} ({shown})."
 
 
+def name_of(row: pd.Series, axes: dict) -> str:
+    """Return what tells an ensemble from the others of its study."""
+    label = ", ".join(f"{words(axis)} {words(row[axis])}" for axis in axes) or "one ensemble"
+    return label.replace("case ", "")
+
+
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
     lines = []
     for _, row in whole.iterrows():
-        label = ", ".join(f"{words(axis)} {words(row[axis])}" for axis in axes) or "one ensemble"
-        label = label.replace("case ", "")
+        label = name_of(row, axes)
         runs = f"{row['runs']:.0f} run{'s' if row['runs'] > 1 else ''}"
         if row["diverged"] > 0:
             share = round(row["diverged"] * row["runs"])
@@ -141,11 +149,69 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
     return lines
 
 
+def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble and start: is T/T_SL what the NTK there predicts?
+
+    Student's t-test of the mean of ln(measured / predicted) over runs, at the end of training.
+    """
+    ends = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
+    if "prediction_ratio" not in ends:
+        return []
+    rows = []
+    for (_, start), group in ends.groupby(["ensemble", "start"], sort=False):
+        found = geometric_mean(group["prediction_ratio"], confidence)
+        if found["points"] > 1:
+            rows.append(found | {"label": f"{name_of(group.iloc[0], axes)}, {start} start"})
+    lines = []
+    for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        shown = pd.Series({**row, "p_adjusted": p})
+        ratio = interval(shown.rename({"low": "mean_low", "high": "mean_high"}), "mean", confidence)
+        verdict = "no evidence of a difference"
+        if p <= 1 - confidence:
+            verdict = "slower than predicted" if row["mean"] > 1 else "faster than predicted"
+        lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}).")
+    return lines
+
+
+def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a line per ensemble: alpha, delta at the start, and the regime they lie in.
+
+    The full kernel's where it is known, else that of the traced one. A regime is named if the whole
+    rectangle of both intervals lies in it.
+    """
+    if "alpha" not in exponents:
+        return []
+    at_start = exponents[exponents["moment"] == "start"].drop_duplicates("ensemble")
+    lines = []
+    for _, row in at_start.iterrows():
+        label = name_of(row, axes)
+        ends = [row[f"{name}_{end}"] for name in ("alpha", "delta") for end in ("low", "high")]
+        if not all(map(math.isfinite, ends)) or ends[0] <= 0:
+            lines.append(f"- {label}: no exponents with intervals could be fitted.")
+            continue
+        text = "alpha {:.3g} ({:.3g} to {:.3g}), delta {:.3g} ({:.3g} to {:.3g})".format(
+            row["alpha"], *ends[:2], row["delta"], *ends[2:]
+        )
+        corners = {regime(alpha, delta) for alpha in ends[:2] for delta in ends[2:]}
+        if len(corners) == 1:
+            verdict = f"regime: {corners.pop()}"
+        else:
+            best = regime(row["alpha"], row["delta"])
+            verdict = f"regime: {best} by the values, not decided by the intervals"
+        lines.append(f"- {label}: {text}; {verdict}.")
+    return lines
+
+
+def listed(heading: str, lines: list[str]) -> str:
+    """Return a heading with its list, empty without lines."""
+    return "\n".join([heading, "", *lines]) if lines else ""
+
+
 def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str:
     """Return the findings as Markdown.
 
     Args:
-        tables: outcomes, trends, comparisons, correlations.
+        tables: outcomes, trends, comparisons, correlations, exponents.
         study: its name.
         settings: axes and confidence.
     """
@@ -154,10 +220,23 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     parts = [
         f"# What the study {words(study)} found",
         f"Permutation tests; an effect is claimed below {level} after Holm's correction over all "
-        "tests of the same moment in this study. Intervals are bootstrapped over runs.",
-        "\n".join(["At the end of training:", "", *outcome_lines(tables["outcomes"], axes,
-                                                                 confidence)]),
-    ]  # fmt: skip
+        "tests of the same moment in this study. Intervals are bootstrapped over runs of the same "
+        "settings: they say how well the slope over just these settings is known. The test asks "
+        "whether values line up along the axis more than by chance, and may see no trend where the "
+        "interval leaves out zero.",
+        listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
+        listed(
+            "Measured over predicted inefficiency at the end of training (geometric mean over runs "
+            "with Student's interval; Holm's correction over this list):",
+            prediction_lines(tables["outcomes"], axes, confidence),
+        ),
+        listed(
+            "Exponents of the NTK spectrum at the start, lambda_k ~ k^-alpha and Delta_k^2 ~ "
+            "k^-delta, with 95 % intervals of the fit, and the regime of the power law "
+            "(optimal: 1 - alpha < delta < 1):".replace("95", f"{100 * confidence:g}"),
+            regime_lines(tables["exponents"], axes),
+        ),
+    ]
     kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}
     for at, moment in MOMENTS.items():
         for start in ("cold", "warm"):
@@ -182,7 +261,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
 def main(snakemake) -> None:
     """Run the rule ``findings``."""
     with logged(snakemake.log[0]):
-        tables = {name: pd.read_csv(path) for name, path in snakemake.input.items()}
+        tables = {name: read_table(path) for name, path in snakemake.input.items()}
         text = findings(tables, snakemake.wildcards.study, snakemake.params.settings)
         print(text)
         with open(snakemake.output[0], "w", encoding="utf-8") as file:

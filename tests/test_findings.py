@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from findings import findings
+from findings import findings, regime_lines
 
 from pipeline.outcomes import along_axes, correlations
 from speedlimits.statistics import holm, rank_correlation, trend
@@ -25,6 +25,7 @@ def runs(slope=0.0, ratio=1.0, realisations=5, sizes=(8, 16, 32, 64)):
                         "start": "cold", "at": "end", "realisation": str(r), "diverged": 0,
                         "inefficiency": 3 * factor * (width / 8) ** slope * noise[0],
                         "kinematic_inefficiency": 3 * noise[0], "inefficiency_predicted": 3.0,
+                        "prediction_ratio": factor * (width / 8) ** slope * noise[0],
                         "test_error": 0.1 * noise[1],
                     }
                 )  # fmt: skip
@@ -40,11 +41,42 @@ def written(table, axes):
         "trends": trends,
         "comparisons": comparisons,
         "correlations": correlations(table, SETTINGS),
+        "exponents": whole.assign(moment="start", **EXPONENTS),
     }
     return findings(tables, "some_study", SETTINGS | {"axes": axes}), tables
 
 
+EXPONENTS = {
+    "alpha": 2.0, "alpha_low": 1.8, "alpha_high": 2.2,
+    "delta": 0.5, "delta_low": 0.2, "delta_high": 0.8,
+}  # fmt: skip
 AXES = {"width": [8, 16, 32, 64], "model": ["a", "b"]}
+
+
+def test_measured_against_predicted_is_decided_by_its_own_test():
+    text, _ = written(runs(ratio=2.0, sizes=(8,)), {"model": ["a", "b"]})
+    assert "- model a, cold start: 1.0" in text and "no evidence of a difference" in text
+    lines = [line for line in text.splitlines() if "slower than predicted" in line]
+    assert len(lines) == 1 and "adjusted p" in lines[0]
+    ratio = float(lines[0].removeprefix("- model b, cold start: ").split()[0])
+    assert ratio == pytest.approx(2, rel=0.15)  # 3 standard errors: 0.1 / sqrt(5)
+
+
+@pytest.mark.parametrize(
+    ("delta", "said"),
+    [
+        ((0.5, 0.2, 0.8), "regime: optimal."),
+        ((0.5, 0.2, 1.2), "regime: optimal by the values, not decided by the intervals."),
+        ((1.5, 1.2, 1.8), "regime: growing."),
+        ((-1.5, -1.6, -1.4), "regime: last modes."),
+        ((np.nan, np.nan, np.nan), "no exponents with intervals could be fitted."),
+    ],
+)
+def test_regime_is_named_where_the_intervals_decide_it(delta, said):
+    table = pd.DataFrame([{"ensemble": "e", "moment": "start", "width": 8} | EXPONENTS])
+    table[["delta", "delta_low", "delta_high"]] = [delta]
+    (line,) = regime_lines(table, {"width": [8, 16]})
+    assert line.startswith("- width 8: ") and line.endswith(said)
 
 
 def test_effects_are_claimed_with_their_numbers():

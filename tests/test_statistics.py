@@ -94,3 +94,19 @@ def test_trend_is_found_where_there_is_one_and_rarely_where_there_is_none():
 def test_no_trend_without_variation():
     found = run_trend([64, 64, 64], [1.0, 2.0, 3.0])
     assert np.isnan(found["slope"]) and found["points"] == 3
+
+
+def test_geometric_mean_has_the_coverage_and_size_it_states():
+    draws = np.random.default_rng(5).lognormal(0.0, 0.3, size=(2000, 4))
+    found = [statistics.geometric_mean(row, 0.9) for row in draws]
+    covered = np.mean([row["low"] <= 1 <= row["high"] for row in found])
+    assert covered == pytest.approx(0.9, abs=0.02)  # 3 standard errors of a share of 2000
+    rejected = np.mean([row["p_value"] <= 0.1 for row in found])
+    assert rejected == pytest.approx(1 - covered)
+    np.testing.assert_allclose([r["mean"] for r in found], scipy.stats.gmean(draws, axis=1))
+
+
+def test_geometric_mean_of_one_run_has_no_interval():
+    found = statistics.geometric_mean([2.0, np.nan, -1.0], 0.95)
+    assert found["mean"] == pytest.approx(2) and found["points"] == 1
+    assert np.isnan([found["low"], found["high"], found["p_value"]]).all()

@@ -82,6 +82,30 @@ def percentile_interval(draws: ArrayLike, confidence: float) -> tuple[Array, Arr
     return ends[0], ends[1]
 
 
+def geometric_mean(values: ArrayLike, confidence: float) -> dict[str, float]:
+    """Return the geometric mean with Student's interval of its logarithm, and a test against 1.
+
+    Args:
+        values: shape (R,); what is not finite or not above 0 is left out.
+        confidence: confidence level of the interval.
+
+    Returns:
+        mean, low, high, p_value (two-sided, Student's t of ln values) and points; NaN where fewer
+        than two values are left.
+    """
+    logarithms = np.asarray(values, float)
+    logarithms = np.log(logarithms[np.isfinite(logarithms) & (logarithms > 0)])
+    count = len(logarithms)
+    mean = float(np.exp(logarithms.mean())) if count else math.nan
+    if count < 2:
+        return {"mean": mean, "low": math.nan, "high": math.nan, "p_value": math.nan,
+                "points": count}  # fmt: skip
+    test = scipy.stats.ttest_1samp(logarithms, 0.0)
+    low, high = np.exp(test.confidence_interval(confidence))
+    return {"mean": mean, "low": float(low), "high": float(high), "p_value": float(test.pvalue),
+            "points": count}  # fmt: skip
+
+
 def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
     """Return the least-squares slope of ln y against ln x; NaN if x does not vary."""
     log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
