@@ -40,7 +40,8 @@ def fetch(archive: str | None, sha256: str, target: Path) -> None:
 
     Raises:
         DownloadError: in one sentence: what failed and what to do.
-    """
+        OSError: if the disk is full, which no other attempt helps.
+    """  # noqa: DOC501 (the errors of single attempts are gathered into one)
     if archive is not None and urlparse(archive).scheme not in ("http", "https"):
         copy_local(Path(archive).expanduser(), sha256, target)
         return
@@ -88,6 +89,7 @@ def stream(url: str, output: str, _pooch: object) -> None:
 
     Raises:
         requests.RequestException: if the host does not deliver.
+        requests.Timeout: if it is silent or far too slow.
     """
     timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
     with requests.get(url, stream=True, timeout=timeout) as answer, open(output, "wb") as file:

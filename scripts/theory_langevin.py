@@ -96,7 +96,7 @@ def one_start(
 
 
 def with_times(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add T_SL and the inefficiency, quotients of the columns."""
+    """Return the rows with T_SL and the inefficiency, quotients of the columns."""
     for suffix in ("", "_linearised"):
         squared, drop = rows[f"wasserstein_squared{suffix}"], rows[f"free_energy_drop{suffix}"]
         rows[f"speed_limit_time{suffix}"] = squared / drop

@@ -20,7 +20,7 @@ def closed_forms(modes: linear_regression.OrnsteinUhlenbeckModes, times: np.ndar
 def simulated(
     data: langevin_linear.RegressionData, temperature: float, settings: dict, stream: int
 ) -> pd.DataFrame:
-    """Simulate an ensemble by Euler-Maruyama: values, standard errors and closed forms.
+    """Return values, standard errors and closed forms of an ensemble simulated by Euler-Maruyama.
 
     The assignment is solved in each eigendirection of X^T X, in which the components are
     independent: there its bias is of order 1/R, and not R^(-2/d) as in all directions at once.
@@ -62,7 +62,7 @@ def simulated(
 
 
 def data_set(ratio: float, d: int, settings: dict) -> langevin_linear.RegressionData:
-    """Draw the data set of one ratio n/d and one d, from its own random stream."""
+    """Return the data set of one ratio n/d and one d, drawn from its own random stream."""
     stream = derived_seed(settings["seed"], "regression data", ratio, d)
     return langevin_linear.gaussian_data(
         round(ratio * d),

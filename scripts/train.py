@@ -193,7 +193,11 @@ def padded(recorded: dict[str, np.ndarray], times: np.ndarray) -> dict[str, np.n
 
 
 def main(snakemake) -> None:
-    """Run the rule ``train``."""
+    """Run the rule ``train``.
+
+    Raises:
+        DivergenceError: if the run diverged and ``beyond_stability`` is false.
+    """
     settings, resources = snakemake.params.settings, snakemake.resources
     realisation = int(snakemake.wildcards.realisation)
     with logged(snakemake.log[0]):

@@ -72,7 +72,7 @@ def unrecorded(results: Path) -> list[str]:
 
 
 def main(results: Path) -> int:
-    """Print all problems and return the exit status."""
+    """Return the exit status, after printing all problems."""
     if not results.is_dir():
         print(f"{results} is no folder; name the results folder")
         return 1

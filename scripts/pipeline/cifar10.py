@@ -83,7 +83,11 @@ def read_archive(path: str | Path) -> dict[str, NDArray]:
 
 
 def _read_batch(archive: tarfile.TarFile, name: str) -> tuple[NDArray, NDArray]:
-    """Return images (M, 3, 32, 32) uint8 and labels (M,) int64 of one batch."""
+    """Return images (M, 3, 32, 32) uint8 and labels (M,) int64 of one batch.
+
+    Raises:
+        ArchiveError: if the batch is no plain file of the expected content.
+    """  # noqa: DOC501 (a ValueError becomes an ArchiveError)
     member = archive.getmember(f"{FOLDER}/{name}")
     if not member.isreg() or member.size > LARGEST_BATCH_BYTES:
         raise ArchiveError(f"{FOLDER}/{name} is no plain file of at most 64 MiB")

@@ -82,7 +82,7 @@ def _shown(value: Any) -> str:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Turn one schema error into one plain sentence."""
+    """Return one plain sentence for one schema error."""
     key, value, rule = _dotted(error.absolute_path), error.instance, error.validator_value
     kind = error.validator
     if kind == "additionalProperties":
@@ -135,7 +135,7 @@ def _type_name(rule: Any) -> str:
 
 
 def _number_hint(value: Any, rule: Any) -> str:
-    """Explain YAML's habit of reading 1e-3 as text."""
+    """Return a hint at YAML's habit of reading 1e-3 as text, empty where it does not apply."""
     wants_number = rule in ("number", "integer")
     if wants_number and isinstance(value, str):
         try:
@@ -159,7 +159,7 @@ def _nearest(value: Any, names: Any) -> str:
 
 
 def _unknown_keys(key: str, value: dict, schema: dict) -> str:
-    """Name the keys that are not allowed, each with the nearest allowed one."""
+    """Return a sentence with the keys that are not allowed, each with the nearest allowed one."""
     allowed = list(schema.get("properties", {}))
     unknown = [name for name in value if name not in allowed]
     told = ", ".join(f"{name}{_nearest(name, allowed)}" for name in unknown)
@@ -169,7 +169,7 @@ def _unknown_keys(key: str, value: dict, schema: dict) -> str:
 
 
 def _non_finite_numbers(value: Any, path: tuple = ()) -> list[str]:
-    """Name every NaN and infinity, which no bound of a schema catches."""
+    """Return a sentence per NaN and infinity, which no bound of a schema catches."""
     if isinstance(value, float) and not math.isfinite(value):
         return [f"{_dotted(path)} is {value}; it must be a finite number"]
     if isinstance(value, dict):
@@ -180,7 +180,7 @@ def _non_finite_numbers(value: Any, path: tuple = ()) -> list[str]:
 
 
 def _inconsistencies(config: dict) -> list[str]:
-    """Name what the schema cannot see: settings that contradict each other."""
+    """Return what the schema cannot see, settings that contradict each other, in sentences."""
     problems: list[str] = []
     cifar10 = config["datasets"].get("cifar10", {})
     if cifar10.get("archive") and not cifar10.get("sha256"):
@@ -198,7 +198,7 @@ def _inconsistencies(config: dict) -> list[str]:
 
 
 def _theory_problems(theory: dict) -> list[str]:
-    """Name settings of the theory that contradict each other."""
+    """Return the settings of the theory that contradict each other, in sentences."""
     problems = []
     where, regression = "theory.linear_regression", theory["linear_regression"]
     for first in ("first_time", "first_simulated_time"):
@@ -237,7 +237,7 @@ def _unknown_name(key: str, value: str, known: Any, remedy: str = "") -> list[st
 
 
 def _study_problems(config: dict, name: str, study: dict) -> list[str]:
-    """Check every combination of one study's settings, and name each problem once."""
+    """Return every problem of all combinations of one study's settings, each once."""
     problems = []
     for figure in study.get("figures", []):
         problems += _unknown_name(f"studies.{name}.figures", figure, FIGURES)
@@ -275,7 +275,7 @@ def _study_problems(config: dict, name: str, study: dict) -> list[str]:
 
 
 def _step_problems(settings: dict) -> list[str]:
-    """Check the step of dynamics that take steps of the learning rate."""
+    """Return what is wrong with the step of dynamics that take steps of the learning rate."""
     dynamics, rate = settings["dynamics"], settings["learning_rate"]
     if "learning_rate" not in DYNAMICS_KEYS[dynamics]:
         steps = settings["time_unit"] == "steps"
@@ -299,7 +299,7 @@ def _step_problems(settings: dict) -> list[str]:
 
 
 def _duplicate_studies(config: dict) -> list[str]:
-    """Name pairs of studies that describe exactly the same runs."""
+    """Return a sentence per pair of studies that describe exactly the same runs."""
     seen: dict[str, str] = {}
     problems = []
     for name, study in config["studies"].items():

@@ -71,7 +71,14 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def recorded(path: str | Path) -> Iterator[Path]:
-    """As ``replaced``, and record the file's digest."""
+    """As ``replaced``, and record the file's digest.
+
+    Args:
+        path: file to write.
+
+    Yields:
+        Path of a temporary file beside it.
+    """
     with replaced(path) as partial:
         yield partial
         record_digest(path, file_digest(partial))

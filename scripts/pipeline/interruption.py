@@ -52,7 +52,11 @@ class _Stop:
 
 
 def _handle(number: int, _frame: object) -> None:
-    """Remember the signal; raise at once unless a step is to be finished first."""
+    """Remember the signal; raise at once unless a step is to be finished first.
+
+    Raises:
+        Interrupted: unless a step is to be finished first.
+    """
     name = signal.Signals(number).name
     orphaned = number == signal.SIGTERM and not launcher_is_alive()
     why = " because the Snakemake that had started it was killed" if orphaned else ""

@@ -101,7 +101,12 @@ def logged(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Send prints to a log file, and errors as one sentence to ``tell``."""
+    """Send prints to a log file, and errors as one sentence to ``tell``.
+
+    Raises:
+        Interrupted: as the body raised it.
+        SystemExit: if the body raised any other error.
+    """
     global _terminal, _job
     terminal = sys.stderr
     shown = terminal is not None and terminal.isatty() and not os.environ.get("CI")

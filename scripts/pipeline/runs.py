@@ -323,7 +323,7 @@ class Plan:
         return Ensemble(*names, int(count), float(own) if own else None)
 
     def described(self, study: str) -> list[dict]:
-        """Return, for every ensemble of a study, its folder, its files and its settings."""
+        """Return folder, files and settings of every ensemble of a study."""
         return [
             {
                 "path": e.path,

@@ -64,7 +64,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 def _load(path: Path) -> dict[str, NDArray]:
-    """Read an npz file into memory."""
+    """Return the arrays of an npz file, read into memory."""
     with np.load(path, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
 
@@ -256,6 +256,9 @@ class StagedTrajectory:
 
         Its last time may lie beside the grid; that snapshot is left out. The evolution itself does
         not depend on where it is read off, so that this gives the bits of a run from the start.
+
+        Returns:
+            Whether one was found.
         """
         if self.finished is None or not 0.0 < self._reach(self.finished) < self.times[-1]:
             return False

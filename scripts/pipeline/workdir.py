@@ -63,7 +63,7 @@ def take_over(folder: str | Path = ".snakemake") -> list[Path]:
 
 
 def _remove_stale(file: int, locks: Path) -> list[Path]:
-    """Remove the lock files if all that registered before did so on this host; register."""
+    """Return the removed lock files: all, if only this host registered before; then register."""
     here = socket.gethostname()
     hosts = set(os.read(file, 1 << 20).decode().split())
     found = sorted(locks.glob("*.lock"))

@@ -104,7 +104,7 @@ def ticks(ends: pd.DataFrame, axis: str | None, numeric: bool) -> dict:
 
 
 def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict, place) -> bool:
-    """Draw runs, ensembles and predictions of one series; return whether anything is there."""
+    """Return whether one series has anything; draw its runs, ensembles and predictions."""
     axis, numeric, shift = place
     if column not in rows or not np.isfinite(rows[column].astype(float)).any():
         return False

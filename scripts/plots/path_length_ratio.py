@@ -53,7 +53,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
 
 
 def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble: Ensemble) -> bool:
-    """Draw the long-time limit at the right end; return whether the exponents give one.
+    """Return whether the exponents give a long-time limit; draw it at the right end.
 
     The limit of the length ratio is finite for s = (delta - 1)/alpha < 1.
     """

@@ -40,7 +40,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
 
 
 def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.Ensemble) -> bool:
-    """Draw one ensemble, measured and predicted; return whether there was anything to draw."""
+    """Return whether one ensemble has anything to draw; draw it, measured and predicted."""
     rows = style.select(table, start, ensemble.path)
     if len(rows) == 0:
         return False

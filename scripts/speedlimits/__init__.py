@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import importlib
 
-__all__ = ["Measurement", "measure"]
+__all__ = ["Measurement", "measure"]  # noqa: F822 (given by __getattr__)
 
 
 def __getattr__(name: str) -> object:
-    """Load torch only for the names that need it."""
+    """Return a name of ``measurement``, so that torch is loaded only for those.
+
+    Raises:
+        AttributeError: if the package has no such name.
+    """
     if name in __all__:
         return getattr(importlib.import_module("speedlimits.measurement"), name)
     raise AttributeError(f"module 'speedlimits' has no attribute {name!r}")

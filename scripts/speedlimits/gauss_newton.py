@@ -101,7 +101,7 @@ def _sums(
     other_weights: Tensor | None,
     memory_bytes: int,
 ) -> GaussNewton:
-    """Sum J_0^T J_t (J_0 = J_t if there are no other weights) and J_t^T v over blocks."""
+    """Return J_0^T J_t (J_0 = J_t without other weights) and J_t^T v, summed over blocks."""
     _check(network, inputs, None)
     outputs, parameters = _outputs(network, inputs), list(network.parameters())
     size = sum(p.numel() for p in parameters if p.requires_grad)
@@ -162,6 +162,14 @@ def drift(matrix: Array, start: Array, cross: Array) -> float:
     """Return |Theta_t - Theta_0|_F / |Theta_0|_F from G_t, G_0 and J_0^T J_t, each (P, P).
 
     The difference of squares loses what is below 1e-8.
+
+    Args:
+        matrix: G_t = J_t^T J_t, shape (P, P).
+        start: G_0, shape (P, P).
+        cross: J_0^T J_t, shape (P, P).
+
+    Returns:
+        The drift, dimensionless, at least 0.
     """
     squares = (matrix**2).sum() + (start**2).sum() - 2 * (cross**2).sum()
     return float(np.sqrt(max(squares, 0.0) / (start**2).sum()))

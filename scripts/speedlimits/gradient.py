@@ -120,7 +120,7 @@ class TrainingLoss:
 
 
 def _flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Make all parameters and their gradients views of two flat vectors, and return these.
+    """Return two flat vectors, of which all parameters and their gradients become views.
 
     A gradient then costs no gathering of parts: ``backward`` adds straight into the flat vector.
     """

@@ -158,7 +158,12 @@ def empirical_ntk_both(
 
 
 def trace_outputs(full: Tensor, outputs: int) -> Tensor:
-    """Return (1/C) sum_a Theta[i, a, j, a], shape (N, M), of a full kernel (N C, M C)."""
+    """Return (1/C) sum_a Theta[i, a, j, a], shape (N, M), of a full kernel (N C, M C).
+
+    Args:
+        full: Theta, shape (N C, M C), row i * C + a.
+        outputs: C.
+    """
     rows, columns = full.shape[0] // outputs, full.shape[1] // outputs
     blocks = full.view(rows, outputs, columns, outputs)
     return blocks.diagonal(dim1=1, dim2=3).sum(dim=-1) / outputs
@@ -288,7 +293,11 @@ def _weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> int:
-    """Return the number of outputs C of the network."""
+    """Return the number of outputs C of the network.
+
+    Raises:
+        ValueError: if one sample is not mapped to shape (1, C).
+    """
     with torch.no_grad():
         f = network(inputs[:1])
     if f.ndim != 2 or len(f) != 1:
@@ -299,7 +308,11 @@ def _outputs(network: nn.Module, inputs: Tensor) -> int:
 
 
 def _check(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None) -> None:
-    """Raise ValueError, in one sentence, for whatever has no per-sample Jacobian."""
+    """Raise ValueError, in one sentence, for whatever has no per-sample Jacobian.
+
+    Raises:
+        ValueError: says in one sentence what is wrong with network or inputs.
+    """
     for name, layer in network.named_modules():
         label = f"layer {name or '(the network)'} ({type(layer).__name__})"
         if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -371,7 +384,11 @@ def _general_ntk(
 
 
 def _block_size(memory_bytes: int, fixed_bytes: int, bytes_each: int) -> int:
-    """Return how many items fit beside ``fixed_bytes`` into the budget, at least one."""
+    """Return how many items fit beside ``fixed_bytes`` into the budget, at least one.
+
+    Raises:
+        ValueError: if the budget does not hold one item.
+    """
     block = (memory_bytes - fixed_bytes) // bytes_each
     if block < 1:
         raise ValueError(

@@ -75,7 +75,11 @@ class Plan(NamedTuple):
 
 
 def obstacle_to_structured_route(network: nn.Module) -> str | None:
-    """Return why the network has no structured route, or None if it has one."""
+    """Return why the network has no structured route, or None if it has one.
+
+    Args:
+        network: any network.
+    """
     if type(network) is not nn.Sequential:
         return f"{type(network).__name__} is not a plain chain (nn.Sequential) of layers"
     layers = list(network)
@@ -114,10 +118,21 @@ def structured_ntk(
     memory_bytes: int,
     accumulate_dtype: torch.dtype,
 ) -> Tensor:
-    """Return the NTK of a chain of known layers; arguments as ``kernel.empirical_ntk``.
+    """Return the NTK of a chain of known layers.
 
     With float32 data, ``accumulate_dtype`` float64 centres the factors over the samples and sums
     the layers in float64; float32 multiplies everything plainly (for comparison only).
+
+    Args:
+        network: chain of known layers, without an ``obstacle_to_structured_route``.
+        inputs: as for ``kernel.empirical_ntk``, as all that follow.
+        other_inputs: tensor (M, ...), or None for ``inputs``.
+        traced: average over equal outputs.
+        memory_bytes: bound on the memory of the call.
+        accumulate_dtype: dtype of the sums.
+
+    Returns:
+        float64 tensor (N C, M C), or (N, M) if traced, in 1 / time.
     """
     layers = list(network)
     outputs = layers[-1](_forward(layers, inputs[:1])[-1]).shape[1]
@@ -167,6 +182,9 @@ def _plan(
 
     The least is one sample per panel and micro-batch and one channel per pass; an eighth each of
     what is left enlarges panel and micro-batch.
+
+    Raises:
+        ValueError: if the budget is below that least.
     """
     sample = sets[0][:1]
     per_sample = 1 if traced else outputs
@@ -192,7 +210,7 @@ def _plan(
 
 
 def _passes(costs: list[tuple[Piece, int]], available: int) -> list[list[Piece]]:
-    """Fill passes greedily with output channels; ``costs`` holds bytes per channel of a piece."""
+    """Return passes, filled greedily with channels; ``costs``: bytes per channel of a piece."""
     passes: list[list[Piece]] = [[]]
     free = available
     for piece, cost in costs:

@@ -143,7 +143,7 @@ def mean_displacement_squared(displacements: ArrayLike) -> Array:
 
 
 def layer_variances(displacements: ArrayLike, layers: Sequence[tuple[int, int]]) -> Array:
-    """Mean variance sigma_l^2 over the weights of each layer, shape (..., layers).
+    """Return the mean variance sigma_l^2 over the weights of each layer, shape (..., layers).
 
     Args:
         displacements: shape (..., members, P).

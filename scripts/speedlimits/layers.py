@@ -80,7 +80,11 @@ class GlobalAveragePool(nn.Module):
 
 
 def _scale_and_deviation(gain: float, fan_in: int, parameterisation: str) -> tuple[float, float]:
-    """Return (scale, standard deviation of a weight at the start) of one layer."""
+    """Return (scale, standard deviation of a weight at the start) of one layer.
+
+    Raises:
+        ValueError: if there is no such parameterisation.
+    """
     if parameterisation not in PARAMETERISATIONS:
         raise ValueError(
             f"parameterisation is {parameterisation!r}; it must be one of {PARAMETERISATIONS}"
@@ -90,7 +94,14 @@ def _scale_and_deviation(gain: float, fan_in: int, parameterisation: str) -> tup
 
 
 def gains(initialisation: str) -> tuple[float, float]:
-    """Return the gains of hidden layers and of the output layer."""
+    """Return the gains of hidden layers and of the output layer.
+
+    Args:
+        initialisation: one of ``INITIALISATIONS``.
+
+    Raises:
+        ValueError: if there is no such initialisation.
+    """
     if initialisation not in INITIALISATIONS:
         raise ValueError(
             f"initialisation is {initialisation!r}; it must be one of {INITIALISATIONS}"
@@ -101,7 +112,14 @@ def gains(initialisation: str) -> tuple[float, float]:
 def output_layer(
     in_features: int, outputs: int, gain: float, parameterisation: str
 ) -> ScaledLinear:
-    """Return the last layer; in mean-field parameterisation a mean over its inputs."""
+    """Return the last layer; in mean-field parameterisation a mean over its inputs.
+
+    Args:
+        in_features: inputs of the layer.
+        outputs: C.
+        gain: deviation of a weight times sqrt(in_features).
+        parameterisation: one of ``PARAMETERISATIONS``.
+    """
     layer = ScaledLinear(in_features, outputs, gain, parameterisation)
     if parameterisation == "mean_field":
         layer.scale /= math.sqrt(in_features)
@@ -109,7 +127,12 @@ def output_layer(
 
 
 def with_draw(network: nn.Module, initialisation: str) -> nn.Module:
-    """Return the network after noting in its layers how their weights are drawn."""
+    """Return the network after noting in its layers how their weights are drawn.
+
+    Args:
+        network: made of the layers of this module.
+        initialisation: one of ``INITIALISATIONS``.
+    """
     for layer in network.modules():
         if isinstance(layer, (ScaledLinear, ScaledConv2d)):
             layer.uniform_start = initialisation == "torch_default"
@@ -143,6 +166,9 @@ def parameter_ranges(network: nn.Module) -> dict[str, tuple[int, int]]:
     """Return name -> (start, stop) of every parameter inside the flat weight vector theta.
 
     The order is that of ``torch.nn.utils.parameters_to_vector``.
+
+    Args:
+        network: any network.
     """
     ranges, start = {}, 0
     for name, parameter in network.named_parameters():

@@ -53,7 +53,11 @@ class OrnsteinUhlenbeckModes:
     multiplicities: Array = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        """Convert to float64 and check."""
+        """Convert to float64 and check.
+
+        Raises:
+            ValueError: if shapes differ, or a value is negative or not finite.
+        """
         if self.multiplicities is None:
             object.__setattr__(self, "multiplicities", np.ones(np.shape(self.eigenvalues)))
         for name in ("eigenvalues", "start_displacements_squared", "multiplicities"):
@@ -387,7 +391,11 @@ def expected_displacements_squared(
 
 
 def _grid(modes: OrnsteinUhlenbeckModes, times: ArrayLike) -> tuple[Array, Array]:
-    """Return (h (K,), t (..., 1)) ready to broadcast to (..., K)."""
+    """Return (h (K,), t (..., 1)) ready to broadcast to (..., K).
+
+    Raises:
+        ValueError: if a time is negative or NaN.
+    """
     t = np.asarray(times, dtype=np.float64)
     if np.any(np.isnan(t)) or np.any(t < 0):
         raise ValueError("times holds a value that is negative or NaN; T >= 0 is needed")
@@ -453,7 +461,7 @@ def _log_remainder(r: Array) -> Array:
 
 
 def _total(modes: OrnsteinUhlenbeckModes, per_mode: Array) -> Array:
-    """Sum over modes with their multiplicities, (..., K) -> (...)."""
+    """Return the sum over modes with their multiplicities, (..., K) -> (...)."""
     with np.errstate(invalid="ignore"):
         terms = np.where(modes.multiplicities > 0, per_mode * modes.multiplicities, 0.0)
     return np.sum(terms, axis=-1)

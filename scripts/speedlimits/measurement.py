@@ -131,6 +131,9 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
         network: to be checked.
         inputs: some of its inputs, shape (N, ...).
         outputs: wanted number of outputs C.
+
+    Raises:
+        ValueError: says in one sentence what is wrong with the network.
     """
     parameters = dict(network.named_parameters())
     if not parameters:
@@ -171,7 +174,11 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
 
 
 def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:
-    """Return the snapshots as one float64 tensor (M, P)."""
+    """Return the snapshots as one float64 tensor (M, P).
+
+    Raises:
+        ValueError: if a snapshot lacks weights or has another number of them.
+    """
     names = [name for name, _ in network.named_parameters()]
     size = sum(p.numel() for p in network.parameters())
     if not isinstance(snapshots, (Tensor, np.ndarray)) and isinstance(snapshots[0], Mapping):

@@ -337,7 +337,11 @@ def predict(
 
 
 def _moving_modes(eigenvalues: ArrayLike, residue_projections: ArrayLike) -> tuple[Array, Array]:
-    """Return the checked (lambda_k, Delta_k^2) of the modes that move: both above zero."""
+    """Return the checked (lambda_k, Delta_k^2) of the modes that move: both above zero.
+
+    Raises:
+        ValueError: if shapes differ, a value is not finite, or a squared projection is negative.
+    """
     lam = np.asarray(eigenvalues, dtype=np.float64)
     delta_squared = np.asarray(residue_projections, dtype=np.float64)
     if lam.ndim != 1 or lam.shape != delta_squared.shape:
@@ -357,7 +361,11 @@ def _moving_modes(eigenvalues: ArrayLike, residue_projections: ArrayLike) -> tup
 
 
 def _checked_times(times: ArrayLike) -> Array:
-    """Return times as float64, all finite and at least 0."""
+    """Return times as float64, all finite and at least 0.
+
+    Raises:
+        ValueError: if a time is negative or not finite.
+    """
     times = np.asarray(times, dtype=np.float64)
     if not (np.all(np.isfinite(times)) and np.all(times >= 0)):
         raise ValueError("times holds a value that is negative or not finite; T >= 0 is needed")
@@ -365,7 +373,7 @@ def _checked_times(times: ArrayLike) -> Array:
 
 
 def _mode_sum(summand: Callable[[Array], Array], lam: Array, times: ArrayLike) -> Array:
-    """Evaluate ``summand`` on chunks of times that keep (times, modes) temporaries small."""
+    """Return the sum of ``summand`` over modes, on chunks of times that keep temporaries small."""
     times = _checked_times(times)
     flat = times.reshape(-1)
     step = max(1, CHUNK_ELEMENTS // max(1, lam.size))
@@ -404,7 +412,7 @@ def _panel_edges(times: Array, smooth_until: float) -> Array:
 
 
 def _panel_integrals(function: Callable[[Array], Array], left: Array, right: Array) -> Array:
-    """Integrate ``function`` over panels (n,): in ln t, or in t for a panel that starts at 0."""
+    """Return integrals over panels (n,): in ln t, or in t for a panel that starts at 0."""
     nodes, weights = np.polynomial.legendre.leggauss(PANEL_POINTS)
     nodes, weights = 0.5 * (nodes + 1.0), 0.5 * weights
     left, right = left[:, None], right[:, None]
@@ -420,7 +428,11 @@ def _panel_integrals(function: Callable[[Array], Array], left: Array, right: Arr
 def _adaptive_panels(
     integrate: Callable[[Array, Array], Array], edges: Array, relative_tolerance: float
 ) -> tuple[Array, Array]:
-    """Return (integrals, stated errors) over the panels between ``edges``, each of shape (n,)."""
+    """Return (integrals, stated errors) over the panels between ``edges``, each of shape (n,).
+
+    Raises:
+        ValueError: if panels halved to the limit still disagree with their halves.
+    """
     count = edges.size - 1
     totals, errors = np.zeros(count), np.zeros(count)
     owner, left, right = np.arange(count), edges[:-1], edges[1:]

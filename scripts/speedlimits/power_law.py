@@ -298,13 +298,21 @@ def _leading_inefficiency(alpha: float, delta: float, s: float, tau: Array) -> A
 
 
 def _check_alpha(alpha: ArrayLike) -> None:
-    """Refuse exponents alpha that are not above 0."""
+    """Refuse exponents alpha that are not above 0.
+
+    Raises:
+        ValueError: if one is not above 0.
+    """
     if not np.all(np.asarray(alpha) > 0):
         raise ValueError(f"alpha is {alpha}; the eigenvalues must fall, alpha > 0")
 
 
 def _check_convergence(alpha: float, delta: float) -> float:
-    """Return s, refusing s <= -1."""
+    """Return s, refusing s <= -1.
+
+    Raises:
+        ValueError: if s <= -1, where the infinite sum diverges.
+    """
     s = float(s_parameter(alpha, delta))
     if s <= -1:
         raise ValueError(

@@ -47,12 +47,25 @@ class StageCoefficients:
 
 
 def stages_needed(step: float, spectral_radius: float) -> int:
-    """Return the least number of stages s that is stable for step * spectral_radius."""
+    """Return the least number of stages s that is stable for step * spectral_radius.
+
+    Args:
+        step: h, in units of time.
+        spectral_radius: largest eigenvalue, 1 / time.
+    """
     return max(MINIMUM_STAGES, 1 + math.floor(math.sqrt(STABILITY * step * spectral_radius + 1.0)))
 
 
 def largest_step(stages: int, spectral_radius: float) -> float:
-    """Return the largest step that ``stages`` stages integrate stably."""
+    """Return the largest step that ``stages`` stages integrate stably.
+
+    Args:
+        stages: s.
+        spectral_radius: largest eigenvalue, 1 / time.
+
+    Returns:
+        In units of time; infinite for a spectral radius of 0.
+    """
     if spectral_radius == 0.0:
         return math.inf
     return ((stages - 1) ** 2 - 1) / (STABILITY * spectral_radius)
@@ -64,6 +77,9 @@ def stage_coefficients(stages: int) -> StageCoefficients:
 
     With Chebyshev polynomials T_j at w_0 = 1 + epsilon/s^2: w_1 = T_s'/T_s'',
     b_j = T_j''/T_j'^2, a_j = 1 - b_j T_j.
+
+    Args:
+        stages: s, at least 2.
     """
     w_0 = 1.0 + DAMPING / stages**2
     t, dt, ddt = [1.0, w_0], [0.0, 1.0], [0.0, 0.0]
@@ -195,5 +211,15 @@ def error_estimate(
     """Return the local error (12 (u_0 - u_1) + 6 h (v_0 + v_1)) / 15, equation 2.9 of the source.
 
     It is exact to leading order for every s and vanishes as the cube of the step.
+
+    Args:
+        start: u_0, shape (P,).
+        end: u_1, shape (P,).
+        velocity_start: v_0, shape (P,).
+        velocity_end: v_1, shape (P,).
+        step: h.
+
+    Returns:
+        Shape (P,), in units of u.
     """
     return 0.8 * (start - end) + (0.4 * step) * (velocity_start + velocity_end)

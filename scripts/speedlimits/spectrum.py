@@ -73,7 +73,11 @@ def eigenvalues_and_projections(kernel: ArrayLike, residue: ArrayLike) -> tuple[
 
 
 def _tridiagonalise(kernel: Array, residue: Array) -> tuple[Array, Array, Array]:
-    """Return diagonal and off-diagonal of T, and Q^T residue, where kernel = Q T Q^T."""
+    """Return diagonal and off-diagonal of T, and Q^T residue, where kernel = Q T Q^T.
+
+    Raises:
+        ValueError: if LAPACK refuses an argument.
+    """
     size = len(kernel)
     if size == 1:
         return kernel[0], np.empty(0), residue
@@ -314,7 +318,11 @@ def _sums(nodes: Array, weights: Array, times: Array) -> tuple[Array, Array]:
 
 
 def _square(kernel: ArrayLike) -> Array:
-    """Return the kernel as a float64 square array of finite entries."""
+    """Return the kernel as a float64 square array of finite entries.
+
+    Raises:
+        ValueError: if it is not square or holds an entry that is not finite.
+    """
     kernel = np.asarray(kernel, dtype=np.float64)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) == 0:
         raise ValueError(f"the kernel has shape {kernel.shape}; it must be square")
@@ -324,7 +332,11 @@ def _square(kernel: ArrayLike) -> Array:
 
 
 def _columns(residue: ArrayLike, size: int) -> Array:
-    """Return the residue as (size, columns)."""
+    """Return the residue as (size, columns).
+
+    Raises:
+        ValueError: if it does not fit the kernel or holds an entry that is not finite.
+    """
     residue = np.asarray(residue, dtype=np.float64)
     if not np.isfinite(residue).all():
         raise ValueError("the residue holds entries that are not finite")

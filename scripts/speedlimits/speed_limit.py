@@ -163,7 +163,11 @@ def check_speed_limit(
 
 
 def _assert_at_least(name: str, left: Array, right: Array, slack: float, time: Array) -> None:
-    """Raise if left < right anywhere beyond the relative slack."""
+    """Raise if left < right anywhere beyond the relative slack.
+
+    Raises:
+        SpeedLimitError: names inequality, time and both sides.
+    """
     broken = left < right * (1 - slack)
     if np.any(broken):
         k = int(np.argmax(broken))

@@ -15,7 +15,13 @@ EXACT_PERMUTATION_LIMIT = 20_000  # own choice: enumerated in well under a secon
 
 
 def resampled_rows(count: int, resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return bootstrap resamples of ``count`` realisations, shape (resamples, count)."""
+    """Return bootstrap resamples of ``count`` realisations, shape (resamples, count).
+
+    Args:
+        count: number of realisations R.
+        resamples: number of bootstrap resamples.
+        generator: random stream.
+    """
     return generator.integers(0, count, size=(resamples, count))
 
 
@@ -107,7 +113,12 @@ def geometric_mean(values: ArrayLike, confidence: float) -> dict[str, float]:
 
 
 def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
-    """Return the least-squares slope of ln y against ln x; NaN if x does not vary."""
+    """Return the least-squares slope of ln y against ln x; NaN if x does not vary.
+
+    Args:
+        x: positive values, shape (R,).
+        y: positive values, shape (R,).
+    """
     log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
     return float(_slopes(log_x - log_x.mean(), log_y))
 

@@ -159,7 +159,11 @@ def componentwise_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> flo
 
 
 def _samples(starts: ArrayLike, ends: ArrayLike) -> tuple[Array, Array]:
-    """Return both samples as float64 (R, P) arrays of one shape."""
+    """Return both samples as float64 (R, P) arrays of one shape.
+
+    Raises:
+        ValueError: if their shapes differ or are not (R, P).
+    """
     starts, ends = np.asarray(starts, dtype=np.float64), np.asarray(ends, dtype=np.float64)
     if starts.ndim != 2 or starts.shape != ends.shape:
         raise ValueError(

@@ -27,6 +27,7 @@ def import_torchvision() -> ModuleType:
 
     Raises:
         ModuleNotFoundError: if torchvision is not installed.
+        RuntimeError: if importing fails for another reason than missing operators.
     """
     try:
         return importlib.import_module("torchvision")
