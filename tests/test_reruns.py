@@ -167,7 +167,7 @@ EXPECTED = {
     "theory.linear_regression.first_simulated_time": (0.2, REGRESSION, NOTHING),
     "theory.linear_regression.simulated_times": (5, REGRESSION, NOTHING),
     "theory.linear_regression.step": (0.01, REGRESSION, NOTHING),
-    "theory.linear_regression.realisations": (400, REGRESSION, NOTHING),
+    "theory.linear_regression.realisations": (2000, REGRESSION, NOTHING),
     "theory.linear_regression.groups": (4, REGRESSION, NOTHING),
     "theory.langevin.set": ({"dataset": "digits", "n": 16, "final_time": 50}, LANGEVIN, NOTHING),
     "theory.langevin.networks": ([{"model": "myrtle5", "width": 4}], LANGEVIN, NOTHING),

@@ -141,11 +141,6 @@ class RuleSettings:
         self.plan = plan
 
     @property
-    def archive(self) -> str | None:
-        """The user's CIFAR-10 archive, or None for the official one."""
-        return self.config["datasets"].get("cifar10", {}).get("archive")
-
-    @property
     def archive_sha256(self) -> str:
         """SHA-256 of the CIFAR-10 archive in use."""
         return self.config["datasets"].get("cifar10", {}).get("sha256") or OFFICIAL_SHA256
@@ -153,9 +148,10 @@ class RuleSettings:
     def download(self) -> dict[str, Any]:
         """Return the settings of the rule ``download``.
 
-        The digest says what the archive is; where it comes from makes no result stale.
+        The digest says what the archive is. Where it comes from makes no result stale, therefore
+        the script looks that up in the configuration.
         """
-        return {"archive": self.archive, "sha256": self.archive_sha256}
+        return {"sha256": self.archive_sha256}
 
     def of(self, rule: str) -> Callable[[Any], dict[str, Any]]:
         """Return a function from a job's wildcards to the rule's settings.
