@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import ROOT
 from dry_runs import DryRuns
 from test_reruns import EXPECTED, MODULES, SCHEMA, WILDCARDS, config
 from test_workflow import checkout
@@ -129,12 +128,10 @@ def parameters(config, found):
     of = {rule: settings.of(rule) for rule in RULES}
     of["download"] = lambda wildcards: settings.download()
     wanted = [job for job in found if job["rule"] in of]
-    return {
-        key(job): repr(of[job["rule"]](SimpleNamespace(**job["wildcards"]))) for job in wanted
-    }
+    return {key(job): repr(of[job["rule"]](SimpleNamespace(**job["wildcards"]))) for job in wanted}
 
 
-# In every run of the suite; all keys and modules with SPEEDLIMITS_RERUNS=all, about 5 minutes.
+# In every run of the suite; all keys and modules with SPEEDLIMITS_RERUNS=all, about 4 minutes.
 SOME_KEYS = {
     "seed",
     "datasets.cifar10.archive",

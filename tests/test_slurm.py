@@ -16,7 +16,7 @@ from test_workflow import checkout, digests, snakemake
 
 PLUGIN = Path(sys.prefix) / "slurm"  # make test puts the plugin there, beside the environment
 FINAL = "results/studies/dataset_size/speed_limits.csv"
-ENDED = {"TIMEOUT", "FAILED", "CANCELLED"}
+ENDED = ["TIMEOUT", "FAILED", "CANCELLED"]
 LIMIT = 540  # seconds for the cluster; bounded, because a shared machine can be slow
 
 pytestmark = pytest.mark.workflow
@@ -36,7 +36,7 @@ def cluster():
         yield started
 
 
-def adapt(folder):
+def adapt(folder, **changes):
     """Adapt the shipped profile as a user would: no account, squeue for status, short waits."""
     path = folder / "profiles/slurm/config.yaml"
     profile = yaml.safe_load(path.read_text())
@@ -47,6 +47,7 @@ def adapt(folder):
         "slurm-init-seconds-before-status-checks": 2,
         "seconds-between-status-checks": 2,
         "latency-wait": 10,
+        **changes,
     }
     path.write_text(yaml.safe_dump(profile))
 
@@ -111,6 +112,40 @@ def training_processes(job):
     return found
 
 
+def hurt(cluster, trainings, lost_is):
+    """Let one of four frozen trainings time out, kill one, cancel one, take the last one's node.
+
+    Args:
+        cluster: the running cluster.
+        trainings: job id -> node.
+        lost_is: states that the lost node's job may go to.
+
+    Returns:
+        The id of the lost node's job.
+    """
+    lost, node = list(trainings.items())[-1]
+    # The lost node takes along whatever else runs there; the others are hurt one by one.
+    timed_out, failed, cancelled = list(trainings)[:-1]
+    slurm_cluster.run("scontrol", "update", f"JobId={timed_out}", "TimeLimit=1")
+    for pid in training_processes(failed):
+        os.kill(pid, signal.SIGKILL)
+    slurm_cluster.run("scancel", cancelled)
+    wait_until(lambda: {states()[job] for job in trainings} >= set(ENDED))
+    assert [states()[job] for job in (timed_out, failed, cancelled)] == ENDED
+    cluster.lose_node(node)
+    wait_until(lambda: states()[lost] in lost_is)
+    cluster.start_node(node)
+    return lost
+
+
+def wait_until(condition):
+    """Wait for something to become true."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, jobs("all")
+        time.sleep(0.5)
+
+
 def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_path):
     config = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text())
     config["studies"]["dataset_size"] = {"vary": {"n": [8]}, "realisations": 4}
@@ -120,28 +155,22 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     for name in ("local", "cluster"):
         (tmp_path / name).mkdir()
     local, folder = checkout(tmp_path / "local"), checkout(tmp_path / "cluster")
+
+    # Without any second attempt all four jobs fail, and so does the command.
+    adapt(folder, **{"retries": 0, "slurm-requeue": False})
+    with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
+        hurt(cluster, frozen_trainings(4), {"NODE_FAIL", "FAILED"})
+        log = finish(process, folder)
+    assert process.returncode != 0, log[-5000:]
+    assert not list((folder / "results").rglob("snapshots.json"))
+
+    # The same command, with the shipped retries and the same four faults again, does the rest.
     adapt(folder)
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
-        trainings = frozen_trainings(4)
-        lost, node = list(trainings.items())[-1]
-        # The lost node takes along whatever else runs there; the others are hurt one by one.
-        timed_out, failed, cancelled = list(trainings)[:-1]
-        slurm_cluster.run("scontrol", "update", f"JobId={timed_out}", "TimeLimit=1")
-        for pid in training_processes(failed):
-            os.kill(pid, signal.SIGKILL)
-        slurm_cluster.run("scancel", cancelled)
-        while not {states()[failed], states()[cancelled], states()[timed_out]} <= ENDED:
-            time.sleep(0.5)
-        before = states()
-        cluster.lose_node(node)
-        while states()[lost] == "RUNNING":
-            time.sleep(0.5)
-        cluster.start_node(node)
+        lost = hurt(cluster, frozen_trainings(4), {"PENDING", "COMPLETED"})
         log = finish(process, folder)
         after = states()
     assert process.returncode == 0, log[-5000:]
-    ends = [before[job] for job in (timed_out, failed, cancelled)]
-    assert ends == ["TIMEOUT", "FAILED", "CANCELLED"]
     assert after[lost] == "COMPLETED"  # Slurm queued it again
     assert log.count("Trying to restart job") >= 3
     again = snakemake(folder, "-n", FINAL, configfile=overlay)
