@@ -1,67 +1,117 @@
-"""Share of a finished run's job time that is start-up: interpreter, imports, Snakemake's preamble.
+"""Share of the demo's processor time that is start-up: interpreter, imports, Snakemake's preamble.
 
-For every job, Snakemake's benchmark file holds the seconds of its process, and its log the seconds
-of work between "start" and "done"; the difference is start-up. Snakemake's own time between jobs
-is in neither.
+Runs the demo once, in a folder of its own. Every job's process notes the processor seconds (user
+and system) that it had used when its work began and when it ended. Processor time depends little
+on what else the machine does; elapsed time would.
 
-Measured on a demo (53 jobs, figures not counted, 2 cores of a shared machine): 18 % of 968 s, nine
-tenths of it in the 39 jobs that import torch. Another, on a machine loaded with much other work,
-gave 45 % of 1831 s (60 jobs). The import of speed_limit.py took 3.5 s and takes 1.8 s since POT no
-longer imports torch there; both shares are from before.
+MEASURED
 
-    make demo && python benchmarks/overhead.py           # reads results/
-    python benchmarks/overhead.py --results FOLDER
-    python benchmarks/overhead.py --imports              # what each script's imports take
+    python benchmarks/overhead.py
+    python benchmarks/overhead.py --configfile tests/miniature.yaml
+    python benchmarks/overhead.py --imports      # what each script's imports take
 """
 
 import argparse
+import json
 import os
-import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("Snakefile", "config.yaml", "configs", "rules", "scripts", "schemas", "profiles", "envs")
+# Python runs a module of this name at its start: it notes when the function pipeline.log.logged,
+# in which all work happens, is entered, and the end of the process.
+NOTES = """
+import atexit, importlib.machinery, json, os, sys, time
+
+began = []
+
+class Loader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        original = module.logged
+        def logged(*arguments, **named):
+            began.append(time.process_time())
+            return original(*arguments, **named)
+        module.logged = logged
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "pipeline.log":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        spec.loader = Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+def note():
+    script = os.path.basename(sys.argv[0]) if "/.snakemake/scripts/" in sys.argv[0] else ""
+    if script and began:
+        used = {"script": script.split(".")[1], "startup": began[0], "all": time.process_time()}
+        with open(os.environ["OVERHEAD_NOTES"], "a") as file:
+            file.write(json.dumps(used) + "\\n")
+
+sys.meta_path.insert(0, Finder)
+atexit.register(note)
+"""
 
 
-def jobs(results: Path) -> pd.DataFrame:
-    """Return one row for each job: kind, seconds of its process, seconds of work."""
-    rows = []
-    for path in sorted((results / "benchmarks").rglob("*.tsv")):
-        name = path.relative_to(results / "benchmarks").with_suffix(".log")
-        log = results / "logs" / name
-        done = re.findall(r"done after ([\d.]+) s", log.read_text()) if log.exists() else []
-        if done:
-            kind = re.sub(r"\d+(_of\d+)?$", "", path.stem)
-            kind = "figure" if path.parent.parent.name == "studies" and kind != "collect" else kind
-            kind = "subset" if re.match(r"n\d+-", path.stem) else kind
-            total = float(pd.read_csv(path, sep="\t")["s"].iloc[0])
-            rows.append({"kind": kind, "process": total, "work": float(done[-1])})
-    return pd.DataFrame(rows)
+def run(folder: Path, configfile: Path) -> tuple[pd.DataFrame, float, float]:
+    """Run the workflow once in a folder.
+
+    Args:
+        folder: empty.
+        configfile: laid over the shipped configuration.
+
+    Returns:
+        One row for each job (script, processor seconds until its work began and in all); processor
+        seconds and elapsed seconds of the whole command.
+    """
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, folder / part)
+    (folder / "notes").mkdir()
+    (folder / "notes/sitecustomize.py").write_text(NOTES, encoding="utf-8")
+    notes = folder / "notes.jsonl"
+    environment = os.environ | {"PYTHONPATH": str(folder / "notes"), "OVERHEAD_NOTES": str(notes)}
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--quiet", "all"]
+    command += ["--configfile", str(configfile.resolve())]
+    before, start = os.times(), time.monotonic()
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    after, seconds = os.times(), time.monotonic() - start
+    used = after.children_user - before.children_user
+    used += after.children_system - before.children_system
+    lines = notes.read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines]), used, seconds
 
 
-def report(results: Path) -> None:
-    """Print a table by kind of job and the share of all."""
-    table = jobs(results)
-    if table.empty:
-        raise SystemExit(f"{results} holds no finished jobs; run make demo first")
-    table["startup"] = (table["process"] - table["work"]).clip(lower=0)
-    kinds = table.groupby("kind").agg(
-        jobs=("process", "size"),
-        process=("process", "sum"),
+def report(configfile: Path) -> None:
+    """Run the workflow, print a table by script and the share of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs, used, seconds = run(Path(folder), configfile)
+    kinds = jobs.groupby("script").agg(
+        jobs=("all", "size"),
+        seconds=("all", "sum"),
         startup=("startup", "sum"),
         each=("startup", "median"),
     )
-    kinds["share"] = kinds["startup"] / kinds["process"]
+    kinds["share"] = kinds["startup"] / kinds["seconds"]
     print(kinds.sort_values("startup", ascending=False).round(2).to_string())
-    share = table["startup"].sum() / table["process"].sum()
-    print(f"{len(table)} jobs, {table['process'].sum():.0f} s, start-up {share:.1%}")
+    total, startup = jobs["all"].sum(), jobs["startup"].sum()
+    print(f"{len(jobs)} jobs, {total:.0f} s of processor time, start-up {startup / total:.1%}")
+    rest = used - total
+    print(f"with Snakemake itself ({rest:.0f} s): {used:.0f} s of processor time")
+    print(f"{seconds:.0f} s elapsed, load {os.getloadavg()[0]:.1f}")
 
 
 def imports() -> None:
-    """Print the CPU seconds that importing each rule's script takes, the least of three."""
+    """Print the processor seconds that importing each rule's script takes, the least of three."""
     for script in sorted((ROOT / "scripts").glob("*.py")):
         seconds = []
         for _ in range(3):
@@ -80,13 +130,13 @@ def imports() -> None:
 def main() -> None:
     """Read the arguments, print one of both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--configfile", type=Path, default=ROOT / "configs/demo.yaml")
     parser.add_argument("--imports", action="store_true")
     given = parser.parse_args()
     if given.imports:
         imports()
     else:
-        report(given.results)
+        report(given.configfile)
 
 
 if __name__ == "__main__":

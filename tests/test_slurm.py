@@ -39,7 +39,7 @@ def cluster():
 def adapt(folder, **changes):
     """Adapt the shipped profile as a user would: no account, squeue for status, short waits."""
     path = folder / "profiles/slurm/config.yaml"
-    profile = yaml.safe_load(path.read_text())
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     del profile["default-resources"]
     profile |= {
         "slurm-no-account": True,
@@ -112,13 +112,13 @@ def training_processes(job):
     return found
 
 
-def hurt(cluster, trainings, lost_is):
+def hurt(cluster, trainings, requeue):
     """Let one of four frozen trainings time out, kill one, cancel one, take the last one's node.
 
     Args:
         cluster: the running cluster.
         trainings: job id -> node.
-        lost_is: states that the lost node's job may go to.
+        requeue: whether Slurm may start the lost node's job again.
 
     Returns:
         The id of the lost node's job.
@@ -126,6 +126,7 @@ def hurt(cluster, trainings, lost_is):
     lost, node = list(trainings.items())[-1]
     # The lost node takes along whatever else runs there; the others are hurt one by one.
     timed_out, failed, cancelled = list(trainings)[:-1]
+    slurm_cluster.run("scontrol", "update", f"JobId={lost}", f"Requeue={requeue:d}")
     slurm_cluster.run("scontrol", "update", f"JobId={timed_out}", "TimeLimit=1")
     for pid in training_processes(failed):
         os.kill(pid, signal.SIGKILL)
@@ -133,7 +134,8 @@ def hurt(cluster, trainings, lost_is):
     wait_until(lambda: {states()[job] for job in trainings} >= set(ENDED))
     assert [states()[job] for job in (timed_out, failed, cancelled)] == ENDED
     cluster.lose_node(node)
-    wait_until(lambda: states()[lost] in lost_is)
+    wait_until(lambda: states()[lost] != "RUNNING")
+    assert requeue or states()[lost] == "NODE_FAIL"
     cluster.start_node(node)
     return lost
 
@@ -157,9 +159,9 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     local, folder = checkout(tmp_path / "local"), checkout(tmp_path / "cluster")
 
     # Without any second attempt all four jobs fail, and so does the command.
-    adapt(folder, **{"retries": 0, "slurm-requeue": False})
+    adapt(folder, **{"retries": 0, "slurm-requeue": None})
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
-        hurt(cluster, frozen_trainings(4), {"NODE_FAIL", "FAILED"})
+        hurt(cluster, frozen_trainings(4), requeue=False)
         log = finish(process, folder)
     assert process.returncode != 0, log[-5000:]
     assert not list((folder / "results").rglob("snapshots.json"))
@@ -167,7 +169,7 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     # The same command, with the shipped retries and the same four faults again, does the rest.
     adapt(folder)
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
-        lost = hurt(cluster, frozen_trainings(4), {"PENDING", "COMPLETED"})
+        lost = hurt(cluster, frozen_trainings(4), requeue=True)
         log = finish(process, folder)
         after = states()
     assert process.returncode == 0, log[-5000:]

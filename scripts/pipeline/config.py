@@ -14,13 +14,15 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from pipeline.config_files import file_problems
 from pipeline.runs import DYNAMICS_KEYS, MODEL_KEYS, combinations, stability_factor
 from pipeline.settings import FIGURES
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
 
-LARGEST_FILE_BYTES = 1_000_000  # own choice: a study of 2000 runs takes a few kilobytes
+MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
+ARCHIVE = Path("results/data/cifar10/archive.tar.gz")  # as rules/data.smk names it
 
 
 class ConfigError(ValueError):
@@ -190,6 +192,9 @@ def _inconsistencies(config: dict) -> list[str]:
         )
     for name in config["default_studies"]:
         problems += _unknown_name("default_studies", name, config["studies"], "add studies.")
+    counted = [p for name, study in config["studies"].items() for p in _too_many(name, study)]
+    if counted:
+        return problems + counted
     for name, study in config["studies"].items():
         problems += _study_problems(config, name, study)
     problems += _duplicate_studies(config)
@@ -236,6 +241,21 @@ def _unknown_name(key: str, value: str, known: Any, remedy: str = "") -> list[st
     return [f"{key} is {_shown(value)}; allowed: {', '.join(known)}{add}{_nearest(value, known)}"]
 
 
+def _too_many(name: str, study: dict) -> list[str]:
+    """Return a sentence if a study asks for more runs than can be planned."""
+    lengths = [len(values) for values in study.get("vary", {}).values()]
+    runs = math.prod(lengths) * len(study.get("cases", [{}])) * study["realisations"]
+    if runs <= MOST_RUNS:
+        return []
+    return [f"studies.{name} asks for {runs} runs; a study has at most {MOST_RUNS}"]
+
+
+def _origin(name: str, study: dict, *keys: str) -> str:
+    """Return whose settings these are: ``studies.NAME`` if it gives any of them, else ``base``."""
+    given = [study.get("set", {}), study.get("vary", {}), *study.get("cases", [])]
+    return f"studies.{name}" if any(key in part for part in given for key in keys) else "base"
+
+
 def _study_problems(config: dict, name: str, study: dict) -> list[str]:
     """Return every problem of all combinations of one study's settings, each once."""
     problems = []
@@ -250,9 +270,14 @@ def _study_problems(config: dict, name: str, study: dict) -> list[str]:
     for settings in combinations(config["base"], study):
         where = f"studies.{name} (n = {settings['n']}, {settings['dataset']})"
         unknown = _unknown_name(
-            f"studies.{name}: dataset", settings["dataset"], config["datasets"], "add datasets."
+            f"{_origin(name, study, 'dataset')}: dataset",
+            settings["dataset"],
+            config["datasets"],
+            "add datasets.",
         )
-        unknown += _unknown_name(f"studies.{name}: model", settings["model"], MODEL_KEYS)
+        unknown += _unknown_name(
+            f"{_origin(name, study, 'model')}: model", settings["model"], MODEL_KEYS
+        )
         if unknown:
             problems += unknown
             continue
@@ -266,8 +291,9 @@ def _study_problems(config: dict, name: str, study: dict) -> list[str]:
                 f"{settings['dataset']} has {pool}"
             )
         if settings["first_snapshot"] >= settings["final_time"]:
+            whose = _origin(name, study, "first_snapshot", "final_time")
             problems.append(
-                f"studies.{name}: first_snapshot is {settings['first_snapshot']}; it must be "
+                f"{whose}: first_snapshot is {settings['first_snapshot']}; it must be "
                 f"less than final_time {settings['final_time']}"
             )
         problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
@@ -313,41 +339,6 @@ def _duplicate_studies(config: dict) -> list[str]:
     return problems
 
 
-def file_problems(path: str | Path) -> list[str]:
-    """Name what the merged configuration no longer shows of one of its files.
-
-    YAML lets the last of two equal keys win, silently.
-
-    Args:
-        path: a configuration file that Snakemake has read.
-
-    Returns:
-        One sentence per problem.
-    """
-    path = Path(path)
-    size = path.stat().st_size
-    if size > LARGEST_FILE_BYTES:
-        return [f"{path} has {size} bytes; a configuration has at most {LARGEST_FILE_BYTES}"]
-    problems: list[str] = []
-
-    def walk(node: yaml.Node, key: str) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for name, value in node.value:
-                inner = f"{key}.{name.value}".lstrip(".")
-                if name.value in seen:
-                    line = name.start_mark.line + 1
-                    problems.append(f"{path}, line {line}: {inner} is given twice; keep one")
-                seen.add(name.value)
-                walk(value, inner)
-        elif isinstance(node, yaml.SequenceNode):
-            for value in node.value:
-                walk(value, key)
-
-    walk(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), "")
-    return problems
-
-
 def validated(config: dict, paths: Iterable[str | Path] = ()) -> dict:
     """Return a deep copy of the configuration after checking it.
 
@@ -365,4 +356,11 @@ def validated(config: dict, paths: Iterable[str | Path] = ()) -> dict:
     if problems:
         raise ConfigError("\n".join(problems))
     validate(config)
+    archive = config["datasets"].get("cifar10", {}).get("archive")
+    if archive and "://" not in archive and not ARCHIVE.is_file():
+        if not Path(archive).expanduser().is_file():
+            raise ConfigError(
+                f"datasets.cifar10.archive is {archive}, which is no file; correct the path, or "
+                "remove the key to download the official archive"
+            )
     return copy.deepcopy(dict(config))

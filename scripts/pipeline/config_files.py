@@ -1,0 +1,174 @@
+"""Check configuration files as they are written: what reading them would hide, or would cost.
+
+Snakemake reads the files of ``--configfile`` before it looks at the Snakefile. The shipped profiles
+run this file earlier still, by its path: it imports nothing of this project.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+# Own choices: a study of 2000 runs takes a few kilobytes and is nested five deep.
+LARGEST_FILE_BYTES = 1_000_000
+DEEPEST_NESTING = 30
+MOST_VALUES = 100_000  # with every alias counted as often as it is used
+MOST_DIGITS = 40
+
+
+def file_problems(path: str | Path) -> list[str]:
+    """Name what is wrong with a file beyond the values that it gives to keys.
+
+    Args:
+        path: a configuration file, YAML or JSON.
+
+    Returns:
+        One sentence per problem. What can be read only once, a pipe for example, is not read.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return [f"{path} is a folder; name a configuration file"]
+        if not stat.S_ISREG(status.st_mode):
+            return []
+        if status.st_size > LARGEST_FILE_BYTES:
+            return [
+                f"{path} has {status.st_size} bytes; a configuration has at most "
+                f"{LARGEST_FILE_BYTES}"
+            ]
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return [f"{path} is not there; correct the path of the configuration file"]
+    except UnicodeDecodeError as error:
+        return [f"{path} is not UTF-8 text (byte {error.start}); save it in that encoding"]
+    except OSError as error:
+        return [f"{path} cannot be read: {error.strerror}"]
+    if _is_json(text):
+        text = text.replace("\t", " ")  # which YAML does not allow between values
+    try:
+        return [f"{path}{problem}" for problem in _text_problems(text)]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or " ".join(str(error).split())[:200]
+        return [f"{path}{where}: this is neither YAML nor JSON ({what})"]
+
+
+def _is_json(text: str) -> bool:
+    """Return whether a text is JSON."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _text_problems(text: str) -> list[str]:
+    """Name the problems of a text, each without the file's name.
+
+    Raises:
+        yaml.YAMLError: if it is no YAML.
+    """
+    depth, documents = 0, 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        line = event.start_mark.line + 1
+        if depth > DEEPEST_NESTING:
+            return [f", line {line}: more than {DEEPEST_NESTING} levels of nesting"]
+        if documents > 1:
+            return [f", line {line}: a second document begins (---); keep one"]
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode) or not root.value:
+        return [" holds no keys at top level; write for example base: {n: 64}"]
+    if _size(root, {}) > MOST_VALUES:
+        return [f" holds more than {MOST_VALUES} values once its aliases are written out"]
+    return _problems_of_node(root, "")
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return how many values a node holds, aliases written out; infinite if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = isinstance(node, yaml.MappingNode)
+        inner = [part for pair in parts for part in pair] if pairs else parts
+        known[id(node)] = 1 + sum(_size(part, known) for part in inner)
+    return known[id(node)]
+
+
+def _problems_of_node(node: yaml.Node, key: str) -> list[str]:
+    """Name what YAML passes over in silence: keys given twice, numbers that are not as meant."""
+    line = f", line {node.start_mark.line + 1}: "
+    if not node.tag.startswith("tag:yaml.org,2002:") or "/" in node.tag:
+        return [f"{line}{key} has the tag {node.tag}; write a plain value"]
+    if isinstance(node, yaml.SequenceNode):
+        return [problem for part in node.value for problem in _problems_of_node(part, key)]
+    if isinstance(node, yaml.ScalarNode):
+        problem = _number_problem(node)
+        return [f"{line}{key} is {problem}"] if problem else []
+    problems: list[str] = []
+    seen: set[str] = set()
+    for name, value in node.value:
+        line = f", line {name.start_mark.line + 1}: "
+        if not isinstance(name, yaml.ScalarNode):
+            problems.append(f"{line}a key is a list or a mapping; it must be a name")
+            continue
+        inner = f"{key}.{name.value}".lstrip(".")
+        if inner == "__use_yte__":
+            problems.append(f"{line}templates (__use_yte__) run code and are refused")
+        if name.value in seen:
+            problems.append(f"{line}{inner} is given twice; keep one")
+        seen.add(name.value)
+        problems += _problems_of_node(value, inner)
+    return problems
+
+
+def _number_problem(node: yaml.ScalarNode) -> str:
+    """Return what is misleading about a number as YAML 1.1 reads it; empty if nothing is."""
+    kind = node.tag.rpartition(":")[2]
+    shown = node.value if len(node.value) <= MOST_DIGITS else node.value[:MOST_DIGITS] + "..."
+    if kind not in ("int", "float"):
+        return ""
+    if len(node.value) > MOST_DIGITS:
+        return f"{shown}, a number of {len(node.value)} digits; at most {MOST_DIGITS} are allowed"
+    if ":" in node.value:
+        return f"{shown}, which YAML reads in base 60; write a decimal number"
+    if kind == "int" and re.fullmatch(r"[+-]?0[0-9_]+", node.value):
+        return f"{shown}, which YAML reads in base 8; leave out the leading zero"
+    return ""
+
+
+def configuration_files(arguments: Sequence[str]) -> list[str]:
+    """Return the files that a command line of Snakemake gives with ``--configfile``."""
+    found: list[str] = []
+    taking = False
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            taking = option in ("--configfile", "--configfiles")
+            found += [value] if taking and equals else []
+        elif taking:
+            found.append(argument)
+    return found
+
+
+def refuse(arguments: Sequence[str]) -> None:
+    """End the process with one sentence per problem if a configuration file cannot be used.
+
+    Args:
+        arguments: a command line of Snakemake.
+    """
+    own = ["config.yaml"] if Path("config.yaml").is_file() else []
+    problems = [p for path in (*own, *configuration_files(arguments)) for p in file_problems(path)]
+    if problems:
+        sys.stderr.write("".join(f"{problem}\n" for problem in problems))
+        raise SystemExit(1)
