@@ -5,6 +5,7 @@ checkout's own modules afresh and runs Snakemake's command line as the shell wou
 included; the jobs, their files and whether they are to run come from Snakemake's own graph.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -88,13 +89,9 @@ def dry_run(arguments: list[str], answer) -> None:
 def serve() -> None:
     """Answer every line of arguments with a line of jobs, each from a child of its own."""
     # What a dry run imports, short of the checkout's own modules.
-    import jsonschema  # noqa: F401
-    import snakemake.cli
-    import snakemake.dag
-    import snakemake.executors.dryrun
-    import snakemake.persistence
-    import snakemake.scheduling.greedy
-    import snakemake.workflow  # noqa: F401
+    for name in ("cli", "dag", "executors.dryrun", "persistence", "scheduling.greedy", "workflow"):
+        importlib.import_module(f"snakemake.{name}")
+    importlib.import_module("jsonschema")
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

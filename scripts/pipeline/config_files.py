@@ -71,7 +71,10 @@ def _is_json(text: str) -> bool:
 
 
 def _text_problems(text: str) -> list[str]:
-    """Name the problems of a text, each without the file's name.
+    """Name the problems of a text.
+
+    Returns:
+        Each problem, to be written behind the file's name.
 
     Raises:
         yaml.YAMLError: if it is no YAML.
@@ -106,7 +109,7 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 def _problems_of_node(node: yaml.Node, key: str) -> list[str]:
-    """Name what YAML passes over in silence: keys given twice, numbers that are not as meant."""
+    """Return what YAML passes over in silence: keys given twice, numbers that are not as meant."""
     line = f", line {node.start_mark.line + 1}: "
     if not node.tag.startswith("tag:yaml.org,2002:") or "/" in node.tag:
         return [f"{line}{key} has the tag {node.tag}; write a plain value"]
@@ -166,6 +169,9 @@ def refuse(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: a command line of Snakemake.
+
+    Raises:
+        SystemExit: with status 1, after the sentences.
     """
     own = ["config.yaml"] if Path("config.yaml").is_file() else []
     problems = [p for path in (*own, *configuration_files(arguments)) for p in file_problems(path)]
