@@ -2,9 +2,10 @@
 
 Writes eigenvalues and squared residue projections of the full and the output-traced kernel, the
 kernel's drift since the start, its alignment with the targets and the overlap of its leading
-eigenspace with that at the start. Where the full kernel is too large, its sums come from a Lanczos
-quadrature on Jacobian products instead, which never forms it. Without a warm start the file says so
-and holds nothing else.
+eigenspace with that at the start. Where the network has fewer weights than the full kernel rows,
+the Gauss-Newton matrix J^T J gives all of this at less cost. Where both are too large, sums come
+from a Lanczos quadrature on Jacobian products instead, which forms neither. Without a warm start
+the file says so and holds nothing else.
 
 A kernel or a spectrum that took long is kept until the file is written, so that a killed job does
 not repeat it.
@@ -12,10 +13,12 @@ not repeat it.
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import torch
 import xarray as xr
+from torch.nn.utils import parameters_to_vector
 
 from pipeline.device import choose_device, describe_device
 from pipeline.files import file_digest, remove
@@ -30,6 +33,15 @@ from pipeline.stores import (
     write_netcdf,
 )
 from pipeline.trajectory import remembered, stage_folder
+from speedlimits.gauss_newton import (
+    GaussNewton,
+    alignment,
+    cross_gauss_newton,
+    drift,
+    gauss_newton,
+    overlap,
+    spectrum,
+)
 from speedlimits.kernel import (
     choose_route,
     empirical_ntk,
@@ -50,22 +62,21 @@ from speedlimits.spectrum import (
 KINDS = {"full": "full NTK, (N C) x (N C)", "traced": "output-traced NTK, N x N"}
 
 
-def kernels(problem: Problem, settings: dict, memory_bytes: int) -> dict[str, np.ndarray]:
+def kernels(problem: Problem, route: str, memory_bytes: int) -> dict[str, np.ndarray]:
     """Return the kernels of the network's current weights.
 
     Args:
         problem: network and inputs.
-        settings: ``full_rows_limit``.
+        route: by ``choose_spectrum_route``.
         memory_bytes: working memory beyond the kernel itself.
 
     Returns:
-        "full" (N C, N C), unless it is too large, and "traced" (N, N), float64.
+        "traced" (N, N), and with the route "kernel" the "full" one (N C, N C), float64.
     """
     network, inputs = problem.network, problem.inputs
-    route = choose_route(network)
-    print(f"route {route}")
+    print(f"route {choose_route(network)}")
     count = problem.targets.shape[1]
-    if too_large(problem, settings):
+    if route != "kernel":
         memory_bytes += 8 * len(inputs) ** 2
         traced = empirical_ntk(network, inputs, traced=True, memory_bytes=memory_bytes)
         return {"traced": traced.cpu().numpy()}
@@ -74,26 +85,118 @@ def kernels(problem: Problem, settings: dict, memory_bytes: int) -> dict[str, np
     return {"full": full.cpu().numpy(), "traced": trace_outputs(full, count).cpu().numpy()}
 
 
-def too_large(problem: Problem, settings: dict) -> bool:
-    """Return whether the full kernel has more rows N C than ``full_rows_limit``."""
-    return problem.targets.numel() > settings["full_rows_limit"]
+def choose_spectrum_route(problem: Problem, settings: dict) -> str:
+    """Return which way leads to the full kernel's spectrum, and print the costs of all.
 
+    Args:
+        problem: network, inputs and targets.
+        settings: ``full_rows_limit``, ``quadrature_steps``.
 
-def report_cost(problem: Problem, settings: dict) -> None:
-    """Print the estimated operations of both routes to the full kernel's sums, and the choice."""
-    rows, steps = problem.targets.numel(), settings["quadrature_steps"]
-    cost = spectrum_cost(problem.network, problem.inputs, problem.targets.shape[1], steps)
-    large = too_large(problem, settings)
+    Returns:
+        "kernel" or "gauss_newton", the cheaper of those that fit the memory, which both give every
+        eigenvalue; "quadrature", which gives sums only, if neither fits.
+    """
+    samples, outputs = problem.targets.shape
+    rows, limit = samples * outputs, settings["full_rows_limit"]
+    weights = sum(p.numel() for p in problem.network.parameters() if p.requires_grad)
+    cost = spectrum_cost(problem.network, problem.inputs, outputs, settings["quadrature_steps"])
+    room = rows if rows <= limit else samples  # rows of the kernels that the job's memory is for
+    allowed = {"kernel": rows <= limit}
+    # Five P x P matrices where the job's memory holds four kernels (``kernel_megabytes``).
+    allowed["gauss_newton"] = weights < rows and 5 * weights**2 <= 4 * room**2
+    costs = {"kernel": cost.explicit, "gauss_newton": cost.gauss_newton}
+    usable = [name for name, fits in allowed.items() if fits]
+    route = min(usable, key=costs.get, default="quadrature")
+    above = "" if allowed["kernel"] else f" (above kernel.full_rows_limit = {limit})"
+    reason = {
+        "kernel": "the kernel, explicitly",
+        "gauss_newton": "the Gauss-Newton matrix J^T J, which has all non-zero eigenvalues",
+        "quadrature": "sums by quadrature, eigenvalues of the output-traced kernel only",
+    }
     print(
-        f"full kernel of {rows} rows: {cost.explicit:.2g} operations explicitly, "
-        f"{cost.quadrature:.2g} by {steps} matrix-free products; "
-        + (
-            f"above kernel.full_rows_limit = {settings['full_rows_limit']}: sums by quadrature, "
-            "eigenvalues of the output-traced kernel only"
-            if large
-            else "explicitly, which alone gives every eigenvalue"
-        )
+        f"full kernel of {rows} rows{above}, {weights} weights: {cost.explicit:.2g} operations "
+        f"explicitly, {cost.gauss_newton:.2g} by the Gauss-Newton matrix, {cost.quadrature:.2g} by "
+        f"{settings['quadrature_steps']} matrix-free products; taken: {reason[route]}"
     )
+    return route
+
+
+def gauss_newton_matrices(
+    problem: Problem, delta: np.ndarray, targets: np.ndarray, memory_bytes: int
+) -> dict[str, np.ndarray]:
+    """Return what stands for the full kernel of the current weights in the space of weights.
+
+    Args:
+        problem: network and inputs.
+        delta: residue, shape (N, C).
+        targets: y, shape (N, C).
+        memory_bytes: working memory beyond the matrices.
+
+    Returns:
+        "matrix" J^T J (P, P), "pulled" J^T (Delta, y), shape (P, 2), float64.
+    """
+    network, inputs = problem.network, problem.inputs
+    vectors = torch.from_numpy(np.stack([delta.ravel(), targets.ravel()], axis=1)).to(inputs.device)
+    memory_bytes += _matrix_bytes(network)
+    found = gauss_newton(network, inputs, vectors, memory_bytes=memory_bytes)
+    return {"matrix": found.matrix, "pulled": found.pulled}
+
+
+def everything(
+    problem: Problem, route: str, targets: np.ndarray, memory_bytes: int
+) -> dict[str, np.ndarray]:
+    """Return ``kernels``, and ``gauss_newton_matrices`` with that route."""
+    found = kernels(problem, route, memory_bytes)
+    if route == "gauss_newton":
+        found |= gauss_newton_matrices(problem, residue(problem), targets, memory_bytes)
+    return found
+
+
+def cross_matrix(
+    problem: Problem, start_weights: torch.Tensor, memory_bytes: int
+) -> dict[str, np.ndarray]:
+    """Return J_0^T J_t as "cross", shape (P, P); arguments as ``gauss_newton_matrices``."""
+    memory_bytes += _matrix_bytes(problem.network)
+    network, inputs = problem.network, problem.inputs
+    return {"cross": cross_gauss_newton(network, inputs, start_weights, memory_bytes=memory_bytes)}
+
+
+def _matrix_bytes(network: torch.nn.Module) -> int:
+    """Return the bytes of a sum of P x P matrices, its addend, and two vectors."""
+    size = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return 16 * size * (size + 1)
+
+
+def measure_gauss_newton(
+    now: dict[str, np.ndarray],
+    start: dict[str, np.ndarray],
+    delta: np.ndarray,
+    targets: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return what ``measure`` returns of the full kernel, from matrices in the space of weights.
+
+    Args:
+        now: by ``gauss_newton_matrices``, and ``cross_matrix`` unless at the start.
+        start: by ``gauss_newton_matrices`` at theta_0; empty at the start itself.
+        delta: residue, shape (N, C).
+        targets: y, shape (N, C).
+
+    Returns:
+        eigenvalues (N C,), projections (N C,), alignment (), drift (), overlap ().
+    """
+    matrix, pulled = now["matrix"], now["pulled"]
+    eigenvalues, projections = spectrum(GaussNewton(matrix, pulled[:, :1]), delta)
+    compared = (0.0, 1.0)
+    if start:
+        matrices = matrix, start["matrix"], now["cross"]
+        compared = drift(*matrices), overlap(*matrices, min(targets.shape[1], len(matrix)))
+    return {
+        "eigenvalues": eigenvalues,
+        "projections": projections,
+        "alignment": np.asarray(alignment(matrix, pulled[:, 1], targets)),
+        "drift": np.asarray(compared[0]),
+        "overlap": np.asarray(compared[1]),
+    }
 
 
 def quadrature(problem: Problem, settings: dict, delta: np.ndarray) -> dict[str, xr.Variable]:
@@ -256,6 +359,9 @@ def main(snakemake) -> None:
             "threads": snakemake.threads,
             "memory": memory_bytes,  # it decides the order of sums
         }
+        route = choose_spectrum_route(problem, settings)
+        targets = problem.plain_targets.double().cpu().numpy()
+        start_weights = parameters_to_vector(problem.network.parameters()).detach().clone()
         starts, time = {}, 0.0
         if moment != "start":
             parts["manifest"] = file_digest(snakemake.input.manifest)
@@ -263,7 +369,7 @@ def main(snakemake) -> None:
             starts = remembered(
                 stage_folder(parts),
                 "kernels_start",
-                lambda: kernels(problem, settings, memory_bytes),
+                lambda: everything(problem, route, targets, memory_bytes),
             )
             run = read_snapshots(snakemake.input.manifest)
             time = float(run["time"][snapshot])
@@ -273,21 +379,26 @@ def main(snakemake) -> None:
                 return
             weights = torch.from_numpy(run["weights"].values[snapshot]).to(problem.inputs)
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
-        delta, targets = residue(problem), problem.plain_targets.double().cpu().numpy()
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
-        report_cost(problem, settings)
-        if too_large(problem, settings):
+        delta = residue(problem)
+        if route == "quadrature":
             variables |= quadrature(problem, settings, delta)
         stage = stage_folder(parts)
-        now = remembered(stage, "kernels", lambda: kernels(problem, settings, memory_bytes))
-        for kind, kernel in now.items():
-            found = remembered(
-                stage,
-                f"spectrum_{kind}",
-                lambda kind=kind, kernel=kernel: measure(
-                    kind, kernel, starts.get(kind), delta, targets
-                ),
+        now = remembered(
+            stage, "kernels", lambda: everything(problem, route, targets, memory_bytes)
+        )
+        if route == "gauss_newton" and starts:
+            now |= remembered(
+                stage, "cross", lambda: cross_matrix(problem, start_weights, memory_bytes)
             )
+        for kind in KINDS:
+            if kind == "full" and route == "gauss_newton":
+                compute = partial(measure_gauss_newton, now, starts, delta, targets)
+            elif kind in now:
+                compute = partial(measure, kind, now[kind], starts.get(kind), delta, targets)
+            else:
+                continue
+            found = remembered(stage, f"spectrum_{kind}", compute)
             variables |= described(kind, found, targets.shape[1])
         write_netcdf(xr.Dataset(variables, attrs=attributes), snakemake.output[0])
         remove(stage)

@@ -66,7 +66,7 @@ def test_matrices_equal_those_of_the_dense_jacobian(case, blocks):
         return j.reshape(-1, size).numpy()
 
     vectors = targets.reshape(-1, 1)
-    memory = 8 * size * (size + 1) + -(-SAMPLES // blocks) * 2 * OUTPUTS * size * 32
+    memory = 8 * size * (2 * size + 1) + -(-SAMPLES // blocks) * 2 * OUTPUTS * size * 32
     j_0, j_t = jacobian(start), jacobian(moved)
     found = gn.gauss_newton(at(network, moved), inputs, vectors, memory_bytes=memory)
     np.testing.assert_allclose(found.matrix, j_t.T @ j_t, rtol=1e-11, atol=1e-12)

@@ -11,6 +11,7 @@ import train
 
 from pipeline.problem import build_problem
 from pipeline.stores import read_json, read_netcdf, read_snapshots
+from speedlimits.kernel import Cost
 
 SETTINGS = {
     "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "label_noise": 0,
@@ -51,6 +52,30 @@ def trained(job):
         return settings, read_snapshots("snapshots.json"), read_netcdf("ntk.nc")
 
     return run
+
+
+def test_networks_of_few_weights_move_away_from_the_start_alike_by_both_routes(
+    trained, monkeypatch, tmp_path
+):
+    small = {"n": 20, "width": 2}  # 200 rows, 152 weights
+    _, _, found = trained(**small)
+    assert "taken: the Gauss-Newton matrix" in (tmp_path / "job.log").read_text()
+    monkeypatch.setattr(
+        ntk, "spectrum_cost", lambda *_: Cost(explicit=0.0, gauss_newton=1.0, quadrature=1.0)
+    )
+    _, _, explicit = trained(**small)
+    assert "taken: the kernel, explicitly" in (tmp_path / "job.log").read_text()
+    assert float(found["drift_full"]) > 0.1
+    # The overlap is not defined here: with fewer hidden units than outputs, eigenvalues repeat.
+    for name in ("drift", "alignment"):
+        for kind in ("full", "traced"):
+            assert float(found[f"{name}_{kind}"]) == pytest.approx(
+                float(explicit[f"{name}_{kind}"]), rel=1e-8
+            )
+    np.testing.assert_allclose(
+        found["eigenvalues_full"], explicit["eigenvalues_full"], rtol=0,
+        atol=1e-10 * float(explicit["eigenvalues_full"][0]),
+    )  # fmt: skip
 
 
 def outputs_along(settings, run, inputs_name="inputs"):

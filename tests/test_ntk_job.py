@@ -8,7 +8,7 @@ import subset
 import torch
 
 from pipeline.stores import read_netcdf
-from speedlimits.kernel import spectrum_cost
+from speedlimits.kernel import Cost, spectrum_cost
 from speedlimits.networks import fully_connected, initialise_
 from speedlimits.ntk_dynamics import predict
 
@@ -61,6 +61,44 @@ def test_matrix_free_quadrature_gives_the_sums_of_the_explicit_kernel(
         np.testing.assert_allclose(found[name], wanted[name], rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-8), ("float32", 1e-4)])
+def test_gauss_newton_route_gives_the_spectrum_of_the_explicit_kernel(
+    spectrum, monkeypatch, tmp_path, precision, tolerance
+):
+    # 64 x 2 + 2 x 2 + 2 x 10 = 152 weights, 200 rows
+    small = {"width": 2, "precision": precision}
+    found = spectrum(**small)
+    assert "taken: the Gauss-Newton matrix" in (tmp_path / "job.log").read_text()
+    monkeypatch.setattr(
+        ntk, "spectrum_cost", lambda *_: Cost(explicit=0.0, gauss_newton=1.0, quadrature=1.0)
+    )
+    explicit = spectrum(**small)
+    assert "taken: the kernel, explicitly" in (tmp_path / "job.log").read_text()
+    assert set(found) == set(explicit)
+    free = spectrum(**small, full_rows_limit=19)  # neither 200 rows nor 152 weights fit
+    assert "taken: sums by quadrature" in (tmp_path / "job.log").read_text()
+    values, wanted = (file["eigenvalues_full"].values for file in (found, explicit))
+    np.testing.assert_allclose(values, wanted, rtol=0, atol=0.01 * tolerance * wanted[0])
+    assert (values > 0).sum() <= 152
+    times = np.logspace(-1, 2, 20) / wanted[0]
+    expected = predict(wanted, explicit["residue_projections_full"], times)
+    for file, kind in ((found, "full"), (free, "quadrature")):
+        sums = predict(
+            file[f"eigenvalues_{kind}"].values, file[f"residue_projections_{kind}"], times
+        )
+        for name in ("loss_drop", "geodesic_length_squared", "path_length"):
+            np.testing.assert_allclose(sums[name], expected[name], rtol=tolerance, err_msg=name)
+    assert float(found["alignment_full"]) == pytest.approx(
+        float(explicit["alignment_full"]), rel=tolerance
+    )
+    np.testing.assert_allclose(
+        found["eigenvalues_traced"],
+        explicit["eigenvalues_traced"],
+        rtol=0,
+        atol=0.01 * tolerance * wanted[0],
+    )
+
+
 def test_quadrature_error_estimate_tells_the_size_of_the_error(spectrum):
     explicit = spectrum()
     times = np.logspace(-1, 6, 71) / explicit["eigenvalues_full"].values[0]
@@ -90,4 +128,7 @@ def test_cost_model_counts_the_operations_of_dense_layers():
     forward, weights, rows = 2 * (7 * 5 + 5 * 3), 7 * 5 + 5 * 3, 12
     cost = spectrum_cost(network, torch.zeros(samples, 7), 3, steps)
     assert cost.explicit == pytest.approx(3 * forward * rows + rows**2 * weights + 8 / 3 * rows**3)
+    assert cost.gauss_newton == pytest.approx(
+        3 * forward * rows + rows * weights**2 + 8 / 3 * weights**3
+    )
     assert cost.quadrature == 6 * forward * samples * steps

@@ -16,6 +16,7 @@ Derived here; the first line is the singular value decomposition of J.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, _block_size, _check, _jacobian_block, _outputs
+from speedlimits.kernel_sequential import _product
 from speedlimits.spectrum import eigenvalues_and_projections, leading_eigenvectors, noise_floor
 
 Array = NDArray[np.float64]
@@ -50,12 +52,13 @@ def gauss_newton(
 ) -> GaussNewton:
     """Return G = J^T J and J^T v at the current weights, summed over samples in float64.
 
-    Blocks of b samples bound the memory beyond the results:
+    Blocks of b samples bound the memory:
 
-        bytes = b C P (3 itemsize + 8),
+        bytes = 8 P (2 P + q) + b C P (3 itemsize + 8),
 
-    three for the Jacobian and the reverse derivatives, 8 for its float64 copy. The product costs
-    N C P^2 multiplications, against (N C)^2 P for the kernel.
+    two matrices (the sum and a block's product), three copies of the Jacobian for the reverse
+    derivatives and one in float64. The product costs N C P^2 operations (half of G; multiply and
+    add = 2), against (N C)^2 P for the kernel.
 
     Args:
         network: maps inputs (N, ...) to outputs (N, C), each sample by itself.
@@ -108,7 +111,7 @@ def _sums(
     weights = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
     copies = 1 if other_weights is None else 2
     bytes_each = copies * outputs * size * (3 * inputs.element_size() + 8)
-    block = _block_size(memory_bytes, 8 * size * (size + vectors.shape[1]), bytes_each)
+    block = _block_size(memory_bytes, 8 * size * (2 * size + vectors.shape[1]), bytes_each)
     matrix = inputs.new_zeros(size, size, dtype=torch.float64)
     pulled = inputs.new_zeros(size, vectors.shape[1], dtype=torch.float64)
     for start in range(0, len(inputs), block):
@@ -119,7 +122,7 @@ def _sums(
             torch.nn.utils.vector_to_parameters(other_weights.to(weights), parameters)
             other = _jacobian(network, part)
             torch.nn.utils.vector_to_parameters(weights, parameters)
-        matrix += other.T @ jacobian
+        matrix += _product(other.T, jacobian.T)
         pulled += jacobian.T @ rows
     return GaussNewton(matrix.cpu().numpy(), pulled.cpu().numpy())
 
@@ -199,8 +202,11 @@ def overlap(matrix: Array, start: Array, cross: Array, count: int) -> float:
         count: number of eigenvectors.
 
     Returns:
-        Mean squared cosine of the principal angles, as ``spectrum.eigenspace_overlap``.
+        Mean squared cosine of the principal angles, as ``spectrum.eigenspace_overlap``; NaN if one
+        of the leading eigenvalues vanishes, so that Theta does not define its eigenvector.
     """
     (now, w_now), (then, w_then) = (leading_eigenvectors(g, count) for g in (matrix, start))
+    if min(now[-1] / now[0], then[-1] / then[0]) < len(matrix) * np.finfo(float).eps:
+        return math.nan
     cosines = w_then.T @ cross @ w_now / np.sqrt(np.outer(then, now))
     return float((cosines**2).sum() / count)

@@ -60,22 +60,25 @@ def choose_route(network: nn.Module) -> Route:
 
 
 class Cost(NamedTuple):
-    """Floating-point operations of the two ways to the sums over the full kernel's spectrum."""
+    """Floating-point operations of three ways to the sums over the full kernel's spectrum."""
 
     explicit: float
+    gauss_newton: float
     quadrature: float
 
 
 def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) -> Cost:
-    """Return the operations of an explicit spectrum and of a matrix-free Lanczos quadrature.
+    """Return the operations of explicit spectra and of a matrix-free Lanczos quadrature.
 
     With K = N C rows, P weights and f operations of one sample's forward pass:
 
-        explicit   = 3 f N C + K^2 P + (8/3) K^3,
-        quadrature = 6 f N m.
+        explicit     = 3 f N C + K^2 P + (8/3) K^3,
+        gauss_newton = 3 f N C + K P^2 + (8/3) P^3,
+        quadrature   = 6 f N m.
 
     Explicit: C reverse passes per sample, the lower half of J J^T, two tridiagonal reductions
-    (all eigenvalues; leading eigenvectors). Quadrature: m products, each a forward, a reverse and a
+    (all eigenvalues; leading eigenvectors). Gauss-Newton: the same with J^T J, which has all
+    non-zero eigenvalues where P < K. Quadrature: m products, each a forward, a reverse and a
     forward-mode pass, which take about f, 2 f and 3 f. Derived here; a guide, not a timing.
 
     Args:
@@ -85,15 +88,17 @@ def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) 
         steps: number of products m.
 
     Returns:
-        The operations of both.
+        The operations of each.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(inputs[:1])
     forward, samples = counter.get_total_flops(), len(inputs)
     rows = samples * outputs
     weights = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    explicit = 3 * forward * rows + rows**2 * weights + 8 / 3 * rows**3
-    return Cost(float(explicit), float(6 * forward * samples * steps))
+    gradients = 3 * forward * rows
+    explicit = gradients + rows**2 * weights + 8 / 3 * rows**3
+    gauss_newton = gradients + rows * weights**2 + 8 / 3 * weights**3
+    return Cost(float(explicit), float(gauss_newton), float(6 * forward * samples * steps))
 
 
 def empirical_ntk(
