@@ -26,7 +26,7 @@ rule download:
 
 rule prepare:
     input:
-        inputs.images_source,
+        inputs.data_source(CONFIG),
     output:
         "results/data/{dataset}/images.nc",
     log:
@@ -42,7 +42,7 @@ rule prepare:
     params:
         settings=SETTINGS.of("prepare"),
     message:
-        "Reading the images of {wildcards.dataset}"
+        "Reading the data set {wildcards.dataset}"
     script:
         "../scripts/prepare.py"
 

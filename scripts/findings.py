@@ -21,6 +21,7 @@ NAMES = {
     "drift": "the kernel's drift",
     "alignment_gain": "the gain in kernel-target alignment",
     "test_error": "the test error",
+    "test_loss": "the test loss per sample",
 }
 MOMENTS = {
     "end": "at the end of training",

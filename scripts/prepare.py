@@ -1,7 +1,9 @@
-"""Read a data set into one file of images and labels, and state how it is normalised.
+"""Read a data set into one file of inputs with labels or real targets, and state its normalisation.
 
-Output: NetCDF with uint8-exact images (M, channels, height, width), labels, and mean and standard
-deviation per channel over the training pool; the test images are the first ``test_count``.
+Output: NetCDF with inputs, images (M, channels, height, width) or vectors (M, d), exact as in their
+source; labels (M,) or targets (M, C); and mean and standard deviation per channel or component over
+the training pool. Of CIFAR-10 and digits ``test_count`` says how many images are for testing; a
+user's file or a teacher without test samples has no test part.
 """
 
 import numpy as np
@@ -10,7 +12,11 @@ import xarray as xr
 from pipeline.cifar10 import read_archive
 from pipeline.files import check, digest_record
 from pipeline.log import logged
+from pipeline.own_data import INPUT_AXES
+from pipeline.own_data import read as read_file
+from pipeline.seeds import derived_seed
 from pipeline.stores import array_digest, provenance, variable, write_netcdf
+from speedlimits.teacher import teacher_data
 
 
 def read_digits(test_count: int) -> dict[str, np.ndarray]:
@@ -20,48 +26,115 @@ def read_digits(test_count: int) -> dict[str, np.ndarray]:
         test_count: number of test images.
 
     Returns:
-        train_images (M, 1, 8, 8) uint8, train_labels, test_images, test_labels.
+        train_inputs (M, 1, 8, 8) int16, train_labels, test_inputs, test_labels.
     """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = digits.images.astype(np.uint8)[:, None]
+    images = digits.images.astype(np.int16)[:, None]
     split = len(images) - test_count
     return {
-        "train_images": images[:split],
+        "train_inputs": images[:split],
         "train_labels": digits.target[:split],
-        "test_images": images[split:],
+        "test_inputs": images[split:],
         "test_labels": digits.target[split:],
     }
 
 
-def read(settings: dict, archive: str | None) -> dict[str, np.ndarray]:
-    """Return the data set that the settings name.
+def read_cifar10(archive: str, test_count: int) -> dict[str, np.ndarray]:
+    """Return the images of a CIFAR-10 archive.
 
     Args:
-        settings: ``dataset`` and ``test_count``.
-        archive: CIFAR-10 archive, or None for digits.
+        archive: the archive.
+        test_count: number of test images.
 
     Returns:
-        train_images, train_labels, test_images, test_labels.
+        train_inputs (M, 3, 32, 32) int16, train_labels, test_inputs, test_labels.
 
     Raises:
         ValueError: if there are fewer test images than asked for.
     """
-    name, wanted = settings["dataset"], settings["test_count"]
-    data = read_digits(wanted) if name == "digits" else read_archive(archive)
-    if len(data["test_labels"]) < wanted:
+    data = read_archive(archive)
+    if len(data["test_labels"]) < test_count:
         raise ValueError(
-            f"datasets.{name}.test_count is {wanted}; the archive holds "
+            f"datasets.cifar10.test_count is {test_count}; the archive holds "
             f"{len(data['test_labels'])} test images: lower the key"
         )
-    data["test_images"] = data["test_images"][:wanted]
-    data["test_labels"] = data["test_labels"][:wanted]
-    return data
+    return {
+        # NetCDF 3 has no unsigned bytes; int16 holds 0..255 exactly.
+        "train_inputs": data["train_images"].astype(np.int16),
+        "train_labels": data["train_labels"],
+        "test_inputs": data["test_images"][:test_count].astype(np.int16),
+        "test_labels": data["test_labels"][:test_count],
+    }
+
+
+def draw_teacher(settings: dict) -> dict[str, np.ndarray]:
+    """Return the inputs and targets of a linear teacher.
+
+    Args:
+        settings: ``dataset``, ``seed``, and ``alpha``, ``delta``, ``samples``, ``dimension``,
+            ``features``, ``test_count`` under ``teacher``.
+
+    Returns:
+        train_inputs (M, d) and train_targets (M, 1), float64, and those for testing, if any.
+    """
+    teacher = settings["teacher"]
+    found = teacher_data(
+        np.random.default_rng(derived_seed(settings["seed"], "teacher", settings["dataset"])),
+        **teacher,
+    )
+    return {name: values for name, values in found.items() if len(values)}
+
+
+def read(settings: dict, source: str | None) -> dict[str, np.ndarray]:
+    """Return the data set that the settings name.
+
+    Args:
+        settings: ``dataset``, and what its kind of data set has.
+        source: CIFAR-10 archive or the user's file; None for digits and teachers.
+
+    Returns:
+        train_inputs, train_labels or train_targets, and the same for testing, if there is any.
+    """
+    if "teacher" in settings:
+        return draw_teacher(settings)
+    if "file_sha256" in settings:
+        return read_file(source)
+    if settings["dataset"] == "digits":
+        return read_digits(settings["test_count"])
+    return read_cifar10(source, settings["test_count"])
+
+
+def normalisation(inputs: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation per channel or component, 0 and 1 if not to normalise.
+
+    Args:
+        inputs: of the training pool, shape (M, K, ...).
+        normalise: whether inputs are normalised.
+
+    Returns:
+        Two arrays (K,), float64.
+
+    Raises:
+        ValueError: if a channel or component is constant.
+    """
+    if not normalise:
+        return np.zeros(inputs.shape[1]), np.ones(inputs.shape[1])
+    axes = (0, *range(2, inputs.ndim))
+    mean = inputs.mean(axis=axes, dtype=np.float64)
+    deviation = inputs.std(axis=axes, dtype=np.float64)
+    constant = np.flatnonzero(deviation == 0)
+    if len(constant):
+        raise ValueError(
+            f"component {constant[0]} of the training inputs is constant and cannot be normalised; "
+            "leave it out, or set normalise: false for the data set"
+        )
+    return mean, deviation
 
 
 def as_dataset(data: dict[str, np.ndarray], settings: dict) -> xr.Dataset:
-    """Return images, labels and normalisation as one dataset.
+    """Return inputs, labels or targets, and normalisation as one dataset.
 
     Args:
         data: what ``read`` returns.
@@ -70,40 +143,44 @@ def as_dataset(data: dict[str, np.ndarray], settings: dict) -> xr.Dataset:
     Returns:
         The dataset.
     """
-    images = data["train_images"]
-    mean = images.mean(axis=(0, 2, 3), dtype=np.float64)
-    deviation = images.std(axis=(0, 2, 3), dtype=np.float64)
-    axes = ("channel", "height", "width")
+    inputs = data["train_inputs"]
+    axes = INPUT_AXES[inputs.ndim]
+    normalise = settings.get("normalise", inputs.dtype == np.int16)
+    mean, deviation = normalisation(inputs, normalise)
+    real = "train_targets" in data
+    outputs = data["train_targets"].shape[1] if real else int(data["train_labels"].max()) + 1
     dataset = xr.Dataset(
         {
-            "channel_mean": variable("channel", mean, "1", "mean grey value of the training pool"),
-            "channel_deviation": variable(
-                "channel", deviation, "1", "standard deviation of grey values of the training pool"
-            ),
+            "input_mean": variable(axes[0], mean, "1", "what is subtracted from the inputs"),
+            "input_deviation": variable(axes[0], deviation, "1", "what they are divided by"),
         },
-        attrs=provenance(settings, title=f"Images of {settings['dataset']}"),
+        attrs=provenance(settings, title=f"Data of {settings['dataset']}", outputs=outputs),
     )
     for part in ("train", "test"):
-        # NetCDF 3 has no unsigned bytes; int16 holds 0..255 exactly.
-        pixels = data[f"{part}_images"].astype(np.int16)
-        dataset[f"{part}_images"] = variable(
-            (part, *axes), pixels, "1", f"grey values of the {part} images"
-        )
-        dataset[f"{part}_labels"] = variable(
-            part, data[f"{part}_labels"].astype(np.int32), "1", f"class of each {part} image"
-        )
-        dataset.attrs[f"{part}_sha256"] = array_digest(pixels)
+        if f"{part}_inputs" not in data:
+            continue
+        values = data[f"{part}_inputs"]
+        dataset[f"{part}_inputs"] = variable((part, *axes), values, "1", f"{part} inputs as given")
+        dataset.attrs[f"{part}_sha256"] = array_digest(values)
+        if real:
+            dataset[f"{part}_targets"] = variable(
+                (part, "output"), data[f"{part}_targets"], "1", f"targets y of the {part} inputs"
+            )
+        else:
+            dataset[f"{part}_labels"] = variable(
+                part, data[f"{part}_labels"].astype(np.int32), "1", f"class of each {part} input"
+            )
     return dataset
 
 
 def main(snakemake) -> None:
     """Run the rule ``prepare``."""
     settings = snakemake.params.settings
-    archive = snakemake.input[0] if len(snakemake.input) else None
+    source = snakemake.input[0] if len(snakemake.input) else None
     with logged(snakemake.log[0]):
-        if archive and digest_record(archive).is_file():
-            check(archive)
-        dataset = as_dataset(read(settings, archive), settings)
+        if source and "file_sha256" not in settings and digest_record(source).is_file():
+            check(source)
+        dataset = as_dataset(read(settings, source), settings)
         print(dataset)
         write_netcdf(dataset, snakemake.output[0])
 

@@ -1,4 +1,4 @@
-"""Draw a nested training subset and write it, with the test set, as normalised float arrays.
+"""Draw a nested training subset and write it, with any test set, as normalised float arrays.
 
 The subset draw depends on the data set, the selection and the number of the draw, not on n: the
 subset of size 64 is the beginning of that of size 128.
@@ -13,34 +13,42 @@ from pipeline.stores import array_digest, provenance, read_netcdf, variable, wri
 from speedlimits.subsets import noisy_labels, subset_order
 
 
-def draw(labels: np.ndarray, settings: dict) -> np.ndarray:
+def draw(labels: np.ndarray | None, count: int, settings: dict) -> np.ndarray:
     """Return the indices of the subset.
 
     Args:
-        labels: class of every image of the training pool, shape (M,).
+        labels: class of every sample of the training pool, shape (M,); None for real targets.
+        count: size M of the training pool.
         settings: ``dataset``, ``n``, ``selection``, ``subset``, ``seed``.
 
     Returns:
         Indices, shape (n,).
 
     Raises:
-        ValueError: if n exceeds the pool.
+        ValueError: if n exceeds the pool, or classes are to be balanced where there are none.
     """
-    if settings["n"] > len(labels):
+    if settings["n"] > count:
         raise ValueError(
-            f"n is {settings['n']}, but {settings['dataset']} holds {len(labels)} training images "
-            "here; lower n in the study, or use a larger archive"
+            f"n is {settings['n']}, but {settings['dataset']} holds {count} training samples "
+            "here; lower n in the study, or use a larger archive or file"
+        )
+    if labels is None and settings["selection"] == "balanced":
+        raise ValueError(
+            f"selection is balanced, but {settings['dataset']} has real targets and no classes; "
+            "set selection: uniform"
         )
     purpose = ("subset", settings["dataset"], settings["selection"], settings["subset"])
     generator = np.random.default_rng(derived_seed(settings["seed"], *purpose))
+    labels = np.zeros(count, int) if labels is None else labels
     return subset_order(labels, settings["selection"], generator)[: settings["n"]]
 
 
-def with_label_noise(labels: np.ndarray, settings: dict) -> np.ndarray:
+def with_label_noise(labels: np.ndarray, classes: int, settings: dict) -> np.ndarray:
     """Return the labels of the training pool after label noise, the same for every n.
 
     Args:
-        labels: class of every image of the training pool, shape (M,).
+        labels: class of every sample of the training pool, shape (M,).
+        classes: number of classes C.
         settings: ``dataset``, ``subset``, ``label_noise``, ``seed``.
 
     Returns:
@@ -48,15 +56,72 @@ def with_label_noise(labels: np.ndarray, settings: dict) -> np.ndarray:
     """
     purpose = ("label_noise", settings["dataset"], settings["subset"])
     generator = np.random.default_rng(derived_seed(settings["seed"], *purpose))
-    return noisy_labels(labels, int(labels.max()) + 1, settings["label_noise"], generator)
+    return noisy_labels(labels, classes, settings["label_noise"], generator)
 
 
-def normalised(images: xr.DataArray, prepared: xr.Dataset) -> np.ndarray:
-    """Return (images - mean) / standard deviation per channel of the training pool, float32."""
-    shape = (1, -1, 1, 1)
-    mean = prepared["channel_mean"].values.reshape(shape)
-    deviation = prepared["channel_deviation"].values.reshape(shape)
-    return ((images.values - mean) / deviation).astype(np.float32)
+def normalised(inputs: xr.DataArray, prepared: xr.Dataset) -> np.ndarray:
+    """Return (inputs - mean) / standard deviation of the training pool, float32 unless float64."""
+    shape = (1, -1) + (1,) * (inputs.ndim - 2)
+    mean = prepared["input_mean"].values.reshape(shape)
+    deviation = prepared["input_deviation"].values.reshape(shape)
+    dtype = np.float64 if inputs.dtype.kind == "f" and inputs.dtype.itemsize == 8 else np.float32
+    return ((inputs.values - mean) / deviation).astype(dtype)
+
+
+def subset_variables(
+    prepared: xr.Dataset, indices: np.ndarray, settings: dict
+) -> tuple[dict[str, xr.Variable], dict[str, int]]:
+    """Return the variables of a subset, and what its attributes say of classes.
+
+    Args:
+        prepared: file of the rule ``prepare``.
+        indices: of the training samples, shape (n,).
+        settings: the rule's parameters.
+
+    Returns:
+        Name -> variable, and attribute -> number.
+
+    Raises:
+        ValueError: if label noise is asked for where there are no labels.
+    """
+    dims = {"train": "sample", "test": "test"}
+    found = {
+        "indices": variable(
+            "sample", indices.astype(np.int32), "1", "index within the training pool"
+        )
+    }
+    for part in [part for part in dims if f"{part}_inputs" in prepared]:
+        inputs = prepared[f"{part}_inputs"]
+        inputs = inputs.isel(train=indices) if part == "train" else inputs
+        found[f"{part}_inputs"] = variable(
+            (dims[part], *inputs.dims[1:]),
+            normalised(inputs, prepared),
+            "1",
+            f"{part}{'ing' * (part == 'train')} inputs x",
+        )
+    if "train_targets" in prepared:
+        if settings["label_noise"]:
+            raise ValueError(
+                f"label_noise is {settings['label_noise']}, but {settings['dataset']} has real "
+                "targets; set label_noise: 0 and put noise into the targets"
+            )
+        for part in [part for part in dims if f"{part}_targets" in prepared]:
+            targets = prepared[f"{part}_targets"].values
+            targets = targets[indices] if part == "train" else targets
+            found[f"{part}_targets"] = variable(
+                (dims[part], "output"), targets, "1", f"target y of each {part} input"
+            )
+        return found, {}
+    clean, classes = prepared["train_labels"].values, int(prepared.attrs["outputs"])
+    labels = with_label_noise(clean, classes, settings).astype(np.int32)[indices]
+    wrong = int((labels != clean[indices]).sum())
+    print(f"{wrong} of {len(labels)} training labels are wrong by label noise")
+    found["train_labels"] = variable("sample", labels, "1", "class of each training input")
+    if "test_labels" in prepared:
+        found["test_labels"] = variable(
+            "test", prepared["test_labels"].values, "1", "class of each test input"
+        )
+    return found, {"classes": classes, "wrong_labels": wrong}
 
 
 def main(snakemake) -> None:
@@ -64,37 +129,16 @@ def main(snakemake) -> None:
     settings = snakemake.params.settings
     with logged(snakemake.log[0]):
         prepared = read_netcdf(snakemake.input[0])
-        indices = draw(prepared["train_labels"].values, settings)
-        chosen = prepared["train_images"].isel(train=indices)
-        axes = ("channel", "height", "width")
-        clean = prepared["train_labels"].values
-        labels = with_label_noise(clean, settings).astype(np.int32)[indices]
-        wrong = int((labels != clean[indices]).sum())
-        print(f"{wrong} of {len(labels)} training labels are wrong by label noise")
+        labels = prepared["train_labels"].values if "train_labels" in prepared else None
+        indices = draw(labels, prepared.sizes["train"], settings)
+        variables, counts = subset_variables(prepared, indices, settings)
         dataset = xr.Dataset(
-            {
-                "train_inputs": variable(
-                    ("sample", *axes), normalised(chosen, prepared), "1", "training inputs x"
-                ),
-                "train_labels": variable("sample", labels, "1", "class of each training input"),
-                "indices": variable(
-                    "sample", indices.astype(np.int32), "1", "index within the training pool"
-                ),
-                "test_inputs": variable(
-                    ("test", *axes),
-                    normalised(prepared["test_images"], prepared),
-                    "1",
-                    "test inputs x",
-                ),
-                "test_labels": variable(
-                    "test", prepared["test_labels"].values, "1", "class of each test input"
-                ),
-            },
+            variables,
             attrs=provenance(
                 settings,
                 title=f"Training subset of {settings['dataset']}",
-                classes=int(prepared["train_labels"].max()) + 1,
-                wrong_labels=wrong,
+                outputs=prepared.attrs["outputs"],
+                **counts,
                 indices_sha256=array_digest(indices.astype(np.int64)),
                 pool_sha256=prepared.attrs["train_sha256"],
             ),

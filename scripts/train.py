@@ -6,6 +6,7 @@ continues where its last checkpoint was taken and ends with the same bits (on a 
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -132,23 +133,29 @@ def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> 
 def test_recorder(loss: TrainingLoss, problem: Problem):
     """Return a function that measures losses and test accuracy of an evolution's weights.
 
-    The training loss is measured too: between its steps gradient flow interpolates it.
+    The training loss is measured too: between its steps gradient flow interpolates it. Without
+    test samples, and the accuracy without labels, they are NaN.
     """
 
     def half_square(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return 0.5 * (targets - outputs).cpu().double().square().sum().item()
 
     def record(evolution: Evolution) -> dict[str, float]:
-        outputs = loss.outputs(evolution.weights, problem.test_inputs)
-        centred = outputs - problem.test_start_outputs
-        correct = centred.argmax(dim=1) == problem.test_labels
-        return {
+        found = {
             "train_loss": half_square(
                 loss.outputs(evolution.weights, problem.inputs), problem.targets
             ),
-            "test_loss": half_square(outputs, problem.test_targets),
-            "test_accuracy": correct.cpu().double().mean().item(),
+            "test_loss": math.nan,
+            "test_accuracy": math.nan,
         }
+        if len(problem.test_inputs):
+            outputs = loss.outputs(evolution.weights, problem.test_inputs)
+            found["test_loss"] = half_square(outputs, problem.test_targets)
+            if problem.test_labels is not None:
+                centred = outputs - problem.test_start_outputs
+                correct = centred.argmax(dim=1) == problem.test_labels
+                found["test_accuracy"] = correct.cpu().double().mean().item()
+        return found
 
     return record
 

@@ -27,7 +27,7 @@ def warm_start(times: np.ndarray, accuracy: np.ndarray, threshold: float) -> dic
         "reached": index is not None,
         "threshold": threshold,
         "realisations": len(accuracy),
-        "largest_mean_test_accuracy": float(np.nanmax(mean)),
+        "largest_mean_test_accuracy": float(np.nanmax(mean)) if np.isfinite(mean).any() else None,
         "snapshot": index,
         "time": None,
         "time_resolution": None,
@@ -48,7 +48,12 @@ def main(snakemake) -> None:
         accuracy = np.stack([run["test_accuracy"].values for run in runs])
         mean = accuracy.mean(axis=0)
         found = warm_start(runs[0]["time"].values, accuracy, settings["test_accuracy"])
-        if not found["reached"]:
+        if not np.isfinite(mean).any():
+            print(
+                "there is no test accuracy (real targets, or no test part) and so no warm start by "
+                "accuracy: only cold results are computed"
+            )
+        elif not found["reached"]:
             print(
                 f"the mean test accuracy, {mean[0]:.4f} at the start and "
                 f"{np.nanmax(mean):.4f} at most, never reaches the threshold "

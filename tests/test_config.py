@@ -39,7 +39,7 @@ BAD = [
     ("compute.treads", 2, ["unknown key in compute"]),
     ("studies.dataset_size.very", {"n": [1]}, ["did you mean vary?"]),
     ("datasets.cifar10.sha265", "0" * 64, ["did you mean sha256?"]),
-    ("datasets.mnist", {}, ["unknown key in datasets"]),
+    ("datasets.mnist", {}, ["either file", "or teacher", "built in are cifar10, digits"]),
     ("ünïcödé", 1, ["unknown key", "ünïcödé"]),
     ("theory.linear_regression.ratio", [1.0], ["unknown key", "did you mean ratios?"]),
     ("theory.linear_regression.temperatures", [-0.1], ["temperatures[0] is -0.1", "at least 0"]),

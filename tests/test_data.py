@@ -206,10 +206,10 @@ def prepared_and_subsets(job, tmp_path, dataset, test_count, sizes, archive=None
 
 def test_digits_subsets_are_nested_normalised_and_described(job, tmp_path):
     prepared, (small, large) = prepared_and_subsets(job, tmp_path, "digits", 297, [20, 50])
-    assert prepared["train_images"].shape == (1500, 1, 8, 8)
+    assert prepared["train_inputs"].shape == (1500, 1, 8, 8)
     assert np.array_equal(small["indices"], large["indices"][:20])
     assert np.array_equal(np.bincount(large["train_labels"]), [5] * 10)
-    pixels = prepared["train_images"].values
+    pixels = prepared["train_inputs"].values
     mean, deviation = pixels.mean(), pixels.std()
     expected = (pixels[large["indices"].values] - mean) / deviation
     np.testing.assert_allclose(large["train_inputs"], expected, atol=1e-6)
@@ -229,8 +229,8 @@ def test_real_cifar10_images(job, tmp_path, cifar10_archive):
     prepared, (small,) = prepared_and_subsets(
         job, tmp_path, "cifar10", 500, [40], archive=cifar10_archive
     )
-    assert prepared["train_images"].shape[1:] == (3, 32, 32)
+    assert prepared["train_inputs"].shape[1:] == (3, 32, 32)
     assert len(np.unique(prepared["train_labels"])) == 10
     # The published means of CIFAR-10's channels are about 125, 123, 114.
-    np.testing.assert_allclose(prepared["channel_mean"], [125.3, 123.0, 113.9], atol=3)
+    np.testing.assert_allclose(prepared["input_mean"], [125.3, 123.0, 113.9], atol=3)
     assert np.array_equal(np.bincount(small["train_labels"]), [4] * 10)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +41,12 @@ WILDCARDS = {
 }
 
 
+TEACHER = {
+    "alpha": 2.0, "delta": 0.5, "samples": 64, "dimension": 32, "features": "gaussian",
+    "test_count": 0,
+}  # fmt: skip
+
+
 def config():
     """Return a configuration in which every run setting is used by some run."""
     found = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
@@ -49,6 +56,10 @@ def config():
         "two": {"set": other, "vary": {}, "realisations": 2},
         "three": {"set": {"model": "vision_transformer"}, "vary": {}, "realisations": 2},
     }
+    found["datasets"]["mine"] = {"file": str(ROOT / "LICENSE"), "normalise": False}
+    found["datasets"]["taught"] = {"teacher": dict(TEACHER)}
+    for name in ("mine", "taught"):
+        found["studies"][name] = {"set": {"dataset": name}, "realisations": 2}
     for dynamics in ("heavy_ball", "sgd"):
         found["studies"][dynamics] = {"set": {"dynamics": dynamics}, "realisations": 2}
     found["default_studies"] = ["one"]
@@ -99,12 +110,22 @@ COLLECT = {"collect", *SUMMARIES}
 COLLECT_OTHER = {"collect"}  # of a study that is no default study
 COLLECT_LANGEVIN = {*COLLECT, *LANGEVIN}  # the Langevin experiment is laid over the base too
 NOTHING = set()
+OF_DATA = {"prepare", "subset", "time_unit", "train", *KERNELS}
 # key -> (another value, rules with stale jobs, rules with new jobs)
 EXPECTED = {
     "seed": (
-        1, {"subset", "time_unit", "train", *KERNELS, *STATISTICS, *REGRESSION, *LANGEVIN},
+        1, {*OF_DATA, *STATISTICS, *REGRESSION, *LANGEVIN},
         NOTHING,
     ),
+    # mine is another file; a copy elsewhere has the same content and reruns nothing
+    "datasets.NAME.file": (str(ROOT / "pyproject.toml"), OF_DATA, NOTHING),
+    "datasets.NAME.normalise": (True, OF_DATA, NOTHING),
+    "datasets.NAME.teacher.alpha": (1.5, OF_DATA, NOTHING),
+    "datasets.NAME.teacher.delta": (0.6, OF_DATA, NOTHING),
+    "datasets.NAME.teacher.samples": (128, OF_DATA, NOTHING),
+    "datasets.NAME.teacher.dimension": (16, OF_DATA, NOTHING),
+    "datasets.NAME.teacher.features": ("orthonormal", OF_DATA, NOTHING),
+    "datasets.NAME.teacher.test_count": (10, OF_DATA, NOTHING),
     "datasets.cifar10.archive": ("other.tar.gz", NOTHING, NOTHING),
     "datasets.cifar10.sha256": ("0" * 64, NOTHING, NOTHING),
     "datasets.cifar10.test_count": (
@@ -119,7 +140,7 @@ EXPECTED = {
     "base.patch_size": (8, COLLECT_OTHER, OF_NETWORK),
     "base.output_scale": (10, COLLECT_LANGEVIN, OF_NETWORK),
     "base.subtract_start": (True, COLLECT_LANGEVIN, OF_NETWORK),
-    "base.model": ("fully_connected", COLLECT, OF_DYNAMICS),  # study two has that network
+    "base.model": ("fully_connected", COLLECT, OF_NETWORK),
     "base.width": (17, COLLECT, OF_NETWORK),
     "base.depth": (5, {"collect"}, OF_NETWORK),
     "base.parameterisation": ("standard", COLLECT_LANGEVIN, OF_NETWORK),
@@ -196,7 +217,10 @@ def test_every_key_of_the_schema_has_a_row():
 def test_a_key_reruns_what_uses_it_and_nothing_else(key):
     value, stale, new = EXPECTED[key]
     other = config()
-    *parents, last = key.replace("NAME", "one").split(".")
+    *parents, last = re.sub(
+        "NAME", {"datasets.NAME.t": "taught", "datasets.NAME.f": "mine",
+                 "datasets.NAME.n": "mine"}.get(key[:15], "one"), key,
+    ).split(".")  # fmt: skip
     place = other
     for name in parents:
         place = place[name]

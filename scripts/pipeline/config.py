@@ -17,10 +17,9 @@ from jsonschema.exceptions import ValidationError
 from pipeline.config_files import file_problems
 from pipeline.runs import DYNAMICS_KEYS, MODEL_KEYS, combinations, stability_factor
 from pipeline.settings import FIGURES
+from pipeline.sources import TRAINING_POOL, Source, source
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
-TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
-
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 ARCHIVE = Path("results/data/cifar10/archive.tar.gz")  # as rules/data.smk names it
 
@@ -195,11 +194,42 @@ def _inconsistencies(config: dict) -> list[str]:
     counted = [p for name, study in config["studies"].items() for p in _too_many(name, study)]
     if counted:
         return problems + counted
+    studies = config["studies"].values()
+    used = {run["dataset"] for study in studies for run in combinations(config["base"], study)}
+    sources: dict[str, Source] = {}
+    for name, entry in config["datasets"].items():
+        wrong = _dataset_problems(name, entry)
+        if name in used and not wrong:
+            try:
+                sources[name] = source(name, entry)
+            except ValueError as error:
+                wrong = [f"datasets.{name}.file: {error}"]
+        problems += wrong
     for name, study in config["studies"].items():
-        problems += _study_problems(config, name, study)
+        problems += _study_problems(config, name, study, sources)
     problems += _duplicate_studies(config)
     problems += _theory_problems(config["theory"])
     return problems
+
+
+def _dataset_problems(name: str, entry: dict) -> list[str]:
+    """Return what is wrong with one entry of ``datasets``."""
+    if name in TRAINING_POOL:
+        return []
+    if ("file" in entry) == ("teacher" in entry):
+        return [
+            f"datasets.{name} must have either file (your own data) or teacher (synthetic data); "
+            f"built in are {', '.join(TRAINING_POOL)}{_nearest(name, TRAINING_POOL)}"
+        ]
+    if "teacher" in entry and "normalise" in entry:
+        return [f"datasets.{name}.normalise is for files; a teacher's inputs are as designed"]
+    teacher = entry.get("teacher", {})
+    if teacher.get("features") == "orthonormal" and teacher["dimension"] > teacher["samples"]:
+        return [
+            f"datasets.{name}.teacher.dimension is {teacher['dimension']}; orthonormal features "
+            f"number at most samples = {teacher['samples']}"
+        ]
+    return []
 
 
 def _theory_problems(theory: dict) -> list[str]:
@@ -256,7 +286,7 @@ def _origin(name: str, study: dict, *keys: str) -> str:
     return f"studies.{name}" if any(key in part for part in given for key in keys) else "base"
 
 
-def _study_problems(config: dict, name: str, study: dict) -> list[str]:
+def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Source]) -> list[str]:
     """Return every problem of all combinations of one study's settings, each once."""
     problems = []
     for figure in study.get("figures", []):
@@ -281,15 +311,9 @@ def _study_problems(config: dict, name: str, study: dict) -> list[str]:
         if unknown:
             problems += unknown
             continue
-        dataset = config["datasets"][settings["dataset"]]
-        pool = TRAINING_POOL[settings["dataset"]]
-        if settings["dataset"] == "digits":
-            pool -= dataset["test_count"]
-        if settings["n"] > pool:
-            problems.append(
-                f"{where} asks for n = {settings['n']} training images; "
-                f"{settings['dataset']} has {pool}"
-            )
+        if settings["dataset"] in sources:
+            found = _data_problems(settings, sources[settings["dataset"]])
+            problems += [f"{where} {problem}" for problem in found]
         if settings["first_snapshot"] >= settings["final_time"]:
             whose = _origin(name, study, "first_snapshot", "final_time")
             problems.append(
@@ -298,6 +322,34 @@ def _study_problems(config: dict, name: str, study: dict) -> list[str]:
             )
         problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
     return problems
+
+
+def _data_problems(settings: dict, data: Source) -> list[str]:
+    """Return what a run wrongly asks of its data set."""
+    name, found = settings["dataset"], []
+    if data.samples is not None and settings["n"] > data.samples:
+        found.append(f"asks for n = {settings['n']} training samples; {name} has {data.samples}")
+    if data.real is False and settings["targets"] == "real":
+        found.append(f"has targets: real, but {name} has classes; set one_hot or centred_one_hot")
+    if data.real and settings["targets"] != "real":
+        found.append(
+            f"has targets: {settings['targets']}, but {name} has real targets and no classes; set "
+            "targets: real"
+        )
+    if data.real and settings["selection"] != "uniform":
+        found.append(
+            f"has selection: {settings['selection']}, but {name} has real targets and no classes; "
+            "set selection: uniform"
+        )
+    if data.real and settings["label_noise"]:
+        found.append(f"has label_noise, but {name} has real targets; put noise into the targets")
+    if settings.get("warm_start_accuracy") is not None and (data.real or not data.tested):
+        why = "real targets" if data.real else "no test part"
+        found.append(
+            f"asks for a warm start by test accuracy, but {name} has {why} and so no accuracy; "
+            "remove warm_start_accuracy"
+        )
+    return found
 
 
 def _step_problems(settings: dict) -> list[str]:

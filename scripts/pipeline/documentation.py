@@ -36,17 +36,15 @@ def rows(schema: dict, rule: dict, value: object, path: str) -> list[tuple[str, 
             what = "mapping of lists" if name == "axes" else "mapping of run settings"
             return [(path, "", what, rule.get("description", ""))]
         rule = {**schema["$defs"][name], **{k: v for k, v in rule.items() if k != "$ref"}}
-    if isinstance(rule.get("additionalProperties"), dict):
-        inner = rule["additionalProperties"]
-        return rows(schema, inner, None, f"{path}.NAME")
-    if "properties" not in rule:
+    named = rule.get("additionalProperties")
+    if "properties" not in rule and not isinstance(named, dict):
         shown = "" if value is None and "null" not in rule.get("type", []) else _yaml(value)
         return [(path, shown, allowed(rule), rule.get("description", ""))]
     found = []
-    for key, child in rule["properties"].items():
+    for key, child in rule.get("properties", {}).items():
         below = value.get(key) if isinstance(value, dict) else None
         found += rows(schema, child, below, f"{path}.{key}" if path else key)
-    return found
+    return found + (rows(schema, named, None, f"{path}.NAME") if isinstance(named, dict) else [])
 
 
 def _yaml(value: object) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 from pipeline.runs import Plan
 from pipeline.settings import FIGURES
+from pipeline.sources import source
 
-OUTPUTS = 10  # classes of both data sets
 TABLES = (
     "speed_limits",
     "exponents",
@@ -23,9 +24,19 @@ TABLES = (
 )
 
 
-def images_source(wildcards: Any) -> list[str]:
-    """Return the archive that the rule ``prepare`` reads; digits come with scikit-learn."""
-    return ["results/data/cifar10/archive.tar.gz"] if wildcards.dataset == "cifar10" else []
+def data_source(config: dict) -> Callable[[Any], list[str]]:
+    """Return a function from wildcards to what the rule ``prepare`` reads.
+
+    An archive or the user's file; digits come with scikit-learn, a teacher is drawn.
+    """
+
+    def files(wildcards: Any) -> list[str]:
+        if wildcards.dataset == "cifar10":
+            return ["results/data/cifar10/archive.tar.gz"]
+        entry = config["datasets"].get(wildcards.dataset, {})
+        return [entry["file"]] if "file" in entry else []
+
+    return files
 
 
 def ensemble_manifests(plan: Plan) -> Callable[[Any], list[str]]:
@@ -146,10 +157,15 @@ def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any, int], int]:
     the number of the attempt.
     """
 
+    @functools.cache
+    def outputs(dataset: str) -> int:
+        return source(dataset, config["datasets"][dataset]).outputs
+
     def megabytes(wildcards: Any, attempt: int) -> int:
-        rows = plan.settings("subset", wildcards.subset)["n"] * OUTPUTS
+        count = outputs(wildcards.dataset)
+        rows = plan.settings("subset", wildcards.subset)["n"] * count
         if rows > config["kernel"]["full_rows_limit"]:
-            rows //= OUTPUTS
+            rows //= count
         needed = 1000 + 1000 * config["kernel"]["memory_gb"] + 4 * 8e-6 * rows**2
         return int(attempt * needed)
 

@@ -34,11 +34,12 @@ QUANTITIES = {
     "drift": True,
     "alignment_gain": True,
     "test_error": True,
+    "test_loss": True,  # per sample; where there is no accuracy
     "gradients": True,
 }
 # What the findings speak of, and therefore the family whose p-values are adjusted together
 PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift", "alignment_gain",
-           "test_error")  # fmt: skip
+           "test_error", "test_loss")  # fmt: skip
 MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
 
 
@@ -80,7 +81,10 @@ def outcomes(
         values = of_run[[*CURVES]].reset_index(drop=True).astype(float)
         values["gradients"] = curve["gradients"].to_numpy(float)
         values["train_loss_share"] = share[key].iloc[-len(of_run) :].to_numpy(float)
-        values["test_error"] = 1 - curve["test_accuracy"].to_numpy(float)
+        generalisation = ("test_error", 1 - curve["test_accuracy"])
+        if trained[key]["test_accuracy"].isna().all():
+            generalisation = ("test_loss", curve["test_loss_per_sample"])
+        values[generalisation[0]] = generalisation[1].to_numpy(float)
         label = of_run.iloc[0][front].to_dict() | {"start": start, "realisation": str(realisation)}
         diverged = int(not np.isfinite(share[key]).all())
         found = {"end": values.iloc[-1].to_dict()}
@@ -258,8 +262,8 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """
     rows = []
     ends = runs[(runs["at"] == "end") & (runs["start"] == "cold")]
-    for quantity in ("test_error", "inefficiency_predicted", "drift"):
-        if quantity not in ends:
+    for quantity in ("test_error", "test_loss", "inefficiency_predicted", "drift"):
+        if quantity not in ends or ends[quantity].isna().all():
             continue
         pair = ends[["ensemble", "inefficiency", quantity]].dropna()
         means = pair.groupby("ensemble", sort=False).mean().reset_index()

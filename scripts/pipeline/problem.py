@@ -28,9 +28,9 @@ class Problem(NamedTuple):
         inputs: training inputs, shape (N, ...).
         targets: what f(theta) is fitted to, shape (N, C): y, or y + f(theta_0) if the output of
             the start is subtracted, so that targets - f(theta) is the residue either way.
-        test_inputs: shape (M, ...).
+        test_inputs: shape (M, ...); M is 0 without a test part.
         test_targets: the same for the test inputs, shape (M, C).
-        test_labels: shape (M,).
+        test_labels: shape (M,); None for real targets.
         start_seed: seed of theta_0.
         plain_targets: y itself, shape (N, C).
         test_start_outputs: what is subtracted from f(theta) on the test inputs, shape (M, C):
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
     targets: Tensor
     test_inputs: Tensor
     test_targets: Tensor
-    test_labels: Tensor
+    test_labels: Tensor | None
     start_seed: int
     plain_targets: Tensor
     test_start_outputs: Tensor
@@ -54,7 +54,7 @@ def build_network(settings: dict, data: xr.Dataset, seed: int) -> nn.Module:
     build = functools.partial(
         MODELS[model],
         input_shape=data["train_inputs"].shape[1:],
-        outputs=int(data.attrs["classes"]),
+        outputs=int(data.attrs["outputs"]),
         **{key: settings[key] for key in MODEL_KEYS[model]},
     )
     dtype = DTYPES[settings["precision"]]
@@ -90,29 +90,58 @@ def build_problem(
     dtype = DTYPES[settings["precision"]]
     seed = start_seed(settings, realisation)
     network = build_network(settings, data, seed).to(device)
-    classes, centred = int(data.attrs["classes"]), settings["targets"] == "centred_one_hot"
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values)).to(device, dtype)
 
-    test_labels = data["test_labels"].values
-    inputs, test_inputs = (tensor(data[f"{part}_inputs"].values) for part in ("train", "test"))
-    plain_targets = tensor(one_hot(data["train_labels"].values, classes, centred=centred))
-    test_targets = tensor(one_hot(test_labels, classes, centred=centred))
+    inputs, plain_targets = tensor(data["train_inputs"].values), tensor(targets(data, settings))
+    test_inputs, test_targets = inputs[:0], plain_targets[:0]
+    if "test_inputs" in data:
+        test_inputs = tensor(data["test_inputs"].values)
+        test_targets = tensor(targets(data, settings, "test"))
     start, test_start = torch.zeros_like(plain_targets), torch.zeros_like(test_targets)
     if settings["subtract_start"]:
-        start, test_start = (network_outputs(network, x) for x in (inputs, test_inputs))
+        start = network_outputs(network, inputs)
+        test_start = network_outputs(network, test_inputs) if len(test_inputs) else test_start
+    test_labels = None
+    if "train_labels" in data:
+        labels = data["test_labels"].values if "test_labels" in data else np.empty(0)
+        test_labels = torch.as_tensor(labels.astype(np.int64)).to(device)
     return Problem(
         network,
         inputs,
         plain_targets + start,
         test_inputs,
         test_targets + test_start,
-        torch.as_tensor(test_labels.astype(np.int64)).to(device),
+        test_labels,
         seed,
         plain_targets,
         test_start,
     )
+
+
+def targets(data: xr.Dataset, settings: dict, part: str = "train") -> np.ndarray:
+    """Return the targets y of one part of a subset.
+
+    Args:
+        data: file of the rule ``subset``.
+        settings: ``targets``.
+        part: "train" or "test".
+
+    Returns:
+        Targets, shape (N, C), float64.
+
+    Raises:
+        ValueError: if one-hot targets are asked for without labels, or real ones with labels.
+    """
+    kind, real = settings["targets"], f"{part}_targets" in data
+    if real != (kind == "real"):
+        has, needs = ("real targets", "real") if real else ("labels", "one_hot or centred_one_hot")
+        raise ValueError(f"the data have {has}, but targets is {kind}; set targets: {needs}")
+    if real:
+        return data[f"{part}_targets"].values
+    classes = int(data.attrs["outputs"])
+    return one_hot(data[f"{part}_labels"].values, classes, centred=kind == "centred_one_hot")
 
 
 @torch.no_grad()

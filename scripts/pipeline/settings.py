@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from pipeline.cifar10 import OFFICIAL_SHA256
 from pipeline.code_digest import SCRIPTS, code_digest
+from pipeline.files import content_digest
 from pipeline.runs import Plan
 
 FIGURES = {
@@ -139,6 +140,7 @@ class RuleSettings:
     def __init__(self, config: dict, plan: Plan):
         self.config = config
         self.plan = plan
+        self._file_digests: dict[str, str] = {}
 
     @property
     def archive_sha256(self) -> str:
@@ -239,7 +241,17 @@ class RuleSettings:
     def _level(self, level: str, wildcards: Any) -> dict[str, Any]:
         """Return the run settings of one level of a job's path."""
         if level == "dataset":
-            name = wildcards.dataset
-            source = self.config["datasets"][name]
-            return {"dataset": name, "test_count": source["test_count"]}
+            return self._dataset(wildcards.dataset)
         return self.plan.settings(level, getattr(wildcards, level))
+
+    def _dataset(self, name: str) -> dict[str, Any]:
+        """Return what the samples of a data set depend on: of a user's file its content."""
+        entry = self.config["datasets"][name]
+        if "teacher" in entry:
+            return {"dataset": name, "seed": self.config["seed"], "teacher": entry["teacher"]}
+        if "file" not in entry:
+            return {"dataset": name, "test_count": entry["test_count"]}
+        if name not in self._file_digests:
+            self._file_digests[name] = content_digest(entry["file"])
+        normalise = entry.get("normalise", False)
+        return {"dataset": name, "file_sha256": self._file_digests[name], "normalise": normalise}

@@ -1,0 +1,312 @@
+"""Data sets in a user's file, NumPy's .npz or a Zarr group: named arrays, checked before use.
+
+``train_inputs`` holds images (n, channels, height, width) or vectors (n, d) of floats. Beside them
+stand either ``train_labels``, classes 0, 1, ... C-1 of shape (n,), or ``train_targets``, real
+numbers of shape (n,) or (n, C). ``test_inputs`` with ``test_labels`` or ``test_targets`` may be
+left out: test loss and accuracy are then missing. Nothing in a file is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ENDINGS = (".npz", ".zarr")
+PARTS = ("train", "test")
+NAMES = tuple(f"{part}_{what}" for part in PARTS for what in ("inputs", "labels", "targets"))
+INPUT_AXES = {2: ("component",), 4: ("channel", "height", "width")}
+# Of one array in the NetCDF file of the prepared data: 32-bit sizes, format 2.
+LARGEST_BYTES = 2**32 - 4
+
+
+class DataError(ValueError):
+    """What is wrong with a data file, in one sentence."""
+
+
+class Lazy(NamedTuple):
+    """An array of a file that has not been read.
+
+    Attributes:
+        shape: its shape.
+        dtype: its type.
+        read: returns its values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], NDArray]
+
+
+def arrays(path: str | Path) -> dict[str, Lazy]:
+    """Return the arrays of a data file, without reading their values.
+
+    Args:
+        path: .npz file or .zarr group.
+
+    Returns:
+        Name -> array; names that are not among ``NAMES`` too.
+
+    Raises:
+        DataError: if there is no such file, or it cannot be opened.
+        ImportError: if a Zarr group is to be opened without zarr.
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise DataError(f"{path} must end in {' or '.join(ENDINGS)}")
+    if not path.exists():
+        raise DataError(f"{path} does not exist (a relative path starts at {Path.cwd()})")
+    try:
+        return _npz_arrays(path) if path.suffix == ".npz" else _zarr_arrays(path)
+    except (DataError, ImportError):
+        raise
+    except Exception as error:  # whatever zipfile, numpy or zarr say of damaged files
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _npz_arrays(path: Path) -> dict[str, Lazy]:
+    """Return the arrays of an .npz file from the headers of its members.
+
+    Raises:
+        DataError: if an array is not of plain numbers.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0,
+               (2, 0): np.lib.format.read_array_header_2_0}  # fmt: skip
+    found = {}
+    with zipfile.ZipFile(path) as members:
+        for member in members.namelist():
+            name = member.removesuffix(".npy")
+            with members.open(member) as content:
+                version = np.lib.format.read_magic(content)
+                if version not in readers:
+                    raise DataError(f"{path}: the array {name} has fields; give plain numbers")
+                shape, _, dtype = readers[version](content)
+
+            def read(name: str = name) -> NDArray:
+                with np.load(path, allow_pickle=False) as file:
+                    return file[name]
+
+            found[name] = Lazy(shape, dtype, read)
+    return found
+
+
+def _zarr_arrays(path: Path) -> dict[str, Lazy]:
+    """Return the arrays of a Zarr group; codecs that unpickle are refused by name.
+
+    Raises:
+        DataError: if there is one.
+    """
+    import zarr
+
+    for pattern in ("**/zarr.json", "**/.zarray"):
+        for file in path.glob(pattern):
+            if "pickle" in file.read_text(encoding="utf-8"):
+                raise DataError(f"{path} holds pickled values ({file.parent.name}), which are "
+                                "never read; store plain numbers")  # fmt: skip
+    group = zarr.open_group(path, mode="r")
+    return {
+        name: Lazy(array.shape, array.dtype, lambda array=array: np.asarray(array[...]))
+        for name, array in group.arrays()
+    }
+
+
+class Layout(NamedTuple):
+    """What a data file holds, from shapes, types and labels.
+
+    Attributes:
+        samples: training inputs.
+        input_shape: shape of one input.
+        outputs: number of classes, or of target components.
+        real: whether the targets are real numbers.
+        test_samples: test inputs; 0 without a test part.
+    """
+
+    samples: int
+    input_shape: tuple[int, ...]
+    outputs: int
+    real: bool
+    test_samples: int
+
+
+def layout(path: str | Path) -> Layout:
+    """Return what a data file holds after checking names, shapes, types and labels.
+
+    Args:
+        path: .npz file or .zarr group.
+
+    Returns:
+        The layout.
+
+    Raises:
+        DataError: in one sentence, for what is wrong.
+    """
+    found = arrays(path)
+    unknown = [name for name in found if name not in NAMES]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], NAMES, n=1, cutoff=0.5)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise DataError(
+            f"{path} holds an array {unknown[0]}{meant}; the names are {', '.join(NAMES)}"
+        )
+    if "train_inputs" not in found:
+        raise DataError(f"{path} lacks the array train_inputs; it holds {_listed(found)}")
+    targets = _targets_name(path, found, "train")
+    real = targets == "train_targets"
+    samples, *shape = _check_inputs(path, found, "train")
+    outputs = _check_targets(path, found, targets, samples)
+    if not any(name.startswith("test") for name in found):
+        return Layout(samples, tuple(shape), outputs, real, 0)
+    if "test_inputs" not in found:
+        raise DataError(f"{path} lacks the array test_inputs; it holds {_listed(found)}")
+    test_targets = _targets_name(path, found, "test")
+    if test_targets != targets.replace("train", "test"):
+        raise DataError(f"{path} has {targets} but {test_targets}; give both parts the same kind")
+    test_samples, *test_shape = _check_inputs(path, found, "test")
+    if test_shape != shape:
+        raise DataError(
+            f"{path}: a test input has the shape {tuple(test_shape)}, a training input "
+            f"{tuple(shape)}; they must agree"
+        )
+    wanted = _check_targets(path, found, test_targets, test_samples, outputs)
+    if wanted != outputs:
+        raise DataError(f"{path}: test_targets have {wanted} components, train_targets {outputs}")
+    return Layout(samples, tuple(shape), outputs, real, test_samples)
+
+
+def _listed(found: dict[str, Lazy]) -> str:
+    """Return the names of the arrays of a file in words."""
+    return ", ".join(found) or "no array"
+
+
+def _targets_name(path: str | Path, found: dict[str, Lazy], part: str) -> str:
+    """Return which of labels and targets one part has.
+
+    Raises:
+        DataError: unless it is one of the two.
+    """
+    names = [name for name in (f"{part}_labels", f"{part}_targets") if name in found]
+    if len(names) != 1:
+        state = "both" if names else "neither"
+        raise DataError(
+            f"{path} holds {state} {part}_labels {'and' if names else 'nor'} {part}_targets; give "
+            "labels (classes, integers) or targets (real numbers)"
+        )
+    return names[0]
+
+
+def _check_inputs(path: str | Path, found: dict[str, Lazy], part: str) -> tuple[int, ...]:
+    """Return the shape of one part's inputs.
+
+    Raises:
+        DataError: if they are no images or vectors of floats.
+    """
+    name = f"{part}_inputs"
+    shape, dtype = found[name].shape, found[name].dtype
+    if len(shape) not in INPUT_AXES or 0 in shape:
+        raise DataError(
+            f"{path}: {name} has the shape {tuple(shape)}; it must be (n, channels, height, width) "
+            "for images or (n, d) for vectors, without empty axes"
+        )
+    if dtype not in (np.float32, np.float64):
+        raise DataError(
+            f"{path}: {name} has the type {dtype}; it must be float32 or float64 (grey values 0 to "
+            "255: divide by 255)"
+        )
+    if np.prod(shape) * dtype.itemsize > LARGEST_BYTES:
+        raise DataError(f"{path}: {name} has more than 4 GiB; give fewer samples or float32")
+    return tuple(map(int, shape))
+
+
+def _check_targets(
+    path: str | Path, found: dict[str, Lazy], name: str, samples: int, classes: int | None = None
+) -> int:
+    """Return the number of outputs that labels or targets ask for.
+
+    Args:
+        path: the file, for messages.
+        found: its arrays.
+        name: of the labels or targets.
+        samples: number of inputs of the same part.
+        classes: of the training part; None for the training part itself.
+
+    Returns:
+        Classes, or components of a target.
+
+    Raises:
+        DataError: if number, shape, type or range do not fit.
+    """
+    shape, dtype = found[name].shape, found[name].dtype
+    labels = name.endswith("labels")
+    if len(shape) == 0 or shape[0] != samples or len(shape) > (1 if labels else 2) or 0 in shape:
+        wanted = f"({samples},)" + ("" if labels else f" or ({samples}, outputs)")
+        raise DataError(
+            f"{path}: {name} has the shape {tuple(shape)}; with {samples} inputs it must be "
+            f"{wanted}"
+        )
+    if not labels:
+        if dtype not in (np.float32, np.float64):
+            raise DataError(
+                f"{path}: {name} has the type {dtype}; it must be float32 or float64 (integer "
+                f"classes are called {name.replace('targets', 'labels')})"
+            )
+        return 1 if len(shape) == 1 else int(shape[1])
+    if dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: {name} has the type {dtype}; classes must be integers (real numbers are "
+            f"called {name.replace('labels', 'targets')})"
+        )
+    present = np.unique(found[name].read())
+    if classes is None:
+        if present[0] != 0 or present[-1] != len(present) - 1:
+            raise DataError(
+                f"{path}: {name} holds {len(present)} different classes from {present[0]} to "
+                f"{present[-1]}; number them 0, 1, ... without gaps"
+            )
+        if len(present) < 2:
+            raise DataError(f"{path}: {name} holds a single class; there must be two at least")
+        return len(present)
+    if present[0] < 0 or present[-1] >= classes:
+        raise DataError(
+            f"{path}: {name} goes from {present[0]} to {present[-1]}; the training labels allow 0 "
+            f"to {classes - 1}"
+        )
+    return classes
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Return the arrays of a data file after all checks.
+
+    Args:
+        path: .npz file or .zarr group.
+
+    Returns:
+        Name -> array: inputs in their own type, labels (n,) int32, targets (n, C) float64.
+
+    Raises:
+        DataError: in one sentence, for what is wrong.
+    """
+    layout(path)
+    values = {}
+    for name, lazy in arrays(path).items():
+        try:
+            array = np.asarray(lazy.read())
+        except Exception as error:  # damaged members
+            raise DataError(
+                f"{path}: {name} cannot be read ({type(error).__name__}: {error})"
+            ) from error
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(
+                f"{path}: {name} holds {int((~np.isfinite(array)).sum())} values that are NaN or "
+                "infinite; remove those samples"
+            )
+        if name.endswith("labels"):
+            array = array.astype(np.int32)
+        elif name.endswith("targets"):
+            array = array.reshape(len(array), -1).astype(np.float64)
+        values[name] = array
+    return values

@@ -1,0 +1,55 @@
+"""What a data set of the configuration holds, as far as it is known before any job runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
+BUILT_IN_CLASSES = 10  # of both
+
+
+class Source(NamedTuple):
+    """A data set before it is read.
+
+    Attributes:
+        samples: training samples; None if they cannot be counted here.
+        outputs: number of outputs C, classes or components of a target.
+        real: whether the targets are real numbers; None if that is not known here.
+        tested: whether there is a test part.
+    """
+
+    samples: int | None
+    outputs: int
+    real: bool | None
+    tested: bool
+
+
+def source(name: str, entry: dict) -> Source:
+    """Return what a data set holds.
+
+    A user's file is opened; where the environment that plans the jobs lacks zarr, a .zarr group is
+    checked by the jobs alone, and the memory of kernel jobs is asked for as for 10 outputs.
+
+    Args:
+        name: of the data set.
+        entry: its mapping under ``datasets``.
+
+    Returns:
+        The description.
+
+    Raises:
+        ValueError: if a user's file is not as it must be.
+    """
+    if "teacher" in entry:
+        teacher = entry["teacher"]
+        return Source(teacher["samples"], 1, True, teacher["test_count"] > 0)
+    if "file" in entry:
+        try:
+            from pipeline.own_data import layout
+
+            found = layout(entry["file"])
+        except ImportError:
+            return Source(None, BUILT_IN_CLASSES, None, True)
+        return Source(found.samples, found.outputs, found.real, found.test_samples > 0)
+    pool = TRAINING_POOL[name] - (entry["test_count"] if name == "digits" else 0)
+    return Source(pool, BUILT_IN_CLASSES, False, True)

@@ -1,0 +1,67 @@
+"""Regression data of a linear teacher whose kernel spectrum and residue are dialled in.
+
+With features Phi (n, d) of variance 1/n, inputs and targets
+
+    X = Phi diag(k^{-alpha/2}),    y = Phi a,    a_k = s_k k^{-delta/2},    s_k = +-1 at random,
+
+the linear model f = X w has the kernel X X^T (up to a factor), and its residue from f = 0 is y. If
+the columns of Phi are orthonormal they are the kernel's eigenvectors, lambda_k = k^-alpha and
+Delta_k^2 = k^-delta hold exactly, and so do all sums over them. Gaussian features have these laws
+for the eigenfunctions of the population; a sample of n scatters about them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURES = ("orthonormal", "gaussian")
+
+
+def teacher_data(
+    generator: np.random.Generator,
+    *,
+    alpha: float,
+    delta: float,
+    samples: int,
+    dimension: int,
+    features: str,
+    test_count: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Return inputs X = Phi diag(k^{-alpha/2}) and targets y = Phi a of the teacher (derived here).
+
+    Args:
+        generator: random stream.
+        alpha: exponent of lambda_k ~ k^-alpha.
+        delta: exponent of Delta_k^2 ~ k^-delta.
+        samples: number of training samples n.
+        dimension: number of modes d.
+        features: "orthonormal" (needs d <= n) or "gaussian".
+        test_count: number of test samples, whose features are Gaussian either way.
+
+    Returns:
+        train_inputs (n, d), train_targets (n, 1), test_inputs (m, d), test_targets (m, 1), float64.
+
+    Raises:
+        ValueError: if the features are unknown, or orthonormal with d > n.
+    """
+    if features not in FEATURES:
+        raise ValueError(f"features is {features!r}; it must be one of {', '.join(FEATURES)}")
+    if features == "orthonormal" and dimension > samples:
+        raise ValueError(
+            f"dimension is {dimension}; {samples} samples have at most {samples} orthonormal "
+            "features: lower dimension"
+        )
+    rank = np.arange(1.0, dimension + 1)
+    signs = generator.choice([-1.0, 1.0], size=dimension)
+    phi = generator.standard_normal((samples, dimension))
+    # The factor Q of a Gaussian matrix is uniform among matrices with orthonormal columns.
+    phi = np.linalg.qr(phi)[0] if features == "orthonormal" else phi / np.sqrt(samples)
+    test = generator.standard_normal((test_count, dimension)) / np.sqrt(samples)
+    scale, weights = rank ** (-alpha / 2), signs * rank ** (-delta / 2)
+    return {
+        "train_inputs": phi * scale,
+        "train_targets": (phi @ weights)[:, None],
+        "test_inputs": test * scale,
+        "test_targets": (test @ weights)[:, None],
+    }

@@ -1,0 +1,395 @@
+"""A user's data file, and a teacher with a dialled spectrum: checks, subsets, training."""
+
+import copy
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import prepare
+import pytest
+import subset
+import time_unit
+import torch
+import train
+import warm_start
+import zarr
+from conftest import ROOT
+
+from pipeline.config import ConfigError, validate
+from pipeline.files import content_digest
+from pipeline.own_data import DataError, layout, read
+from pipeline.problem import build_problem
+from pipeline.sources import source
+from pipeline.stores import read_json, read_netcdf, read_snapshots
+from speedlimits.kernel import empirical_ntk
+from speedlimits.teacher import teacher_data
+
+GENERATOR = np.random.default_rng(3)
+IMAGES = {
+    "train_inputs": GENERATOR.normal(size=(30, 2, 4, 8)).astype(np.float32),
+    "train_labels": np.arange(30) % 3,
+    "test_inputs": GENERATOR.normal(size=(5, 2, 4, 8)).astype(np.float32),
+    "test_labels": np.array([0, 1, 2, 1, 1], np.uint8),
+}
+VECTORS = {
+    "train_inputs": GENERATOR.normal(size=(20, 6)),
+    "train_targets": GENERATOR.normal(size=(20, 2)),
+}
+
+
+def write(path, content):
+    """Write arrays as .npz or as a Zarr group."""
+    if path.suffix == ".npz":
+        np.savez(path, **content)
+        return path
+    group = zarr.open_group(path, mode="w")
+    for name, values in content.items():
+        group.create_array(name, data=values)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".npz", ".zarr"])
+def test_a_file_is_read_as_it_was_written(tmp_path, ending):
+    path = write(tmp_path / f"mine{ending}", IMAGES)
+    assert layout(path) == (30, (2, 4, 8), 3, False, 5)
+    found = read(path)
+    for name, values in IMAGES.items():
+        assert np.array_equal(found[name], values)
+    path = write(tmp_path / f"other{ending}", VECTORS)
+    assert layout(path) == (20, (6,), 2, True, 0)
+    assert np.array_equal(read(path)["train_targets"], VECTORS["train_targets"])
+    flat = write(tmp_path / f"flat{ending}", VECTORS | {"train_targets": np.ones(20)})
+    assert layout(flat).outputs == 1 and read(flat)["train_targets"].shape == (20, 1)
+
+
+def without(content, *names):
+    return {name: values for name, values in content.items() if name not in names}
+
+
+BAD = [
+    (IMAGES | {"train_input": np.ones(3)}, ["train_input", "did you mean train_inputs?"]),
+    (without(IMAGES, "train_inputs"), ["lacks the array train_inputs"]),
+    (without(IMAGES, "train_labels"), ["neither train_labels nor train_targets"]),
+    (IMAGES | {"train_targets": np.ones(30)}, ["both train_labels and train_targets"]),
+    (without(IMAGES, "test_inputs"), ["lacks the array test_inputs"]),
+    (without(IMAGES, "test_labels") | {"test_targets": np.ones(5)}, ["the same kind"]),
+    (IMAGES | {"train_inputs": np.ones((30, 4, 8))}, ["(30, 4, 8)", "(n, channels, height"]),
+    (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), np.uint8)}, ["uint8", "divide by 255"]),
+    (IMAGES | {"test_inputs": np.ones((5, 2, 8, 4))}, ["(2, 8, 4)", "must agree"]),
+    (IMAGES | {"train_labels": np.arange(29) % 3}, ["(29,)", "must be (30,)"]),
+    (IMAGES | {"train_labels": np.arange(30) % 3 + 1}, ["from 1 to 3", "without gaps"]),
+    (IMAGES | {"train_labels": np.arange(30) % 3 * 2}, ["from 0 to 4", "without gaps"]),
+    (IMAGES | {"train_labels": np.zeros(30, int)}, ["single class"]),
+    (IMAGES | {"train_labels": np.arange(30) % 3 - 1}, ["from -1 to 1"]),
+    (IMAGES | {"train_labels": (np.arange(30) % 3) * 1.0}, ["float64", "must be integers"]),
+    (IMAGES | {"test_labels": np.array([0, 1, 2, 3, 1])}, ["from 0 to 3", "allow 0 to 2"]),
+    (VECTORS | {"train_targets": np.ones((19, 2))}, ["(19, 2)", "(20,) or (20, outputs)"]),
+    (VECTORS | {"train_targets": np.ones((20, 2), int)}, ["int64", "called train_labels"]),
+    (VECTORS | {"train_targets": np.ones((20, 2, 1))}, ["(20, 2, 1)"]),
+    (VECTORS | {"test_inputs": np.ones((3, 6)), "test_targets": np.ones((3, 1))},
+     ["1 components, train_targets 2"]),
+    (VECTORS | {"train_inputs": np.full((20, 6), np.nan)}, ["120 values that are NaN"]),
+    (VECTORS | {"train_targets": np.full((20, 2), np.inf)}, ["train_targets holds 40 values"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".npz", ".zarr"])
+@pytest.mark.parametrize(("content", "words"), BAD)
+def test_bad_files_are_refused_in_one_sentence(tmp_path, ending, content, words):
+    path = write(tmp_path / f"mine{ending}", content)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and "mine" in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("owned.txt", "w"))
+
+
+def test_pickles_are_never_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    objects = np.array([Malicious()] * 20, object)
+    np.savez(tmp_path / "mine.npz", **(VECTORS | {"train_inputs": objects}))
+    with pytest.raises(DataError, match="shape"):
+        read("mine.npz")
+    np.savez(tmp_path / "mine.npz", **VECTORS, **{"test_targets": objects})
+    with pytest.raises(DataError, match="lacks the array test_inputs"):
+        read("mine.npz")
+    store = zarr.create_array(
+        tmp_path / "mine.zarr" / "train_inputs", shape=(20, 6), dtype="f8", zarr_format=2,
+        compressors=None,
+    )  # fmt: skip
+    metadata = tmp_path / "mine.zarr" / "train_inputs" / ".zarray"
+    metadata.write_text(
+        metadata.read_text().replace('"filters": null', '"filters": [{"id": "pickle"}]')
+    )
+    assert "pickle" in metadata.read_text() and store.shape == (20, 6)
+    with pytest.raises(DataError, match="pickled"):
+        read("mine.zarr")
+    assert not (tmp_path / "owned.txt").exists()
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path):
+    path = write(tmp_path / "mine.npz", VECTORS)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DataError, match="cannot be read"):
+        read(path)
+    with pytest.raises(DataError, match="does not exist"):
+        read(tmp_path / "nowhere.npz")
+    with pytest.raises(DataError, match=r"end in .npz or .zarr"):
+        read(tmp_path / "mine.csv")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(DataError, match="cannot be read"):
+        read(tmp_path / "text.npz")
+
+
+def test_content_digest_follows_every_byte_and_name(tmp_path):
+    a, b = (write(tmp_path / name, VECTORS) for name in ("a.zarr", "b.zarr"))
+    assert content_digest(a) == content_digest(b)
+    chunk = next(f for f in b.rglob("*") if f.is_file() and f.name != "zarr.json")
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+    assert content_digest(a) != content_digest(b)
+    one = write(tmp_path / "a.npz", VECTORS)
+    os.utime(one, (1, 1))
+    assert content_digest(one) == content_digest(write(tmp_path / "c.npz", VECTORS))
+
+
+SETTINGS = {
+    "dataset": "mine", "file_sha256": "x", "normalise": True, "n": 12, "selection": "balanced",
+    "subset": 0, "label_noise": 0, "model": "fully_connected", "width": 8, "depth": 2,
+    "parameterisation": "ntk", "initialisation": "he", "targets": "one_hot",
+    "precision": "float64", "output_scale": 1, "subtract_start": False,
+    "dynamics": "gradient_flow", "relative_tolerance": 0.01, "final_time": 20,
+    "first_snapshot": 1, "time_unit": "inverse_lambda_1", "snapshots_per_decade": 3,
+    "seed": 5, "code": "x",
+}  # fmt: skip
+
+
+def subset_of(job, content, settings):
+    """Return the subset file of a data file, made by the two jobs."""
+    inputs = {}
+    if content is not None:
+        np.savez("mine.npz", **content)
+        inputs = {"f": "mine.npz"}
+    job(prepare.main, inputs=inputs, outputs={"o": "images.nc"}, settings=settings)
+    job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+    return read_netcdf("n.nc")
+
+
+def test_subsets_of_own_images_are_normalised_and_have_their_classes(job):
+    data = subset_of(job, IMAGES, SETTINGS)
+    pool = IMAGES["train_inputs"].astype(float)
+    mean, deviation = pool.mean(axis=(0, 2, 3)), pool.std(axis=(0, 2, 3))
+    chosen = pool[data["indices"].values]
+    expected = (chosen - mean[:, None, None]) / deviation[:, None, None]
+    np.testing.assert_allclose(data["train_inputs"], expected, atol=1e-6)
+    assert np.array_equal(np.bincount(data["train_labels"]), [4, 4, 4])
+    problem = build_problem(SETTINGS, "n.nc", 0, torch.device("cpu"))
+    assert problem.targets.shape == (12, 3) and problem.test_targets.shape == (5, 3)
+    as_given = subset_of(job, IMAGES, SETTINGS | {"normalise": False})
+    assert np.array_equal(as_given["train_inputs"], IMAGES["train_inputs"][as_given["indices"]])
+
+
+def test_a_constant_component_is_not_normalised_silently(job, capsys):
+    content = VECTORS | {"train_inputs": np.hstack([VECTORS["train_inputs"], np.ones((20, 1))])}
+    with pytest.raises(SystemExit):
+        subset_of(job, content, SETTINGS | {"selection": "uniform"})
+    assert "component 6" in capsys.readouterr().err
+
+
+REAL = {"selection": "uniform", "targets": "real"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (REAL | {"selection": "balanced"}, "set selection: uniform"),
+        (REAL | {"label_noise": 0.1}, "set label_noise: 0"),
+        (REAL | {"n": 21}, "n is 21, but mine holds 20"),
+    ],
+)
+def test_subsets_of_real_targets_refuse_what_needs_classes(job, capsys, settings, words):
+    with pytest.raises(SystemExit):
+        subset_of(job, VECTORS, SETTINGS | settings)
+    assert words in capsys.readouterr().err
+
+
+def test_one_hot_and_real_targets_are_not_mixed_up(job):
+    subset_of(job, VECTORS, SETTINGS | REAL)
+    with pytest.raises(ValueError, match="set targets: real"):
+        build_problem(SETTINGS, "n.nc", 0, torch.device("cpu"))
+    subset_of(job, IMAGES, SETTINGS)
+    with pytest.raises(ValueError, match="set targets: one_hot"):
+        build_problem(SETTINGS | REAL, "n.nc", 0, torch.device("cpu"))
+
+
+def trained(job, settings):
+    """Return the run on n.nc."""
+    job(time_unit.main, inputs={"s": "n.nc"}, outputs={"o": "time_unit.json"}, settings=settings)
+    job(
+        train.main,
+        inputs={"subset": "n.nc", "time_unit": "time_unit.json"},
+        outputs={"manifest": "run/snapshots.json"},
+        settings=settings,
+        wildcards={"realisation": 0},
+        store="run/snapshots.zarr",
+    )
+    return read_snapshots("run/snapshots.json")
+
+
+def test_real_targets_without_test_part_train_and_leave_test_values_missing(job, tmp_path):
+    settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20}
+    (tmp_path / "run").mkdir()
+    data = subset_of(job, VECTORS, settings)
+    run = trained(job, settings)
+    assert run["test_loss"].isnull().all() and run["test_accuracy"].isnull().all()
+    # Linear regression: the flow's residue e^{-Theta t} (y - f_0) in closed form.
+    x, y = data["train_inputs"].values, data["train_targets"].values
+    w = run["weights"].values[0].astype(float).reshape(2, 6) / np.sqrt(6)
+    values, vectors = np.linalg.eigh(x @ x.T / 6)
+    for k, time in enumerate(run["time"].values):
+        rest = np.exp(-values * time)[:, None] * (vectors.T @ (y - x @ w.T))
+        assert run["train_loss"].values[k] == pytest.approx(0.5 * (rest**2).sum(), rel=2e-2)
+    job(
+        warm_start.main,
+        inputs={"manifests": ["run/snapshots.json"]},
+        outputs={"o": "warm.json"},
+        settings={"test_accuracy": 0.1, "code": "x"},
+    )
+    found = read_json("warm.json")
+    assert not found["reached"] and found["largest_mean_test_accuracy"] is None
+
+
+def test_test_loss_of_real_targets_is_that_of_the_network(job, tmp_path):
+    content = VECTORS | {"test_inputs": VECTORS["train_inputs"][:4] + 1.0,
+                         "test_targets": VECTORS["train_targets"][:4]}  # fmt: skip
+    settings = SETTINGS | REAL | {"normalise": False, "depth": 1}
+    (tmp_path / "run").mkdir()
+    subset_of(job, content, settings)
+    run = trained(job, settings)
+    w = run["weights"].values[-1].astype(float).reshape(2, 6) / np.sqrt(6)
+    rest = content["test_targets"] - content["test_inputs"] @ w.T
+    assert run["test_loss"].values[-1] == pytest.approx(0.5 * (rest**2).sum(), rel=1e-5)
+    assert run["test_accuracy"].isnull().all()
+
+
+def test_outputs_follow_the_data(tmp_path):
+    path = str(write(tmp_path / "mine.npz", IMAGES))
+    assert source("mine", {"file": path}) == (30, 3, False, True)
+    assert source("cifar10", {"test_count": 3}).outputs == 10
+    assert source("digits", {"test_count": 797}).samples == 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "words"),
+    [
+        (VECTORS, {"targets": "one_hot"}, ["set targets: real"]),
+        (VECTORS, {"selection": "balanced"}, ["set selection: uniform"]),
+        (VECTORS, {"label_noise": 0.2}, ["label_noise"]),
+        (VECTORS, {"n": 21}, ["n = 21", "mine has 20"]),
+        (VECTORS, {"warm_start_accuracy": 0.2}, ["real targets and so no accuracy"]),
+        (without(IMAGES, "test_inputs", "test_labels"),
+         {"targets": "one_hot", "warm_start_accuracy": 0.2}, ["no test part"]),
+        (IMAGES, {}, ["mine has classes"]),
+        (without(VECTORS, "train_targets"), {}, ["datasets.mine.file", "neither"]),
+    ],
+)  # fmt: skip
+def test_a_study_that_does_not_fit_its_data_is_refused_before_any_job(
+    tmp_path, shipped_config, content, settings, words
+):
+    config = copy.deepcopy(shipped_config)
+    config["datasets"]["mine"] = {"file": str(write(tmp_path / "mine.npz", content))}
+    fitting = {"dataset": "mine", "n": 10, "targets": "real", "selection": "uniform"}
+    config["studies"]["own"] = {"set": fitting | settings, "realisations": 2}
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    for word in words:
+        assert word in str(caught.value)
+    config["datasets"]["mine"] = {"file": str(write(tmp_path / "fits.npz", VECTORS))}
+    config["studies"]["own"]["set"] = fitting
+    validate(config)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({}, "either file (your own data) or teacher"),
+        ({"file": "a.npz", "teacher": {}}, "lacks the keys alpha, delta"),
+        ({"path": "a.npz"}, "unknown key in datasets.mine: path"),
+    ],
+)
+def test_data_sets_have_one_origin(shipped_config, entry, words):
+    config = copy.deepcopy(shipped_config)
+    config["datasets"]["mine"] = entry
+    with pytest.raises(ConfigError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        validate(config)
+
+
+def test_planning_works_without_zarr(tmp_path):
+    """The environment that plans the jobs may lack zarr (conda)."""
+    path = str(write(tmp_path / "mine.zarr", IMAGES))
+    code = (
+        "import sys; sys.modules['zarr'] = None\n"
+        f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+        "from pipeline import inputs, config, sources\n"
+        f"print(sources.source('mine', {{'file': {path!r}}}))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.returncode == 0 and "samples=None" in told.stdout, told.stderr
+
+
+TEACHER = {"alpha": 1.7, "delta": 0.6, "samples": 60, "dimension": 60, "test_count": 0}
+
+
+def test_orthonormal_teacher_has_exactly_the_dialled_spectrum():
+    data = teacher_data(np.random.default_rng(1), features="orthonormal", **TEACHER)
+    values, vectors = np.linalg.eigh(data["train_inputs"] @ data["train_inputs"].T)
+    rank = np.arange(1, 61.0)
+    np.testing.assert_allclose(values[::-1], rank**-1.7, rtol=1e-9)
+    projections = (vectors.T @ data["train_targets"])[::-1, 0] ** 2
+    np.testing.assert_allclose(projections, rank**-0.6, rtol=1e-9)
+
+
+def test_gaussian_teacher_has_the_dialled_covariance_and_test_samples_the_same_law():
+    options = TEACHER | {"samples": 200_000, "dimension": 8, "test_count": 200_000}
+    data = teacher_data(np.random.default_rng(1), features="gaussian", **options)
+    rank = np.arange(1, 9.0)
+    for part in ("train", "test"):
+        x, y = data[f"{part}_inputs"], data[f"{part}_targets"][:, 0]
+        np.testing.assert_allclose(np.diag(x.T @ x), rank**-1.7, rtol=2e-2)
+        # regression onto the features phi = x k^{alpha/2} gives the coefficients a
+        a = np.linalg.lstsq(x * rank**0.85, y, rcond=None)[0]
+        np.testing.assert_allclose(a**2, rank**-0.6, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"features": "fourier"}, "features is 'fourier'"), ({"dimension": 61}, "lower dimension")],
+)
+def test_impossible_teachers_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        teacher_data(np.random.default_rng(1), **({"features": "orthonormal"} | TEACHER | change))
+
+
+def test_kernel_of_the_linear_model_on_a_teacher_is_the_dialled_one(job):
+    settings = SETTINGS | REAL | {"depth": 1, "n": 60, "dataset": "taught"}
+    settings |= {"teacher": TEACHER | {"features": "orthonormal"}, "subtract_start": True}
+    del settings["file_sha256"], settings["normalise"]
+    subset_of(job, None, settings)
+    problem = build_problem(settings, "n.nc", 0, torch.device("cpu"))
+    kernel = empirical_ntk(problem.network, problem.inputs).numpy()
+    values = np.linalg.eigvalsh(kernel)[::-1]
+    np.testing.assert_allclose(values / values[0], np.arange(1, 61.0) ** -1.7, rtol=1e-9)
+    assert problem.test_inputs.shape == (0, 60)
+
+
+def test_members_with_fields_are_refused(tmp_path):
+    path = write(tmp_path / "mine.npz", VECTORS | {"train_inputs": np.zeros(3, [("a", float)])})
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(DataError):
+        read(path)
