@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from dry_runs import DryRuns
-from test_reruns import EXPECTED, MODULES, SCHEMA, WILDCARDS, config
+from test_reruns import EXPECTED, MODULES, SCHEMA, WILDCARDS, config, with_study
 from test_workflow import checkout
 
 from pipeline import code_digest as cd
@@ -114,7 +114,7 @@ def needed(finished, found, stale):
 def mutated(tree, dotted, value):
     """Return the configuration with another value of one key."""
     other = copy.deepcopy(tree.config)
-    *parents, last = dotted.replace("NAME", "one").split(".")
+    *parents, last = with_study(dotted).split(".")
     place = other
     for name in parents:
         place = place[name]
@@ -135,6 +135,7 @@ def parameters(config, found):
 SOME_KEYS = {
     "seed",
     "datasets.cifar10.archive",
+    "datasets.NAME.file",
     "base.width",
     "base.final_time",
     "default_studies",
