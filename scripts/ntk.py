@@ -22,7 +22,7 @@ from torch.nn.utils import parameters_to_vector
 
 from pipeline.device import choose_device, describe_device
 from pipeline.files import file_digest, remove
-from pipeline.log import Progress, logged
+from pipeline.log import Progress, announce, logged
 from pipeline.problem import Problem, build_problem, network_outputs
 from pipeline.stores import (
     array_digest,
@@ -76,12 +76,20 @@ def kernels(problem: Problem, route: str, memory_bytes: int) -> dict[str, np.nda
     network, inputs = problem.network, problem.inputs
     print(f"route {choose_route(network)}")
     count = problem.targets.shape[1]
+    rows = len(inputs) * (count if route == "kernel" else 1)
+    progress = Progress(1.0)
+
+    def on_progress(share: float) -> None:
+        progress.update(share, lambda: f"of the kernel of {rows} rows")
+
     if route != "kernel":
         memory_bytes += 8 * len(inputs) ** 2
-        traced = empirical_ntk(network, inputs, traced=True, memory_bytes=memory_bytes)
+        traced = empirical_ntk(
+            network, inputs, traced=True, memory_bytes=memory_bytes, on_progress=on_progress
+        )
         return {"traced": traced.cpu().numpy()}
     memory_bytes += 8 * (len(inputs) * count) ** 2
-    full = empirical_ntk(network, inputs, memory_bytes=memory_bytes)
+    full = empirical_ntk(network, inputs, memory_bytes=memory_bytes, on_progress=on_progress)
     return {"full": full.cpu().numpy(), "traced": trace_outputs(full, count).cpu().numpy()}
 
 
@@ -260,6 +268,7 @@ def measure(
         eigenvalues (K,), projections (K,), alignment (), drift (), overlap ().
     """
     shape = (-1, 1) if kind == "full" else delta.shape
+    announce(f"eigenvalues of the {KINDS[kind]}, of {len(kernel)} rows")
     eigenvalues, projections = eigenvalues_and_projections(kernel, delta.reshape(shape))
     drift, overlap = 0.0, 1.0
     if start is not None:

@@ -5,12 +5,14 @@ production and T_SL are bounds from the members (see speedlimits.langevin_networ
 stand the exact values of the linearised network, from its measured NTK at the start.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import torch
 
 from pipeline.device import choose_device
-from pipeline.log import logged
+from pipeline.log import Progress, logged
 from pipeline.problem import Problem, build_problem
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
@@ -41,6 +43,7 @@ def one_start(
     settings: dict,
     temperature: float,
     seeds: list[int],
+    on_step: Callable[[int], None],
 ) -> dict:
     """Return bounds and linearised values of one start at one temperature.
 
@@ -52,6 +55,7 @@ def one_start(
         settings: of the configuration's theory.langevin.
         temperature: beta^-1.
         seeds: one per member.
+        on_step: called with the number of steps of this start's members so far.
     """
     eigenvalues, projections = spectrum
     theta_0 = torch.nn.utils.parameters_to_vector(problem.network.parameters()).detach().double()
@@ -65,6 +69,7 @@ def one_start(
         start_variance=variance,
         seeds=seeds,
         lambda_1=lambda_1,
+        on_step=on_step,
     )
     time, layers = float(cloud.times[0]), list(parameter_ranges(problem.network).values())
     known = {"temperature": temperature, "start_variance": variance}
@@ -136,18 +141,27 @@ def network_table(network: dict, subset: str, parameters: dict, device) -> pd.Da
     ]
     spectra = [start_spectrum(problem) for problem in problems]
     lambda_1 = float(spectra[0][0].max())
-    for temperature in settings["temperatures"]:
+    temperatures, starts = settings["temperatures"], settings["realisations"]
+    steps = settings["members"] * max(round(network["final_time"] / (2 * settings["step"])), 1)
+    progress = Progress(steps * starts * len(temperatures))
+    for number, temperature in enumerate(temperatures):
         rows = []
         for r, (problem, spectrum) in enumerate(zip(problems, spectra, strict=True)):
             purpose = ("langevin", network["model"], network["width"], temperature, r)
             seeds = [derived_seed(seed, *purpose, m) for m in range(settings["members"])]
-            known = (lambda_1, network["final_time"], settings, temperature, seeds)
+            text = f"{network['model']}, temperature {temperature}, start {r}"
+            before = steps * (number * starts + r)
+
+            def on_step(done: int, before: int = before, text: str = text) -> None:
+                progress.update(before + done, lambda: text)
+
+            known = (lambda_1, network["final_time"], settings, temperature, seeds, on_step)
             rows.append(one_start(problem, spectrum, *known))
-        starts = with_times(pd.DataFrame(rows))
+        single = with_times(pd.DataFrame(rows))
         stream = derived_seed(seed, "bootstrap", "langevin", network["model"])
-        whole = ensemble_row(starts, settings, stream)
-        starts["realisation"], whole["realisation"] = [str(r) for r in starts.index], "ensemble"
-        both = pd.concat([starts, whole], ignore_index=True)
+        whole = ensemble_row(single, settings, stream)
+        single["realisation"], whole["realisation"] = [str(r) for r in single.index], "ensemble"
+        both = pd.concat([single, whole], ignore_index=True)
         parts.append(both.assign(temperature=temperature))
         print(f"{network['model']}, temperature {temperature}: {whole.T.to_string()}")
     head = {key: network[key] for key in ("dataset", "n", "model", "width", "parameterisation")}

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.log import logged
+from pipeline.log import Progress, logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
 from speedlimits import langevin_linear, linear_regression, marchenko_pastur, transport
@@ -93,8 +93,11 @@ def three_routes(settings: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     times = np.geomspace(settings["first_time"], settings["final_time"], 80)
     parts, checks = [], []
+    progress = Progress(len(settings["ratios"]) * len(settings["temperatures"]))
     for ratio in settings["ratios"]:
         for temperature in settings["temperatures"]:
+            told = f"simulating n/d = {ratio}, temperature {temperature}"
+            progress.update(len(checks), lambda told=told: told)
             routes = {"Marchenko-Pastur": limiting_modes(ratio, temperature, settings)}
             for d in settings["dimensions"]:
                 data = data_set(ratio, d, settings)

@@ -120,6 +120,29 @@ def test_panels_and_micro_batches_need_not_divide_the_samples(monkeypatch, panel
     assert relative_error(single, full) < 1e-5
 
 
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("traced", (False, True))
+@pytest.mark.parametrize("others", (0, 5))
+def test_progress_rises_from_nothing_to_all(route, traced, others):
+    network, x = make_network("myrtle5"), make_inputs()
+    z = make_inputs(others, seed=3) if others else None
+    least = int(_refusal(network, x, 1, z).split()[-1])
+    for budget in (least, 2**30) if route == "structured" else (2**30,):
+        shares = []
+        kernel.empirical_ntk(
+            network,
+            x,
+            other_inputs=z,
+            traced=traced,
+            memory_bytes=budget,
+            route=route,
+            on_progress=shares.append,
+        )
+        assert shares[0] == 0.0 and shares[-1] == pytest.approx(1.0, abs=1e-12)
+        assert shares == sorted(shares) and len(shares) >= 2
+        assert route == "torch_func" or len(shares) > 5
+
+
 def branched(model: str) -> nn.Module:
     """Return a network that is no chain, in float64 at its random start."""
     if model == "residual_network":

@@ -150,9 +150,11 @@ def test_members_have_noise_of_their_own_and_repeat_bit_for_bit():
     _, _, loss_and_gradient = linear_problem()
     centre = torch.zeros(200, dtype=torch.float64)
     known = dict(step=0.02, temperature=0.3, start_variance=S_0)
+    counted = []
     one = langevin_networks.simulate_cloud(
-        loss_and_gradient, centre, [0.1, 0.2], seeds=[3, 4], **known
+        loss_and_gradient, centre, [0.1, 0.2], seeds=[3, 4], on_step=counted.append, **known
     )
+    assert counted == list(range(1, 2 * 10 + 1))
     two = langevin_networks.simulate_cloud(loss_and_gradient, centre, [0.2], seeds=[3, 5], **known)
     assert np.array_equal(one.displacements[-1, 0], two.displacements[-1, 0])
     assert not np.array_equal(one.displacements[-1, 1], two.displacements[-1, 1])

@@ -25,6 +25,7 @@ from pipeline import log
 
 log.TERMINAL_SECONDS = 0.0
 with log.logged(snakemake.log[0]):
+    log.announce("eigenvalues of 8 rows")
     progress = log.Progress(4, every=0.0)
     for done in range(1, 5):
         time.sleep(0.01)
@@ -67,13 +68,15 @@ def test_progress_of_jobs_is_shown_on_a_terminal_and_logged(tmp_path):
     shown = run_on_terminal(tmp_path)
     assert re.search(LINE, shown), shown
     assert re.search(r"left 0:00:00, ends \d\d:\d\d", shown)
+    assert "train3 digits n8 myrtle5: eigenvalues of 8 rows" in shown
     log = next((tmp_path / "results/logs").rglob("train3.log")).read_text()
+    assert "eigenvalues of 8 rows" in log
     assert " 75.0 % time 3 of 4" in log and "peak memory" in log and machine() in log
 
 
 def test_progress_is_only_logged_in_ci(tmp_path):
     shown = run_on_terminal(tmp_path, CI="true")
-    assert "inefficiency" not in shown
+    assert "inefficiency" not in shown and "eigenvalues" not in shown
     assert (
         " 75.0 % time 3 of 4" in next((tmp_path / "results/logs").rglob("train3.log")).read_text()
     )

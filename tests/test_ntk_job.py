@@ -1,5 +1,8 @@
 """The rule ntk through its script: all routes to the full kernel's sums agree."""
 
+import functools
+import re
+
 import ntk
 import numpy as np
 import prepare
@@ -7,6 +10,7 @@ import pytest
 import subset
 import torch
 
+from pipeline.log import Progress
 from pipeline.stores import read_netcdf
 from speedlimits.kernel import Cost, spectrum_cost
 from speedlimits.networks import fully_connected, initialise_
@@ -119,6 +123,19 @@ def test_quadrature_error_estimate_tells_the_size_of_the_error(spectrum):
         # Between two rules: it may miss the error by a factor, not by an order of magnitude.
         assert estimates[-1] / 5 < error < 5 * estimates[-1]
     assert estimates[2] < estimates[0] / 3
+
+
+def test_log_tells_how_far_kernel_and_quadrature_are(spectrum, tmp_path, monkeypatch):
+    monkeypatch.setattr(ntk, "Progress", functools.partial(Progress, every=0.0))
+    line = r"100\.0 % {}, elapsed 0:00:\d\d, left 0:00:00, ends \d\d:\d\d"
+    spectrum()
+    log = (tmp_path / "job.log").read_text()
+    assert re.search(line.format("of the kernel of 200 rows"), log), log
+    assert "eigenvalues of the full NTK, (N C) x (N C), of 200 rows" in log
+    spectrum(full_rows_limit=199)
+    log = (tmp_path / "job.log").read_text()
+    assert re.search(line.format("of the kernel of 20 rows"), log), log
+    assert re.search(line.format("Jacobian products"), log), log
 
 
 def test_cost_model_counts_the_operations_of_dense_layers():

@@ -26,6 +26,7 @@ PEAK_GPU = "peak GPU memory"  # how a log names it; the benchmark summary looks 
 
 _terminal: TextIO | None = None  # where progress is shown beside the log
 _job = ""  # the job's name there
+_start = 0.0  # when it started
 
 
 def versions() -> dict[str, str]:
@@ -107,7 +108,7 @@ def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
         Interrupted: as the body raised it.
         SystemExit: if the body raised any other error.
     """
-    global _terminal, _job
+    global _terminal, _job, _start
     terminal = sys.stderr
     shown = terminal is not None and terminal.isatty() and not os.environ.get("CI")
     _terminal, _job = (terminal if shown else None), job_name(path)
@@ -116,7 +117,7 @@ def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
             told = ", ".join(f"{name} {version}" for name, version in versions().items())
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} start: {told}")
             print(f"machine: {machine()}")
-            start = time.monotonic()
+            start = _start = time.monotonic()
             try:
                 yield
             except Interrupted as stopped:
@@ -133,6 +134,17 @@ def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
             seconds = time.monotonic() - start
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             print(f"{now} done after {seconds:.1f} s, {peak_memory()}")
+
+
+def announce(text: str) -> None:
+    """Print what is computed next, where no share of it can be told; also on the terminal.
+
+    Args:
+        text: what it is, with its size.
+    """
+    print(text)
+    if _terminal is not None and time.monotonic() - _start >= TERMINAL_SECONDS:
+        print(f"{_job}: {text}", file=_terminal, flush=True)
 
 
 class Progress:

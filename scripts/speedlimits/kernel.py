@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -110,6 +110,7 @@ def empirical_ntk(
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     accumulate_dtype: torch.dtype = torch.float64,
     route: str | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Return the NTK Theta(x, x') = J(x) J(x')^T at the current weights of the network.
 
@@ -123,6 +124,7 @@ def empirical_ntk(
         accumulate_dtype: dtype in which contributions are summed. float64 also protects the small
             eigenvalues from the rounding of float32 products (``kernel_sequential``).
         route: ``structured`` or ``torch_func``; None means the one of ``choose_route``.
+        on_progress: called now and then with the share of the operations done, 0 at first.
 
     Returns:
         float64 tensor on the inputs' device: (N C, M C), or (N, M) if traced; row i * C + a is
@@ -141,7 +143,7 @@ def empirical_ntk(
     # Jacobians are formed by hand or by torch.func: an outer tape would only hold memory.
     with torch.no_grad():
         return functions[name](
-            network, inputs, other_inputs, traced, memory_bytes, accumulate_dtype
+            network, inputs, other_inputs, traced, memory_bytes, accumulate_dtype, on_progress
         )
 
 
@@ -348,6 +350,7 @@ def _general_ntk(
     traced: bool,
     memory_bytes: int,
     accumulate_dtype: torch.dtype,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Return the NTK from explicit per-sample Jacobians of pairs of sample blocks.
 
@@ -370,6 +373,8 @@ def _general_ntk(
     kernel = inputs.new_empty(
         (len(inputs) * per_sample, len(others) * per_sample), dtype=torch.float64
     )
+    if on_progress is not None:
+        on_progress(0.0)
     for row in range(0, len(inputs), block):
         left = _jacobian_block(network, inputs[row : row + block], traced)
         rows = slice(row * per_sample, (row + block) * per_sample)
@@ -385,6 +390,9 @@ def _general_ntk(
             kernel[rows, columns] = part
             if other_inputs is None:
                 kernel[columns, rows] = part.T
+        if on_progress is not None:
+            done = min(row + block, len(inputs)) / len(inputs)
+            on_progress(done**2 if other_inputs is None else done)
     return kernel
 
 

@@ -35,13 +35,14 @@ a pass holds all samples, and sweeps through the network once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
 
@@ -116,6 +117,7 @@ def structured_ntk(
     traced: bool,
     memory_bytes: int,
     accumulate_dtype: torch.dtype,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Return the NTK of a chain of known layers.
 
@@ -129,6 +131,7 @@ def structured_ntk(
         traced: average over equal outputs.
         memory_bytes: bound on the memory of the call.
         accumulate_dtype: dtype of the sums.
+        on_progress: as for ``kernel.empirical_ntk``.
 
     Returns:
         float64 tensor (N C, M C), or (N, M) if traced, in 1 / time.
@@ -147,12 +150,15 @@ def structured_ntk(
         "pooled": _add_pooled,
         "convolution": partial(_add_convolution, centred=centred),
     }
+    panels = _panels(len(sets[0]), len(sets[-1]), plan.panel, other_inputs is None)
+    work = _Work(layers, sets, plan.passes, panels, outputs, traced, on_progress)
     for pieces in plan.passes:
-        factors = [_factors(layers, x, pieces, outputs, plan.batch, accumulate_dtype) for x in sets]
+        factors = [
+            _factors(layers, x, pieces, outputs, plan.batch, accumulate_dtype, work) for x in sets
+        ]
         for number, piece in enumerate(pieces):
             left, right = factors[0][number], factors[-1][number]
-            panels = _panels(len(sets[0]), len(sets[-1]), plan.panel, left is right)
-            add[piece.kind](kernel, left, right, panels, traced)
+            add[piece.kind](kernel, left, right, work.counted(panels, piece), traced)
         del factors, left, right  # before the next pass allocates its own
     if other_inputs is None:
         _mirror_lower_(kernel, plan.panel * per_sample)
@@ -361,6 +367,7 @@ def _factors(
     outputs: int,
     batch: int,
     accumulate_dtype: torch.dtype,
+    work: _Work,
 ) -> list[list[Tensor]]:
     """Return the factors of every piece for all samples, computed in micro-batches."""
     dtypes = (inputs.dtype, torch.promote_types(inputs.dtype, accumulate_dtype))
@@ -372,6 +379,7 @@ def _factors(
             for piece, factor in zip(pieces, factors, strict=True):
                 if piece.index == index:
                     _fill(piece, layers[index], *tensors, [f[part] for f in factor])
+        work.swept(min(batch, len(inputs) - start))
     for piece, factor in zip(pieces, factors, strict=True):
         if piece.kind == "pooled":
             output_weights = layers[-1].weight * layers[-1].scale
@@ -422,6 +430,60 @@ def _fill(
     torch.bmm(cotangent[:, :, channels].flatten(3).flatten(1, 2), patches, out=gradient)
 
 
+class _Work:
+    """Operations done and to be done, which is what a remaining time follows from.
+
+    A sweep pulls C cotangents through the layers, about 2 C f operations per sample with f those of
+    its forward pass; a product takes 2 C'^2 operations per pair of samples and column of J.
+    """
+
+    def __init__(
+        self,
+        layers: list[nn.Module],
+        sets: list[Tensor],
+        passes: list[list[Piece]],
+        panels: list[tuple[slice, slice]],
+        outputs: int,
+        traced: bool,
+        on_progress: Callable[[float], None] | None,
+    ):
+        with FlopCounterMode(display=False) as counter:
+            layers[-1](_forward(layers, sets[0][:1])[-1])
+        self._sweep = 2 * outputs * counter.get_total_flops()
+        self._layers, self._square = layers, 1 if traced else outputs**2
+        self._on_progress = on_progress or (lambda share: None)
+        pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in panels)
+        of_pairs = sum(self._per_pair(piece) for pieces in passes for piece in pieces)
+        samples = len(passes) * sum(len(x) for x in sets)
+        self._total, self._done = self._sweep * samples + pairs * of_pairs, 0
+        self._on_progress(0.0)
+
+    def _per_pair(self, piece: Piece) -> int:
+        """Return the operations of a piece per pair of samples."""
+        weight = self._layers[piece.index].weight
+        if piece.kind == "linear":
+            return 2 * (weight.shape[1] + self._square * weight.shape[0])
+        columns = (piece.stop - piece.start) * weight[0].numel()
+        return 2 * columns * (1 if piece.kind == "pooled" else self._square)
+
+    def _add(self, operations: int) -> None:
+        self._done += operations
+        self._on_progress(self._done / self._total)
+
+    def swept(self, samples: int) -> None:
+        """Count a micro-batch of a sweep."""
+        self._add(self._sweep * samples)
+
+    def counted(
+        self, panels: list[tuple[slice, slice]], piece: Piece
+    ) -> Iterator[tuple[slice, slice]]:
+        """Yield the panels, and count each once the next one is asked for."""
+        each = self._per_pair(piece)
+        for rows, columns in panels:
+            yield rows, columns
+            self._add(each * (rows.stop - rows.start) * (columns.stop - columns.start))
+
+
 # ----------------------------------------------------------------- the products: Theta += Theta_l
 
 
@@ -435,7 +497,7 @@ def _add_linear(
     kernel: Tensor,
     left: list[Tensor],
     right: list[Tensor],
-    panels: list[tuple[slice, slice]],
+    panels: Iterable[tuple[slice, slice]],
     traced: bool,
 ) -> None:
     """Add <h_i, h_j> <g_ia, g_jb>; factors h (N, fan_in) and g (N, C, fan_out)."""
@@ -455,7 +517,7 @@ def _add_pooled(
     kernel: Tensor,
     left: list[Tensor],
     right: list[Tensor],
-    panels: list[tuple[slice, slice]],
+    panels: Iterable[tuple[slice, slice]],
     traced: bool,
 ) -> None:
     """Add sum_o V_ao V_bo <M_o(i), M_o(j)>; factors M (N, o, K) and V (C, o)."""
@@ -478,7 +540,7 @@ def _add_convolution(
     kernel: Tensor,
     left: list[Tensor],
     right: list[Tensor],
-    panels: list[tuple[slice, slice]],
+    panels: Iterable[tuple[slice, slice]],
     traced: bool,
     *,
     centred: bool,

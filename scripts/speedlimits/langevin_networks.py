@@ -17,7 +17,7 @@ loss, weights and training time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ def simulate_cloud(
     start_variance: float,
     seeds: Sequence[int],
     lambda_1: float | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Cloud:
     """Evolve a cloud by Euler-Maruyama (weak order 1: averages are off by O(step)).
 
@@ -72,6 +73,7 @@ def simulate_cloud(
         start_variance: s_0 > 0.
         seeds: one per member, of its start and noise.
         lambda_1: largest eigenvalue if known; only named in errors.
+        on_step: called after every step with the number of steps of all members so far.
 
     Returns:
         The cloud.
@@ -79,7 +81,7 @@ def simulate_cloud(
     centre = theta_0.detach().to(torch.float64)
     steps = np.maximum(np.round(np.asarray(times, float) / step), 1).astype(int)
     displacements, drops, heats = [], [], []
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         # the noise of the steps takes the same key with counters of its own, from 0 upwards
         draw = np.random.Generator(np.random.Philox(key=seed, counter=(1 << 255)))
         away = np.sqrt(start_variance) * draw.standard_normal(centre.numel())
@@ -89,8 +91,16 @@ def simulate_cloud(
         )
         heat = HeatMeter(member)
         first, of_member = member.loss, []
+
+        def after_step(
+            evolution: LangevinDynamics, heat: HeatMeter = heat, before: int = number * steps[-1]
+        ) -> None:
+            heat(evolution)
+            if on_step is not None:
+                on_step(before + evolution.steps)
+
         for count in steps:
-            member.advance(step * count, heat)
+            member.advance(step * count, after_step)
             position = (member.weights - centre).cpu().numpy()
             of_member.append((position, first - member.loss, heat.heat))
         for kept, values in zip(
