@@ -1,5 +1,6 @@
 """The workflow itself: a miniature run, reruns, refusals, presets, environments."""
 
+import ast
 import hashlib
 import os
 import re
@@ -245,6 +246,15 @@ def env_of_rules():
     return found
 
 
+def imported_names(source):
+    """Return the top-level names that ``source`` imports anywhere, read from its syntax tree."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
 @pytest.mark.parametrize("rule", [*RULES, "download"])
 def test_environment_provides_what_the_rule_imports(rule):
     script = RULES[rule].script if rule in RULES else "download.py"
@@ -252,10 +262,9 @@ def test_environment_provides_what_the_rule_imports(rule):
     local = {path.stem for path in SCRIPTS.glob("*.py")} | {"speedlimits", "pipeline", "plots"}
     needed = set()
     for path in reachable(script, *more):
-        for line in (SCRIPTS / path).read_text().splitlines():
-            match = re.match(r"\s*(?:from|import) ([a-zA-Z_]+)", line)
-            if match and match[1] not in sys.stdlib_module_names | local | {"__future__"}:
-                needed.add(CONDA_NAMES.get(match[1], match[1]))
+        for name in imported_names((SCRIPTS / path).read_text()):
+            if name not in sys.stdlib_module_names | local:
+                needed.add(CONDA_NAMES.get(name, name))
     assert needed <= conda_packages(env_of_rules()[rule]), rule
 
 
