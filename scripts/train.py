@@ -42,6 +42,10 @@ RECORDED = {
     "gradient_norm": ("loss / weight", "gradient norm |grad L|"),
     "path_length": ("weight", "path length l_gamma, integral of |d theta/dt| from the start"),
     "action": ("weight^2 / time", "action, integral of |d theta/dt|^2 from the start"),
+    "velocity_noise": (
+        "weight^2 / time",
+        "action that errors of the integrated flow's velocity would add; 0 for other dynamics",
+    ),
     "geodesic_length": ("weight", "geodesic length l_geo = |theta - theta_0|"),
     "gradients": ("1", "gradient evaluations since the start, samples over n for minibatches"),
     "kinetic_energy": ("loss", "kinetic energy m |d theta/dt|^2 / 2; 0 without momentum"),

@@ -370,7 +370,9 @@ EVOLUTIONS = {
     "flow": lambda f, theta_0: GradientFlow(f, theta_0, end_time=1.0),
     "langevin": lambda f, theta_0: LangevinDynamics(f, theta_0, 0.002, 0.01, seed=2),
 }
-ATTRIBUTES = ("time", "loss", "gradient_norm", "path_length", "action", "gradients", "steps")
+ATTRIBUTES = (
+    "time", "loss", "gradient_norm", "path_length", "action", "velocity_noise", "gradients", "steps",
+)  # fmt: skip
 
 
 class StopRequestedError(Exception):
@@ -473,3 +475,27 @@ def test_wrong_arguments_are_refused(build):
     model = LinearModel()
     with pytest.raises(ValueError, match="is"):
         build(model.loss_and_gradient, model.theta_0)
+
+
+def test_action_is_freed_of_the_noise_of_velocities_at_relu_kinks():
+    # So few ReLUs that the flow slides along their kinks: raw velocities there are noise.
+    loss_and_gradient, theta_0 = small_problem(smooth=False)
+    flow = GradientFlow(loss_and_gradient, theta_0, end_time=30.0)
+    start_loss, last = flow.loss, 0.0
+    for time in np.geomspace(1e-2, 30.0, 12):
+        flow.advance(time)
+        assert flow.velocity_noise >= last  # it accumulates
+        assert time * flow.action >= flow.path_length**2 * (1 - 1e-12)
+        last = flow.velocity_noise
+    drop = start_loss - flow.loss
+    raw = flow.action + flow.velocity_noise - drop
+    assert raw > 0.05 * drop  # the case is one where it matters
+    assert abs(flow.action - drop) < 0.5 * raw  # what remains is in the chords themselves
+
+
+def test_smooth_flow_has_no_velocity_noise_to_speak_of():
+    loss_and_gradient, theta_0 = small_problem()
+    flow = GradientFlow(loss_and_gradient, theta_0, end_time=3.0)
+    start_loss = flow.loss
+    flow.advance(3.0)
+    assert flow.velocity_noise < 0.01 * (start_loss - flow.loss)

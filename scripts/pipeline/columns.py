@@ -16,7 +16,10 @@ COLUMNS = {
     "geodesic_length": ("weight", "geodesic length l_geo = |theta_T - theta_0|"),
     "path_length": ("weight", "path length l_gamma"),
     "action": ("weight^2 / time", "action, integral of |d theta/dt|^2"),
-    "discretisation": ("1", "(action - loss drop) / loss drop, 0 for exact gradient flow"),
+    "discretisation": (
+        "1",
+        "(action with velocity noise - loss drop) / loss drop, 0 for exact gradient flow",
+    ),
     "speed_limit_time": ("time", "speed-limit time T_SL = l_geo^2 / (L_0 - L_T)"),
     "inefficiency": ("1", "inefficiency T/T_SL"),
     "speed_unevenness": ("1", "uneven speed T (L_0 - L_T) / l_gamma^2"),

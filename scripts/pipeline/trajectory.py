@@ -182,6 +182,7 @@ class StagedTrajectory:
             "gradient_norm": evolution.gradient_norm,
             "path_length": evolution.path_length,
             "action": evolution.action,
+            "velocity_noise": evolution.velocity_noise,
             "geodesic_length": evolution.displacement.norm().item(),
             "gradients": evolution.gradients,
             "kinetic_energy": evolution.kinetic_energy,

@@ -89,11 +89,16 @@ class Evolution:
         gradient_norm: |grad L| at ``weights``.
         path_length: int |theta'| dt from the start.
         action: int |theta'|^2 dt from the start.
+        velocity_noise: what an integrator's errors of the velocity would add to ``action``, with
+            the units of ``action``; 0 for all but gradient flow.
         gradients: number of gradient evaluations.
         steps: number of accepted steps.
     """
 
-    _SCALARS = ("time", "loss", "path_length", "action", "gradients", "steps", "_explosion")
+    _SCALARS = (
+        "time", "loss", "path_length", "action", "velocity_noise", "gradients", "steps",
+        "_explosion",
+    )  # fmt: skip
     _TENSORS = ("displacement", "_gradient")
 
     def __init__(
@@ -102,7 +107,7 @@ class Evolution:
         self._loss_and_gradient = loss_and_gradient
         self.theta_0 = theta_0.detach().to(torch.float64).clone()
         self.lambda_1 = lambda_1
-        self.time, self.path_length, self.action = 0.0, 0.0, 0.0
+        self.time = self.path_length = self.action = self.velocity_noise = 0.0
         self.gradients, self.steps = 0, 0
         self._explosion = math.inf
         self.displacement = torch.zeros_like(self.theta_0)
@@ -330,10 +335,10 @@ class GradientFlow(Evolution):
     Between the ends of a step everything is read off the cubic Hermite polynomial through both
     ends and their velocities: the snapshot times cost no gradients and do not change the steps.
     Path length and action are integrals of this curve's |u'| and |u'|^2, exact to rounding for
-    the action and by Gauss-Legendre quadrature (five nodes a step) for the length, which is then
-    freed from the noise of stiff directions by the identity int |u'|^2 dt = loss drop. Against
-    the exact flow all three, and the loss, have the error of the integrator; the action exceeds
-    the loss drop where that noise is large, which measures it.
+    the action and by Gauss-Legendre quadrature (five nodes a step) for the length. Both are then
+    freed from the noise of stiff directions by the identity int |u'|^2 dt = loss drop, step by
+    step, and never below the chord's; ``velocity_noise`` is the part of the action that went.
+    Against the exact flow all three, and the loss, have the error of the integrator.
 
     ``time`` and all that goes with it stop at ``until``, while the last step may end beyond it;
     ``loss`` is interpolated in the same way, with the slope -|grad L|^2.
@@ -350,8 +355,8 @@ class GradientFlow(Evolution):
 
     _SCALARS = Evolution._SCALARS + (
         "spectral_radius", "_refresh_at", "_deflate_count", "_deflate_after", "_next_step",
-        "_start_time", "_start_loss", "_start_path_length", "_start_action",
-        "_end_time", "_end_loss", "_end_path_length", "_end_action",
+        "_start_time", "_start_loss", "_start_path_length", "_start_action", "_start_noise",
+        "_end_time", "_end_loss", "_end_path_length", "_end_action", "_end_noise",
     )  # fmt: skip
     _TENSORS = Evolution._TENSORS + (
         "_start", "_start_gradient", "_end", "_end_gradient", "_direction"
@@ -374,8 +379,8 @@ class GradientFlow(Evolution):
         self._start = self._end = self.displacement
         self._start_gradient = self._end_gradient = self._gradient
         self._start_loss = self._end_loss = self.loss
-        self._start_time = self._start_path_length = self._start_action = 0.0
-        self._end_time = self._end_path_length = self._end_action = 0.0
+        self._start_time = self._start_path_length = self._start_action = self._start_noise = 0.0
+        self._end_time = self._end_path_length = self._end_action = self._end_noise = 0.0
         self._next_step = 0.0
         self._direction = self._gradient  # where the power iteration stands
         self.spectral_radius, self._refresh_at = 0.0, 0
@@ -464,12 +469,14 @@ class GradientFlow(Evolution):
         self._start, self._start_gradient = self._end, self._end_gradient
         self._start_time, self._start_loss = self._end_time, self._end_loss
         self._start_path_length, self._start_action = self._end_path_length, self._end_action
+        self._start_noise = self._end_noise
         self._end, self._end_gradient, self._end_time, self._end_loss = (
             end, gradient, end_time, loss
         )  # fmt: skip
-        path_length, action = self._path_integrals(1.0)
+        path_length, action, noise = self._path_since_start(1.0, end)
+        self._end_path_length += path_length
         self._end_action += action
-        self._end_path_length += self._length_without_noise(path_length, end)
+        self._end_noise += noise
         self.steps += 1
         self._next_step = step * _step_factor(error)
 
@@ -544,17 +551,23 @@ class GradientFlow(Evolution):
         weights = 0.5 * fraction * step * GAUSS_WEIGHTS
         return float(weights @ np.sqrt(squares)), float(weights @ squares)
 
-    def _length_without_noise(self, length: float, until: Tensor) -> float:
-        """Return the length of the Hermite curve from _start to ``until``, less stiff noise.
+    def _path_since_start(self, fraction: float, until: Tensor) -> tuple[float, float, float]:
+        """Return path length and action from _start to ``until``, less stiff noise, and the noise.
 
         A small error of a step in a stiff direction hardly moves the end of the step or its loss,
         but its velocity is the error times a large eigenvalue, and the curve's |u'|^2 is too
         large. The flow obeys int |u'|^2 dt = loss drop, so the step's mean square speed is known:
-        the length is scaled to it, never up, and never below the chord.
+        velocities are scaled to it, never up, and never below the chord, which no curve through
+        the ends of the step undercuts. The noise is the part of the action that goes.
         """
-        action, drop = self._end_action - self._start_action, self._start_loss - self._end_loss
-        scale = math.sqrt(min(max(drop / action, 0.0), 1.0)) if action > 0.0 else 1.0
-        return max(scale * length, (until - self._start).norm().item())
+        length, action = self._path_integrals(fraction)
+        of_step = action if fraction == 1.0 else self._path_integrals(1.0)[1]
+        drop = self._start_loss - self._end_loss
+        square = min(max(drop / of_step, 0.0), 1.0) if of_step > 0.0 else 1.0
+        chord = (until - self._start).norm().item()
+        elapsed = fraction * (self._end_time - self._start_time)
+        freed = max(square * action, chord**2 / elapsed)
+        return max(math.sqrt(square) * length, chord), freed, max(action - freed, 0.0)
 
     def _read_off(self, time: float) -> None:
         """Set the public attributes to their values at a time inside the current step."""
@@ -566,6 +579,7 @@ class GradientFlow(Evolution):
                 self._end, self._end_gradient, self._end_loss
             )  # fmt: skip
             self.path_length, self.action = self._end_path_length, self._end_action
+            self.velocity_noise = self._end_noise
             return
         chord, start, end = _hermite_velocity(np.array(x)).tolist()
         self._gradient = (
@@ -576,10 +590,10 @@ class GradientFlow(Evolution):
         self.displacement = _hermite(x, step, self._start, self._end, v_start, v_end)
         slopes = -self._start_gradient.square().sum(), -self._end_gradient.square().sum()
         self.loss = float(_hermite(x, step, self._start_loss, self._end_loss, *slopes))
-        path_length, action = self._path_integrals(x)
-        length = self._length_without_noise(path_length, self.displacement)
-        self.path_length = self._start_path_length + length
+        path_length, action, noise = self._path_since_start(x, self.displacement)
+        self.path_length = self._start_path_length + path_length
         self.action = self._start_action + action
+        self.velocity_noise = self._start_noise + noise
 
     def _step_description(self) -> str:
         return f"flow step {self._next_step:.6g}"
