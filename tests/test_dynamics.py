@@ -371,7 +371,8 @@ EVOLUTIONS = {
     "langevin": lambda f, theta_0: LangevinDynamics(f, theta_0, 0.002, 0.01, seed=2),
 }
 ATTRIBUTES = (
-    "time", "loss", "gradient_norm", "path_length", "action", "velocity_noise", "gradients", "steps",
+    "time", "loss", "gradient_norm", "path_length", "action", "velocity_noise", "gradients",
+    "steps",
 )  # fmt: skip
 
 
