@@ -14,6 +14,18 @@ rule theory:
         ),
 
 
+# The linear perceptron on synthetic Gaussian data against the analytical expressions.
+rule experiment_perceptron:
+    input:
+        expand(
+            "results/theory/figures/{theory_figure}.png",
+            theory_figure=[
+                name for name in THEORY_FIGURES if name.startswith("linear_regression")
+            ],
+        ),
+    localrule: True
+
+
 # T_SL and inefficiency of networks against temperature.
 rule experiment_langevin_temperature:
     input:
