@@ -245,3 +245,19 @@ def test_ensemble_is_a_ratio_of_averages(trained):
     each = np.stack([row["inefficiency"] for row in rows])
     assert np.all(table["inefficiency"] <= each.max(axis=0) + 1e-12)
     assert isinstance(table, pd.DataFrame)
+
+
+def test_lengths_of_a_flow_whose_action_is_off_are_left_out(trained):
+    run = trained(final_time=30)
+    good = speed_limit.measured([run], 0)
+    assert np.isfinite(good["path"]).all()
+    rough = run.copy(deep=True)
+    rough["action"][-1] *= 1.5  # more than the loss drop explains
+    found = speed_limit.measured([rough], 0)
+    for name in ("path", "path2", "action"):
+        assert np.isnan(found[name][0, -1])
+        np.testing.assert_array_equal(found[name][0, :-1], good[name][0, :-1])
+    settings = {"seed": 1, "confidence": 0.95, "resamples": 20}
+    row = speed_limit.ensemble_table(found, good, settings, "cold").iloc[-1]
+    assert np.isfinite(row["inefficiency"]) and row["discretisation"] > 0.3
+    assert np.isnan(row["path_excess"]) and np.isnan(row["kinematic_inefficiency"])

@@ -134,7 +134,9 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool) -> None
     if axis is None:
         axes.set_xticks([])
         return
-    axes.set_xlabel(AXIS_LABELS.get(axis, "" if axis == "case" else axis.replace("_", " ").title()))
+    axes.set_xlabel(
+        AXIS_LABELS.get(axis, "" if axis == "case" else axis.replace("_", " ").capitalize())
+    )
     if numeric and min(places) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(ticker.NullLocator())

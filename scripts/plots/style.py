@@ -36,6 +36,8 @@ CURVES = {
 }
 NAMES = {
     "myrtle5": "Myrtle-5",
+    "myrtle7": "Myrtle-7",
+    "myrtle10": "Myrtle-10",
     "fully_connected": "fully connected",
     "cifar10": "CIFAR-10",
     "ntk": "NTK parameterisation",
