@@ -4,6 +4,8 @@ One node per ensemble, at the path of its folder below results/runs; below it ``
 and, where it is reached, ``warm``, each on its own recorded times.
 """
 
+import quick_start  # noqa: F401
+
 import pandas as pd
 import xarray as xr
 

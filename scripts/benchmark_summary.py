@@ -4,6 +4,8 @@ Snakemake's benchmark files know nothing of GPUs; the peak of a job's GPU memory
 which lies under the same path.
 """
 
+import quick_start  # noqa: F401
+
 import math
 import re
 from pathlib import Path

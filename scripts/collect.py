@@ -1,5 +1,7 @@
 """Gather the ensembles of a study into tidy tables, spectra and tests along its axes."""
 
+import quick_start  # noqa: F401
+
 import numpy as np
 import pandas as pd
 import xarray as xr

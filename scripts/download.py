@@ -3,6 +3,8 @@
 Nothing half-written is left behind: the archive appears under its name once its digest is right.
 """
 
+import quick_start  # noqa: F401
+
 import shutil
 import time
 from pathlib import Path

@@ -4,6 +4,8 @@ One row per moment and kernel. Realisations share the fit; where the window is t
 holds no exponents and says why.
 """
 
+import quick_start  # noqa: F401
+
 import math
 
 import numpy as np

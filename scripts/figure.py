@@ -1,5 +1,7 @@
 """Draw one figure of a study from its tables, as PNG and PDF."""
 
+import quick_start  # noqa: F401
+
 import importlib
 
 from pipeline.log import logged

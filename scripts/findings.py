@@ -4,6 +4,8 @@ A sentence claims an effect if its adjusted p-value (Holm, over all that the stu
 1 - confidence; else it says that there is no evidence, or that the runs are too few to give any.
 """
 
+import quick_start  # noqa: F401
+
 import math
 
 import pandas as pd

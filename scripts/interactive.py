@@ -3,6 +3,8 @@
 The page holds its data, style and program; it loads nothing and works from the disk.
 """
 
+import quick_start  # noqa: F401
+
 import json
 import math
 

@@ -11,6 +11,8 @@ A kernel or a spectrum that took long is kept until the file is written, so that
 not repeat it.
 """
 
+import quick_start  # noqa: F401
+
 import copy
 import itertools
 from functools import partial

@@ -6,6 +6,8 @@ the training pool. Of CIFAR-10 and digits ``test_count`` says how many images ar
 user's file or a teacher without test samples has no test part.
 """
 
+import quick_start  # noqa: F401
+
 import numpy as np
 import xarray as xr
 

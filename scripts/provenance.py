@@ -1,5 +1,7 @@
 """Write down what the results were made from: configuration, data, code, versions and machines."""
 
+import quick_start  # noqa: F401
+
 import html
 import json
 import re

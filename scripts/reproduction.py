@@ -5,6 +5,8 @@ paper's figure 1. The paper gives no table: its values are what its text and fig
 verdict follows from the criterion that stands beside it.
 """
 
+import quick_start  # noqa: F401
+
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

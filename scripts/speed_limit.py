@@ -5,6 +5,8 @@ ratio of averages over realisations; intervals are bootstrapped over realisation
 takes the measured spectrum at the same start; the power law takes the fitted exponents.
 """
 
+import quick_start  # noqa: F401
+
 import json
 import math
 

@@ -4,6 +4,8 @@ The subset draw depends on the data set, the selection and the number of the dra
 subset of size 64 is the beginning of that of size 128.
 """
 
+import quick_start  # noqa: F401
+
 import numpy as np
 import xarray as xr
 

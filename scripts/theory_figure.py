@@ -1,5 +1,7 @@
 """Draw one figure of the theory from its tables, as PNG and PDF."""
 
+import quick_start  # noqa: F401
+
 from pipeline.log import logged
 from pipeline.stores import read_table
 from plots import theory

@@ -5,6 +5,8 @@ production and T_SL are bounds from the members (see speedlimits.langevin_networ
 stand the exact values of the linearised network, from its measured NTK at the start.
 """
 
+import quick_start  # noqa: F401
+
 from collections.abc import Callable
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Linear regression under Langevin noise: closed forms, Marchenko-Pastur limit, simulation."""
 
+import quick_start  # noqa: F401
+
 import numpy as np
 import pandas as pd
 

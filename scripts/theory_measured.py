@@ -1,5 +1,7 @@
 """Place the networks of the studies in the theory: exponents and spectra at the start."""
 
+import quick_start  # noqa: F401
+
 import numpy as np
 import pandas as pd
 import xarray as xr

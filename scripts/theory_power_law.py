@@ -1,5 +1,7 @@
 """Power laws and other spectra: phase diagram, convergence to the asymptotes, inefficiencies."""
 
+import quick_start  # noqa: F401
+
 import numpy as np
 import pandas as pd
 

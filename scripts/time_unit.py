@@ -4,6 +4,8 @@ One value for all realisations of a network on a subset: that of realisation 0, 
 realisations changes no time.
 """
 
+import quick_start  # noqa: F401
+
 from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
 from pipeline.problem import build_problem

@@ -5,6 +5,8 @@ stability limit is refused before the first step, unless divergence is to be rec
 continues where its last checkpoint was taken and ends with the same bits (on a CPU).
 """
 
+import quick_start  # noqa: F401
+
 import json
 import math
 from pathlib import Path

@@ -2,6 +2,8 @@
 reaches the threshold from below. If it never does, say so; cold results stand on their own.
 """
 
+import quick_start  # noqa: F401
+
 import numpy as np
 
 from pipeline.log import logged

@@ -7,6 +7,7 @@ name; nothing is shown where the standard error is a file or the variable CI is 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import os
 import platform
@@ -83,6 +84,8 @@ def logged(path: str) -> Iterator[None]:
             traceback on the terminal.
     """
     terminal = sys.stderr
+    gc.freeze()  # nothing that imports created becomes garbage
+    gc.enable()
 
     def tell(text: str) -> None:
         with contextlib.suppress(OSError):  # who started this job may be gone
