@@ -205,6 +205,29 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     return lines
 
 
+def out_of_reach(rows: pd.DataFrame, level: float) -> str:
+    """Return a sentence on tests that Holm's first threshold put out of reach, empty without any.
+
+    Args:
+        rows: all primary tests of one moment, with p_value and p_smallest.
+        level: 1 - confidence.
+    """
+    made = rows[rows["p_value"].notna()]
+    if len(made) == 0:
+        return ""
+    least = made["p_smallest"]
+    beyond = made[(least <= level) & (least > level / len(made))]
+    if len(beyond) == 0:
+        return ""
+    return (
+        f"Of the {len(made)} tests at this moment {len(beyond)} have too few arrangements of their "
+        f"runs for Holm's first threshold, {level / len(made):.2g} (least p-values from "
+        f"{beyond['p_smallest'].min():.2g}): unless others are claimed first, they can "
+        "claim nothing, whatever the effect. Judge those by their intervals, or take more "
+        "realisations or fewer values."
+    )
+
+
 def listed(heading: str, lines: list[str]) -> str:
     """Return a heading with its list, empty without lines."""
     return "\n".join([heading, "", *lines]) if lines else ""
@@ -242,6 +265,10 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     ]
     kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}
     for at, moment in MOMENTS.items():
+        tests = [t for t in (tables[name] for name in kinds) if "quantity" in t and len(t)]
+        tests = [t[t["quantity"].isin(PRIMARY) & (t["at"] == at)] for t in tests]
+        if tests:
+            parts.append(out_of_reach(pd.concat(tests), 1 - confidence))
         for start in ("cold", "warm"):
             sentences = []
             for table, sentence in kinds.items():
@@ -255,9 +282,10 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
                 sentences += [sentence(row, confidence) for _, row in decided.iterrows()]
                 sentences += too_few(rows[wanted & undecided])
             if sentences:
-                parts.append(f"From the {start} start, {moment}. " + " ".join(sentences))
+                heading = f"From the {start} start, {moment}:"
+                parts.append(listed(heading, [f"- {sentence}" for sentence in sentences]))
     related = [correlation_sentence(r, confidence) for _, r in tables["correlations"].iterrows()]
-    parts.append(" ".join(related))
+    parts.append(listed("Correlations at the end:", [f"- {sentence}" for sentence in related]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

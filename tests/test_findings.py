@@ -106,6 +106,18 @@ def test_too_few_runs_say_so():
     assert "times that of" not in text
 
 
+def test_tests_that_the_correction_puts_out_of_reach_are_named():
+    axes = {"model": ["a", "b"]}
+    text, tables = written(runs(ratio=9.0, realisations=4, sizes=(8,)), axes)
+    row = tables["comparisons"].query("quantity == 'inefficiency'").iloc[0]
+    assert row["p_smallest"] == pytest.approx(2 / 70)  # 4 of 8, and the mirror image
+    assert row["p_value"] < 0.05  # the effect is as clear as so few runs can show
+    assert row["p_adjusted"] > 0.05
+    assert "have too few arrangements of their runs for Holm's first threshold" in text
+    text, _ = written(runs(ratio=9.0, realisations=8, sizes=(8,)), axes)
+    assert "too few arrangements" not in text
+
+
 def test_a_trend_inside_strata_is_not_mistaken_for_one_between_them():
     # Inside each model y falls with x; between them it rises: the pooled slope has the wrong sign.
     x = np.array([1.0, 2, 4, 8] * 3 + [10.0, 20, 40, 80] * 3)
