@@ -369,8 +369,8 @@ def test_labels_come_from_the_columns_that_vary():
     assert labels(STUDIES["models"]["settings"]) == ["fully connected", "Myrtle-5"]
     assert labels(STUDIES["sizes and widths"]["settings"])[0] == "$n = 64$, width 16"
     assert labels(STUDIES["tolerances"]["settings"]) == [
-        "$n = 64$, tolerance0.001",
-        "$n = 64$, tolerance0.01",
+        "$n = 64$, tolerance 0.001",
+        "$n = 64$, tolerance 0.01",
     ]
 
 
@@ -410,3 +410,8 @@ def test_uneven_speed_below_one_is_explained(tables):
     words = [[t.get_text() for t in figure.axes[k].texts] for k in (0, 3)]
     assert not any("below 1" in text for text in words[0])
     assert any("below 1" in text and "25 %" in text for text in words[1])
+
+
+def test_words_of_paths_stand_apart_from_their_numbers():
+    paths = [f"runs/digits/n32/fully_connected-width8-depth{depth}-ntk" for depth in (2, 5)]
+    assert style.path_differences(paths) == ["depth 2", "depth 5"]

@@ -45,6 +45,8 @@ NAMES = {
     "gradient_flow": "gradient flow",
     "gradient_descent": "gradient descent",
 }
+# Words of a path that carry their number: depth5 reads "depth 5".
+NUMBERED = re.compile(r"\b(depth|width|patch|scale|tolerance|rate|momentum|batch)(\d)")
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
 VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "subset")
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
@@ -158,7 +160,8 @@ def path_differences(paths: Sequence[str]) -> list[str]:
     """Return what distinguishes paths of ensembles whose identification columns agree."""
     tokens = [[t for t in re.split(r"[/-]", path) if t] for path in paths]
     common = set.intersection(*map(set, tokens))
-    return [" ".join(t for t in of if t not in common).replace("_", " ") for of in tokens]
+    shown = [" ".join(t for t in of if t not in common).replace("_", " ") for of in tokens]
+    return [NUMBERED.sub(r"\1 \2", text) for text in shown]
 
 
 def ensembles(table: pd.DataFrame) -> list[Ensemble]:
