@@ -21,6 +21,7 @@ PANELS = (
 )  # fmt: skip
 MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
 HOLLOW = {"linestyle": "none", "marker": "D", "markersize": 3.5, "mfc": "white", "zorder": 2}
+WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the lesser ones
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
 
 
@@ -56,8 +57,7 @@ def draw(outcomes: pd.DataFrame) -> Figure:
             style.say(panel, style.NEVER_WARM if start == "warm" else "nothing to show")
             panel.set_yticks([])
             continue
-        low, high = panel.get_ylim()
-        if low > 0:
+        if panel.dataLim.y0 > 0 and panel.dataLim.y1 > WIDE * panel.dataLim.y0:
             style.log_axes(panel, "y")
     if len(series) > 1:
         pairs = zip(series, colours, strict=True)
