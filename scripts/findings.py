@@ -228,6 +228,85 @@ def out_of_reach(rows: pd.DataFrame, level: float) -> str:
     )
 
 
+def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence per start: the lowest and highest T/T_SL of an ensemble at the end."""
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
+    sentences = []
+    for start, rows in whole.groupby("start", sort=False):
+        rows = rows[rows["inefficiency"].notna()]
+        if len(rows) == 0:
+            continue
+        low = rows.loc[rows["inefficiency"].idxmin()]
+        high = rows.loc[rows["inefficiency"].idxmax()]
+        ends = [f"{row['inefficiency']:.3g}" for row in (low, high)]
+        text = f"at {ends[0]}" + (" in every ensemble" if len(rows) > 1 else "")
+        if ends[0] != ends[1]:
+            text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
+        sentences.append(f"From the {start} start T/T_SL ends {text}.")
+    return sentences
+
+
+def prediction_summary(lines: list[str]) -> list[str]:
+    """Return a sentence per start that counts the verdicts of ``prediction_lines``."""
+    sentences = []
+    for start in ("cold", "warm"):
+        here = [line for line in lines if f"{start} start: " in line]
+        if here:
+            slower = sum("slower than predicted" in line for line in here)
+            faster = sum("faster than predicted" in line for line in here)
+            sentences.append(
+                f"Against the prediction from the NTK at the {start} start, {slower} of "
+                f"{len(here)} ensembles are slower, {faster} faster, {len(here) - slower - faster} "
+                "not told apart."
+            )
+    return sentences
+
+
+def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[str]:
+    """Return a sentence per start with all effects claimed at the end, or that there are none."""
+    sentences = []
+    for start in ("cold", "warm"):
+        claimed, made = [], 0
+        for name in ("trends", "comparisons"):
+            rows = tables[name]
+            if "quantity" not in rows or len(rows) == 0:
+                continue
+            wanted = rows["quantity"].isin(PRIMARY) & (rows["at"] == "end")
+            for _, row in rows[wanted & (rows["start"] == start)].iterrows():
+                made += math.isfinite(row["p_value"])
+                if evidence(row, 1 - confidence) != "effect":
+                    continue
+                axis = words(row["against"])
+                if name == "trends":
+                    verb = "grows" if row["slope"] > 0 else "falls"
+                    claimed.append(f"{NAMES[row['quantity']]} {verb} with {axis}")
+                else:
+                    where = "" if row["against"] == "case" else f"{axis} "
+                    change = "higher" if row["effect"] > 1 else "lower"
+                    claimed.append(
+                        f"{NAMES[row['quantity']]} is {change} for {where}{words(row['value'])} "
+                        f"than for {words(row['reference'])}"
+                    )
+        if made:
+            found = "; ".join(claimed) if claimed else "none"
+            sentences.append(
+                f"Claimed at the end, from the {start} start ({len(claimed)} of {made} tests): "
+                f"{found}."
+            )
+    return sentences
+
+
+def regime_summary(lines: list[str]) -> list[str]:
+    """Return a sentence that counts the verdicts of ``regime_lines``."""
+    if not lines:
+        return []
+    named = [line.rpartition("regime: ")[2].rstrip(".") for line in lines if "regime: " in line]
+    counts = {name: named.count(name) for name in named}
+    counts |= {"without intervals": len(lines) - len(named)} if len(named) < len(lines) else {}
+    shown = "; ".join(f"{name} {count}" for name, count in counts.items())
+    return [f"Regimes of the power laws fitted to the NTK at the start, by ensembles: {shown}."]
+
+
 def listed(heading: str, lines: list[str]) -> str:
     """Return a heading with its list, empty without lines."""
     return "\n".join([heading, "", *lines]) if lines else ""
@@ -243,8 +322,17 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     """
     confidence, axes = settings["confidence"], settings["axes"]
     level = f"{1 - confidence:.2g}"
+    predictions = prediction_lines(tables["outcomes"], axes, confidence)
+    regimes = regime_lines(tables["exponents"], axes)
+    short = [
+        *range_sentences(tables["outcomes"], axes),
+        *prediction_summary(predictions),
+        *regime_summary(regimes),
+        *effect_summary(tables, confidence),
+    ]
     parts = [
         f"# What the study {words(study)} found",
+        listed("In short:", [f"- {sentence}" for sentence in short]),
         f"Permutation tests; an effect is claimed below {level} after Holm's correction over all "
         "tests of the same moment in this study. Intervals are bootstrapped over runs of the same "
         "settings: they say how well the slope over just these settings is known. The test asks "
@@ -254,13 +342,13 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         listed(
             "Measured over predicted inefficiency at the end of training (geometric mean over runs "
             "with Student's interval; Holm's correction over this list):",
-            prediction_lines(tables["outcomes"], axes, confidence),
+            predictions,
         ),
         listed(
             "Exponents of the NTK spectrum at the start, lambda_k ~ k^-alpha and Delta_k^2 ~ "
             "k^-delta, with 95 % intervals of the fit, and the regime of the power law "
             "(optimal: 1 - alpha < delta < 1):".replace("95", f"{100 * confidence:g}"),
-            regime_lines(tables["exponents"], axes),
+            regimes,
         ),
     ]
     kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}

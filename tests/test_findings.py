@@ -146,3 +146,28 @@ def test_rank_correlation_agrees_with_scipy():
     assert found["correlation"] == pytest.approx(reference.statistic)
     assert found["p_value"] == pytest.approx(reference.pvalue, abs=0.01)
     assert found["correlation_low"] < reference.statistic < found["correlation_high"]
+
+
+def test_in_short_counts_what_the_lists_say():
+    text, _ = written(runs(slope=-0.5, ratio=2.0), AXES)
+    short, rest = text.split("Permutation tests;")
+    claimed = [line for line in short.splitlines() if line.startswith("- Claimed at the end")]
+    assert len(claimed) == 1
+    for effect in (
+        "the inefficiency T/T_SL falls with width",
+        "the inefficiency T/T_SL is higher for model b than for a",
+    ):
+        assert effect in claimed[0]
+    count = int(claimed[0].split("(")[1].split(" of")[0])
+    at_end = rest.split("start, at the end of training:")[1].split("\n\n")[1]
+    effects = (" falls with ", " grows with ", " times that of ")
+    assert count == sum(at_end.count(effect) for effect in effects)
+    slower = int(short.split("cold start, ")[1].split(" of")[0])
+    assert slower == rest.count("slower than predicted")
+    assert "by ensembles: optimal 8." in short
+
+
+def test_in_short_claims_nothing_without_an_effect():
+    text, _ = written(runs(), AXES)
+    short = text.split("Permutation tests;")[0]
+    assert "tests): none." in short and "(0 of " in short
