@@ -4,15 +4,20 @@ import json
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
+import jinja2
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT
 from reproduction import Measured, Row, configuration, falling, flat, only_size_varies, overlaps
 from test_workflow import checkout, planned, snakemake
 
+from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES
 
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 needs_runs = pytest.mark.workflow
 
@@ -139,6 +144,20 @@ def test_provenance_and_benchmarks_of_this_run(reported):
 def test_captions_name_every_figure():
     text = (ROOT / "report/figure.rst").read_text()
     assert [name for name in FIGURES if f'"{name}":' not in text] == []
+
+
+@pytest.mark.parametrize("study", CONFIG["studies"])
+def test_captions_name_what_a_study_compares(study):
+    wildcards = SimpleNamespace(study=study, figure="inefficiency_time")
+    page = SimpleNamespace(config=CONFIG, wildcards=wildcards)
+    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    for _, settings in labelled_combinations(CONFIG["base"], CONFIG["studies"][study]):
+        for key in ("model", "dataset", "dynamics"):
+            assert settings[key].replace("_", " ") in text
+    for case in CONFIG["studies"][study].get("cases", []):
+        assert case["label"] in text
+    for values in CONFIG["studies"][study].get("vary", {}).values():
+        assert ", ".join(map(str, values)) in text
 
 
 NAN = float("nan")

@@ -12,6 +12,9 @@ CURVES = {
     "asymptote": ("inefficiency_power_law_asymptote", "its asymptote"),
 }
 
+# Beyond as many ensembles the power laws are left out: their lines would hide the measured ones.
+MOST_LAWS = 4
+
 
 def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     """Draw the figure.
@@ -21,15 +24,17 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
         exponents: fitted exponents; where none could be fitted, no power law is drawn.
 
     Returns:
-        A panel per start; colour tells ensembles apart, line style the curves.
+        A panel per start; colour tells ensembles apart, line style the curves. Power laws are drawn
+        for up to MOST_LAWS ensembles.
     """
     figure, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 3.2, sharey=True)
     shown = style.ensembles(speed_limits)
+    curves = CURVES if len(shown) <= MOST_LAWS else dict(list(CURVES.items())[:2])
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
         of_start = speed_limits[speed_limits["start"] == start]
         for ensemble in shown:
             rows = style.select(of_start, start, ensemble.path)
-            for kind, (column, _) in CURVES.items():
+            for kind, (column, _) in curves.items():
                 style.plot_curve(panel, rows, column, ensemble, kind)
         style.panel_title(panel, letter, f"{start} start")
         panel.set_xlabel(f"Training time {style.TIME_LABELS[start]}")
@@ -38,7 +43,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
     style.finish_bounded(axes[0], {axes[0, 0]: r"forbidden: $T < T_{\mathrm{SL}}$"})
     style.colour_legend(figure, shown)
-    found = {k: v for k, (c, v) in CURVES.items() if speed_limits[c].notna().any()}
+    found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
     band = "bootstrap interval" if style.has_interval(speed_limits, "inefficiency") else None
     style.curve_legend(figure, found, band)
     return figure
