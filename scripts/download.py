@@ -19,6 +19,7 @@ from pipeline.interruption import FULL
 from pipeline.log import logged
 
 ATTEMPTS = 3  # own choice: a passing fault rarely lasts three tries
+PASSING = (408, 425, 429)  # the answers 4xx that ask for another try (RFC 9110, 8470, 6585)
 CONNECT_TIMEOUT, READ_TIMEOUT = 15, 60  # seconds without an answer; own choice
 SLOWEST_BYTES_PER_SECOND = 10_000  # mean over READ_TIMEOUT; the archive would take 5 hours at it
 CHUNK_BYTES = 1024  # small, because a slow host is noticed only after a whole one
@@ -59,6 +60,9 @@ def fetch(archive: str | None, sha256: str, target: Path) -> None:
                 reason = " ".join(str(error).split())[:200]
                 failures.append(f"{url}: {type(error).__name__}: {reason}")
                 print(f"attempt {attempt} of {ATTEMPTS} failed: {failures[-1]}")
+                status = getattr(getattr(error, "response", None), "status_code", 0)
+                if 400 <= status < 500 and status not in PASSING:
+                    break  # the host refuses this request for good, a fault 5xx may pass
     raise DownloadError(
         f"CIFAR-10 could not be downloaded ({'; '.join(dict.fromkeys(failures))}); {HELP}"
     )

@@ -6,6 +6,7 @@ import io
 import pickle
 import tarfile
 import threading
+import time
 
 import download
 import numpy as np
@@ -144,6 +145,11 @@ def server(archive):
                 body = body[: len(body) // 2]
             if self.path == "/corrupt":
                 body = b"x" + body[1:]
+            if self.path in ("/stalled", "/slow"):
+                for k in range(6):
+                    self.wfile.write(body[2048 * k : 2048 * (k + 1)])
+                    time.sleep(2 if self.path == "/stalled" else 0.4)
+                return
             self.wfile.write(body)
 
         def log_message(self, *_):
@@ -174,6 +180,35 @@ def test_download_fails_in_one_sentence_and_leaves_nothing(tmp_path, server, pat
     message = str(caught.value)
     assert "\n" not in message and "datasets.cifar10.archive" in message and "make demo" in message
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "attempts"),
+    [("404", 1), ("500", 3), ("truncated", 3), ("corrupt", 3), ("stalled", 3), ("slow", 3)],
+)
+def test_only_what_may_pass_is_tried_again(tmp_path, server, monkeypatch, capsys, path, attempts):
+    monkeypatch.setattr(download, "READ_TIMEOUT", 0.5)
+    address, content = server
+    with pytest.raises(download.DownloadError) as caught:
+        download.fetch(
+            f"{address}/{path}", hashlib.sha256(content).hexdigest(), tmp_path / "out.tar.gz"
+        )
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out.count(" failed: ") == attempts
+    assert not (tmp_path / "out.tar.gz").exists()
+    if path == "slow":
+        assert "bytes came in" in str(caught.value)
+
+
+def test_refusing_proxy_fails_in_one_sentence(tmp_path, monkeypatch, capsys):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(download.DownloadError, match="ProxyError") as caught:
+        download.fetch("http://example.invalid/a.tar.gz", "0" * 64, tmp_path / "a.tar.gz")
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out.count(" failed: ") == download.ATTEMPTS
 
 
 def test_unreachable_host_fails_in_one_sentence(tmp_path):
