@@ -11,7 +11,10 @@ Three problems, images from the CIFAR-10 python archive or else scikit-learn's d
 
 The error is |theta - reference| / |theta_t - theta_0|, the largest over recorded times from
 lambda_1 t = 0.1 to lambda_1 T, eleven a decade. The reference is exact for the first two and the
-flow at a tolerance of 1e-5 for the third. "Descent at 1 %" takes the largest constant step whose
+flow at a tight tolerance for the third. Peers: SciPy's explicit RK23 and RK45 and implicit BDF and
+Radau (linear problems only: their dense Jacobians, by differences, count with one gradient a
+weight), torchdiffeq's dopri5 (``pip install -r benchmarks/requirements-flow.txt``), the first-order
+Runge-Kutta-Chebyshev method RKC1 and the flow without its implicit modes (RKC2). "Descent at 1 %" takes the largest constant step whose
 error stays below 1 % at every recorded time: by bisection on the exact solution for the first two;
 for the third from a run up to lambda_1 t = 20 only, so that its count is a lower bound.
 """
@@ -37,6 +40,7 @@ from torch.nn.utils import parameters_to_vector
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from pipeline.cifar10 import read_archive
+from speedlimits import dynamics
 from speedlimits.dynamics import RELATIVE_TOLERANCE, GradientDescent, GradientFlow
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import empirical_ntk
@@ -47,6 +51,8 @@ ACCURACY = 0.01
 FIRST_TIME = 0.1  # in units of 1/lambda_1
 TIMES_PER_DECADE = 11
 REFERENCE_TOLERANCE = 1e-5
+RKC1_DAMPING = 0.05  # of Verwer, Hundsdorfer, Sommeijer, Numer. Math. 57 (1990) 157-178
+RKC1_STABILITY = 1.9  # step * lambda_1 over stages^2 at that damping (2 - 4/3 of it is 1.93)
 EARLY_TIME = 20.0  # where the constant step of the third problem is tested, in 1/lambda_1
 PROBE_STEP = 0.02  # the step tested there, in 1/lambda_1: its error is about 1 %
 SEED = 0
@@ -173,7 +179,11 @@ def run_scipy(
     start_speed = problem.loss_and_gradient(problem.theta_0)[1].norm().item()
     absolute = tolerance * times[0] * start_speed / math.sqrt(problem.theta_0.numel())
 
+    count = 0
+
     def velocity(_: float, u: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += 1  # nfev leaves out the gradients of numerical Jacobians
         return -problem.loss_and_gradient(problem.theta_0 + torch.from_numpy(u))[1].numpy()
 
     solution = solve_ivp(
@@ -187,7 +197,64 @@ def run_scipy(
     )
     if not solution.success:
         raise RuntimeError(f"solve_ivp failed: {solution.message}")
-    return list(torch.from_numpy(solution.y.T.copy())), int(solution.nfev)
+    return list(torch.from_numpy(solution.y.T.copy())), count
+
+
+def run_rkc2(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:
+    """Return what ``run_flow`` returns, with every mode explicit."""
+    start, dynamics.DEFLATION_START = dynamics.DEFLATION_START, dynamics.MAXIMUM_STAGES + 1
+    try:
+        return run_flow(problem, end, tolerance)
+    finally:
+        dynamics.DEFLATION_START = start
+
+
+def run_rkc1(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:
+    """Return displacements at the recorded times and the number of gradients of RKC1.
+
+    The step is limited by the local error h |v_1 - v_0| / 2 <= tolerance |u_1|, by growth to the
+    double and by the next recorded time; the spectral radius is taken as known, lambda_1.
+    """
+
+    def velocity(displacement: Tensor) -> Tensor:
+        return -problem.loss_and_gradient(problem.theta_0 + displacement)[1]
+
+    u = torch.zeros_like(problem.theta_0)
+    v, count, t, step, trajectory = velocity(u), 1, 0.0, 1e-3 / problem.lambda_1, []
+    for until in problem.recorded_times(end):
+        while t < until * (1.0 - 1e-12):
+            h = min(step, until - t)
+            stages = 1 + math.floor(math.sqrt(h * problem.lambda_1 / RKC1_STABILITY))
+            ahead = rkc1_step(velocity, u, v, h, stages)
+            v_ahead, count = velocity(ahead), count + stages
+            error = 0.5 * h * (v_ahead - v).norm().item() / (tolerance * ahead.norm().item())
+            if error <= 1.0:
+                u, v, t = ahead, v_ahead, t + h
+            step = h * min(2.0, 0.9 / math.sqrt(max(error, 0.1)))
+        trajectory.append(u)
+    return trajectory, count
+
+
+def rkc1_step(
+    velocity: Callable[[Tensor], Tensor], start: Tensor, slope: Tensor, step: float, stages: int
+) -> Tensor:
+    """Return the end of one damped RKC1 step with s stages, s - 1 velocities being taken.
+
+    Y_j = 2 w_0 (T_j-1 / T_j) Y_j-1 - (T_j-2 / T_j) Y_j-2 + 2 w_1 (T_j-1 / T_j) h v(Y_j-1), T_j
+    Chebyshev polynomials at w_0 = 1 + damping / s^2, w_1 = T_s / T_s' (Verwer et al. 1990).
+    """
+    w_0 = 1.0 + RKC1_DAMPING / stages**2
+    t, dt = [1.0, w_0], [0.0, 1.0]
+    for _ in range(2, stages + 1):
+        dt.append(2.0 * t[-1] + 2.0 * w_0 * dt[-1] - dt[-2])
+        t.append(2.0 * w_0 * t[-1] - t[-2])
+    w_1 = t[stages] / dt[stages]
+    before, now = start, start + (w_1 / w_0 * step) * slope
+    for j in range(2, stages + 1):
+        ratio = t[j - 1] / t[j]
+        ahead = 2.0 * w_0 * ratio * now - (t[j - 2] / t[j]) * before
+        before, now = now, ahead + (2.0 * w_1 * ratio * step) * velocity(now)
+    return now
 
 
 def run_torchdiffeq(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:
@@ -219,7 +286,8 @@ def timed(run: Callable[[], tuple[list[Tensor], int]]) -> tuple[list[Tensor], in
 
 def general_solvers(problem: Problem, end: float) -> Iterator[tuple[str, Callable]]:
     """Yield (name, run) of the peers: SciPy and, where it is installed, torchdiffeq."""
-    for method in ("RK23", "RK45"):
+    implicit = ("BDF", "Radau") if isinstance(problem, LinearProblem) else ()
+    for method in ("RK23", "RK45", *implicit):
         yield f"SciPy {method}, rtol 1e-3", lambda m=method: run_scipy(problem, end, m, 1e-3)
     if importlib.util.find_spec("torchdiffeq") is not None:
         yield "torchdiffeq dopri5, rtol 1e-3", lambda: run_torchdiffeq(problem, end, 1e-3)
@@ -238,6 +306,14 @@ def linear_rows(problem: LinearProblem, end: float, peers_up_to: float) -> Itera
     for tolerance in (RELATIVE_TOLERANCE, 1e-2):
         name = f"flow, tolerance {tolerance:g}"
         yield row(name, lambda tol=tolerance: run_flow(problem, end, tol))
+    yield row(
+        f"RKC2, tolerance {RELATIVE_TOLERANCE:g}",
+        lambda: run_rkc2(problem, end, RELATIVE_TOLERANCE),
+    )
+    for tolerance in (1e-3, 1e-4):
+        yield row(
+            f"RKC1, tolerance {tolerance:g}", lambda tol=tolerance: run_rkc1(problem, end, tol)
+        )
     for name, step in (
         ("descent at 1 %", problem.descent_step(times)),
         ("descent, step 1/lambda_1", 1.0 / problem.lambda_1),
@@ -257,17 +333,26 @@ def accurate_descent_step(problem: Problem) -> float:
     return step * ACCURACY / largest_distance(trajectory, reference)
 
 
-def network_rows(problem: Problem, end: float) -> Iterator[Row]:
-    """Yield the rows of a network trained in full to lambda_1 T = end."""
-    reference, gradients, seconds = timed(lambda: run_flow(problem, end, REFERENCE_TOLERANCE))
-    yield Row(problem.name, end, "flow, tolerance 1e-05 (reference)", gradients, 0.0, seconds)
+def network_rows(problem: Problem, end: float, tight: float, peers_up_to: float) -> Iterator[Row]:
+    """Yield the rows of a network trained in full to lambda_1 T = end.
+
+    Args:
+        problem: of the network.
+        end: lambda_1 T.
+        tight: tolerance of the reference.
+        peers_up_to: largest end to which constant steps and general solvers are run.
+    """
+    reference, gradients, seconds = timed(lambda: run_flow(problem, end, tight))
+    name = f"flow, tolerance {tight:g} (reference)"
+    yield Row(problem.name, end, name, gradients, 0.0, seconds)
     runs = [
         (f"flow, tolerance {tolerance:g}", lambda tol=tolerance: run_flow(problem, end, tol))
         for tolerance in (1e-2, RELATIVE_TOLERANCE, 3e-4)
     ]
-    step = 0.5 / problem.lambda_1  # lambda_1 grows severalfold: 1/lambda_1 of the start diverges
-    runs.append(("descent, step 0.5/lambda_1", lambda: run_descent(problem, end, step)))
-    runs += general_solvers(problem, end)
+    if end <= peers_up_to:
+        step = 0.5 / problem.lambda_1  # lambda_1 grows severalfold: 1/lambda_1 diverges
+        runs.append(("descent, step 0.5/lambda_1", lambda: run_descent(problem, end, step)))
+        runs += general_solvers(problem, end)
     for name, run in runs:
         trajectory, gradients, seconds = timed(run)
         error = largest_distance(trajectory, reference)
@@ -357,6 +442,14 @@ def main() -> None:
     parser.add_argument("--times", nargs="+", type=float, default=(2e3, 2e4, 2e5))
     parser.add_argument("--peers-up-to", type=float, default=2e4, help="largest time of the peers")
     parser.add_argument("--network-times", nargs="+", type=float, default=(2e3,))
+    parser.add_argument(
+        "--reference-tolerance", type=float, default=REFERENCE_TOLERANCE,
+        help="of the reference of the network trained in full",
+    )  # fmt: skip
+    parser.add_argument(
+        "--network-peers-up-to", type=float, default=2e3,
+        help="largest time to which descent and general solvers train the network",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -374,7 +467,12 @@ def main() -> None:
                 yield from linear_rows(problem, end, arguments.peers_up_to)
         if "network" in arguments.parts:
             for end in arguments.network_times:
-                yield from network_rows(network_problem(inputs, targets, 16), end)
+                yield from network_rows(
+                    network_problem(inputs, targets, 16),
+                    end,
+                    arguments.reference_tolerance,
+                    arguments.network_peers_up_to,
+                )
 
     print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
     print("|---|---|---|---|---|---|")
