@@ -14,9 +14,11 @@ lambda_1 t = 0.1 to lambda_1 T, eleven a decade. The reference is exact for the 
 flow at a tight tolerance for the third. Peers: SciPy's explicit RK23 and RK45 and implicit BDF and
 Radau (linear problems only: their dense Jacobians, by differences, count with one gradient a
 weight), torchdiffeq's dopri5 (``pip install -r benchmarks/requirements-flow.txt``), the first-order
-Runge-Kutta-Chebyshev method RKC1 and the flow without its implicit modes (RKC2). "Descent at 1 %" takes the largest constant step whose
-error stays below 1 % at every recorded time: by bisection on the exact solution for the first two;
-for the third from a run up to lambda_1 t = 20 only, so that its count is a lower bound.
+Runge-Kutta-Chebyshev method RKC1 and the flow without its implicit modes (RKC2).
+
+"Descent at 1 %" takes the largest constant step whose error stays below 1 % at every recorded time:
+by bisection on the exact solution for the first two; for the third from a run up to lambda_1 t = 20
+only, so that its count is a lower bound.
 """
 
 from __future__ import annotations
