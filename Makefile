@@ -59,9 +59,12 @@ pins:
 	    rm -r $$prefix || exit 1; \
 	done
 
-# The Slurm plugin lies beside the environment, so that only the tests on Slurm see it.
+# The Slurm plugin lies beside the environment, so that only the tests on Slurm see it; cffconvert, of
+# which only the schema of CITATION.cff is used, because it wants a jsonschema below Snakemake's.
 .venv/.installed-dev: requirements.txt requirements-dev.txt requirements-slurm.txt .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	    --target .venv/slurm -r requirements-slurm.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	    --target .venv/citation cffconvert==2.0.0
 	touch $@

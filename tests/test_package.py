@@ -1,12 +1,26 @@
-"""The library as a package: it builds, and its wheel imports alone."""
+"""What is released: the library's sdist and wheel, the citation, the container recipe."""
 
+import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
-import zipfile
+import sysconfig
+import tomllib
+import venv
 
+import jsonschema
+import pytest
+import yaml
 from conftest import ROOT
 
 from pipeline.code_digest import SCRIPTS
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CITATION = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+CFF_SCHEMA = ROOT / ".venv/citation/cffconvert/schemas/1.2.0/schema.json"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def run(*command, cwd):
@@ -16,21 +30,91 @@ def run(*command, cwd):
     return done.stdout
 
 
-def test_wheel_builds_and_imports_alone(tmp_path):
-    python = sys.executable
-    build = (python, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path))
-    run(*build, "-C--build-option=build", f"-C--build-option=--build-base={tmp_path}/b", cwd=ROOT)
-    wheel = next(tmp_path.glob("speedlimits-*.whl"))
-    installed = tmp_path / "installed"
-    zipfile.ZipFile(wheel).extractall(installed)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder in which ``python -m build`` has put the sdist and, from it, the wheel."""
+    folder = tmp_path_factory.mktemp("package")
+    source = folder / "source"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(SCRIPTS / "speedlimits", source / "scripts/speedlimits", ignore=ignore)
+    for name in ("pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source, cwd=folder)
+    return folder
+
+
+def test_wheel_installs_and_imports_in_an_environment_of_its_own(built, tmp_path):
+    """pip compares the bounds with what is installed here; the code comes from the wheel alone."""
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    library = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd="/")
+    with open(f"{library.strip()}/dependencies.pth", "w", encoding="utf-8") as file:
+        print(sysconfig.get_path("purelib"), file=file)
+    wheel = next(built.glob("speedlimits-*.whl"))
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "--no-index", wheel, cwd=tmp_path)
     modules = sorted(path.stem for path in (SCRIPTS / "speedlimits").glob("[!_]*.py"))
     program = f"""
-import importlib, sys
-sys.path.insert(0, {str(installed)!r})
+import importlib, importlib.metadata, speedlimits
 for name in {modules!r}:
     module = importlib.import_module("speedlimits." + name)
-    assert module.__file__.startswith({str(installed)!r}), module.__file__
-import importlib.metadata
+    assert module.__file__.startswith({str(tmp_path)!r}), module.__file__
+assert callable(speedlimits.measure)
 print(importlib.metadata.version("speedlimits"))
 """
-    assert run(python, "-I", "-c", program, cwd=tmp_path).strip() == "0.1.0"
+    assert run(python, "-I", "-c", program, cwd=tmp_path).strip() == PROJECT["version"]
+
+
+def test_sdist_holds_the_library_and_its_license(built):
+    listed = run("tar", "-tf", next(built.glob("speedlimits-*.tar.gz")), cwd=built).splitlines()
+    inside = {name.split("/", 1)[1] for name in listed}
+    wanted = {str(p.relative_to(ROOT)) for p in (SCRIPTS / "speedlimits").glob("*.py")}
+    assert wanted | {"LICENSE", "README.md", "pyproject.toml"} <= inside
+
+
+def test_version_is_the_same_everywhere():
+    changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert yaml.safe_load(CITATION)["version"] == changes == PROJECT["version"]
+
+
+def test_citation_is_valid_and_names_the_paper():
+    if not CFF_SCHEMA.is_file():
+        pytest.skip(f"no {CFF_SCHEMA.relative_to(ROOT)}: make test installs cffconvert there")
+    cited = yaml.load(CITATION, yaml.BaseLoader)  # dates and versions as text
+    schema = json.loads(CFF_SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator(schema).validate(cited)
+    assert "arXiv:2307.14653" in str(cited["references"])
+
+
+def instructions(path):
+    """Return (instruction, arguments) of a container recipe."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
+
+
+def test_container_recipe_copies_what_there_is_and_runs_the_commands_of_the_readme():
+    found = instructions(ROOT / "Dockerfile")
+    assert {name for name, _ in found} <= {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "CMD"}
+    assert found[0][0] == "FROM" and found[-1][0] == "CMD"
+    assert "python:3.11" in found[0][1]
+    for name, arguments in found:
+        if name == "COPY":
+            *sources, target = shlex.split(arguments)
+            assert all((ROOT / source).exists() for source in sources), arguments
+            assert target.startswith(".")
+        if name == "RUN":
+            subprocess.run(["bash", "-n", "-c", arguments], check=True)
+            for goal in re.findall(r"make (\S+)", arguments):
+                run("make", "--dry-run", goal, cwd=ROOT)
+    assert f"\n{' '.join(json.loads(found[-1][1]))} " in README  # ends with a command of the README
+
+
+def test_workflow_catalogue_lists_this_repository():
+    """Rules of the catalogue for repositories of any layout (documentation read in 2026)."""
+    assert re.search("snakemake", README, re.I) and re.search("workflow", README, re.I)
+    assert (ROOT / "Snakefile").is_file() and list((ROOT / "rules").glob("*.smk"))
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert set(usage) == {"mandatory-flags", "software-stack-deployment"}
+    assert set(usage["mandatory-flags"]) == {"desc", "flags"}
+    assert usage["software-stack-deployment"] == {"conda": True, "report": True}
