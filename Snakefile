@@ -72,6 +72,7 @@ rule all:
 rule studies:
     input:
         [inputs.study_targets(PLAN, study) for study in PLAN.studies],
+        "results/all_studies.nc",
 
 
 # One target for each study: snakemake study_NAME
@@ -82,6 +83,7 @@ for study in PLAN.studies:
             f"study_{study}"
         input:
             inputs.study_targets(PLAN, study),
+            f"results/studies/{study}/runs.nc",
         localrule: True
 
 

@@ -89,6 +89,37 @@ rule all_runs:
         "../scripts/all_runs.py"
 
 
+# The same of every study (target studies), and of one (its target study_NAME).
+use rule all_runs as all_studies with:
+    input:
+        speed_limits=inputs.of_studies(PLAN, "speed_limits", PLAN.studies),
+        training_curves=inputs.of_studies(PLAN, "training_curves", PLAN.studies),
+    output:
+        "results/all_studies.nc",
+    log:
+        "results/logs/report/all_studies.log",
+    benchmark:
+        "results/benchmarks/report/all_studies.tsv"
+    params:
+        settings=SETTINGS.of("all_studies"),
+
+
+use rule all_runs as study_runs with:
+    input:
+        speed_limits=["results/studies/{study}/speed_limits.csv"],
+        training_curves=["results/studies/{study}/training_curves.csv"],
+    output:
+        "results/studies/{study}/runs.nc",
+    log:
+        "results/logs/studies/{study}/runs.log",
+    benchmark:
+        "results/benchmarks/studies/{study}/runs.tsv"
+    params:
+        settings=SETTINGS.of("study_runs"),
+    message:
+        "Gathering all runs of the study {wildcards.study} in one file"
+
+
 rule benchmark_summary:
     input:
         inputs.all_targets(PLAN),

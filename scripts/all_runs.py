@@ -1,4 +1,4 @@
-"""Put the measured curves of all runs into one file: an xarray DataTree in NetCDF 4.
+"""Put the measured curves of all runs of studies into one file: an xarray DataTree in NetCDF 4.
 
 One node per ensemble, at the path of its folder below results/runs; below it ``training``, ``cold``
 and, where it is reached, ``warm``, each on its own recorded times.
@@ -130,7 +130,7 @@ def main(snakemake) -> None:
         described = [e for study in settings["studies"].values() for e in study]
         ensembles = list({e["path"]: e for e in described}.values())
         found = tree(ensembles, limits, training)
-        found.attrs = provenance(settings, title="All runs of the default studies")
+        found.attrs = provenance(settings, title=settings["title"])
         with recorded(snakemake.output[0]) as partial:
             found.to_netcdf(partial, engine="h5netcdf")
         print(f"{len(ensembles)} ensembles")

@@ -40,6 +40,8 @@ WILDCARDS = {
     "reproduction": (),
     "interactive": (),
     "all_runs": (),
+    "all_studies": (),
+    "study_runs": ("study",),
 }
 
 
@@ -127,8 +129,8 @@ REGRESSION = {"theory_linear_regression"}
 POWER_LAW = {"theory_power_law"}
 LANGEVIN = {"theory_langevin"}
 SUMMARIES = {"reproduction", "interactive", "all_runs"}
-COLLECT = {"collect", *SUMMARIES}
-COLLECT_OTHER = {"collect"}  # of a study that is no default study
+COLLECT_OTHER = {"collect", "study_runs", "all_studies"}  # of a study that is no default study
+COLLECT = {*COLLECT_OTHER, *SUMMARIES}
 COLLECT_LANGEVIN = {*COLLECT, *LANGEVIN}  # the Langevin experiment is laid over the base too
 NOTHING = set()
 OF_DATA = {"prepare", "subset", "time_unit", "train", *KERNELS}
@@ -162,15 +164,15 @@ EXPECTED = {
     "base.subtract_start": (True, COLLECT_LANGEVIN, OF_NETWORK),
     "base.model": ("fully_connected", COLLECT, OF_NETWORK),
     "base.width": (17, COLLECT, OF_NETWORK),
-    "base.depth": (5, {"collect"}, OF_NETWORK),
+    "base.depth": (5, COLLECT_OTHER, OF_NETWORK),
     "base.parameterisation": ("standard", COLLECT_LANGEVIN, OF_NETWORK),
     "base.initialisation": ("torch_default", COLLECT_LANGEVIN, OF_NETWORK),
     "base.targets": ("centred_one_hot", COLLECT_LANGEVIN, OF_NETWORK),
     "base.precision": ("float64", COLLECT_LANGEVIN, OF_NETWORK),
     "base.dynamics": ("gradient_descent", COLLECT, OF_DYNAMICS),
     "base.relative_tolerance": (0.003, COLLECT, OF_DYNAMICS),
-    "base.learning_rate": (0.25, {"collect"}, OF_DYNAMICS),
-    "base.learning_rate_unit": ("absolute", {"collect"}, OF_DYNAMICS),
+    "base.learning_rate": (0.25, COLLECT_OTHER, OF_DYNAMICS),
+    "base.learning_rate_unit": ("absolute", COLLECT_OTHER, OF_DYNAMICS),
     "base.final_time": (3000, COLLECT, OF_DYNAMICS),
     "base.first_snapshot": (0.2, COLLECT, OF_DYNAMICS),
     "base.time_unit": ("absolute", COLLECT, OF_DYNAMICS),

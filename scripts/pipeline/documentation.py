@@ -74,8 +74,8 @@ def rule_inputs() -> dict[str, str]:
     found = {}
     for path in sorted((ROOT / "rules").glob("*.smk")):
         text = path.read_text(encoding="utf-8")
-        for block in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]:
-            name = block.split(":", 1)[0]
+        for block in re.split(r"^(?:use )?rule ", text, flags=re.MULTILINE)[1:]:
+            name = block.split(":", 1)[0].removesuffix(" with").split(" as ")[-1]
             given = re.search(r"^    input:\n((?:        .*\n|\n)+)", block, re.MULTILINE)
             found[name] = " ".join(given[1].split()).rstrip(",") if given else ""
     return found

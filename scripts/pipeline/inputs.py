@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.runs import Plan
@@ -95,9 +95,10 @@ def all_targets(plan: Plan) -> list[str]:
     return targets + SUMMARIES
 
 
-def of_studies(plan: Plan, table: str) -> list[str]:
-    """Return one table of every default study."""
-    return [f"results/studies/{study}/{table}.csv" for study in plan.default_studies]
+def of_studies(plan: Plan, table: str, studies: Iterable[str] | None = None) -> list[str]:
+    """Return one table of every default study, or of the studies named."""
+    names = plan.default_studies if studies is None else studies
+    return [f"results/studies/{study}/{table}.csv" for study in names]
 
 
 def subset_files(plan: Plan) -> list[str]:

@@ -83,7 +83,9 @@ RULES = {
         "reproduction.py", config=("statistics.confidence", "warm_start.test_accuracy")
     ),
     "interactive": Uses("interactive.py"),
-    "all_runs": Uses("all_runs.py"),
+    "all_runs": Uses("all_runs.py", fixed=(("title", "All runs of the default studies"),)),
+    "all_studies": Uses("all_runs.py", fixed=(("title", "All runs of all studies"),)),
+    "study_runs": Uses("all_runs.py", fixed=(("title", "All runs of one study"),)),
 }
 # Figures of the theory: argument of the function plots.theory.NAME -> table in results/theory/.
 THEORY_FIGURES = {
@@ -187,8 +189,10 @@ class RuleSettings:
                 found["networks"] = self.plan.langevin
             if rule == "interactive":
                 found["code"] = code_digest(uses.script, "pages/interactive.html")
-            if rule in OF_DEFAULT_STUDIES:
-                names = self.plan.default_studies
+            names: Iterable[str] = self.plan.default_studies if rule in OF_DEFAULT_STUDIES else ()
+            names = self.plan.studies if rule == "all_studies" else names
+            names = [wildcards.study] if rule == "study_runs" else names
+            if names:
                 found["studies"] = {name: self.plan.described(name) for name in names}
             if rule == "theory_figure":
                 found["figure"] = wildcards.theory_figure
