@@ -286,18 +286,3 @@ def test_no_result_or_archive_is_tracked():
     ).stdout.splitlines()
     assert not [f for f in tracked if f.startswith("results/") and f != "results/README.md"]
     assert not [f for f in tracked if Path(f).suffix in (".gz", ".nc", ".zarr", ".npz")]
-
-
-def test_table_of_config_keys_in_the_readme_is_fresh():
-    from pipeline.documentation import with_table
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_table(text) == text, "run: make docs"
-
-
-def test_page_of_dependencies_is_fresh():
-    from pipeline.documentation import dependencies
-
-    text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
-    assert dependencies() == text, "run: make docs"
-    assert all(f"## {rule}" in text for rule in RULES)

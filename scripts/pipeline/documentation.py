@@ -1,16 +1,22 @@
-"""Write the README's table of config keys and docs/dependencies.md, from what they describe."""
+"""Write the README's rulegraph and table of config keys, and docs/dependencies.md.
+
+Each from what it describes: Snakemake's own graph, the schema, the table of rules.
+"""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-BEGIN, END = "<!-- config keys: begin (make docs) -->", "<!-- config keys: end -->"
+KEYS, RULEGRAPH = "config keys", "rulegraph"  # generated parts of the README
 
 
 def allowed(rule: dict) -> str:
@@ -62,11 +68,13 @@ def key_table() -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str) -> str:
-    """Return the README's text with a fresh table between its markers."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{key_table()}\n{END}{after}"
+def with_parts(text: str, parts: dict[str, str]) -> str:
+    """Return the README's text with fresh generated parts between their markers."""
+    for name, content in parts.items():
+        begin, end = f"<!-- {name}: begin (make docs) -->\n", f"\n<!-- {name}: end -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}{content}{end}{rest.split(end)[1]}"
+    return text
 
 
 def rule_inputs() -> dict[str, str]:
@@ -81,8 +89,76 @@ def rule_inputs() -> dict[str, str]:
     return found
 
 
-def dependencies() -> str:
-    """Return the page that says, per rule, what makes its jobs stale."""
+def rules_with_files() -> set[str]:
+    """Return the rules that make files; the others are targets and commands."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    blocks = re.split(r"^(?:use )?rule ", text, flags=re.MULTILINE)[1:]
+    names = [block.split(":", 1)[0].removesuffix(" with").split(" as ")[-1] for block in blocks]
+    return {n for n, b in zip(names, blocks, strict=True) if re.search(r"^    output:", b, re.M)}
+
+
+def sources_of_rules() -> dict[str, set[str]]:
+    """Return rule -> the rules whose files it takes, for the plain command and its report.
+
+    Read from Snakemake's rulegraph of the shipped configuration, planned in an empty folder.
+
+    Raises:
+        RuntimeError: with what Snakemake printed, if it refuses.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--configfile", str(ROOT / "config.yaml"), "--workflow-profile", "none"]
+    command += ["--rulegraph", "mermaid-js", "--", "all", "report"]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"snakemake --rulegraph failed: {done.stdout}{done.stderr}")
+    names = dict(re.findall(r"^\s*(id\d+)\[(\w+)\]", done.stdout, re.MULTILINE))
+    kept = rules_with_files()
+    found: dict[str, set[str]] = {name: set() for name in names.values() if name in kept}
+    for first, second in re.findall(r"^\s*(id\d+) --> (id\d+)", done.stdout, re.MULTILINE):
+        if names[first] in kept and names[second] in kept:
+            found[names[second]].add(names[first])
+    return found
+
+
+def drawn(sources: dict[str, set[str]]) -> str:
+    """Return a rulegraph in Mermaid, without the edges that follow from others."""
+    order = list(
+        TopologicalSorter({name: sorted(sources[name]) for name in sources}).static_order()
+    )
+    above: dict[str, set[str]] = {}
+    for name in order:
+        above[name] = sources[name].union(*(above[source] for source in sources[name]))
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for name in order:
+        direct = [
+            source
+            for source in order
+            if source in sources[name] and not any(source in above[s] for s in sources[name])
+        ]
+        lines.setdefault(tuple(direct), []).append(name)
+    alone = lines.pop((), [])
+    arrows = [f"  {' & '.join(a)} --> {' & '.join(b)}" for a, b in lines.items()]
+    lonely = [name for name in alone if not any(name in direct for direct in lines)]
+    return "\n".join(["flowchart LR", *arrows, *(f"  {name}" for name in lonely)])
+
+
+def rulegraph(sources: dict[str, set[str]]) -> str:
+    """Return the rulegraph in Markdown, with the rules that only other targets use below it."""
+    others = ", ".join(f"`{name}`" for name in sorted(rules_with_files() - set(sources)))
+    return (
+        f"```mermaid\n{drawn(sources)}\n```\n\nThe rules that make files, without the arrows that "
+        "follow from others ([all of them](docs/dependencies.md)). Only other targets use "
+        f"{others}."
+    )
+
+
+def dependencies(sources: dict[str, set[str]]) -> str:
+    """Return the page that says, per rule, what makes its jobs stale.
+
+    Args:
+        sources: rule -> the rules whose files it takes.
+    """
     from pipeline.code_digest import reachable
     from pipeline.runs import (
         CLOCK_KEYS,
@@ -126,6 +202,7 @@ def dependencies() -> str:
             f"- config keys: {some(uses.config)}",
             f"- run settings: {', '.join(uses.levels) or 'none'}",
             f"- input: {some([inputs[rule]] if inputs.get(rule) else [])}",
+            *([f"- files of: {some(sorted(sources[rule]))}"] if sources.get(rule) else []),
             f"- modules in `scripts/`: {some(modules)}",
         ]
     return "\n".join(lines) + "\n"
@@ -134,6 +211,11 @@ def dependencies() -> str:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "scripts"))
     readme, page = ROOT / "README.md", ROOT / "docs/dependencies.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    page.write_text(dependencies(), encoding="utf-8")
-    sys.stdout.write("README.md: table of config keys written\ndocs/dependencies.md written\n")
+    sources = sources_of_rules()
+    written = with_parts(
+        readme.read_text(encoding="utf-8"), {RULEGRAPH: rulegraph(sources), KEYS: key_table()}
+    )
+    readme.write_text(written, encoding="utf-8")
+    page.write_text(dependencies(sources), encoding="utf-8")
+    sys.stdout.write("README.md: rulegraph and table of config keys written\n")
+    sys.stdout.write("docs/dependencies.md written\n")
