@@ -107,6 +107,34 @@ def test_spectral_sums_drift_alignment_and_overlap_equal_the_kernels(case):
     assert gn.overlap(*matrices, OUTPUTS) == pytest.approx(expected, rel=1e-8)
 
 
+def test_sums_stopped_after_any_block_continue_to_the_same_bits(case):
+    network, start, moved, inputs, targets = case
+    at(network, moved)
+    vectors = targets.reshape(-1, 1)
+    size = len(start)
+    memory = 8 * size * (2 * size + 1) + 6 * 2 * OUTPUTS * size * 32  # blocks of 12, or of 6
+
+    def run(function, *arguments, **options):
+        return function(network, inputs, *arguments, memory_bytes=memory, **options)
+
+    for function, argument in ((gn.gauss_newton, vectors), (gn.cross_gauss_newton, start)):
+        states = []
+        whole = run(
+            function,
+            argument,
+            on_block=lambda sums, states=states: states.append(
+                sums._replace(matrix=sums.matrix.clone(), pulled=sums.pulled.clone())
+            ),
+        )
+        assert len(states) > 2 and states[-1].done == SAMPLES
+        for number, state in enumerate(states):
+            rest = []
+            found = run(function, argument, start_from=state, on_block=rest.append)
+            assert len(rest) == len(states) - number - 1
+            for a, b in zip(found, whole, strict=True):  # of matrices: their rows
+                np.testing.assert_array_equal(a, b)
+
+
 def test_more_weights_than_rows_are_refused(case):
     network, _, _, inputs, targets = case
     found = gn.gauss_newton(network, inputs[:2], targets[:2].reshape(-1, 1))

@@ -204,6 +204,30 @@ def test_lanczos_quadrature_stops_at_an_invariant_subspace():
     assert single.nodes == [2.0] and single.weights == [9.0]
 
 
+def test_a_lanczos_quadrature_stopped_after_any_product_continues_to_the_same_bits():
+    random = np.random.default_rng(8)
+    factor = random.normal(size=(60, 20)) * np.arange(1, 21.0) ** -1
+    kernel, residue = factor @ factor.T, random.normal(size=60)
+    states, products = [], []
+
+    def keep(state):
+        states.append(spectrum.LanczosState(*(np.copy(x) for x in state[:3]), state.scale))
+
+    def product(v):
+        products.append(1)
+        return kernel @ v
+
+    whole = spectrum.spectral_measure_lanczos(product, residue, 30, on_product=keep)
+    assert len(whole.nodes) < 30  # it ends where the Krylov space is invariant
+    assert len(states) == len(products) - 1
+    for state in states:
+        products.clear()
+        found = spectrum.spectral_measure_lanczos(product, residue, 30, start_from=state)
+        assert len(products) == len(states) + 1 - len(state.diagonal)
+        for a, b in zip(found, whole, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_lanczos_quadrature_refuses_bad_arguments():
     with pytest.raises(ValueError, match="at least 1"):
         spectrum.spectral_measure_lanczos(lambda v: v, np.ones(3), 0)

@@ -17,6 +17,7 @@ Derived here; the first line is the singular value decomposition of J.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -43,12 +44,31 @@ class GaussNewton(NamedTuple):
     pulled: Array
 
 
+class PartialSums(NamedTuple):
+    """What sums that are stopped half-way continue from, to the same bits.
+
+    Attributes:
+        done: number of samples in the sums.
+        matrix: of these samples, float64, shape (P, P).
+        pulled: of these samples, float64, shape (P, q).
+    """
+
+    done: int
+    matrix: Tensor
+    pulled: Tensor
+
+
+OnBlock = Callable[[PartialSums], None]
+
+
 def gauss_newton(
     network: nn.Module,
     inputs: Tensor,
     vectors: Tensor,
     *,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    start_from: PartialSums | None = None,
+    on_block: OnBlock | None = None,
 ) -> GaussNewton:
     """Return G = J^T J and J^T v at the current weights, summed over samples in float64.
 
@@ -65,6 +85,9 @@ def gauss_newton(
         inputs: (N, ...).
         vectors: v, shape (N C, q), sample-major.
         memory_bytes: bound on the memory, results included.
+        start_from: what ``on_block`` was given by a call with the same arguments, to be continued;
+            it is added to in place.
+        on_block: called after every block with the sums so far, to be copied or written at once.
 
     Returns:
         The sums.
@@ -72,7 +95,7 @@ def gauss_newton(
     Raises:
         ValueError: as ``kernel.empirical_ntk``.
     """
-    return _sums(network, inputs, vectors, None, memory_bytes)
+    return _sums(network, inputs, vectors, None, memory_bytes, start_from, on_block)
 
 
 def cross_gauss_newton(
@@ -81,6 +104,8 @@ def cross_gauss_newton(
     other_weights: Tensor,
     *,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    start_from: PartialSums | None = None,
+    on_block: OnBlock | None = None,
 ) -> Array:
     """Return J_0^T J_t, with J_0 at ``other_weights`` and J_t at the network's, shape (P, P).
 
@@ -89,12 +114,14 @@ def cross_gauss_newton(
         inputs: (N, ...).
         other_weights: theta_0 as one vector, shape (P,).
         memory_bytes: as for ``gauss_newton``.
+        start_from: as for ``gauss_newton``.
+        on_block: as for ``gauss_newton``.
 
     Returns:
         The matrix, float64, row index of J_0.
     """
     empty = inputs.new_empty(len(inputs) * _outputs(network, inputs), 0)
-    return _sums(network, inputs, empty, other_weights, memory_bytes).matrix
+    return _sums(network, inputs, empty, other_weights, memory_bytes, start_from, on_block).matrix
 
 
 def _sums(
@@ -103,6 +130,8 @@ def _sums(
     vectors: Tensor,
     other_weights: Tensor | None,
     memory_bytes: int,
+    start_from: PartialSums | None,
+    on_block: OnBlock | None,
 ) -> GaussNewton:
     """Return J_0^T J_t (J_0 = J_t without other weights) and J_t^T v, summed over blocks."""
     _check(network, inputs, None)
@@ -112,9 +141,12 @@ def _sums(
     copies = 1 if other_weights is None else 2
     bytes_each = copies * outputs * size * (3 * inputs.element_size() + 8)
     block = _block_size(memory_bytes, 8 * size * (2 * size + vectors.shape[1]), bytes_each)
-    matrix = inputs.new_zeros(size, size, dtype=torch.float64)
-    pulled = inputs.new_zeros(size, vectors.shape[1], dtype=torch.float64)
-    for start in range(0, len(inputs), block):
+    if start_from is None:
+        matrix = inputs.new_zeros(size, size, dtype=torch.float64)
+        pulled = inputs.new_zeros(size, vectors.shape[1], dtype=torch.float64)
+    else:
+        matrix, pulled = (x.to(inputs.device) for x in start_from[1:])
+    for start in range(0 if start_from is None else start_from.done, len(inputs), block):
         part = inputs[start : start + block]
         rows = vectors[start * outputs : (start + block) * outputs].double()
         jacobian = other = _jacobian(network, part)
@@ -124,6 +156,8 @@ def _sums(
             torch.nn.utils.vector_to_parameters(weights, parameters)
         matrix += _product(other.T, jacobian.T)
         pulled += jacobian.T @ rows
+        if on_block is not None:
+            on_block(PartialSums(start + len(part), matrix, pulled))
     return GaussNewton(matrix.cpu().numpy(), pulled.cpu().numpy())
 
 

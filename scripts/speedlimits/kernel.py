@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits import kernel_sequential
+from speedlimits.kernel_sequential import PartialKernel
 
 DEFAULT_MEMORY_BYTES = 4 * 2**30  # the kernel of 1000 samples x 10 outputs takes 0.8e9 of them
 KRYLOV_LIMIT = 100  # Lanczos steps; NTK spectra decay fast and 1e-3 takes about 5 to 10
@@ -111,6 +112,8 @@ def empirical_ntk(
     accumulate_dtype: torch.dtype = torch.float64,
     route: str | None = None,
     on_progress: Callable[[float], None] | None = None,
+    start_from: PartialKernel | None = None,
+    on_part: Callable[[PartialKernel], None] | None = None,
 ) -> Tensor:
     """Return the NTK Theta(x, x') = J(x) J(x')^T at the current weights of the network.
 
@@ -124,7 +127,12 @@ def empirical_ntk(
         accumulate_dtype: dtype in which contributions are summed. float64 also protects the small
             eigenvalues from the rounding of float32 products (``kernel_sequential``).
         route: ``structured`` or ``torch_func``; None means the one of ``choose_route``.
-        on_progress: called now and then with the share of the operations done, 0 at first.
+        on_progress: called now and then with the share of the operations done, 0 at the start.
+        start_from: what ``on_part`` was given by a call with the same arguments on the same
+            machine, to be continued: on a CPU to the bits of a call that was never stopped. Its
+            kernel is added to in place.
+        on_part: called after every part of the sum, a second or so of work for kernels of many
+            rows, with a view of the sum: whoever keeps it must copy or write it at once.
 
     Returns:
         float64 tensor on the inputs' device: (N C, M C), or (N, M) if traced; row i * C + a is
@@ -132,8 +140,8 @@ def empirical_ntk(
 
     Raises:
         ValueError: if the network couples samples or is random (training-mode batch
-            normalisation or dropout), if the inputs do not fit the network, or if the budget
-            cannot hold the kernel.
+            normalisation or dropout), if the inputs do not fit the network, if the budget cannot
+            hold the kernel, or if ``start_from`` is of another shape.
     """
     _check(network, inputs, other_inputs)
     name = route or choose_route(network).name
@@ -143,7 +151,15 @@ def empirical_ntk(
     # Jacobians are formed by hand or by torch.func: an outer tape would only hold memory.
     with torch.no_grad():
         return functions[name](
-            network, inputs, other_inputs, traced, memory_bytes, accumulate_dtype, on_progress
+            network,
+            inputs,
+            other_inputs,
+            traced,
+            memory_bytes,
+            accumulate_dtype,
+            on_progress,
+            start_from,
+            on_part,
         )
 
 
@@ -351,8 +367,10 @@ def _general_ntk(
     memory_bytes: int,
     accumulate_dtype: torch.dtype,
     on_progress: Callable[[float], None] | None = None,
+    start_from: PartialKernel | None = None,
+    on_part: Callable[[PartialKernel], None] | None = None,
 ) -> Tensor:
-    """Return the NTK from explicit per-sample Jacobians of pairs of sample blocks.
+    """Return the NTK from explicit per-sample Jacobians of pairs of sample blocks, the parts.
 
     Two blocks of b samples, each with its copy in ``accumulate_dtype``, are held beside the
     result, and the reverse derivatives take about as much again as one block:
@@ -370,16 +388,22 @@ def _general_ntk(
     result_bytes = 8 * len(inputs) * len(others) * per_sample**2
     bytes_each = 3 * outputs * size * (inputs.element_size() + accumulate_dtype.itemsize)
     block = _block_size(memory_bytes, result_bytes, bytes_each)
-    kernel = inputs.new_empty(
-        (len(inputs) * per_sample, len(others) * per_sample), dtype=torch.float64
-    )
-    if on_progress is not None:
+    shape = (len(inputs) * per_sample, len(others) * per_sample)
+    (known, kernel), part_number = kernel_sequential.start_of_sum(start_from, inputs, shape), 0
+    if on_progress is not None and not known:
         on_progress(0.0)
     for row in range(0, len(inputs), block):
+        last = row + block if other_inputs is None else len(others)
+        starts = range(0, min(last, len(others)), block)
+        if part_number + len(starts) <= known:
+            part_number += len(starts)
+            continue
         left = _jacobian_block(network, inputs[row : row + block], traced)
         rows = slice(row * per_sample, (row + block) * per_sample)
-        last = row + block if other_inputs is None else len(others)
-        for column in range(0, min(last, len(others)), block):
+        for column in starts:
+            part_number += 1
+            if part_number <= known:
+                continue
             if other_inputs is None and column == row:
                 right = left
             else:
@@ -390,6 +414,8 @@ def _general_ntk(
             kernel[rows, columns] = part
             if other_inputs is None:
                 kernel[columns, rows] = part.T
+            if on_part is not None:
+                on_part(PartialKernel(part_number, kernel))
         if on_progress is not None:
             done = min(row + block, len(inputs)) / len(inputs)
             on_progress(done**2 if other_inputs is None else done)

@@ -74,6 +74,18 @@ class Plan(NamedTuple):
     panel: int
 
 
+class PartialKernel(NamedTuple):
+    """What a computation of the kernel that is stopped half-way continues from, to the same bits.
+
+    Attributes:
+        done: number of parts that are in the sum.
+        kernel: the sum, float64, shape of the kernel, not yet symmetric; on any device.
+    """
+
+    done: int
+    kernel: Tensor
+
+
 def obstacle_to_structured_route(network: nn.Module) -> str | None:
     """Return why the network has no structured route, or None if it has one.
 
@@ -118,8 +130,10 @@ def structured_ntk(
     memory_bytes: int,
     accumulate_dtype: torch.dtype,
     on_progress: Callable[[float], None] | None = None,
+    start_from: PartialKernel | None = None,
+    on_part: Callable[[PartialKernel], None] | None = None,
 ) -> Tensor:
-    """Return the NTK of a chain of known layers.
+    """Return the NTK of a chain of known layers; a part is a panel of the product of a piece.
 
     With float32 data, ``accumulate_dtype`` float64 centres the factors over the samples and sums
     the layers in float64; float32 multiplies everything plainly (for comparison only).
@@ -132,6 +146,8 @@ def structured_ntk(
         memory_bytes: bound on the memory of the call.
         accumulate_dtype: dtype of the sums.
         on_progress: as for ``kernel.empirical_ntk``.
+        start_from: as for ``kernel.empirical_ntk``.
+        on_part: as for ``kernel.empirical_ntk``.
 
     Returns:
         float64 tensor (N C, M C), or (N, M) if traced, in 1 / time.
@@ -141,9 +157,8 @@ def structured_ntk(
     sets = [inputs] if other_inputs is None else [inputs, other_inputs]
     plan = _plan(layers, sets, outputs, traced, memory_bytes, accumulate_dtype)
     per_sample = 1 if traced else outputs
-    kernel = inputs.new_zeros(
-        (len(sets[0]) * per_sample, len(sets[-1]) * per_sample), dtype=torch.float64
-    )
+    shape = (len(sets[0]) * per_sample, len(sets[-1]) * per_sample)
+    known, kernel = start_of_sum(start_from, inputs, shape)
     centred = accumulate_dtype.itemsize > inputs.element_size()
     add = {
         "linear": _add_linear,
@@ -151,18 +166,51 @@ def structured_ntk(
         "convolution": partial(_add_convolution, centred=centred),
     }
     panels = _panels(len(sets[0]), len(sets[-1]), plan.panel, other_inputs is None)
-    work = _Work(layers, sets, plan.passes, panels, outputs, traced, on_progress)
+    work = _Work(layers, sets, plan.passes, panels, outputs, traced, on_progress, known)
+    if on_part is not None:
+        work.on_part = lambda done: on_part(PartialKernel(done, kernel))
     for pieces in plan.passes:
+        if work.skips(pieces, panels, sweeps=1):
+            continue
         factors = [
             _factors(layers, x, pieces, outputs, plan.batch, accumulate_dtype, work) for x in sets
         ]
         for number, piece in enumerate(pieces):
+            if work.skips([piece], panels, sweeps=0):
+                continue
             left, right = factors[0][number], factors[-1][number]
             add[piece.kind](kernel, left, right, work.counted(panels, piece), traced)
         del factors, left, right  # before the next pass allocates its own
     if other_inputs is None:
         _mirror_lower_(kernel, plan.panel * per_sample)
     return kernel.div_(outputs) if traced else kernel
+
+
+def start_of_sum(
+    start_from: PartialKernel | None, inputs: Tensor, shape: tuple[int, int]
+) -> tuple[int, Tensor]:
+    """Return the number of parts known, and the kernel of their sum on the inputs' device.
+
+    Args:
+        start_from: what was kept, or None to begin; its kernel is added to in place.
+        inputs: (N, ...).
+        shape: of the kernel.
+
+    Returns:
+        (0, zeros) without ``start_from``.
+
+    Raises:
+        ValueError: if what was kept has another shape.
+    """
+    if start_from is None:
+        return 0, inputs.new_zeros(shape, dtype=torch.float64)
+    kernel = start_from.kernel
+    if kernel.shape != shape or kernel.dtype != torch.float64:
+        raise ValueError(
+            f"the partial kernel has shape {tuple(kernel.shape)} and dtype {kernel.dtype}; "
+            f"this kernel has shape {tuple(shape)} and dtype torch.float64"
+        )
+    return start_from.done, kernel.to(inputs.device)
 
 
 # ---------------------------------------------------------------- the plan: what fits the budget
@@ -446,6 +494,7 @@ class _Work:
         outputs: int,
         traced: bool,
         on_progress: Callable[[float], None] | None,
+        known: int,
     ):
         with FlopCounterMode(display=False) as counter:
             layers[-1](_forward(layers, sets[0][:1])[-1])
@@ -455,8 +504,12 @@ class _Work:
         pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in panels)
         of_pairs = sum(self._per_pair(piece) for pieces in passes for piece in pieces)
         samples = len(passes) * sum(len(x) for x in sets)
+        self._samples, self._pairs, self._parts = sum(len(x) for x in sets), pairs, 0
         self._total, self._done = self._sweep * samples + pairs * of_pairs, 0
-        self._on_progress(0.0)
+        self._known = known  # parts that were done before
+        self.on_part: Callable[[int], None] = lambda done: None
+        if not known:
+            self._on_progress(0.0)
 
     def _per_pair(self, piece: Piece) -> int:
         """Return the operations of a piece per pair of samples."""
@@ -470,6 +523,16 @@ class _Work:
         self._done += operations
         self._on_progress(self._done / self._total)
 
+    def skips(self, pieces: list[Piece], panels: list[tuple[slice, slice]], *, sweeps: int) -> bool:
+        """Return whether all panels of the pieces were done before; count them if so."""
+        count = len(pieces) * len(panels)
+        if self._parts + count > self._known:
+            return False
+        self._parts += count
+        of_pairs = sum(self._per_pair(piece) for piece in pieces)
+        self._done += sweeps * self._sweep * self._samples + self._pairs * of_pairs
+        return True
+
     def swept(self, samples: int) -> None:
         """Count a micro-batch of a sweep."""
         self._add(self._sweep * samples)
@@ -477,11 +540,16 @@ class _Work:
     def counted(
         self, panels: list[tuple[slice, slice]], piece: Piece
     ) -> Iterator[tuple[slice, slice]]:
-        """Yield the panels, and count each once the next one is asked for."""
+        """Yield the panels not done before, and count each once the next one is asked for."""
         each = self._per_pair(piece)
         for rows, columns in panels:
-            yield rows, columns
+            known = self._parts < self._known
+            if not known:
+                yield rows, columns
+            self._parts += 1
             self._add(each * (rows.stop - rows.start) * (columns.stop - columns.start))
+            if not known:
+                self.on_part(self._parts)
 
 
 # ----------------------------------------------------------------- the products: Theta += Theta_l

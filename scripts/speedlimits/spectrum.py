@@ -33,6 +33,22 @@ class SpectralMeasure(NamedTuple):
     error_estimate: float
 
 
+class LanczosState(NamedTuple):
+    """What a Lanczos iteration that is stopped after m products continues from.
+
+    Attributes:
+        basis: orthonormal vectors, the next one to be multiplied last, shape (m + 1, K).
+        diagonal: of T, shape (m,).
+        off_diagonal: of T, shape (m,).
+        scale: largest norm of a product so far.
+    """
+
+    basis: Array
+    diagonal: Array
+    off_diagonal: Array
+    scale: float
+
+
 def eigenvalues_and_projections(kernel: ArrayLike, residue: ArrayLike) -> tuple[Array, Array]:
     """Return all eigenvalues and residue projections without the eigenvectors of the kernel.
 
@@ -213,6 +229,8 @@ def spectral_measure_lanczos(
     steps: int,
     *,
     scaled_times: ArrayLike = QUADRATURE_TIMES,
+    start_from: LanczosState | None = None,
+    on_product: Callable[[LanczosState], None] | None = None,
 ) -> SpectralMeasure:
     """Return a short spectrum whose sums equal sum_k Delta_k^2 g(lambda_k), by Gauss quadrature.
 
@@ -231,6 +249,9 @@ def spectral_measure_lanczos(
         residue: Delta, any shape with K entries, read in C order.
         steps: number of products, at most K; 130 to 200 give 1e-6 for image NTKs.
         scaled_times: values of lambda_1 t over which the error is estimated.
+        start_from: what ``on_product`` was given by a call with the same arguments, to be
+            continued to the bits of a call that was never stopped.
+        on_product: called after every product but the last, with views of the state so far.
 
     Returns:
         Nodes descending, weights, and the largest relative difference of the two rules.
@@ -244,7 +265,9 @@ def spectral_measure_lanczos(
         raise ValueError(f"steps is {steps}; the quadrature needs at least 1")
     if norm == 0.0:
         raise ValueError("the residue is zero, so its spectral measure has no weight")
-    diagonal, off_diagonal = _lanczos(matvec, start / norm, min(steps, len(start)))
+    diagonal, off_diagonal = _lanczos(
+        matvec, start / norm, min(steps, len(start)), start_from, on_product
+    )
     nodes, weights = _gauss_rule(diagonal, off_diagonal[:-1], norm**2)
     if off_diagonal[-1] == 0.0:  # an invariant subspace: the rule is exact
         return SpectralMeasure(nodes, weights, 0.0)
@@ -253,13 +276,23 @@ def spectral_measure_lanczos(
     return SpectralMeasure(nodes, weights, _largest_difference((nodes, weights), radau, times))
 
 
-def _lanczos(matvec: Callable[[Array], ArrayLike], start: Array, steps: int) -> tuple[Array, Array]:
+def _lanczos(
+    matvec: Callable[[Array], ArrayLike],
+    start: Array,
+    steps: int,
+    start_from: LanczosState | None = None,
+    on_product: Callable[[LanczosState], None] | None = None,
+) -> tuple[Array, Array]:
     """Return the diagonal (m,) and off-diagonal (m,) of T; the last one is the residual norm."""
     basis = np.empty((steps, len(start)))
     diagonal, off_diagonal = np.empty(steps), np.empty(steps)
-    basis[0] = start
-    scale = 0.0
-    for step in range(steps):
+    basis[0], done, scale = start, 0, 0.0
+    if start_from is not None:
+        done = len(start_from.diagonal)
+        basis[: done + 1] = start_from.basis
+        diagonal[:done], off_diagonal[:done] = start_from.diagonal, start_from.off_diagonal
+        scale = start_from.scale
+    for step in range(done, steps):
         product = np.asarray(matvec(basis[step]), float).ravel()
         diagonal[step] = basis[step] @ product
         scale = max(scale, float(np.linalg.norm(product)))
@@ -274,6 +307,10 @@ def _lanczos(matvec: Callable[[Array], ArrayLike], start: Array, steps: int) -> 
             return diagonal[: step + 1], off_diagonal[: step + 1]
         if step + 1 < steps:
             basis[step + 1] = product / norm
+            if on_product is not None:
+                done = step + 1
+                state = basis[: done + 1], diagonal[:done], off_diagonal[:done], scale
+                on_product(LanczosState(*state))
     return diagonal, off_diagonal
 
 
