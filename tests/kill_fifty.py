@@ -5,46 +5,61 @@ again and again in other folders: every run is killed at a random moment, either
 (SIGKILL) or one of its jobs (SIGKILL or SIGTERM), and the very same command follows until it ends
 by itself. All digests must be those of the undisturbed run.
 No flag, no unlock, no cleaning in between.
+
+The miniature's jobs last seconds, where a job stores its state every 20 s. So all of these copies
+of the workflow, the undisturbed one too, store it at every opportunity instead.
 """
 
 import argparse
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from test_workflow import ROOT, checkout, digests
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("tests", "scripts")]
+from test_workflow import ROOT, checkout, digests  # noqa: E402
 
 SMALL = {"studies": {"dataset_size": {"vary": {"n": [8, 16]}, "realisations": 1}}}
-LONGEST = 600  # seconds of one attempt
+LANGEVIN = {
+    "set": {"n": 8, "final_time": 5},
+    "networks": [{"model": "fully_connected", "width": 8, "depth": 2}],
+    "temperatures": [0.0, 0.01, 0.1],
+    "realisations": 2,
+}
+TARGETS = ("all", "experiment_langevin_temperature")
+LONGEST = 900  # seconds of one attempt
+RARELY = "CHECKPOINT_SECONDS = 20.0"  # in scripts/pipeline/trajectory.py
 
 
 def start(folder: Path) -> subprocess.Popen:
     """Start the same command as always."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "small.yaml"]
+    command = [sys.executable, "-m", "snakemake", *TARGETS]
+    command += ["--cores", "2", "--configfile", "small.yaml"]
     log = open(folder / "terminal.log", "a")
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
 
-def jobs(folder: Path) -> list[int]:
-    """Return the processes that run a script of the workflow in a folder."""
-    found = []
+def jobs(folder: Path) -> dict[int, str]:
+    """Return process -> script of the workflow that it runs in a folder."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_bytes()
-            if b".snakemake/scripts" in words and os.readlink(process / "cwd") == str(folder):
+            script = re.search(rb"\.snakemake/scripts/\w+\.(\w+)\.py", words)
+            if script and os.readlink(process / "cwd") == str(folder):
                 if b"bash" not in words.split(b"\0")[0]:
-                    found.append(int(process.name))
+                    found[int(process.name)] = script[1].decode()
     return found
 
 
@@ -53,6 +68,11 @@ def prepared(folder: Path) -> Path:
     folder.mkdir()
     checkout(folder)
     config = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text()) | SMALL
+    config["theory"]["langevin"] = LANGEVIN
+    module = folder / "scripts/pipeline/trajectory.py"
+    text = module.read_text()
+    assert RARELY in text
+    module.write_text(text.replace(RARELY, "CHECKPOINT_SECONDS = 0.0"))
     (folder / "small.yaml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -65,20 +85,23 @@ def kill_at(
         process.wait(delay)
         return None
     number = dice.choice([signal.SIGKILL, signal.SIGTERM])
-    target, found = "job", jobs(folder)
+    target, found = "", jobs(folder)
     if dice.random() < 0.5 or not found:
         target, number = "snakemake", signal.SIGKILL
         process.kill()
     else:
+        chosen = dice.choice(sorted(found))
+        target = found[chosen]
         with contextlib.suppress(ProcessLookupError):
-            os.kill(dice.choice(found), number)
+            os.kill(chosen, number)
     process.wait(LONGEST)
     return f"{target} {signal.Signals(number).name}"
 
 
 def main(kills: int, seed: int) -> int:
     """Return 0 if every disturbed run ended with the digests of the undisturbed one."""
-    dice, done, wrong, folders = random.Random(seed), 0, 0, 0
+    dice, done, wrong, folders, compared = random.Random(seed), 0, 0, 0, 0
+    killed: Counter[str] = Counter()
     root = Path(tempfile.mkdtemp(prefix="kill_fifty_"))
     try:
         reference = prepared(root / "reference")
@@ -100,16 +123,23 @@ def main(kills: int, seed: int) -> int:
                 if told is None:
                     break
                 done += 1
+                killed[told] += 1
                 print(f"{done}: {told}, {len(digests(folder))} files", flush=True)
             status = process.wait(LONGEST)
             found = digests(folder)
             differing = [k for k in expected | found if expected.get(k) != found.get(k)]
             wrong += bool(status or differing)
+            compared += len(expected | found)
             print(f"folder {folders}: status {status}, differing {differing}", flush=True)
             if status:
                 print((folder / "terminal.log").read_text()[-3000:])
             shutil.rmtree(folder)
-        print(f"{done} kills in {folders} folders, {wrong} with other results")
+        for told, count in killed.most_common():
+            print(f"{count:4} {told}")
+        print(
+            f"{done} kills in {folders} folders, {compared} digests compared, "
+            f"{wrong} folders with other results"
+        )
         return int(wrong > 0)
     finally:
         shutil.rmtree(root, ignore_errors=True)
