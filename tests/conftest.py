@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-
-ROOT = Path(__file__).resolve().parents[1]
+from checkouts import ROOT, checkout, snakemake
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +60,13 @@ def cifar10_archive():
     if not found or not found[0].is_file():
         pytest.skip("no CIFAR-10 archive: set SPEEDLIMITS_CIFAR10_ARCHIVE to the path of one")
     return found[0]
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory):
+    """A checkout in which the miniature has been run, with its report and the file of its study."""
+    folder = checkout(tmp_path_factory.mktemp("report"))
+    for arguments in (["report", "study_dataset_size"], ["report", "--report", "report.html"]):
+        process = snakemake(folder, *arguments)
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-5000:]
+    return folder

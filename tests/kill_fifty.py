@@ -27,7 +27,8 @@ from pathlib import Path
 import yaml
 
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("tests", "scripts")]
-from test_workflow import ROOT, checkout, digests  # noqa: E402
+from checkouts import ROOT, checkout  # noqa: E402
+from test_workflow import digests  # noqa: E402
 
 SMALL = {"studies": {"dataset_size": {"vary": {"n": [8, 16]}, "realisations": 1}}}
 LANGEVIN = {

@@ -14,8 +14,8 @@ import sys
 
 import pytest
 import yaml
+from checkouts import checkout, snakemake
 from conftest import ROOT
-from test_workflow import checkout, snakemake
 
 GPU_RULES = {"time_unit", "train", "ntk_start", "ntk_warm", "ntk_end"}
 NEED_TORCH = {"time_unit", "train", "ntk", "theory_langevin"}

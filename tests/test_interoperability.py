@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import xarray as xr
 from conftest import ROOT
-from test_report import reported  # noqa: F401
 
 from pipeline.columns import COLUMNS, described
 from pipeline.config import validated
@@ -38,7 +37,7 @@ print(len(leaves))
 
 
 @pytest.mark.workflow
-def test_results_open_without_our_code(reported):  # noqa: F811
+def test_results_open_without_our_code(reported):
     process = subprocess.run(
         [sys.executable, "-I", "-c", READER], cwd=reported, capture_output=True, text=True
     )
@@ -61,7 +60,7 @@ def datasets(folder):
 
 
 @pytest.mark.workflow
-def test_every_dataset_has_conventions_provenance_units_and_names(reported):  # noqa: F811
+def test_every_dataset_has_conventions_provenance_units_and_names(reported):
     found = list(datasets(reported / "results"))
     assert len(found) > 20
     for name, dataset in found:
@@ -82,7 +81,7 @@ def documented():
 
 
 @pytest.mark.workflow
-def test_every_column_of_every_table_is_documented(reported):  # noqa: F811
+def test_every_column_of_every_table_is_documented(reported):
     words = documented()
     endings = ("_low", "_high", "_predicted", "_amplitude", "_r_squared", "_residual_deviation")
     endings += ("_curvature", "_bic_exponential", "_bic_curved", "_window", "_bins")
@@ -101,7 +100,7 @@ def test_every_column_of_every_table_is_documented(reported):  # noqa: F811
 
 
 @pytest.mark.workflow
-def test_every_json_file_says_what_it_was_made_from(reported):  # noqa: F811
+def test_every_json_file_says_what_it_was_made_from(reported):
     for path in (reported / "results").rglob("*.json"):
         if ".zarr" in str(path) or path.name in ("snapshots.json", "provenance.json"):
             continue  # zarr's own; digests of a store that has the attributes; the provenance

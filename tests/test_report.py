@@ -10,9 +10,9 @@ import jinja2
 import pandas as pd
 import pytest
 import yaml
+from checkouts import planned, snakemake
 from conftest import ROOT
 from reproduction import Measured, Row, configuration, falling, flat, only_size_varies, overlaps
-from test_workflow import checkout, planned, snakemake
 
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES
@@ -20,16 +20,6 @@ from pipeline.settings import FIGURES
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 needs_runs = pytest.mark.workflow
-
-
-@pytest.fixture(scope="session")
-def reported(tmp_path_factory):
-    """A checkout in which the miniature has been run and the report made."""
-    folder = checkout(tmp_path_factory.mktemp("report"))
-    for arguments in (["report"], ["report", "--report", "report.html"]):
-        process = snakemake(folder, *arguments)
-        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-5000:]
-    return folder
 
 
 @pytest.fixture(scope="session")

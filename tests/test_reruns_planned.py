@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from checkouts import checkout
 from dry_runs import DryRuns
 from test_reruns import EXPECTED, MODULES, SCHEMA, WILDCARDS, config, with_study
-from test_workflow import checkout
 
 from pipeline import code_digest as cd
 from pipeline.runs import Plan

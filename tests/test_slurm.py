@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 import yaml
+from checkouts import checkout, snakemake
 from conftest import ROOT
-from test_workflow import checkout, digests, snakemake
+from test_workflow import digests
 
 PLUGIN = Path(sys.prefix) / "slurm"  # make test puts the plugin there, beside the environment
 FINAL = "results/studies/dataset_size/speed_limits.csv"
