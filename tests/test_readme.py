@@ -1,11 +1,23 @@
 """The README and the pages of docs/: generated parts, error texts, code, links."""
 
+import ast
 import re
+import subprocess
+import sys
+from urllib.parse import unquote
 
+import numpy as np
 import pytest
+import snakemake.exceptions
+import torch
+import yaml
+from checkouts import checkout, planned
+from checkouts import snakemake as run_snakemake
 from conftest import ROOT
 
 from pipeline import documentation
+from pipeline.code_digest import SCRIPTS
+from pipeline.config import validated
 from pipeline.settings import RULES
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,3 +65,145 @@ def test_rulegraph_shows_every_rule_and_what_follows_from_its_arrows_is_all_ther
     assert closed(arrows) == closed({(a, b) for b in sources for a in sources[b]})
     for arrow in arrows:
         assert arrow not in closed(arrows - {arrow}), f"{arrow} follows from the others"
+
+
+def section(title):
+    """The text under a heading of the README."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(text, language):
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_sections_stand_in_the_order_that_a_reader_needs():
+    order = ["Two commands", "CIFAR-10 on a laptop", "Paper scale", "Rulegraph", "Layout"]
+    order += ["Configuration", "Results", "Your own model and data", "Cluster", "Troubleshooting"]
+    found = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    assert [title for title in found if title in order] == order
+    assert found[0] == order[0] and found[-1] == "How to cite"
+
+
+def messages():
+    """Every string of the code that is no docstring, with None where a value is filled in."""
+    for path in SCRIPTS.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [v.value if isinstance(v, ast.Constant) else "\0" for v in node.values]
+                yield "".join(parts)
+            elif isinstance(node, ast.Constant) and node not in docstrings:
+                yield str(node.value)
+
+
+def said(text, strings):
+    """Whether one of the strings holds a text, whose "..." stand for what is filled in."""
+    fixed = [re.escape(piece.strip()) for piece in text.split("...") if piece.strip()]
+    return any(re.search(".*".join(fixed), string, re.DOTALL) for string in strings)
+
+
+def test_error_texts_of_the_troubleshooting_are_those_of_the_code():
+    strings = list(messages())
+    rows = re.findall(r"^\| (`.+?) \| .+ \|$", section("Troubleshooting"), re.MULTILINE)
+    texts = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
+    assert len(rows) >= 15 and len(texts) > len(rows)
+    for text in texts:
+        assert hasattr(snakemake.exceptions, text) or said(text, strings), text
+    assert not said("the inequality ... is bent", strings)
+    assert not said("was stored by the job; does not suffice", strings)
+
+
+@pytest.mark.workflow
+def test_reading_lines_run_on_finished_results_as_printed(reported):
+    code, *others = blocks(section("Results"), "python")
+    assert not others
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=reported, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert "inefficiency_low" in process.stdout and "/warm'" in process.stdout
+    assert re.findall(r" (8|16) +(cold|warm) +[\d.]+ +[\d.]+", process.stdout) == [
+        ("8", "cold"),
+        ("8", "warm"),
+        ("16", "cold"),  # does not reach a warm start in the miniature
+    ]
+
+
+def test_library_lines_run_on_a_network_as_printed(capsys):
+    code = blocks(section("Your own model and data"), "python")[0]
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    start = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    moved = start + 0.01 * torch.linspace(0, 1, 3)[:, None] * torch.randn(len(start))
+    names = {
+        "network": network,
+        "inputs": torch.randn(4, 3),
+        "targets": torch.randn(4, 1),
+        "snapshots": moved,
+        "times": [0.0, 1.0, 2.0],
+    }
+    exec(compile(code, "README.md", "exec"), names)
+    with torch.no_grad():
+        losses = []
+        for weights in moved:
+            torch.nn.utils.vector_to_parameters(weights, network.parameters())
+            losses.append(0.5 * (network(names["inputs"]) - names["targets"]).square().sum())
+    limit = (moved[2] - start).square().sum() / (losses[0] - losses[2])
+    assert names["found"].speed_limit_time[-1] == pytest.approx(float(limit), rel=1e-3)
+    assert f"{names['found'].speed_limit_time[-1]:.6f}" in capsys.readouterr().out
+
+
+@pytest.mark.workflow
+def test_own_data_lines_make_a_file_that_the_workflow_plans(tmp_path):
+    text = section("Your own model and data")
+    code = next(block for block in blocks(text, "python") if "savez" in block)
+    given = next(block for block in blocks(text, "yaml") if "mine.npz" in block)
+    folder = checkout(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert np.load(folder / "mine.npz")["train_inputs"].shape == (150, 12)
+    (folder / "my.yaml").write_text(given)
+    assert planned(run_snakemake(folder, "-n", configfile=folder / "my.yaml"))["train"] == 2 * 3
+
+
+def test_studies_of_the_readme_are_valid(shipped_config):
+    given = [yaml.safe_load(block) for block in blocks(section("Configuration"), "yaml")]
+    assert given
+    for changes in given:
+        shipped_config["studies"] |= changes["studies"]
+    assert validated(shipped_config)["studies"]["width"]["realisations"] == 3
+
+
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES += [ROOT / "results/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def without_code(text):
+    """A page without its code."""
+    return re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path):
+    """The anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    kept = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_anchors_resolve(page):
+    text = without_code(page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text)
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    for link in filter(None, (a or b for a, b in links)):
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, anchor = unquote(link).partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name}: {link} leads nowhere"
+        inside = str(target.relative_to(ROOT))
+        assert not tracked or any(f.startswith(inside) for f in tracked.splitlines()), link
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link} has no such heading"
