@@ -118,6 +118,13 @@ rule collect:
             subcategory="Tables",
             labels=inputs.report_labels(PLAN, "table", "correlations"),
         ),
+        transport=report(
+            "results/studies/{study}/transport.csv",
+            caption="../report/table.rst",
+            category="Study {study}",
+            subcategory="Tables",
+            labels=inputs.report_labels(PLAN, "table", "transport"),
+        ),
         spectra="results/studies/{study}/spectra.nc",
     log:
         "results/logs/studies/{study}/collect.log",
@@ -144,6 +151,7 @@ rule findings:
         comparisons="results/studies/{study}/comparisons.csv",
         correlations="results/studies/{study}/correlations.csv",
         exponents="results/studies/{study}/exponents.csv",
+        transport="results/studies/{study}/transport.csv",
     output:
         report(
             "results/studies/{study}/findings.md",

@@ -140,6 +140,8 @@ def main(snakemake) -> None:
         write_table(pd.concat(exponents, ignore_index=True), made.exponents)
         write_table(pd.concat(warm, ignore_index=True), made.warm_starts)
         write_table(pd.concat(curves, ignore_index=True), made.training_curves)
+        couplings = pd.concat(map(transport_rows, ensembles), ignore_index=True)
+        write_table(couplings, made.transport)
         write_table(pd.concat(kernels, ignore_index=True), made.kernels)
         curves, kernels = (pd.concat(parts, ignore_index=True) for parts in (curves, kernels))
         runs = outcomes(speed_limits, curves, kernels)
@@ -150,6 +152,12 @@ def main(snakemake) -> None:
         write_table(comparisons, made.comparisons)
         write_table(correlations(runs, settings), made.correlations)
         write_netcdf(mean_spectra(ensembles, settings), made.spectra)
+
+
+def transport_rows(ensemble: dict) -> pd.DataFrame:
+    """Return a row per start: W2^2 between starts and ends, by identity and by assignment."""
+    found = read_json(f"{ensemble['path']}/transport.json")["starts"]
+    return labelled(pd.DataFrame([{"start": s} | row for s, row in found.items()]), ensemble)
 
 
 def warm_columns(path: str) -> dict:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pipeline.columns import described
 from pipeline.log import logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import (
@@ -29,7 +30,7 @@ from speedlimits import speed_limit as sl
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
 from speedlimits.statistics import bootstrap_interval
-from speedlimits.transport import compare_couplings
+from speedlimits.transport import cheapest_other_cost, compare_couplings
 
 RECORDED = ("time", "train_loss", "path_length", "action", "velocity_noise", "kinetic_energy")
 # Slack of T (L_0 - L_T) >= l_gamma^2 for gradient flow, the error of its squared lengths: on linear
@@ -223,18 +224,29 @@ def start_table(
     return table
 
 
-def transport(runs: list[xr.Dataset]) -> dict:
-    """Return W2^2 between the ensembles of starts and ends, by identity and by assignment."""
+def transport(runs: list[xr.Dataset], start: int) -> dict:
+    """Return W2^2 between the ensembles of starts and ends, by identity and by assignment.
+
+    Args:
+        runs: trajectories of the realisations.
+        start: number of the snapshot to start from; the end is the last finite one.
+
+    Returns:
+        The columns of a row of the table transport.
+    """
     finite = np.all([np.isfinite(run["train_loss"].values) for run in runs], axis=0)
-    last = int(np.flatnonzero(finite)[-1])
-    starts, ends = (np.stack([run["weights"].values[k] for run in runs]) for k in (0, last))
-    found = compare_couplings(starts.astype(float), ends.astype(float))
+    last = max(int(np.flatnonzero(finite)[-1]), start)
+    starts, ends = (
+        np.stack([run["weights"].values[k] for run in runs]).astype(float) for k in (start, last)
+    )
+    moved = last > start  # else a run has diverged at once
+    found, other = compare_couplings(starts, ends), cheapest_other_cost(starts, ends)
     return {
-        "long_name": "mean of |theta_T - theta_0|^2 over realisations: each start with its own end "
-        "(identity), and by optimal assignment (W2^2 of the two samples)",
-        "units": "weight^2",
-        "identity_cost": float(found.identity_cost),
-        "optimal_cost": float(found.optimal_cost),
+        "time": float(runs[0]["time"][last] - runs[0]["time"][start]),
+        "wasserstein_squared_identity": found.identity_cost,
+        "wasserstein_squared_assignment": found.optimal_cost,
+        "identity_over_assignment": 1 + found.relative_gap if moved else None,
+        "other_over_identity": other / found.identity_cost if moved and len(runs) > 1 else None,
         "identity_is_optimal": bool(found.identity_is_optimal),
         "realisations": len(runs),
     }
@@ -269,8 +281,11 @@ def main(snakemake) -> None:
         ends = table[table["realisation"] == "ensemble"].groupby("start").last()
         print(ends.T.to_string())
         warn_of_discretisation(table)
+        couplings = {name: transport(runs, snapshot) for name, (snapshot, _) in starts.items()}
+        columns = {name: described(name) for name in couplings["cold"]}
         write_json(
-            {**transport(runs), "provenance": provenance(settings)}, snakemake.output.transport
+            {"starts": couplings, "columns": columns, "provenance": provenance(settings)},
+            snakemake.output.transport,
         )
         write_table(table, snakemake.output.table)
 

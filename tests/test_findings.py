@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from findings import findings, regime_lines
+from findings import findings, regime_lines, transport_sentence
 
 from pipeline.outcomes import along_axes, correlations
 from speedlimits.statistics import holm, rank_correlation, trend
@@ -42,8 +42,40 @@ def written(table, axes):
         "comparisons": comparisons,
         "correlations": correlations(table, SETTINGS),
         "exponents": whole.assign(moment="start", **EXPONENTS),
+        "transport": transport(),
     }
     return findings(tables, "some_study", SETTINGS | {"axes": axes}), tables
+
+
+def transport(other=(3.0, 2.5), gap=(0.0, 0.0), counts=(4, 5)):
+    """Two ensembles: cost of the cheapest other assignment, and how far the identity is off."""
+    return pd.DataFrame(
+        {
+            "ensemble": ["a", "b"], "start": "cold", "realisations": counts,
+            "identity_over_assignment": 1 + np.array(gap), "other_over_identity": other,
+            "identity_is_optimal": np.array(gap) == 0,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({}, "in all 2 cases (ensembles and starts; 4 to 5 runs each) the optimal assignment "
+             "couples each start with its own end"),
+        ({}, "any other costs at least 2.5 times as much."),
+        ({"gap": (0.0, 0.25), "other": (3.0, 0.8)}, "in 1 of 2 cases"),
+        ({"gap": (0.0, 0.25), "other": (3.0, 0.8)}, "by up to 25 %"),
+        ({"counts": (1, 3), "other": (np.nan, 2.0)}, "in all 1 case ("),
+    ],
+)  # fmt: skip
+def test_optimal_coupling_is_told(made, said):
+    (sentence,) = transport_sentence(transport(**made))
+    assert said in sentence
+
+
+def test_one_run_has_no_coupling_to_tell():
+    assert transport_sentence(transport(counts=(1, 1), other=(np.nan, np.nan))) == []
 
 
 EXPONENTS = {
@@ -165,6 +197,7 @@ def test_in_short_counts_what_the_lists_say():
     slower = int(short.split("cold start, ")[1].split(" of")[0])
     assert slower == rest.count("slower than predicted")
     assert "by ensembles: optimal 8." in short
+    assert "- W2 between starts and ends: in all 2 cases" in short
 
 
 def test_in_short_claims_nothing_without_an_effect():

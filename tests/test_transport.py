@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import ot
 import pytest
@@ -102,6 +104,50 @@ def test_identity_coupling_is_optimal_for_linearised_dynamics(seed, count, d, ex
     comparison = transport.compare_couplings(starts, ends)
     assert comparison.identity_is_optimal
     np.testing.assert_allclose(comparison.identity_cost, comparison.optimal_cost, rtol=1e-9)
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(2, 8), st.integers(1, 30), st.floats(-2, 4), st.floats(-8, 2))
+def test_identity_is_the_optimum_of_pot_for_linearised_networks(seed, count, n, time, least):
+    """Random spectra over many decades: the plan of POT costs what the identity does.
+
+    Ends by the solution in the space of outputs, theta_T = theta_0 + J^T (1 - e^{-Theta T})/Theta
+    Delta, which knows nothing of the map of weights that is the gradient of a convex function.
+    """
+    generator = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(generator.standard_normal((m, n)))[0] for m in (n, n + 5))
+    eigenvalues = 10.0 ** generator.uniform(least, 2, n)
+    jacobian = (left * np.sqrt(eigenvalues)) @ right.T
+    starts = generator.standard_normal((count, n + 5))
+    residues = generator.standard_normal(n) - starts @ jacobian.T
+    gain = -np.expm1(-eigenvalues * 10.0**time) / eigenvalues
+    ends = starts + ((residues @ left) * gain) @ left.T @ jacobian
+    uniform = np.full(count, 1.0 / count)
+    plan, log = ot.emd(uniform, uniform, ot.dist(starts, ends), log=True)
+    comparison = transport.compare_couplings(starts, ends)
+    assert comparison.identity_is_optimal
+    np.testing.assert_allclose(comparison.identity_cost, log["cost"], rtol=1e-8)
+    other = transport.cheapest_other_cost(starts, ends)
+    assert other >= comparison.identity_cost * (1 - 1e-9)
+    if other > comparison.identity_cost * (1 + 1e-6):
+        np.testing.assert_allclose(np.diag(plan), uniform, rtol=1e-6)
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(2, 5), st.integers(1, 4))
+def test_cheapest_other_assignment_by_trying_all(seed, count, d):
+    starts, ends = np.random.default_rng(seed).standard_normal((2, count, d))
+    identity = tuple(range(count))
+    costs = [
+        np.mean(np.sum((starts - ends[list(order)]) ** 2, axis=1))
+        for order in itertools.permutations(identity)
+        if order != identity
+    ]
+    np.testing.assert_allclose(transport.cheapest_other_cost(starts, ends), min(costs))
+
+
+def test_a_single_realisation_has_no_other_assignment():
+    assert np.isnan(transport.cheapest_other_cost(np.zeros((1, 2)), np.ones((1, 2))))
 
 
 def test_a_swap_is_found():

@@ -30,6 +30,18 @@ COLUMNS = {
     "test_loss_per_sample": ("loss", "test loss per sample"),
     "test_accuracy": ("1", "test accuracy"),
     "gradient_norm": ("loss / weight", "gradient norm |grad L|"),
+    "wasserstein_squared_identity": (
+        "weight^2",
+        "mean of |theta_T - theta_0|^2 over realisations, each start with its own end",
+    ),
+    "wasserstein_squared_assignment": (
+        "weight^2",
+        "W2^2 between the samples of starts and ends, by optimal assignment",
+    ),
+    "identity_over_assignment": ("1", "cost of the identity coupling over the optimal one, >= 1"),
+    "other_over_identity": ("1", "cost of the cheapest other assignment over the identity's"),
+    "identity_is_optimal": ("1", "whether no assignment is cheaper than the identity"),
+    "realisations": ("1", "number of realisations R"),
     "gradients": ("1", "gradient evaluations since the start"),
 }
 

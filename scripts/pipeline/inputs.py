@@ -21,6 +21,7 @@ TABLES = (
     "trends",
     "comparisons",
     "correlations",
+    "transport",
 )
 
 
@@ -55,7 +56,7 @@ def study_files(plan: Plan) -> Callable[[Any], list[str]]:
     def files(wildcards: Any) -> list[str]:
         found = []
         for ensemble in plan.studies[wildcards.study]:
-            tables = ("speed_limits.csv", "exponents.csv", "warm_start.json")
+            tables = ("speed_limits.csv", "transport.json", "exponents.csv", "warm_start.json")
             found += [f"{ensemble.path}/{name}" for name in tables]
             found += ensemble.manifests()
             for kernels in ensemble.kernels().values():

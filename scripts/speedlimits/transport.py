@@ -128,6 +128,33 @@ def compare_couplings(starts: ArrayLike, ends: ArrayLike) -> CouplingComparison:
     )
 
 
+def cheapest_other_cost(starts: ArrayLike, ends: ArrayLike) -> float:
+    """Least cost of an assignment of ends to starts that is not the identity.
+
+    Such an assignment lacks at least one pair (i, i): the least over i of the optimal assignment
+    without that pair (R assignment problems, O(R^4)). Above the identity's cost, it says by how
+    much the identity is the optimum; below, that it is not.
+
+    Args:
+        starts: theta_0 of each realisation, shape (R, P).
+        ends: theta_T of each realisation in the same order, shape (R, P).
+
+    Returns:
+        Mean of |theta_T - theta_0|^2 over the pairs of that assignment, in units of the weights
+        squared; NaN for a single realisation, which has no other (derived here).
+    """
+    starts, ends = _samples(starts, ends)
+    costs = cdist(starts, ends, metric="sqeuclidean")
+    if len(costs) < 2:
+        return np.nan
+    found = []
+    for i in range(len(costs)):
+        without = costs.copy()
+        without[i, i] = np.inf
+        found.append(without[linear_sum_assignment(without)].mean())
+    return float(min(found))
+
+
 def sample_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> float:
     """W2^2 between two samples of equal size, by optimal assignment (see `compare_couplings`).
 
