@@ -43,7 +43,7 @@ BAD = [
     ("ünïcödé", 1, ["unknown key", "ünïcödé"]),
     ("theory.linear_regression.ratio", [1.0], ["unknown key", "did you mean ratios?"]),
     ("theory.linear_regression.temperatures", [-0.1], ["temperatures[0] is -0.1", "at least 0"]),
-    ("theory.linear_regression.realisations", 64, ["realisations / groups is 8", "at least 64"]),
+    ("theory.linear_regression.realisations", 64, ["realisations is 64", "at least 16^2 = 256"]),
     ("theory.linear_regression.ratios", [0.01], ["leaves no sample at d = 16"]),
     ("theory.linear_regression.first_time", 30.0, ["less than final_time 20.0"]),
     ("theory.power_law.exponents", [[2.0, -1.5]], ["delta > 1 - alpha"]),
@@ -195,6 +195,13 @@ def test_all_problems_are_told_at_once(shipped_config):
         validate(config)
     for word in ("seed is -1", "widht", "fit.bins_per_decade"):
         assert word in str(caught.value)
+
+
+def test_more_groups_than_realisations(one_study):
+    config = changed(one_study, "theory.linear_regression.realisations", 300)
+    config = changed(config, "theory.linear_regression.groups", 301)
+    with pytest.raises(ConfigError, match=r"groups is 301; it must be at most realisations 300"):
+        validate(config)
 
 
 def test_more_digits_than_there_are(shipped_config):

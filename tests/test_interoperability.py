@@ -85,6 +85,7 @@ def test_every_column_of_every_table_is_documented(reported):
     words = documented()
     endings = ("_low", "_high", "_predicted", "_amplitude", "_r_squared", "_residual_deviation")
     endings += ("_curvature", "_bic_exponential", "_bic_curved", "_window", "_bins")
+    endings += ("_error", "_closed_form", "_discretised")
 
     def known(column):
         if column in words:

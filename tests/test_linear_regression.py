@@ -147,6 +147,106 @@ def test_infinite_time_limit_by_partition_functions(modes, temperature):
     )
 
 
+def moments_by_recursion(modes, step, steps):
+    """Means (from the optimum) and variances by the recursion of Euler-Maruyama, step by step."""
+    mean = np.sqrt(modes.start_displacements_squared)
+    variance = np.full(mean.size, modes.start_variance)
+    factor = 1.0 - step * modes.eigenvalues
+    for _ in range(steps):
+        mean, variance = factor * mean, factor**2 * variance + 2 * step * modes.temperature
+    return mean, variance
+
+
+@EXAMPLES
+@given(problems(), st.floats(1e-3, 1.9), st.sampled_from([1, 2, 7, 60]))
+def test_discretised_chain_by_its_recursion(modes, relative_step, steps):
+    """Steps up to nearly the stability limit, where the mean overshoots the minimum."""
+    step = relative_step / max(modes.eigenvalues.max(), 0.1)
+    mean, variance = moments_by_recursion(modes, step, steps)
+    first = np.sqrt(modes.start_displacements_squared)
+    start = np.full(first.size, modes.start_variance)
+    found = linear_regression.predict_discretised(modes, step, steps)
+    np.testing.assert_allclose(
+        linear_regression.discretised_variances(modes, step, steps), variance, rtol=1e-9
+    )
+    distance = np.sum((mean - first) ** 2 + (np.sqrt(variance) - np.sqrt(start)) ** 2)
+    drop = free_energy(modes, first, start) - free_energy(modes, mean, variance)
+    np.testing.assert_allclose(found["wasserstein_squared"], distance, rtol=1e-8, atol=1e-14)
+    np.testing.assert_allclose(found["free_energy_drop"], drop, rtol=1e-8, atol=1e-9)
+    assert found["time"] == step * steps
+    if distance > 1e-6:
+        np.testing.assert_allclose(found["speed_limit_time"], distance / drop, rtol=1e-6)
+        np.testing.assert_allclose(found["inefficiency"], step * steps * drop / distance, rtol=1e-6)
+
+
+def first_order_bias(modes, time):
+    """Bias of W2^2 and of the free-energy drop over the step, by expanding the moments in it.
+
+    (1 - step h)^N = e^{-h t} (1 - step h^2 t / 2 + ...) and 1/(1 - step h / 2) = 1 + step h / 2.
+    """
+    h, start, temperature = modes.eigenvalues, modes.start_variance, modes.temperature
+    distance, decay = np.sqrt(modes.start_displacements_squared), np.exp(-h * time)
+    end = linear_regression.variances(modes, time)
+    mean_bias = -0.5 * distance * decay * h**2 * time
+    variance_bias = -start * h**2 * time * decay**2
+    variance_bias += temperature * (0.5 * (1 - decay**2) + h * time * decay**2)
+    squared = -2 * distance * (1 - decay) * mean_bias
+    squared += (1 - np.sqrt(start / end)) * variance_bias
+    drop = -h * distance * decay * mean_bias - 0.5 * (h - temperature / end) * variance_bias
+    return np.sum(np.where(h > 0, squared, 0)), np.sum(np.where(h > 0, drop, 0))
+
+
+@EXAMPLES
+@given(problems(), st.floats(0.1, 3.0))
+def test_bias_of_the_discretised_chain_is_of_first_order_in_the_step(modes, relative_time):
+    """Step x the known coefficient; what is left falls as the square of the step."""
+    rate = max(modes.eigenvalues.max(), 0.1)
+    time = relative_time / rate
+    exact = linear_regression.predict(modes, time)
+    squared, drop = first_order_bias(modes, time)
+    variances = modes.start_variance + linear_regression.variances(modes, time)
+    weights = modes.start_displacements_squared + variances
+    energy = modes.eigenvalues * weights + modes.temperature
+    for name, bias, scale in (
+        ("wasserstein_squared", squared, weights.sum()),
+        ("free_energy_drop", drop, energy.sum()),
+    ):
+        for count in (50, 400, 3200):
+            step = time / count
+            chain = linear_regression.predict_discretised(modes, step, count)
+            left = chain[name] - exact[name] - step * bias
+            assert abs(left) <= (step * rate) ** 2 * scale + 1e-13 * scale
+
+
+def test_slope_of_the_bias_in_the_step_is_one():
+    """As a fit over a decade of steps, at the times of the shipped figure, hot and cold."""
+    generator = np.random.default_rng(0)
+    for temperature in (0.0, 0.1, 1.0):
+        modes = OrnsteinUhlenbeckModes(
+            generator.uniform(0.1, 3.0, 16), generator.exponential(size=16), 0.1, temperature
+        )
+        for time in (0.1, 1.0):
+            exact, counts = linear_regression.predict(modes, time), 50 * 2 ** np.arange(5)
+            for name in ("wasserstein_squared", "free_energy_drop", "speed_limit_time"):
+                bias = [
+                    linear_regression.predict_discretised(modes, time / n, n)[name] - exact[name]
+                    for n in counts
+                ]
+                slope = np.polyfit(np.log(time / counts), np.log(np.abs(bias)), 1)[0]
+                assert slope == pytest.approx(1.0, abs=0.03)
+
+
+def test_discretised_chain_refuses_steps_that_diverge_and_starts_at_rest():
+    modes = OrnsteinUhlenbeckModes([2.0, 0.0], [1.0, 1.0], 0.3, 0.5)
+    with pytest.raises(ValueError, match="below 1"):
+        linear_regression.predict_discretised(modes, 1.0, 3)
+    with pytest.raises(ValueError, match="negative"):
+        linear_regression.predict_discretised(modes, 0.1, -1)
+    start = linear_regression.predict_discretised(modes, 0.5, 0)
+    assert start["wasserstein_squared"] == start["free_energy_drop"] == 0
+    assert start["speed_limit_time"] == 0 and start["inefficiency"] == 1
+
+
 @EXAMPLES
 @given(problems())
 def test_early_times_lose_no_digits(modes):

@@ -242,11 +242,16 @@ def _theory_problems(theory: dict) -> list[str]:
                 f"{where}.{first} is {regression[first]}; it must be less than final_time "
                 f"{regression['final_time']}"
             )
-    d, size = regression["dimensions"][0], regression["realisations"] // regression["groups"]
-    if size < 4 * d:
+    d, realisations = regression["dimensions"][0], regression["realisations"]
+    if realisations < d**2:
         problems.append(
-            f"{where}: realisations / groups is {size}; covariances of the {d} dimensions that are "
-            f"simulated (the first of dimensions) need at least {4 * d} realisations a group"
+            f"{where}.realisations is {realisations}; covariances of the {d} dimensions that are "
+            f"simulated (the first of dimensions) need at least {d}^2 = {d**2}"
+        )
+    if regression["groups"] > realisations:
+        problems.append(
+            f"{where}.groups is {regression['groups']}; it must be at most realisations "
+            f"{realisations}"
         )
     for d in regression["dimensions"]:
         problems += [

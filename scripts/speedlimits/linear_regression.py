@@ -136,15 +136,8 @@ def wasserstein_squared(modes: OrnsteinUhlenbeckModes, times: ArrayLike) -> Arra
         W2^2, shape of ``times`` (paper, section 3).
     """
     h, t = _grid(modes, times)
-    end = variances(modes, times)
-    start = modes.start_variance
-    root_sum = np.sqrt(end) + np.sqrt(start)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # (s_T - s_0) / (sqrt s_T + sqrt s_0): no cancellation at early times
-        spread = np.where(root_sum > 0, _variance_change(modes, h, t) / root_sum, 0.0)
-        spread = np.where(np.isinf(end), end, spread)
-    moved_squared = modes.start_displacements_squared * np.expm1(-_product(h, t)) ** 2
-    return _total(modes, moved_squared + spread**2)
+    change, end = _variance_change(modes, h, t), variances(modes, times)
+    return _distance_squared(modes, np.expm1(-_product(h, t)), change, end)
 
 
 def mean_loss_drop(modes: OrnsteinUhlenbeckModes, times: ArrayLike) -> Array:
@@ -197,7 +190,8 @@ def free_energy_drop(modes: OrnsteinUhlenbeckModes, times: ArrayLike) -> Array:
     """
     h, t = _grid(modes, times)
     learnt = -0.5 * h * modes.start_displacements_squared * np.expm1(-_product(2.0 * h, t))
-    return _total(modes, learnt + _spreading_drop(modes, h, t))
+    change, end = _variance_change(modes, h, t), variances(modes, times)
+    return _total(modes, learnt + _spreading_drop(modes, change, end))
 
 
 def infinite_time_free_energy_drop(modes: OrnsteinUhlenbeckModes) -> float:
@@ -360,6 +354,75 @@ def predict(
     }
 
 
+def discretised_variances(modes: OrnsteinUhlenbeckModes, step: float, steps: ArrayLike) -> Array:
+    """Variance of every mode after N steps of Euler-Maruyama.
+
+    s_k(N) = s_0 r_k^2N + 2 step temperature (1 - r_k^2N)/(1 - r_k^2) with r_k = 1 - step h_k, the
+    solution of s <- r_k^2 s + 2 step temperature; s_0 + 2 temperature step N where h_k = 0.
+
+    Args:
+        modes: K modes.
+        step: time step, below 2 / h_max.
+        steps: N, shape (M,) or scalar.
+
+    Returns:
+        s_k(N), shape (..., K) (docs/theory.md, section 6.2).
+
+    Raises:
+        ValueError: if the step is unstable or a number of steps negative.
+    """
+    exponent, clock = _discretised_clock(modes, step, steps)
+    return modes.start_variance * np.exp(2.0 * exponent) + modes.temperature * clock
+
+
+def predict_discretised(
+    modes: OrnsteinUhlenbeckModes, step: float, steps: ArrayLike
+) -> dict[str, Array]:
+    """W2^2, beta^-1 R, T_SL and the inefficiency of the chain that Euler-Maruyama simulates.
+
+    Its p_N stays Gaussian with the means m*_k + (m_0k - m*_k) r_k^N, r_k = 1 - step h_k, and the
+    variances of `discretised_variances`. The distance and the free-energy drop are those of these
+    moments: with the heat by the midpoint rule, which is the energy difference, a simulation agrees
+    with them at any step. Against the continuum of `predict` they show the bias of the scheme.
+
+    Args:
+        modes: K modes.
+        step: time step, below 2 / h_max.
+        steps: N, shape (M,) or scalar.
+
+    Returns:
+        Arrays of the shape of ``steps`` under the names "time" (step x N), "wasserstein_squared",
+        "free_energy_drop", "speed_limit_time" and "inefficiency" of `predict`; the last may be
+        below 1, as a chain need not obey the bound (docs/theory.md, section 6.2).
+
+    Raises:
+        ValueError: if the step is unstable or a number of steps negative.
+    """
+    time = step * np.asarray(steps, dtype=np.float64)
+    exponent, clock = _discretised_clock(modes, step, steps)
+    h, end = modes.eigenvalues, discretised_variances(modes, step, steps)
+    # s_k(N) - s_0 as a multiple of the clock: no cancellation at early times
+    excess = modes.temperature - h * (1.0 - 0.5 * step * h) * modes.start_variance
+    change = excess * clock
+    # r^N - 1; for odd N beyond step h = 1 the mean overshoots the minimum
+    odd = np.asarray(steps, dtype=np.float64)[..., None] % 2 == 1
+    overshot = odd & (step * h > 1)
+    moved = np.where(overshot, -np.exp(exponent) - 1.0, np.expm1(exponent))
+    squared = _distance_squared(modes, moved, change, end)
+    learnt = -0.5 * h * modes.start_displacements_squared * np.expm1(2.0 * exponent)
+    drop = _total(modes, learnt + _spreading_drop(modes, change, end))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        limit = np.where(time == 0, 0.0, squared / drop)
+        whole = np.where(time == 0, 1.0, time / limit)
+    return {
+        "time": time,
+        "wasserstein_squared": squared,
+        "free_energy_drop": drop,
+        "speed_limit_time": limit,
+        "inefficiency": whole,
+    }
+
+
 def expected_displacements_squared(
     sample_eigenvalues: ArrayLike,
     teacher_variance: float,
@@ -426,6 +489,30 @@ def _diffused(modes: OrnsteinUhlenbeckModes, h: Array, t: Array) -> Array:
     return modes.temperature * _clock(h, t)
 
 
+def _discretised_clock(
+    modes: OrnsteinUhlenbeckModes, step: float, steps: ArrayLike
+) -> tuple[Array, Array]:
+    """Return N ln|r_k| and 2 step (1 - r_k^2N)/(1 - r_k^2) with r_k = 1 - step h_k, each (..., K).
+
+    The second is the sum of 2 step r_k^2j over j < N, the discretised `_clock`; 2 step N at h = 0.
+
+    Raises:
+        ValueError: if the step is unstable or a number of steps negative.
+    """
+    h, number = modes.eigenvalues, np.asarray(steps, dtype=np.float64)[..., None]
+    largest = 2.0 / h.max(initial=0.0) if np.any(h > 0) else np.inf
+    if not 0 < step < largest:
+        raise ValueError(f"step is {step}; stable steps are above 0 and below {largest:.3g}")
+    if np.any(number < 0):
+        raise ValueError("steps holds a negative number; N >= 0 is needed")
+    product = step * h
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = np.log1p(np.where(product < 1.0, -product, product - 2.0))
+        exponent = np.where(number > 0, number * rate, 0.0)
+    growing = np.where(h > 0, h * (1.0 - 0.5 * product), 1.0)  # (1 - r^2) / (2 step)
+    return exponent, np.where(h > 0, -np.expm1(2.0 * exponent) / growing, 2.0 * step * number)
+
+
 def _variance_change(modes: OrnsteinUhlenbeckModes, h: Array, t: Array) -> Array:
     """Return s_k(t) - s_0 = (temperature - h s_0) (1 - e^{-2 h t}) / h without cancellation."""
     excess = modes.temperature - h * modes.start_variance
@@ -433,13 +520,27 @@ def _variance_change(modes: OrnsteinUhlenbeckModes, h: Array, t: Array) -> Array
         return np.where(excess == 0, 0.0, excess * _clock(h, t))
 
 
-def _spreading_drop(modes: OrnsteinUhlenbeckModes, h: Array, t: Array) -> Array:
+def _distance_squared(
+    modes: OrnsteinUhlenbeckModes, moved: Array, change: Array, end: Array
+) -> Array:
+    """Return W2^2 of commuting Gaussians from (m_k(T) - m_0k)/(m_0k - m*_k), s_k(T) - s_0, s_k(T).
+
+    Each argument has the shape (..., K); (s_T - s_0)/(sqrt s_T + sqrt s_0) has no cancellation at
+    early times.
+    """
+    root_sum = np.sqrt(end) + np.sqrt(modes.start_variance)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.where(root_sum > 0, change / root_sum, 0.0)
+        spread = np.where(np.isinf(end), end, spread)
+    return _total(modes, modes.start_displacements_squared * moved**2 + spread**2)
+
+
+def _spreading_drop(modes: OrnsteinUhlenbeckModes, change: Array, end: Array) -> Array:
     """Return the part h/2 (s_0 - s) + temperature/2 ln(s/s_0) of the free-energy drop, (..., K).
 
     With r = s/s_0 - 1 it is r/2 (temperature - h s_0) - temperature/2 (r - ln(1 + r)).
     """
-    start, temperature = modes.start_variance, modes.temperature
-    change = _variance_change(modes, h, t)
+    h, start, temperature = modes.eigenvalues, modes.start_variance, modes.temperature
     with np.errstate(invalid="ignore", divide="ignore"):
         heat = np.where(h > 0, -0.5 * h * change, 0.0)
         if temperature == 0:
@@ -447,7 +548,7 @@ def _spreading_drop(modes: OrnsteinUhlenbeckModes, h: Array, t: Array) -> Array:
         if start == 0:
             return np.where(change > 0, np.inf, 0.0)
         r = change / start
-        direct = heat + 0.5 * temperature * np.log(variances(modes, t[..., 0]) / start)
+        direct = heat + 0.5 * temperature * np.log(end / start)
         series = 0.5 * r * (temperature - h * start) - 0.5 * temperature * _log_remainder(r)
     return np.where(np.abs(r) < SERIES_BELOW, series, direct)
 
