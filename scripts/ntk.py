@@ -7,8 +7,8 @@ the Gauss-Newton matrix J^T J gives all of this at less cost. Where both are too
 from a Lanczos quadrature on Jacobian products instead, which forms neither. Without a warm start
 the file says so and holds nothing else.
 
-A kernel or a spectrum that took long is kept until the file is written, so that a killed job does
-not repeat it.
+A kernel, a Gauss-Newton matrix or a quadrature is kept half-way, and with the spectra, if they took
+long, until the file is written, so that a killed job continues where it was.
 """
 
 import quick_start  # noqa: F401
@@ -16,6 +16,7 @@ import quick_start  # noqa: F401
 import copy
 import itertools
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,9 +35,10 @@ from pipeline.stores import (
     variable,
     write_netcdf,
 )
-from pipeline.trajectory import remembered, stage_folder
+from pipeline.trajectory import Partway, remembered, stage_folder
 from speedlimits.gauss_newton import (
     GaussNewton,
+    PartialSums,
     alignment,
     cross_gauss_newton,
     drift,
@@ -45,6 +47,7 @@ from speedlimits.gauss_newton import (
     spectrum,
 )
 from speedlimits.kernel import (
+    PartialKernel,
     choose_route,
     empirical_ntk,
     kernel_product,
@@ -52,6 +55,7 @@ from speedlimits.kernel import (
     trace_outputs,
 )
 from speedlimits.spectrum import (
+    LanczosState,
     eigenspace_overlap,
     eigenvalues_and_projections,
     kernel_drift,
@@ -64,13 +68,16 @@ from speedlimits.spectrum import (
 KINDS = {"full": "full NTK, (N C) x (N C)", "traced": "output-traced NTK, N x N"}
 
 
-def kernels(problem: Problem, route: str, memory_bytes: int) -> dict[str, np.ndarray]:
+def kernels(
+    problem: Problem, route: str, memory_bytes: int, partway: Partway
+) -> dict[str, np.ndarray]:
     """Return the kernels of the network's current weights.
 
     Args:
         problem: network and inputs.
         route: by ``choose_spectrum_route``.
         memory_bytes: working memory beyond the kernel itself.
+        partway: where the sum is kept.
 
     Returns:
         "traced" (N, N), and with the route "kernel" the "full" one (N C, N C), float64.
@@ -80,18 +87,25 @@ def kernels(problem: Problem, route: str, memory_bytes: int) -> dict[str, np.nda
     count = problem.targets.shape[1]
     rows = len(inputs) * (count if route == "kernel" else 1)
     progress = Progress(1.0)
+    kept = partway.load()
 
-    def on_progress(share: float) -> None:
-        progress.update(share, lambda: f"of the kernel of {rows} rows")
-
-    if route != "kernel":
-        memory_bytes += 8 * len(inputs) ** 2
-        traced = empirical_ntk(
-            network, inputs, traced=True, memory_bytes=memory_bytes, on_progress=on_progress
+    def on_part(part: PartialKernel) -> None:
+        partway.offer(
+            part.kernel.nbytes, lambda: {"done": part.done, "kernel": part.kernel.cpu().numpy()}
         )
-        return {"traced": traced.cpu().numpy()}
-    memory_bytes += 8 * (len(inputs) * count) ** 2
-    full = empirical_ntk(network, inputs, memory_bytes=memory_bytes, on_progress=on_progress)
+
+    theta = empirical_ntk(
+        network,
+        inputs,
+        traced=route != "kernel",
+        memory_bytes=memory_bytes + 8 * rows**2,
+        on_progress=lambda share: progress.update(share, lambda: f"of the kernel of {rows} rows"),
+        start_from=kept and PartialKernel(int(kept["done"]), torch.from_numpy(kept["kernel"])),
+        on_part=on_part,
+    )
+    if route != "kernel":
+        return {"traced": theta.cpu().numpy()}
+    full = theta
     return {"full": full.cpu().numpy(), "traced": trace_outputs(full, count).cpu().numpy()}
 
 
@@ -131,8 +145,28 @@ def choose_spectrum_route(problem: Problem, settings: dict) -> str:
     return route
 
 
+def sums_kept(partway: Partway) -> dict:
+    """Return the arguments with which sums of Jacobians are kept half-way."""
+    kept = partway.load()
+
+    def on_block(sums: PartialSums) -> None:
+        partway.offer(
+            sums.matrix.nbytes + sums.pulled.nbytes,
+            lambda: {
+                "done": sums.done,
+                "matrix": sums.matrix.cpu().numpy(),
+                "pulled": sums.pulled.cpu().numpy(),
+            },
+        )
+
+    if kept is None:
+        return {"on_block": on_block}
+    matrices = (torch.from_numpy(kept[name]) for name in ("matrix", "pulled"))
+    return {"on_block": on_block, "start_from": PartialSums(int(kept["done"]), *matrices)}
+
+
 def gauss_newton_matrices(
-    problem: Problem, delta: np.ndarray, targets: np.ndarray, memory_bytes: int
+    problem: Problem, delta: np.ndarray, targets: np.ndarray, memory_bytes: int, partway: Partway
 ) -> dict[str, np.ndarray]:
     """Return what stands for the full kernel of the current weights in the space of weights.
 
@@ -141,6 +175,7 @@ def gauss_newton_matrices(
         delta: residue, shape (N, C).
         targets: y, shape (N, C).
         memory_bytes: working memory beyond the matrices.
+        partway: where the sums are kept.
 
     Returns:
         "matrix" J^T J (P, P), "pulled" J^T (Delta, y), shape (P, 2), float64.
@@ -148,27 +183,43 @@ def gauss_newton_matrices(
     network, inputs = problem.network, problem.inputs
     vectors = torch.from_numpy(np.stack([delta.ravel(), targets.ravel()], axis=1)).to(inputs.device)
     memory_bytes += _matrix_bytes(network)
-    found = gauss_newton(network, inputs, vectors, memory_bytes=memory_bytes)
+    found = gauss_newton(network, inputs, vectors, memory_bytes=memory_bytes, **sums_kept(partway))
     return {"matrix": found.matrix, "pulled": found.pulled}
 
 
 def everything(
-    problem: Problem, route: str, targets: np.ndarray, memory_bytes: int
+    problem: Problem, route: str, targets: np.ndarray, memory_bytes: int, stage: Path, suffix: str
 ) -> dict[str, np.ndarray]:
-    """Return ``kernels``, and ``gauss_newton_matrices`` with that route."""
-    found = kernels(problem, route, memory_bytes)
+    """Return ``kernels``, and ``gauss_newton_matrices`` with that route.
+
+    Args:
+        problem: network and inputs.
+        route: by ``choose_spectrum_route``.
+        targets: y, shape (N, C).
+        memory_bytes: working memory beyond the results.
+        stage: folder of ``stage_folder``.
+        suffix: of the names under which they are remembered there.
+    """
+    name = f"kernels{suffix}"
+    compute = partial(kernels, problem, route, memory_bytes, Partway(stage, name))
+    found = remembered(stage, name, compute)
     if route == "gauss_newton":
-        found |= gauss_newton_matrices(problem, residue(problem), targets, memory_bytes)
+        name = f"gauss_newton{suffix}"
+        arguments = problem, residue(problem), targets, memory_bytes, Partway(stage, name)
+        found |= remembered(stage, name, partial(gauss_newton_matrices, *arguments))
     return found
 
 
 def cross_matrix(
-    problem: Problem, start_weights: torch.Tensor, memory_bytes: int
+    problem: Problem, start_weights: torch.Tensor, memory_bytes: int, partway: Partway
 ) -> dict[str, np.ndarray]:
     """Return J_0^T J_t as "cross", shape (P, P); arguments as ``gauss_newton_matrices``."""
     memory_bytes += _matrix_bytes(problem.network)
     network, inputs = problem.network, problem.inputs
-    return {"cross": cross_gauss_newton(network, inputs, start_weights, memory_bytes=memory_bytes)}
+    cross = cross_gauss_newton(
+        network, inputs, start_weights, memory_bytes=memory_bytes, **sums_kept(partway)
+    )
+    return {"cross": cross}
 
 
 def _matrix_bytes(network: torch.nn.Module) -> int:
@@ -209,15 +260,31 @@ def measure_gauss_newton(
     }
 
 
-def quadrature(problem: Problem, settings: dict, delta: np.ndarray) -> dict[str, xr.Variable]:
+def quadrature(
+    problem: Problem, settings: dict, delta: np.ndarray, partway: Partway
+) -> dict[str, np.ndarray]:
     """Return the nodes and weights that stand for the full kernel's spectrum in every sum.
 
     Products are taken in float64: in float32 the sums stall at 1e-3 to 1e-2, for as much time
     (benchmarks/spectrum.py).
+
+    Args:
+        problem: network and inputs.
+        settings: ``quadrature_steps``.
+        delta: residue, shape (N, C).
+        partway: where the basis is kept.
+
+    Returns:
+        The fields of ``SpectralMeasure``.
     """
+    kept = partway.load()
+    start_from = kept and LanczosState(
+        *(kept[name] for name in LanczosState._fields[:-1]), float(kept["scale"])
+    )
     steps = min(settings["quadrature_steps"], delta.size)
     network, inputs = copy.deepcopy(problem.network).double(), problem.inputs.double()
-    progress, done = Progress(steps), itertools.count(1)
+    progress = Progress(steps)
+    done = itertools.count(1 + (len(start_from.diagonal) if start_from else 0))
 
     def product(vector: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(vector).to(inputs.device)
@@ -225,22 +292,35 @@ def quadrature(problem: Problem, settings: dict, delta: np.ndarray) -> dict[str,
         progress.update(next(done), lambda: "Jacobian products")
         return result
 
-    found = spectral_measure_lanczos(product, delta, steps)
-    floor = noise_floor(found.nodes)
+    found = spectral_measure_lanczos(
+        product,
+        delta,
+        steps,
+        start_from=start_from,
+        on_product=lambda state: partway.offer(state.basis.nbytes, state._asdict),
+    )
     print(f"Lanczos quadrature with {steps} products, estimated error {found.error_estimate:.2g}")
+    return {name: np.asarray(value) for name, value in found._asdict().items()}
+
+
+def quadrature_described(found: dict[str, np.ndarray]) -> dict[str, xr.Variable]:
+    """Return what ``quadrature`` found as variables."""
+    floor = noise_floor(found["nodes"])
     what = "Lanczos quadrature of the full NTK"
     dims = "rank_quadrature"
     return {
-        "eigenvalues_quadrature": variable(dims, found.nodes, "1 / time", f"nodes of the {what}"),
+        "eigenvalues_quadrature": variable(
+            dims, found["nodes"], "1 / time", f"nodes of the {what}"
+        ),
         "residue_projections_quadrature": variable(
-            dims, found.weights, "loss", f"weights of the {what}"
+            dims, found["weights"], "loss", f"weights of the {what}"
         ),
         "noise_floor_quadrature": variable(
             (), floor, "1 / time", f"nodes of the {what} below this are rounding noise"
         ),
         "error_quadrature": variable(
             (),
-            found.error_estimate,
+            found["error_estimate"],
             "1",
             "largest relative difference of the Gauss and the Gauss-Radau rule over loss and "
             "length sums",
@@ -377,10 +457,8 @@ def main(snakemake) -> None:
         if moment != "start":
             parts["manifest"] = file_digest(snakemake.input.manifest)
             parts["snapshot"] = snapshot
-            starts = remembered(
-                stage_folder(parts),
-                "kernels_start",
-                lambda: everything(problem, route, targets, memory_bytes),
+            starts = everything(
+                problem, route, targets, memory_bytes, stage_folder(parts), "_start"
             )
             run = read_snapshots(snakemake.input.manifest)
             time = float(run["time"][snapshot])
@@ -392,16 +470,14 @@ def main(snakemake) -> None:
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
         delta = residue(problem)
-        if route == "quadrature":
-            variables |= quadrature(problem, settings, delta)
         stage = stage_folder(parts)
-        now = remembered(
-            stage, "kernels", lambda: everything(problem, route, targets, memory_bytes)
-        )
+        if route == "quadrature":
+            compute = partial(quadrature, problem, settings, delta, Partway(stage, "quadrature"))
+            variables |= quadrature_described(remembered(stage, "quadrature", compute))
+        now = everything(problem, route, targets, memory_bytes, stage, "")
         if route == "gauss_newton" and starts:
-            now |= remembered(
-                stage, "cross", lambda: cross_matrix(problem, start_weights, memory_bytes)
-            )
+            arguments = problem, start_weights, memory_bytes, Partway(stage, "cross")
+            now |= remembered(stage, "cross", partial(cross_matrix, *arguments))
         for kind in KINDS:
             if kind == "full" and route == "gauss_newton":
                 compute = partial(measure_gauss_newton, now, starts, delta, targets)

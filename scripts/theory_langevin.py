@@ -2,7 +2,8 @@
 
 Each start theta_0 carries a Gaussian cloud; its members are trained by Euler-Maruyama. W2, entropy
 production and T_SL are bounds from the members (see speedlimits.langevin_networks); beside them
-stand the exact values of the linearised network, from its measured NTK at the start.
+stand the exact values of the linearised network, from its measured NTK at the start. The rows of
+finished starts are kept, so that a killed job goes on with the next one.
 """
 
 import quick_start  # noqa: F401
@@ -13,11 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.device import choose_device
+from pipeline.device import choose_device, describe_device
+from pipeline.files import file_digest, remove
 from pipeline.log import Progress, logged
 from pipeline.problem import Problem, build_problem
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
+from pipeline.trajectory import Partway, stage_folder
 from speedlimits import langevin_networks, linear_regression
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import empirical_ntk
@@ -133,7 +136,22 @@ def ensemble_row(rows: pd.DataFrame, settings: dict, stream: int) -> pd.DataFram
     return table
 
 
-def network_table(network: dict, subset: str, parameters: dict, device) -> pd.DataFrame:
+def kept_rows(partway: Partway) -> list[dict]:
+    """Return the rows of ``one_start`` that a killed job had finished, in order."""
+    columns = partway.load() or {}
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in values]
+
+
+def keep_rows(partway: Partway, rows: list[dict]) -> None:
+    """Keep finished rows, if it is time to."""
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    partway.offer(sum(column.nbytes for column in columns.values()), lambda: columns)
+
+
+def network_table(
+    network: dict, subset: str, parameters: dict, device, partway: Partway
+) -> pd.DataFrame:
     """Return the rows of one network: every temperature and start, and the ensembles."""
     settings = {**parameters["langevin"], **parameters}
     seed, parts = settings["seed"], []
@@ -146,8 +164,8 @@ def network_table(network: dict, subset: str, parameters: dict, device) -> pd.Da
     temperatures, starts = settings["temperatures"], settings["realisations"]
     steps = settings["members"] * max(round(network["final_time"] / (2 * settings["step"])), 1)
     progress = Progress(steps * starts * len(temperatures))
+    finished = kept_rows(partway)
     for number, temperature in enumerate(temperatures):
-        rows = []
         for r, (problem, spectrum) in enumerate(zip(problems, spectra, strict=True)):
             purpose = ("langevin", network["model"], network["width"], temperature, r)
             seeds = [derived_seed(seed, *purpose, m) for m in range(settings["members"])]
@@ -157,9 +175,11 @@ def network_table(network: dict, subset: str, parameters: dict, device) -> pd.Da
             def on_step(done: int, before: int = before, text: str = text) -> None:
                 progress.update(before + done, lambda: text)
 
-            known = (lambda_1, network["final_time"], settings, temperature, seeds, on_step)
-            rows.append(one_start(problem, spectrum, *known))
-        single = with_times(pd.DataFrame(rows))
+            if len(finished) == number * starts + r:
+                known = (lambda_1, network["final_time"], settings, temperature, seeds, on_step)
+                finished.append(one_start(problem, spectrum, *known))
+                keep_rows(partway, finished)
+        single = with_times(pd.DataFrame(finished[number * starts : (number + 1) * starts]))
         stream = derived_seed(seed, "bootstrap", "langevin", network["model"])
         whole = ensemble_row(single, settings, stream)
         single["realisation"], whole["realisation"] = [str(r) for r in single.index], "ensemble"
@@ -176,11 +196,22 @@ def main(snakemake) -> None:
     settings = snakemake.params.settings
     with logged(snakemake.log[0]):
         device = choose_device("cpu", threads=snakemake.threads, deterministic=True)
+        stage = stage_folder(
+            {
+                "settings": settings,
+                "inputs": [file_digest(path) for path in snakemake.input],
+                "device": describe_device(device),
+                "threads": snakemake.threads,
+            }
+        )
         tables = [
-            network_table(network, path, settings, device)
-            for network, path in zip(settings["networks"], snakemake.input, strict=True)
+            network_table(network, path, settings, device, Partway(stage, f"network_{number}"))
+            for number, (network, path) in enumerate(
+                zip(settings["networks"], snakemake.input, strict=True)
+            )
         ]
         write_table(pd.concat(tables, ignore_index=True), snakemake.output[0])
+        remove(stage)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from checkouts import ROOT, checkout, snakemake
 def one_thread():
     torch.set_num_threads(1)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def kill_at(
         return None
     number = dice.choice([signal.SIGKILL, signal.SIGTERM])
     target, found = "", jobs(folder)
-    if dice.random() < 0.5 or not found:
+    if dice.random() < 0.25 or not found:
         target, number = "snakemake", signal.SIGKILL
         process.kill()
     else:

@@ -37,7 +37,9 @@ def choose_device(wanted: str, *, threads: int, deterministic: bool) -> torch.de
     if deterministic:
         # cuBLAS reads the variable when it starts, which is before the first product.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        # As use_deterministic_algorithms(True), which imports torch's compiler to tell it so too:
+        # 2 to 3 s of every job, for what nothing here uses.
+        torch.set_deterministic_debug_mode("error")
     return torch.device(wanted)
 
 

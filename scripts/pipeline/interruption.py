@@ -28,6 +28,8 @@ WATCH_SECONDS = 0.5  # own choice: far less than a new Snakemake needs to start 
 AGAIN = "the same command continues from what is stored"
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 FULL[errno.EFBIG] = "the file is larger than this system allows"
+# What torch on a CPU, CUDA and oneDNN say when an allocation fails; NumPy raises MemoryError.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive")
 
 
 class Interrupted(BaseException):
@@ -108,7 +110,7 @@ def system_sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" ({error.filename})" if error.filename else ""
         return f"{FULL[error.errno]}{where}: make room; what is finished is kept, and {AGAIN}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return (
             f"the memory does not suffice ({' '.join(str(error).split())[:200]}): give the job "
             f"more, or lower kernel.memory_gb or n; {AGAIN}"

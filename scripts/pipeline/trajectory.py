@@ -31,6 +31,8 @@ from pipeline.log import Progress
 from speedlimits.dynamics import Evolution, GradientFlow
 
 CHECKPOINT_SECONDS = 20.0  # own choice: little to lose, and writing takes milliseconds
+WRITE_SHARE = 0.05  # own choice: of a job's time, for states that take long to write
+SLOW_DISK = 2e8  # bytes per second, own choice: what is assumed until a write has been measured
 Recorder = Callable[[Evolution], dict[str, float]]
 
 
@@ -92,7 +94,53 @@ def remembered(
     found = compute()
     if time.monotonic() - start > CHECKPOINT_SECONDS:
         _save(path, found)
+        remove(Partway(stage, name).path)
     return found
+
+
+class Partway:
+    """State of one part of a job, kept now and then so that a killed job continues half-way.
+
+    A state is written when the one before is ``CHECKPOINT_SECONDS`` old, and if writing takes long
+    so seldom that it takes ``WRITE_SHARE`` of the time: the state of a kernel of 10 GB, written in
+    20 s, every 400 s. That is what a kill loses at most, besides the sweep of one pass.
+
+    Args:
+        stage: folder of ``stage_folder``.
+        name: of the part, as for ``remembered``, which removes the state with the part's end.
+    """
+
+    def __init__(self, stage: Path, name: str):
+        self.path = stage / f"{name}_partway.npz"
+        self._last_save = time.monotonic()
+        self._seconds_per_byte = 1 / SLOW_DISK
+
+    def load(self) -> dict[str, NDArray] | None:
+        """Return the arrays of the last state, None without one that can be read."""
+        if not self.path.is_file():
+            return None
+        try:
+            found = _load(self.path)
+        except UNREADABLE as error:
+            print(f"the state {self.path} cannot be used ({error}); starting anew")
+            return None
+        print(f"continuing half-way what a killed job computed: {self.path.stem}")
+        return found
+
+    def offer(self, size: int, state: Callable[[], dict[str, Any]]) -> None:
+        """Write a state if it is time to.
+
+        Args:
+            size: bytes of the state.
+            state: returns its arrays; called only if they are written.
+        """
+        start = time.monotonic()
+        wait = max(CHECKPOINT_SECONDS, size * self._seconds_per_byte / WRITE_SHARE)
+        if start - self._last_save < wait:
+            return
+        _save(self.path, state())
+        self._last_save = time.monotonic()
+        self._seconds_per_byte = (self._last_save - start) / max(size, 1)
 
 
 class StagedTrajectory:
