@@ -87,7 +87,8 @@ async def create(prefix: str, specs: list[str]) -> None:
         specs=specs,
         virtual_packages=VirtualPackage.detect(),
     )
-    await install(records, target_prefix=prefix, show_progress=False)
+    cache = Path(prefix).parent / "packages"  # two tests at once would share rattler's own
+    await install(records, target_prefix=prefix, cache_dir=cache, show_progress=False)
 
 
 def main(arguments: list[str]) -> None:

@@ -94,7 +94,11 @@ def test_rule_settings_are_sorted_and_ignore_the_order_of_the_config(shipped_con
         given = wildcards(plan.studies["dataset_size"][0])
         return {rule: RuleSettings(config, plan).of(rule)(given) for rule in RULES}
 
-    first, second = all_settings(shipped_config), all_settings(rebuilt(shipped_config))
+    other = rebuilt(shipped_config)
+    for study in other["studies"].values():  # the order of the axes is that of the figures
+        if "vary" in study:
+            study["vary"] = dict(reversed(study["vary"].items()))
+    first, second = all_settings(shipped_config), all_settings(other)
     assert repr(first) == repr(second)
     assert all(list(s) == sorted(s) for s in first.values())
 

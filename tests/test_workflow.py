@@ -190,14 +190,17 @@ def env_of_rules():
     """Return rule -> conda environment file, read from the rule files."""
     found = {}
     for path in (ROOT / "rules").glob("*.smk"):
-        for block in path.read_text().split("\nrule ")[0:]:
-            block = block.replace(
-                'inputs.torch_environment(COMPUTE["device"])', '"../envs/torch.yaml"'
-            )
+        text = path.read_text().replace(
+            'inputs.torch_environment(COMPUTE["device"])', '"../envs/torch.yaml"'
+        )
+        for block in re.split(r"^(?=rule |use rule )", text, flags=re.MULTILINE):
             env = re.search(r'conda:\s+"\.\./(envs/\w+\.yaml)"', block)
-            name = re.match(r"(?:rule )?(\w+):", block)
+            name = re.match(r"rule (\w+):", block)
+            heir = re.match(r"use rule (\w+) as (\w+) with:", block)
             if env and name:
                 found[name[1]] = ROOT / env[1]
+            elif heir:
+                found[heir[2]] = found[heir[1]]
     return found
 
 

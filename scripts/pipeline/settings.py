@@ -190,7 +190,7 @@ class RuleSettings:
             if rule == "interactive":
                 found["code"] = code_digest(uses.script, "pages/interactive.html")
             names: Iterable[str] = self.plan.default_studies if rule in OF_DEFAULT_STUDIES else ()
-            names = self.plan.studies if rule == "all_studies" else names
+            names = sorted(self.plan.studies) if rule == "all_studies" else names
             names = [wildcards.study] if rule == "study_runs" else names
             if names:
                 found["studies"] = {name: self.plan.described(name) for name in names}
