@@ -374,7 +374,7 @@ def fragment(compared: dict[str, tuple[list[Row], str]]) -> str:
             for index, row in enumerate(rows)
         ]
         caption = f"Reproduction of the paper's figure 1 by the study {name}"
-        tables.append(html_table(header, lines, caption))
+        tables.append(html_table(header, lines, caption, "reproduction"))
     return "\n".join(tables)
 
 

@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 from checkouts import ROOT, checkout, snakemake
+
+from pipeline.columns import described
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,10 @@ def job(tmp_path, monkeypatch):
             log=[str(tmp_path / "job.log")],
         )
         main(snakemake)
+        for path in outputs.values():
+            if str(path).endswith(".csv"):
+                for column in pd.read_csv(path, nrows=0):
+                    described(column)  # its unit and meaning, or a KeyError that asks for them
 
     return run
 

@@ -62,6 +62,11 @@ def datasets(folder):
 @pytest.mark.workflow
 def test_every_dataset_has_conventions_provenance_units_and_names(reported):
     found = list(datasets(reported / "results"))
+    names = " ".join(name for name, _ in found)
+    for wanted in ("all_runs.nc:/", "runs.nc:/", "spectra.nc", "images.nc", "snapshots.zarr"):
+        assert wanted in names
+    for name in ("ntk.nc", "ntk_warm0.nc", "ntk_end.nc", "balanced-subset0.nc"):
+        assert name in names
     assert len(found) > 20
     for name, dataset in found:
         wanted = {"Conventions", "title", "config", "versions", "loss_convention"}
@@ -69,9 +74,6 @@ def test_every_dataset_has_conventions_provenance_units_and_names(reported):
         assert isinstance(json.loads(dataset.attrs["config"]), dict), name
         for key, variable in dataset.variables.items():
             assert variable.attrs.get("units") and variable.attrs.get("long_name"), (name, key)
-
-
-SETTINGS = {"provenance", "store", "arrays", "config", "code", "commit"}
 
 
 def documented():
@@ -98,6 +100,30 @@ def test_every_column_of_every_table_is_documented(reported):
             if not known(column):
                 missing.setdefault(column, path.name)
     assert missing == {}
+
+
+@pytest.mark.workflow
+def test_every_column_of_every_table_has_a_unit_and_a_name(reported):
+    tables = list((reported / "results").rglob("*.csv"))
+    assert len(tables) > 25
+    for path in tables:
+        for name, column in pd.read_csv(path).items():
+            attributes = described(name)
+            assert attributes["long_name"], (path.name, name)
+            number = pd.api.types.is_numeric_dtype(column) and column.notna().any()
+            number = number and not pd.api.types.is_bool_dtype(column)
+            labels = ("subset", "realisation", "reference", "value")  # may hold numbers or words
+            assert attributes["units"] or not number or name in labels, (path.name, name)
+
+
+@pytest.mark.workflow
+def test_every_file_of_the_results_is_of_a_kind_that_is_checked(reported):
+    """NetCDF, Zarr and tables above, JSON below; figures, pages and sentences show their units."""
+    kinds = {".nc", ".csv", ".json", ".png", ".pdf", ".html", ".md", ".log", ".tsv"}
+    results = reported / "results"
+    paths = [path.relative_to(results) for path in results.rglob("*") if path.is_file()]
+    open_paths = [path for path in paths if not str(path).startswith(".")]  # states, digests
+    assert {path.suffix for path in open_paths if ".zarr/" not in str(path)} == kinds
 
 
 @pytest.mark.workflow

@@ -45,6 +45,11 @@ def test_page_of_dependencies_is_fresh(sources):
     assert all(f"## {rule}" in text for rule in RULES)
 
 
+def test_page_of_columns_is_fresh():
+    text = (ROOT / "docs/columns.md").read_text(encoding="utf-8")
+    assert documentation.columns() == text, "run: make docs"
+
+
 @pytest.mark.workflow
 def test_rulegraph_shows_every_rule_and_what_follows_from_its_arrows_is_all_there_is(sources):
     text = documentation.rulegraph(sources)

@@ -15,7 +15,7 @@ from conftest import ROOT
 from reproduction import Measured, Row, configuration, falling, flat, only_size_varies, overlaps
 
 from pipeline.runs import labelled_combinations
-from pipeline.settings import FIGURES
+from pipeline.settings import FIGURES, THEORY_FIGURES
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -62,6 +62,9 @@ def test_report_opens_offline_with_the_comparison_first(reported, page):
     assert page.locator("h1").first.bounding_box()["y"] >= 0  # the top can be reached
     text = page.locator("body").inner_text()
     assert "What the jobs cost" in text and "What the results were made from" in text
+    nodes = page.evaluate("() => rulegraph_spec.data[0].values.map((node) => node.rule)")
+    assert {"train", "ntk_start", "collect", "theory_figure"} <= set(nodes)
+    assert page.locator("canvas").first.bounding_box()["height"] > 300  # the graph is drawn
     assert page.problems == []
 
 
@@ -96,6 +99,7 @@ def test_interactive_page_draws_switches_and_tells_values(reported, page):
     first = curves.count()
     assert page.locator("path.curve.ensemble").count() == 2
     assert page.locator("path.curve.predicted").first.get_attribute("stroke-dasharray") == "8 4"
+    assert "T/TSL" in page.locator("svg").inner_text().replace("\u200b", "")  # set lower
     table = pd.read_csv(
         reported / "results/studies/dataset_size/speed_limits.csv", dtype={"realisation": str}
     )
@@ -134,6 +138,8 @@ def test_provenance_and_benchmarks_of_this_run(reported):
 def test_captions_name_every_figure():
     text = (ROOT / "report/figure.rst").read_text()
     assert [name for name in FIGURES if f'"{name}":' not in text] == []
+    text = (ROOT / "report/theory_figure.rst").read_text()
+    assert [name for name in THEORY_FIGURES if f'"{name}":' not in text] == []
 
 
 @pytest.mark.parametrize("study", CONFIG["studies"])

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 # What a suffix adds to the meaning of the column that it follows; the unit stays.
 SUFFIXES = {
-    "low": "lower end of the bootstrap interval",
-    "high": "upper end of the bootstrap interval",
+    "low": "lower end of its interval",
+    "high": "upper end of its interval",
     "predicted": "from the measured NTK spectrum at the same start",
+    "linearised": "exact for the network linearised at its start",
+    "closed_form": "closed form of the same data in continuous time",
+    "discretised": "closed form of the chain that Euler-Maruyama simulates",
+    "error": "standard error, jackknife over groups of realisations",
+    "r_squared": "R^2 of its fit of logarithms",
+    "residual_deviation": "standard deviation of the residues of its fit of logarithms",
+    "curvature": "coefficient of (ln k)^2 where the law is allowed one",
+    "bic_exponential": "BIC of y ~ e^{-ck} minus that of the power law",
+    "bic_curved": "BIC of a law with curvature minus that of the power law",
+    "window": "over sub-windows of the fit",
+    "bins": "number of logarithmic bins of the fit",
 }
 # column: (units, long_name)
 COLUMNS = {
@@ -46,23 +57,131 @@ COLUMNS = {
 }
 
 
+# Columns of the tables alone: labels (without a unit), statistics, costs, and the analytical half.
+OTHER_COLUMNS = {
+    # which ensemble, run and moment
+    "ensemble": ("", "folder of the ensemble"),
+    "dataset": ("", "data set"),
+    "n": ("1", "training-set size n"),
+    "subset": ("", "number of the subset draw"),
+    "model": ("", "network"),
+    "width": ("1", "channels or hidden units"),
+    "parameterisation": ("", "parameterisation of the network"),
+    "dynamics": ("", "dynamics of the weights"),
+    "case": ("", "label of the case of the study"),
+    "start": ("", "cold: from theta_0, warm: from the warm start; or the start of the theory"),
+    "realisation": ("", "number of the run, or ensemble"),
+    "moment": ("", "moment of the kernel: start, warm or end"),
+    "kernel": ("", "full (N C x N C) or output-traced (N x N) kernel"),
+    "prediction_kernel": ("", "kernel of the prediction: full, or quadrature of its sums"),
+    "at": ("", "moment of comparison: end, equal_loss or equal_gradients"),
+    "label": ("", "name of the network in the figure"),
+    "name": ("", "name of the spectrum"),
+    "note": ("", "why there is no fit"),
+    # exponents
+    "eigenvalues": ("1", "number of eigenvalues"),
+    "above_noise_floor": ("1", "number of eigenvalues above K eps lambda_1"),
+    "first_rank": ("1", "first rank of the fit window"),
+    "last_rank": ("1", "last rank of the fit window"),
+    "alpha": ("1", "spectral exponent alpha, lambda_k ~ k^-alpha"),
+    "delta": ("1", "spectral exponent delta, Delta_k^2 ~ k^-delta"),
+    "alpha_amplitude": ("1 / time", "eigenvalue of the fitted power law at rank 1"),
+    "delta_amplitude": ("loss", "squared residue projection of the fitted power law at rank 1"),
+    # warm starts and kernels
+    "threshold": ("1", "mean test accuracy that defines the warm start"),
+    "reached": ("", "whether the threshold is reached"),
+    "snapshot": ("1", "number of the snapshot of the warm start"),
+    "time_resolution": ("time", "distance of the warm start to the snapshot before"),
+    "mean_test_accuracy": ("1", "mean test accuracy over realisations at the warm start"),
+    "largest_mean_test_accuracy": ("1", "largest mean test accuracy of all times"),
+    "lambda_1": ("1 / time", "largest NTK eigenvalue lambda_1"),
+    "drift": ("1", "kernel drift |Theta_t - Theta_0|_F / |Theta_0|_F"),
+    "alignment": ("1", "alignment of kernel and targets"),
+    "overlap": ("1", "overlap of the C leading eigenvectors with those at the start"),
+    # outcomes and their statistics
+    "diverged": ("1", "1 for a run that diverged; share of such runs for an ensemble"),
+    "runs": ("1", "number of runs"),
+    "kinematic_inefficiency": ("1", "T int |theta'|^2 dt / l_geo^2"),
+    "train_loss_share": ("1", "training loss over that of the start, L_T / L_0"),
+    "test_error": ("1", "1 - test accuracy"),
+    "test_loss": ("loss", "test loss per sample"),
+    "prediction_ratio": ("1", "measured over predicted inefficiency"),
+    "alignment_gain": ("1", "alignment at the end over that at the start"),
+    "quantity": ("", "the quantity that is tested"),
+    "against": ("", "axis of the study"),
+    "with": ("", "the quantity that it is correlated with"),
+    "level": ("", "between ensembles, or within ensembles"),
+    "scale": ("", "log: slope of ln quantity on ln axis, linear: on the axis"),
+    "slope": ("1", "slope of ln quantity (discretisation: of itself) on ln axis or on the axis"),
+    "reference": ("", "the case of the axis that is compared with"),
+    "value": ("1", "the number, in the unit of its quantity; the case in comparisons"),
+    "kind": ("", "factor (ratio of geometric means) or difference"),
+    "effect": ("1", "ratio or difference of value to reference, in the unit of its quantity"),
+    "correlation": ("1", "Spearman's rank correlation"),
+    "p_value": ("1", "p-value of the permutation test"),
+    "p_smallest": ("1", "least p-value that so many permutations can give"),
+    "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),
+    "points": ("1", "number of runs or means that are tested"),
+    # reproduction
+    "study": ("", "study"),
+    "paper": ("", "value or range of the paper"),
+    "source": ("", "where the paper says it"),
+    "of": ("", "which ensemble or number"),
+    "low": ("1", "lower end of the interval, in the unit of its quantity"),
+    "high": ("1", "upper end of the interval, in the unit of its quantity"),
+    "agrees": ("", "whether the number meets the criterion"),
+    "verdict": ("", "verdict on the quantity"),
+    "criterion": ("", "criterion of the verdict"),
+    "configuration": ("", "configuration of the study, and the paper's where it differs"),
+    # costs
+    "rule": ("", "rule"),
+    "jobs": ("1", "number of jobs"),
+    "seconds_total": ("s", "elapsed time of all jobs"),
+    "seconds_median": ("s", "median elapsed time of a job"),
+    "seconds_largest": ("s", "largest elapsed time of a job"),
+    "cpu_seconds": ("s", "processor time of all jobs"),
+    "memory_mb": ("MB", "largest resident memory of a job, 10^6 bytes"),
+    "gpu_memory_mb": ("MB", "largest GPU memory of a job, 10^6 bytes"),
+    # the analytical half
+    "temperature": ("loss", "temperature beta^-1"),
+    "ratio": ("1", "ratio n/d of samples to dimensions"),
+    "dimensions": ("1", "dimensions d"),
+    "groups": ("1", "disjoint groups of realisations"),
+    "step": ("1", "step of Euler-Maruyama in units of 1/h_max"),
+    "weights": ("1", "number of weights P"),
+    "route": ("", "closed form, limit, simulation; finite sum or asymptote"),
+    "wasserstein_squared": ("weight^2", "W2^2 of start and end, of fitted Gaussians or a bound"),
+    "free_energy_drop": ("loss", "free energy drop F_0 - F_T, the entropy production beta^-1 R"),
+    "mean_loss_drop": ("loss", "mean loss drop <L_0 - L_T>"),
+    "start_loss": ("loss", "loss at the start"),
+    "heat": ("loss", "heat -int grad L o d theta (midpoint of each step) since the start"),
+    "loss_ratio": ("1", "excess loss at the end over that at the start"),
+    "equation_6": ("loss", "beta^-1 R by equation 6 of the paper"),
+    "growth_exponent": ("1", "exponent of T in the growth of T/T_SL"),
+    "rank": ("1", "rank k"),
+    "eigenvalue": ("1", "eigenvalue over the largest, lambda_k / lambda_1"),
+}
+
+
 def described(column: str) -> dict[str, str]:
     """Return the attributes units and long_name of a column.
 
     Args:
-        column: a name in ``COLUMNS``, or one with suffixes of ``SUFFIXES``.
+        column: a name in ``COLUMNS`` or ``OTHER_COLUMNS``, or one with suffixes of ``SUFFIXES``.
 
     Returns:
-        The two attributes.
+        The two attributes; a label has no unit.
 
     Raises:
         KeyError: if the column is not described.
     """
-    if column in COLUMNS:
-        units, long_name = COLUMNS[column]
+    known = COLUMNS | OTHER_COLUMNS
+    if column in known:
+        units, long_name = known[column]
         return {"units": units, "long_name": long_name}
-    stem, _, suffix = column.rpartition("_")
-    if suffix not in SUFFIXES or not stem:
-        raise KeyError(f"the column {column} is not described in pipeline/columns.py; add it there")
-    found = described(stem)
-    return {**found, "long_name": f"{found['long_name']}, {SUFFIXES[suffix]}"}
+    for suffix, meaning in SUFFIXES.items():
+        stem = column.removesuffix(f"_{suffix}")
+        if stem not in ("", column):
+            found = described(stem)
+            return {**found, "long_name": f"{found['long_name']}, {meaning}"}
+    raise KeyError(f"the column {column} is not described in pipeline/columns.py; add it there")

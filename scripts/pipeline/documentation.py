@@ -1,6 +1,6 @@
-"""Write the README's rulegraph and table of config keys, and docs/dependencies.md.
+"""Write the README's rulegraph and table of config keys, docs/dependencies.md and docs/columns.md.
 
-Each from what it describes: Snakemake's own graph, the schema, the table of rules.
+Each from what it describes: Snakemake's own graph, the schema, the tables of rules and of columns.
 """
 
 from __future__ import annotations
@@ -208,6 +208,33 @@ def dependencies(sources: dict[str, set[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def columns() -> str:
+    """Return the page that gives every column its unit and meaning."""
+    from pipeline.columns import COLUMNS, OTHER_COLUMNS, SUFFIXES
+
+    lines = [
+        "# Units and meanings of all columns",
+        "",
+        "Made by `make docs` from `scripts/pipeline/columns.py`. The units are those of the",
+        "[loss convention](../results/README.md), with weight^2 = loss x time; a label has none.",
+        "Which table has which columns: [results/README.md](../results/README.md).",
+        "",
+        "| column | unit | meaning |",
+        "|---|---|---|",
+    ]
+    for name, (unit, meaning) in sorted((COLUMNS | OTHER_COLUMNS).items()):
+        lines.append(f"| `{name}` | {unit} | {meaning.replace('|', chr(92) + '|')} |")
+    lines += [
+        "",
+        "Endings, in the unit of what they follow:",
+        "",
+        "| ending | meaning |",
+        "|---|---|",
+    ]
+    lines += [f"| `_{ending}` | {meaning} |" for ending, meaning in SUFFIXES.items()]
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "scripts"))
     readme, page = ROOT / "README.md", ROOT / "docs/dependencies.md"
@@ -217,5 +244,6 @@ if __name__ == "__main__":
     )
     readme.write_text(written, encoding="utf-8")
     page.write_text(dependencies(sources), encoding="utf-8")
+    (ROOT / "docs/columns.md").write_text(columns(), encoding="utf-8")
     sys.stdout.write("README.md: rulegraph and table of config keys written\n")
-    sys.stdout.write("docs/dependencies.md written\n")
+    sys.stdout.write("docs/dependencies.md and docs/columns.md written\n")

@@ -38,13 +38,16 @@ def study_label(settings: dict[str, Any], varied: Iterable[str]) -> str:
     )
 
 
-def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+def html_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], caption: str, name: str = ""
+) -> str:
     """Return a table; cells are escaped, and line breaks in them are kept.
 
     Args:
         header: column titles.
         rows: cells.
         caption: what the table shows.
+        name: a class for the style of the page.
 
     Returns:
         The element ``table``.
@@ -57,6 +60,6 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: st
 
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return (
-        f'<table class="docutils">\n<caption>{html.escape(caption)}</caption>\n'
+        f'<table class="{f"docutils {name}".strip()}">\n<caption>{html.escape(caption)}</caption>\n'
         f"<thead><tr>{cells('th', header)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
     )
