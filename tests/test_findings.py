@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from findings import findings, regime_lines, transport_sentence
 
+from pipeline.columns import described
 from pipeline.outcomes import along_axes, correlations
 from speedlimits.statistics import holm, rank_correlation, trend
 
@@ -120,6 +121,14 @@ def test_effects_are_claimed_with_their_numbers():
     factor = tables["comparisons"].query("quantity == 'inefficiency'").iloc[0]
     assert factor["effect"] == pytest.approx(2, rel=0.1)
     assert "The inefficiency T/T_SL of model b is" in text and "times that of a" in text
+
+
+def test_every_column_of_comparisons_and_trends_is_described():
+    _, tables = written(runs(), AXES)
+    assert len(tables["comparisons"]) and len(tables["trends"])
+    for name in ("trends", "comparisons", "correlations", "transport"):
+        for column in tables[name]:
+            assert described(column)["long_name"]
 
 
 def test_no_effect_says_no_evidence():
