@@ -149,6 +149,8 @@ OTHER_COLUMNS = {
     "groups": ("1", "disjoint groups of realisations"),
     "step": ("1", "step of Euler-Maruyama in units of 1/h_max"),
     "weights": ("1", "number of weights P"),
+    "start_variance": ("weight^2", "variance s_0 of a weight around the start theta_0"),
+    "members": ("1", "trajectories in the cloud of each start"),
     "route": ("", "closed form, limit, simulation; finite sum or asymptote"),
     "wasserstein_squared": ("weight^2", "W2^2 of start and end, of fitted Gaussians or a bound"),
     "free_energy_drop": ("loss", "free energy drop F_0 - F_T, the entropy production beta^-1 R"),
