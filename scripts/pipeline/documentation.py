@@ -140,7 +140,7 @@ def drawn(sources: dict[str, set[str]]) -> str:
     alone = lines.pop((), [])
     arrows = [f"  {' & '.join(a)} --> {' & '.join(b)}" for a, b in lines.items()]
     lonely = [name for name in alone if not any(name in direct for direct in lines)]
-    return "\n".join(["flowchart LR", *arrows, *(f"  {name}" for name in lonely)])
+    return "\n".join(["flowchart TB", *arrows, *(f"  {name}" for name in lonely)])
 
 
 def rulegraph(sources: dict[str, set[str]]) -> str:
