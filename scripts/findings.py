@@ -141,9 +141,12 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
             continue
         kinds = {"inefficiency": "T/T_SL", "kinematic_inefficiency": "kinematic inefficiency"}
         name = next((n for n in kinds if math.isfinite(row[n])), None)
+        noisy = row.get("dynamics") == "langevin"
         if name is None:
-            lines.append(f"- {label}, {row['start']} start: the loss has not dropped.")
+            why = "no bound (see the column note)" if noisy else "the loss has not dropped"
+            lines.append(f"- {label}, {row['start']} start: {why}.")
             continue
+        kinds["inefficiency"] = "T/T_SL at least" if noisy else "T/T_SL"
         text = f"{kinds[name]} {interval(row, name, confidence)}"
         predicted = row["inefficiency_predicted"]
         if name == "inefficiency" and math.isfinite(predicted):
@@ -164,14 +167,18 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
     for (_, start), group in ends.groupby(["ensemble", "start"], sort=False):
         found = geometric_mean(group["prediction_ratio"], confidence)
         if found["points"] > 1:
-            rows.append(found | {"label": f"{name_of(group.iloc[0], axes)}, {start} start"})
+            label = f"{name_of(group.iloc[0], axes)}, {start} start"
+            langevin = group.iloc[0].get("dynamics") == "langevin"
+            rows.append(found | {"label": label, "langevin": langevin})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p})
         ratio = interval(shown.rename({"low": "mean_low", "high": "mean_high"}), "mean", confidence)
         verdict = "no evidence of a difference"
         if p <= 1 - confidence:
-            verdict = "slower than predicted" if row["mean"] > 1 else "faster than predicted"
+            faster = "below the prediction, as a lower bound may be"
+            faster = faster if row["langevin"] else "faster than predicted"
+            verdict = "slower than predicted" if row["mean"] > 1 else faster
         lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}).")
     return lines
 
@@ -254,9 +261,12 @@ def prediction_summary(lines: list[str]) -> list[str]:
         if here:
             slower = sum("slower than predicted" in line for line in here)
             faster = sum("faster than predicted" in line for line in here)
+            below = sum("as a lower bound may be" in line for line in here)
+            rest = len(here) - slower - faster - below
+            bounded = f"{below} below it, as lower bounds may be, " if below else ""
             sentences.append(
                 f"Against the prediction from the NTK at the {start} start, {slower} of "
-                f"{len(here)} ensembles are slower, {faster} faster, {len(here) - slower - faster} "
+                f"{len(here)} ensembles are slower, {faster} faster, {bounded}{rest} "
                 "not told apart."
             )
     return sentences
@@ -310,6 +320,8 @@ def regime_summary(lines: list[str]) -> list[str]:
 def transport_sentence(transport: pd.DataFrame) -> list[str]:
     """Return a sentence: is coupling each start with its own end the optimal transport?"""
     several = transport[transport["other_over_identity"].notna()]
+    if "dynamics" in several:  # with noise this coupling is never optimal
+        several = several[several["dynamics"] != "langevin"]
     if len(several) == 0:
         return []
     better = several[~several["identity_is_optimal"].astype(bool)]

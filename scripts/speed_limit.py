@@ -3,6 +3,9 @@
 Rows are runs and the ensemble, at every recorded time after the start. T_SL of the ensemble is the
 ratio of averages over realisations; intervals are bootstrapped over realisations. The prediction
 takes the measured spectrum at the same start; the power law takes the fitted exponents.
+
+At a temperature above 0 (Langevin dynamics) T_SL is bounded from above and the inefficiency from
+below, from the distribution of starts (see speedlimits.langevin_ensembles).
 """
 
 import quick_start  # noqa: F401
@@ -26,7 +29,9 @@ from pipeline.stores import (
     write_json,
     write_table,
 )
+from speedlimits import langevin_ensembles
 from speedlimits import speed_limit as sl
+from speedlimits.langevin_ensembles import StartDistribution
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
 from speedlimits.statistics import bootstrap_interval
@@ -40,10 +45,10 @@ PREDICTORS = ("full", "quadrature")  # a file holds one of the two
 LARGEST_DISCRETISATION = 0.1  # own choice: then l_gamma may be off by some 5 %
 # name: function of the means over realisations; the intervals resample the realisations
 ENSEMBLE = {
-    "inefficiency": lambda m: sl.inefficiency(m["time"], m["geodesic2"], m["drop"]),
+    "inefficiency": lambda m: sl.inefficiency(m["time"], m["transport2"], m["descent"]),
     "speed_unevenness": lambda m: sl.speed_unevenness(m["time"], m["path2"], m["drop"]),
     "path_excess": lambda m: sl.path_excess(m["path2"], m["geodesic2"]),
-    "speed_limit_time": lambda m: sl.speed_limit_time(m["geodesic2"], m["drop"]),
+    "speed_limit_time": lambda m: sl.speed_limit_time(m["transport2"], m["descent"]),
     "kinematic_inefficiency": lambda m: sl.kinematic_inefficiency(
         m["time"], m["geodesic2"], m["action"]
     ),
@@ -51,6 +56,14 @@ ENSEMBLE = {
 # Adam's time is a length: only what no unit of time enters is given for it, and no spectrum of the
 # flow predicts it.
 WITHOUT_CLOCK = ("kinematic_inefficiency", "path_excess")
+# What means and intervals are taken of, where a dynamics has it. transport2 is l_geo^2, or at a
+# temperature the cost of a coupling; descent is the loss drop, or there that of the free energy.
+SAMPLED = (
+    "drop", "geodesic2", "path2", "action", "transport2", "descent", "curvature_heat", "excess",
+)  # fmt: skip
+# Own choice: then a layer's second moment is known to a quarter or better, and its logarithm and
+# inverse are biased by less than a tenth.
+LEAST_WEIGHTS = 30
 
 
 def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
@@ -61,8 +74,9 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         start: number of the snapshot to start from.
 
     Returns:
-        time (M,), drop, geodesic2, path, path2, action; path and action of gradient flow are NaN
-        where its action is off the loss drop by more than LARGEST_DISCRETISATION.
+        time (M,), drop, geodesic2, transport2, descent, path, path2, action; path and action of
+        gradient flow are NaN where its action is off the loss drop by more than
+        LARGEST_DISCRETISATION, those at a temperature everywhere.
     """
     later = slice(start + 1, None)
     since = {
@@ -86,9 +100,11 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
             rough = np.abs(error) > LARGEST_DISCRETISATION
             for name in ("path_length", "action"):
                 since[name][r, rough] = np.nan
-    return {
+    found = {
         "time": since["time"][0],
         "drop": -since["train_loss"],
+        "transport2": geodesic2,
+        "descent": -since["train_loss"],
         "energy_drop": -since["train_loss"] - since["kinetic_energy"],
         "geodesic2": geodesic2,
         "path": since["path_length"],
@@ -96,22 +112,108 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         "action": since["action"],
         "action_with_noise": action_with_noise,
     }
+    return found | at_temperature(runs, start, found) if temperature_of(runs) else found
+
+
+def temperature_of(runs: list[xr.Dataset]) -> float:
+    """Return the temperature of an ensemble, 0 where its dynamics has none."""
+    settings = json.loads(runs[0].attrs["config"])
+    return settings["temperature"] if settings["dynamics"] == "langevin" else 0.0
+
+
+def start_distribution(run: xr.Dataset) -> StartDistribution | None:
+    """Return the distribution of a run's starts, None where a weight has a fixed start."""
+    variances = json.loads(run.attrs["start_variances"])
+    ranges = json.loads(run.attrs["parameter_ranges"])
+    if not np.all(np.isfinite(list(variances.values()))):
+        return None
+    gaussian = json.loads(run.attrs["config"]).get("initialisation") == "he"
+    sizes = [ranges[name][1] - ranges[name][0] for name in variances]
+    return StartDistribution(sizes, list(variances.values()), gaussian)
+
+
+def nothing_bounded(start: int, distribution: StartDistribution | None, realisations: int) -> str:
+    """Return why an ensemble, or a single run, at a temperature has no T_SL; empty if it has."""
+    if start > 0:
+        return "the distribution at the warm start, and so its entropy, is not known"
+    if distribution is None:
+        return "weights with a fixed start: the entropy of the start is minus infinity"
+    known = int(distribution.sizes.min()) * realisations
+    if known < LEAST_WEIGHTS:
+        return (
+            f"its smallest layer has {known} weights over all realisations; the entropy needs "
+            f"{LEAST_WEIGHTS} (more realisations, or a wider network)"
+        )
+    return ""
+
+
+def at_temperature(runs: list[xr.Dataset], start: int, found: dict) -> dict:
+    """Return what takes the place of lengths and loss drop at a temperature, see ``measured``.
+
+    A Brownian path has no length and one start no entropy: path and action are NaN, and the drop of
+    the free energy follows from means over realisations (``completed``).
+    """
+    nothing = np.full(found["drop"].shape, np.nan)
+    later = slice(start + 1, None)
+
+    def since(name: str) -> np.ndarray:
+        return np.stack([run[name].values[later] - run[name].values[start] for run in runs])
+
+    law = start_distribution(runs[0])
+    changed = {name: nothing for name in ("path", "path2", "action")}
+    changed |= {"heat": since("heat"), "curvature_heat": since("curvature_heat")}
+    changed |= {"action_with_noise": changed["heat"], "law": law}
+    changed |= {"temperature": temperature_of(runs)}
+    if nothing_bounded(start, law, len(runs)):
+        return changed | {"transport2": nothing, "descent": nothing}
+    products = np.stack([run["layer_products"].values[later] for run in runs])
+    return changed | {
+        "transport2": langevin_ensembles.transport_cost(
+            products, found["time"], law, changed["temperature"]
+        ),
+        "excess": langevin_ensembles.moment_excess(products),
+        "descent": None,
+    }
+
+
+def completed(m: dict) -> dict:
+    """Return means (or one run) with the drop of the free energy, where it follows from the rest.
+
+    Args:
+        m: the names of ``measured``, each (..., M); the excess (..., M, layers).
+    """
+    if m.get("descent") is not None:
+        return m
+    least, most = langevin_ensembles.free_energy_drops(
+        m["time"], m["drop"], m["curvature_heat"], m["excess"], m["law"], m["temperature"]
+    )
+    return m | {"descent": least, "descent_most": most}
+
+
+def averaged(of: dict, r: int | None = None) -> dict:
+    """Return the means over realisations, or what realisation r has, completed."""
+    taken = {
+        name: value if not isinstance(value, np.ndarray) or name == "time" else
+        value.mean(axis=0) if r is None else value[r]
+        for name, value in of.items()
+    }  # fmt: skip
+    return completed(taken)
+
+
+def spectra(kernels: list[xr.Dataset], kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return eigenvalues, rounding noise set to 0, and residue projections of every kernel."""
+    found = []
+    for kernel in kernels:
+        values = kernel[f"eigenvalues_{kind}"].values
+        above = values > kernel[f"noise_floor_{kind}"].values
+        projections = kernel[f"residue_projections_{kind}"].values
+        found.append((np.where(above, values, 0.0), projections))
+    return found
 
 
 def predicted(kernels: list[xr.Dataset], kind: str, times: np.ndarray) -> dict[str, np.ndarray]:
     """Return the same quantities from the measured spectra, each (R, M)."""
-    sums = [
-        predict(
-            np.where(
-                kernel[f"eigenvalues_{kind}"] > kernel[f"noise_floor_{kind}"],
-                kernel[f"eigenvalues_{kind}"],
-                0.0,
-            ),
-            kernel[f"residue_projections_{kind}"].values,
-            times,
-        )
-        for kernel in kernels
-    ]
+    sums = [predict(*spectrum, times) for spectrum in spectra(kernels, kind)]
     stacked = {name: np.stack([s[name] for s in sums]) for name in sums[0]}
     return {
         "time": times,
@@ -121,13 +223,45 @@ def predicted(kernels: list[xr.Dataset], kind: str, times: np.ndarray) -> dict[s
         "path": stacked["path_length"],
         "path2": stacked["path_length"] ** 2,
         "action": stacked["action"],
+        "transport2": stacked["geodesic_length_squared"],
+        "descent": stacked["loss_drop"],
     }
+
+
+def predicted_at_temperature(
+    kernels: list[xr.Dataset], kind: str, found: dict, start: int
+) -> dict[str, np.ndarray]:
+    """Return W2^2 and free-energy drop of the linearised network at a temperature, each (R, M).
+
+    NaN from a warm start, where only sums over the spectrum are known, and where the layers' starts
+    have different variances.
+    """
+    nothing, law = np.full(found["drop"].shape, np.nan), found["law"]
+    whole = {name: nothing for name in ("drop", "geodesic2", "path2", "action")}
+    whole |= {"time": found["time"], "transport2": nothing, "descent": nothing}
+    isotropic = law is not None and law.gaussian and np.ptp(law.variances) == 0
+    if start > 0 or kind != "full" or not isotropic:
+        return whole
+    sums = [
+        langevin_ensembles.linearised(
+            *spectrum,
+            found["time"],
+            weights=int(law.sizes.sum()),
+            start_variance=float(law.variances[0]),
+            temperature=found["temperature"],
+        )
+        for spectrum in spectra(kernels, kind)
+    ]
+    names = {"drop": "loss_drop", "transport2": "wasserstein_squared"}
+    names |= {"descent": "free_energy_drop"}
+    return whole | {name: np.stack([s[key] for s in sums]) for name, key in names.items()}
 
 
 def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int) -> pd.DataFrame:
     """Return the rows of realisation r."""
-    one = {name: found[name] if name == "time" else found[name][r] for name in found}
-    kernel = {name: guess[name] if name == "time" else guess[name][r] for name in guess}
+    one, kernel = averaged(found, r), averaged(guess, r)
+    if "law" in found and nothing_bounded(0, found["law"], 1):
+        one |= {"descent": np.full(len(one["time"]), np.nan)}
     table = {
         "realisation": str(r),
         "time": one["time"],
@@ -137,20 +271,30 @@ def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int
         "action": one["action"],
         "discretisation": sl.discretisation(one["action_with_noise"], one["energy_drop"]),
     }
+    table |= noise_columns(one)
     table |= {name: function(one) for name, function in ENSEMBLE.items()}
     table |= {f"{name}_predicted": function(kernel) for name, function in ENSEMBLE.items()}
     return pd.DataFrame(table)
+
+
+def noise_columns(m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns that only ensembles at a temperature have."""
+    if "law" not in m:
+        return {}
+    return {
+        "heat": m["heat"],
+        "curvature_heat": m["curvature_heat"],
+        "transport_cost": m["transport2"],
+        "free_energy_drop_least": m["descent"],
+        "free_energy_drop_most": m.get("descent_most", np.full(len(m["time"]), np.nan)),
+    }
 
 
 def ensemble_table(
     found: dict[str, np.ndarray], guess: dict[str, np.ndarray], settings: dict, start: str
 ) -> pd.DataFrame:
     """Return the rows of the ensemble: ratios of averages with bootstrap intervals."""
-
-    def means(of: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: of[name] if name == "time" else of[name].mean(axis=0) for name in of}
-
-    mean = means(found)
+    mean = averaged(found)
     table = {
         "realisation": "ensemble",
         "time": mean["time"],
@@ -159,19 +303,21 @@ def ensemble_table(
         "path_length": np.sqrt(mean["path2"]),
         "action": mean["action"],
         "discretisation": sl.discretisation(mean["action_with_noise"], mean["energy_drop"]),
+        **noise_columns(mean),
     }
     for suffix, source in (("", found), ("_predicted", guess)):
-        samples = {name: source[name] for name in ("drop", "geodesic2", "path2", "action")}
+        samples = {name: source[name] for name in SAMPLED if source.get(name) is not None}
+        fixed = {name: value for name, value in source.items() if name not in samples}
         for name, function in ENSEMBLE.items():
             stream = derived_seed(settings["seed"], "bootstrap", start, name, suffix)
             low, high = bootstrap_interval(
                 samples,
-                lambda function=function, time=source["time"], **m: function({"time": time, **m}),
+                lambda function=function, fixed=fixed, **m: function(completed({**fixed, **m})),
                 confidence=settings["confidence"],
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
             )
-            value = function(means(source))
+            value = function(averaged(source))
             table[f"{name}{suffix}"] = value
             # A run that diverged leaves no ensemble: its survivors are not a sample of all.
             table[f"{name}{suffix}_low"] = np.where(np.isfinite(value), low, np.nan)
@@ -208,6 +354,8 @@ def start_table(
     kind = next(k for k in PREDICTORS if f"eigenvalues_{k}" in kernels[0])
     found = measured(runs, snapshot)
     guess = predicted(kernels, kind, found["time"])
+    if "law" in found:
+        guess = predicted_at_temperature(kernels, kind, found, snapshot)
     tables = [run_table(found, guess, r) for r in range(len(runs))]
     tables.append(ensemble_table(found, guess, settings, start))
     moment = "start" if start == "cold" else "warm"
@@ -217,6 +365,11 @@ def start_table(
     table.insert(0, "start", start)
     table.insert(3, "time_lambda_1", table["time"] * float(runs[0].attrs["lambda_1"]))
     table["prediction_kernel"] = kind
+    if "law" in found:
+        reasons = [nothing_bounded(snapshot, found["law"], count) for count in (1, len(runs))]
+        whole = table["realisation"] == "ensemble"
+        table["note"] = np.where(whole, reasons[1], reasons[0])
+        table[list(law)] = np.nan  # the power law of gradient flow
     if json.loads(runs[0].attrs["config"])["dynamics"] == "adam":
         blank = [n for n in table if n.startswith((*ENSEMBLE, "discretisation", "time_lambda"))]
         kept = [n for n in blank if n.startswith(WITHOUT_CLOCK) and "_predicted" not in n]
@@ -263,6 +416,19 @@ def warn_of_discretisation(table: pd.DataFrame) -> None:
         )
 
 
+def warn_of_noise(table: pd.DataFrame) -> None:
+    """Print why T_SL is missing at a temperature, and where the heat is off the loss drop."""
+    for (start, note), _ in table[table["note"] != ""].groupby(["start", "note"], sort=False):
+        print(f"no T_SL at this temperature from the {start} start: {note}")
+    off = (table["heat"] - table["loss_drop"]).abs() / table["free_energy_drop_most"].abs()
+    if off.max() > LARGEST_DISCRETISATION:
+        print(
+            f"warning: the heat is off the loss drop by {100 * off.max():.0f} % of the free "
+            "energy's drop at worst: the steps are too long for this temperature, lower "
+            "learning_rate"
+        )
+
+
 def main(snakemake) -> None:
     """Run the rule ``speed_limit``."""
     settings, given = snakemake.params.settings, snakemake.input
@@ -280,7 +446,7 @@ def main(snakemake) -> None:
         table = pd.concat(tables, ignore_index=True)
         ends = table[table["realisation"] == "ensemble"].groupby("start").last()
         print(ends.T.to_string())
-        warn_of_discretisation(table)
+        (warn_of_noise if "note" in table else warn_of_discretisation)(table)
         couplings = {name: transport(runs, snapshot) for name, (snapshot, _) in starts.items()}
         columns = {name: described(name) for name in couplings["cold"]}
         write_json(

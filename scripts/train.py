@@ -1,8 +1,9 @@
 """Train one realisation and store its snapshots.
 
-Gradient flow, or an optimiser with steps, of L = 1/2 sum |f - y|^2. A learning rate at or above the
-stability limit is refused before the first step, unless divergence is to be recorded. A killed job
-continues where its last checkpoint was taken and ends with the same bits (on a CPU).
+Gradient flow, an optimiser with steps, or Langevin dynamics at a temperature, of
+L = 1/2 sum |f - y|^2. A learning rate at or above the stability limit is refused before the first
+step, unless divergence is to be recorded. A killed job continues where its last checkpoint was
+taken and ends with the same bits (on a CPU).
 """
 
 import quick_start  # noqa: F401
@@ -30,8 +31,15 @@ from pipeline.stores import (
     write_zarr,
 )
 from pipeline.trajectory import FINISHED, StagedTrajectory, stage_folder
-from speedlimits.dynamics import DivergenceError, Evolution, GradientDescent, GradientFlow
+from speedlimits.dynamics import (
+    DivergenceError,
+    Evolution,
+    GradientDescent,
+    GradientFlow,
+    LangevinDynamics,
+)
 from speedlimits.gradient import TrainingLoss
+from speedlimits.layers import start_variances
 from speedlimits.networks import parameter_ranges
 from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
 from speedlimits.snapshots import snapshot_times
@@ -55,6 +63,12 @@ RECORDED = {
         "loss time",
         "squared displacement since the start in Adam's mean metric; else |theta - theta_0|^2",
     ),
+}
+
+# of Langevin dynamics alone
+RECORDED_WITH_NOISE = {
+    "heat": ("loss", "heat -int grad L o d theta (midpoint of each step) since the start"),
+    "curvature_heat": ("loss", "temperature x integral of the loss's Laplacian, by Stein's lemma"),
 }
 
 
@@ -94,7 +108,7 @@ def build_evolution(
 ):
     """Return the evolution that the settings name, at its start theta_0 of shape (P,).
 
-    The seed is that of the start; minibatches derive theirs from it.
+    The seed is that of the start; minibatches and Langevin noise derive theirs from it.
     """
     evaluate, dynamics = loss.loss_and_gradient, settings["dynamics"]
     if dynamics == "gradient_flow":
@@ -115,6 +129,11 @@ def build_evolution(
             samples=len(loss.targets),
             seed=derived_seed(seed, "minibatches"),
             lambda_1=lambda_1,
+        )
+    if dynamics == "langevin":
+        noise = derived_seed(seed, "langevin noise")
+        return LangevinDynamics(
+            evaluate, start, rate, settings["temperature"], noise, lambda_1=lambda_1
         )
     return GradientDescent(evaluate, start, rate, lambda_1=lambda_1)
 
@@ -140,13 +159,15 @@ def test_recorder(loss: TrainingLoss, problem: Problem):
     """Return a function that measures losses and test accuracy of an evolution's weights.
 
     The training loss is measured too: between its steps gradient flow interpolates it. Without
-    test samples, and the accuracy without labels, they are NaN.
+    test samples, and the accuracy without labels, they are NaN. Of Langevin dynamics the heats and
+    the inner products per layer are recorded besides.
     """
+    layers = list(parameter_ranges(problem.network).values())
 
     def half_square(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         return 0.5 * (targets - outputs).cpu().double().square().sum().item()
 
-    def record(evolution: Evolution) -> dict[str, float]:
+    def record(evolution: Evolution) -> dict[str, float | np.ndarray]:
         found = {
             "train_loss": half_square(
                 loss.outputs(evolution.weights, problem.inputs), problem.targets
@@ -161,6 +182,9 @@ def test_recorder(loss: TrainingLoss, problem: Problem):
                 centred = outputs - problem.test_start_outputs
                 correct = centred.argmax(dim=1) == problem.test_labels
                 found["test_accuracy"] = correct.cpu().double().mean().item()
+        if isinstance(evolution, LangevinDynamics):
+            found |= {name: getattr(evolution, name) for name in RECORDED_WITH_NOISE}
+            found["layer_products"] = evolution.layer_products(layers).cpu().numpy()
         return found
 
     return record
@@ -182,6 +206,16 @@ def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
         name: variable("snapshot", recorded[name].astype(float), *RECORDED[name])
         for name in RECORDED
     }
+    for name, described in RECORDED_WITH_NOISE.items():
+        if name in recorded:
+            variables[name] = variable("snapshot", recorded[name].astype(float), *described)
+    if "layer_products" in recorded:
+        variables["layer_products"] = variable(
+            ("snapshot", "layer", "vector", "other_vector"),
+            recorded["layer_products"],
+            "weight^2",
+            "inner products of theta - theta_0, theta_0 and the noise B per layer",
+        )
     variables["weights"] = variable(
         ("snapshot", "parameter"), weights.astype(np.float32), "weight", "weights theta"
     )
@@ -253,6 +287,8 @@ def main(snakemake) -> None:
             outputs=problem.targets.shape[1],
             parameter_ranges=json.dumps(parameter_ranges(problem.network)),
         )
+        if settings["dynamics"] == "langevin":
+            attributes["start_variances"] = json.dumps(start_variances(problem.network))
         diverged = Path(snakemake.params.store).with_name("diverged.zarr")
         remove(diverged)
         try:

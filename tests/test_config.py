@@ -98,6 +98,12 @@ BAD = [
     ("base.learning_rate", math.inf, ["is inf"]),
     ("base.learning_rate", "fast", ["base.learning_rate is 'fast'", "a number"]),
     ("base.learning_rate_unit", "relative", ["allowed: absolute, stability_limit"]),
+    ("base.temperature", -1e-4, ["base.temperature is -0.0001", "at least 0"]),
+    ("base.temperature", math.nan, ["base.temperature is nan", "finite"]),
+    ("base.temperature", math.inf, ["base.temperature is inf"]),
+    ("base.temperature", "1e-4", ["YAML reads 1e-4 as text: write 1.0e-4"]),
+    ("base.temperature", REMOVE, ["base lacks the key temperature"]),
+    (f"{STUDY}.vary.temperature", [0, -1], ["vary.temperature[1] is -1", "at least 0"]),
     ("base.final_time", -1, ["greater than 0"]),
     ("base.final_time", math.inf, ["is inf"]),
     ("base.final_time", 0.05, ["first_snapshot is 0.1", "less than final_time 0.05"]),
@@ -210,8 +216,9 @@ def test_more_digits_than_there_are(shipped_config):
         validate(changed(config, f"{STUDY}.vary.n", [64, 1001]))
 
 
-def test_learning_rate_at_the_stability_limit(shipped_config):
-    config = changed(shipped_config, "base.dynamics", "gradient_descent")
+@pytest.mark.parametrize("dynamics", ["gradient_descent", "langevin"])
+def test_learning_rate_at_the_stability_limit(shipped_config, dynamics):
+    config = changed(shipped_config, "base.dynamics", dynamics)
     validate(config)
     with pytest.raises(ConfigError, match="stability limit 2/lambda_1"):
         validate(changed(config, "base.learning_rate", 1.0))

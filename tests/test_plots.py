@@ -37,6 +37,7 @@ AXIS_LABELS = {
     "path_length_ratio": {r"\ell_\gamma / \ell_{\mathrm{geo}}", r"\lambda_1 T$"},
     "residue_projections": {r"\Delta_k^2", "Rank $k$", r"\lambda_k/\lambda_1"},
     "outcomes": {r"T/T_{\mathrm{SL}}", r"\Theta_0", "Alignment"},
+    "speed_limit_temperature": {r"Temperature $\beta^{-1}$", r"T/T_{\mathrm{SL}}", "at most"},
     "inefficiency_factors": {r"\ell_\gamma^2", r"T/T_{\mathrm{SL}}", r"\lambda_1 T$"},
 }
 
@@ -274,7 +275,10 @@ def test_legends_stay_inside_and_apart_from_the_panels(name, tables):
         assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
-@pytest.mark.parametrize("name", [n for n in FIGURES if n != "training_curves"])
+WITHOUT_WARM = ("training_curves", "speed_limit_temperature")
+
+
+@pytest.mark.parametrize("name", [n for n in FIGURES if n not in WITHOUT_WARM])
 def test_missing_warm_start_is_said(name):
     assert any("not reached" in text for text in texts(draw(name, study(SIZES[:2], warm=False))))
 
@@ -282,6 +286,42 @@ def test_missing_warm_start_is_said(name):
 def test_missing_warm_start_is_said_beside_its_threshold():
     given = study(SIZES[:2], warm=False)
     assert "warm start at 20 %: not reached" in texts(draw("training_curves", given))
+
+
+@pytest.mark.parametrize("realisations", [1, 3])
+def test_temperatures_stand_at_their_places_and_zero_in_a_strip(realisations):
+    temperatures, models = (0.0, 1e-3, 1e-2), ("myrtle5", "fully_connected")
+    settings = [{"model": m, "temperature": t} for m in models for t in temperatures]
+    table = study(settings, realisations)["speed_limits"]
+    front = ["ensemble", *BASE, "temperature", "start"]
+    table = table[[*front, *table.columns.difference(front)]]
+    table = table.assign(loss_drop=5.0 - 1e3 * table["temperature"])
+    noisy = table["temperature"] > 0
+    table["free_energy_drop_least"] = (table["loss_drop"] + 0.5).where(noisy)
+    table["free_energy_drop_most"] = (table["loss_drop"] + 2.0).where(noisy)
+    figure = importlib.import_module("plots.speed_limit_temperature").draw(table)
+    FigureCanvasAgg(figure).draw()
+    ends = style.last_rows(table, "cold")
+    ends = ends[ends["realisation"].astype(str) == "ensemble"]
+    second = figure.axes[1]
+    for k, model in enumerate(models):
+        shift = 1.12 ** (k - 0.5)
+        of_model = ends[ends["model"] == model]
+        places = shift * np.array([1e-4, 1e-3, 1e-2])
+        assert has_curve(second, places, of_model["inefficiency"])
+        assert has_curve(second, places, of_model["inefficiency_predicted"])
+        assert has_curve(figure.axes[2], places, of_model["loss_drop"])
+    labels = [text.get_text() for text in second.get_xticklabels()]
+    assert labels == ["0", "0.001", "0.01"]
+    assert {"Myrtle-5", "fully connected"} <= set(texts(figure))
+    bars = [c for c in figure.axes[2].collections if c.get_alpha() is not None]
+    assert len(bars) == 2  # least to most of every series
+
+
+def test_a_study_without_temperature_says_so(tables):
+    given = tables["speed_limits"].assign(loss_drop=1.0)
+    words = texts(importlib.import_module("plots.speed_limit_temperature").draw(given))
+    assert sum("no temperature" in text for text in words) == 3
 
 
 @pytest.mark.parametrize("name", ["training_curves", "inefficiency_time", "inefficiency_factors"])

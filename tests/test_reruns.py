@@ -83,7 +83,7 @@ def config():
     for name in ("mine", "taught"):
         real = {"dataset": name, "n": 8, "targets": "real", "selection": "uniform"}
         found["studies"][name] = {"set": real, "realisations": 2}
-    for dynamics in ("heavy_ball", "sgd"):
+    for dynamics in ("heavy_ball", "sgd", "langevin"):
         found["studies"][dynamics] = {"set": {"dynamics": dynamics}, "realisations": 2}
     found["default_studies"] = ["one"]
     return found
@@ -180,6 +180,7 @@ EXPECTED = {
     "default_studies": (["two"], SUMMARIES, NOTHING),
     "base.momentum": (0.5, COLLECT_OTHER, OF_DYNAMICS),
     "base.batch_size": (7, COLLECT_OTHER, OF_DYNAMICS),
+    "base.temperature": (0.01, COLLECT_OTHER, OF_DYNAMICS),
     "base.beyond_stability": (True, COLLECT_OTHER, OF_DYNAMICS),
     "base.warm_start_accuracy": (0.5, COLLECT, OF_ENSEMBLE),
     "studies.NAME.figures": (["training_curves"], NOTHING, NOTHING),

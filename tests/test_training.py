@@ -1,5 +1,7 @@
 """Training through the scripts: closed form of a linear model, resumption, warm start."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import prepare
@@ -13,8 +15,10 @@ import warm_start
 import xarray as xr
 from scipy.integrate import quad
 
+from pipeline.files import remove
 from pipeline.stores import read_json, read_netcdf, read_snapshots
-from pipeline.trajectory import StagedTrajectory
+from pipeline.trajectory import FINISHED, StagedTrajectory
+from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent
 
@@ -26,6 +30,7 @@ SETTINGS = {
     "output_scale": 1, "subtract_start": False,
     "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
     "relative_tolerance": 1e-6, "learning_rate": 0.0005, "learning_rate_unit": "stability_limit",
+    "temperature": 0.01,
     "final_time": 300, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
     "snapshots_per_decade": 5, "test_count": 1700,
 }  # fmt: skip
@@ -126,7 +131,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
 
-@pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent"])
+@pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent", "langevin"])
 @pytest.mark.parametrize("when", [1, 7, 23])
 def test_killed_training_continues_to_the_same_bits(trained, monkeypatch, dynamics, when):
     changes = dict(dynamics=dynamics, learning_rate=0.3, depth=2, relative_tolerance=1e-3)
@@ -148,6 +153,110 @@ def test_killed_training_continues_to_the_same_bits(trained, monkeypatch, dynami
     monkeypatch.setattr(StagedTrajectory, "_on_step", original)
     continued = trained(only_train=True, final_time=30, **changes)
     xr.testing.assert_identical(continued, whole)
+
+
+LANGEVIN = dict(dynamics="langevin", learning_rate=0.05)
+
+
+def test_langevin_at_temperature_zero_is_gradient_descent(trained):
+    cold = trained(**LANGEVIN | {"temperature": 0.0}, depth=2, final_time=20)
+    descent = trained(only_train=True, dynamics="gradient_descent", learning_rate=0.05, depth=2,
+                      final_time=20)  # fmt: skip
+    for name in descent.variables:
+        np.testing.assert_array_equal(cold[name], descent[name], err_msg=name)
+    found, expected = (speed_limit.measured([run], 0) for run in (cold, descent))
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_langevin_noise_is_its_own_stream_of_the_realisation(trained):
+    runs = [trained(**LANGEVIN, final_time=5)]
+    torch.manual_seed(99)  # the noise must not come from torch's global generator
+    np.random.seed(99)
+    again = trained(only_train=True, **LANGEVIN, final_time=5)
+    xr.testing.assert_identical(runs[0], again)
+    runs += [trained(only_train=True, realisation=1, **LANGEVIN, final_time=5)]
+    noise = [run["layer_products"].values[-1, 0, 2, 2] for run in runs]
+    diffused = 2 * 0.01 * float(runs[0]["time"][-1])
+    for squared in noise:  # 640 weights: chi squared
+        assert squared / 640 == pytest.approx(diffused, rel=4.5 * np.sqrt(2 / 640))
+    assert noise[0] != noise[1]
+
+
+def test_a_longer_langevin_run_extends_a_shorter_one_to_the_same_bits(trained):
+    whole = trained(**LANGEVIN, depth=2, final_time=30)
+    remove(Path(FINISHED))
+    trained(only_train=True, **LANGEVIN, depth=2, final_time=10)
+    longer = trained(only_train=True, **LANGEVIN, depth=2, final_time=30)
+    assert "extending a finished run" in Path("job.log").read_text(encoding="utf-8")
+    xr.testing.assert_identical(longer, whole)
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.03])
+def test_langevin_tables_bound_the_closed_form(trained, temperature):
+    changes = LANGEVIN | {"temperature": temperature, "final_time": 20}
+    runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(6)]
+    data = read_netcdf("n.nc")
+    x = data["train_inputs"].values.reshape(12, -1).astype(float)
+    y = np.eye(10)[data["train_labels"].values]
+    parts = [
+        linear_regression.modes_of_data(x / 8, column, np.zeros(64), 1.0, temperature)
+        for column in y.T
+    ]
+    modes = linear_regression.OrnsteinUhlenbeckModes(
+        np.concatenate([p.eigenvalues for p in parts]),
+        np.concatenate([p.start_displacements_squared for p in parts]),
+        1.0,
+        temperature,
+    )
+    found = speed_limit.measured(runs, 0)
+    exact = linear_regression.predict(modes, found["time"])
+    settings = {"seed": 1, "confidence": 0.95, "resamples": 100}
+
+    def no_guess(found):
+        return {name: np.nan * found["drop"] for name in speed_limit.SAMPLED} | {
+            "time": found["time"]
+        }
+
+    guess = no_guess(found)
+    table = speed_limit.ensemble_table(found, guess, settings, "cold")
+    # start and loss of six realisations scatter: judge by four and a half standard errors
+    error = 4.5 * found["drop"].std(axis=0, ddof=1) / np.sqrt(6) / np.abs(exact["mean_loss_drop"])
+    slack = 1 + error + 0.05
+    drop, squared = exact["free_energy_drop"], exact["wasserstein_squared"]
+    assert np.all(table["free_energy_drop_least"] < drop * slack)
+    assert np.all(table["free_energy_drop_most"] > drop / slack)
+    assert np.all(table["transport_cost"] > squared / slack)
+    assert np.all(table["inefficiency"] < exact["inefficiency"] * slack**2)
+    assert np.all(table["speed_limit_time"] > exact["speed_limit_time"] / slack**2)
+    np.testing.assert_allclose(
+        table["inefficiency"], table["time"] / table["speed_limit_time"], rtol=1e-12
+    )
+    assert table["inefficiency"].iloc[-1] > 0.3 * exact["inefficiency"][-1]  # no empty bound
+    assert np.all(table["inefficiency_low"] <= table["inefficiency"] * (1 + 1e-9))
+    for name in ("path_length", "action", "path_excess", "speed_unevenness",
+                 "kinematic_inefficiency"):  # fmt: skip
+        assert table[name].isna().all(), name
+    np.testing.assert_allclose(table["heat"], table["loss_drop"], rtol=1e-6, atol=1e-9)
+    row = speed_limit.run_table(found, guess, 2)
+    assert np.isfinite(row["inefficiency"]).all()
+    warm = speed_limit.measured(runs, 3)
+    table = speed_limit.ensemble_table(warm, no_guess(warm), settings, "warm")
+    assert table["inefficiency"].isna().all() and table["speed_limit_time"].isna().all()
+
+
+def test_what_cannot_be_bounded_says_why():
+    law = langevin_ensembles.StartDistribution([12, 40], [1.0, 1.0], True)
+    assert speed_limit.nothing_bounded(0, law, 3) == ""
+    assert "12 weights over all realisations" in speed_limit.nothing_bounded(0, law, 1)
+    assert "warm start" in speed_limit.nothing_bounded(2, law, 3)
+    assert "minus infinity" in speed_limit.nothing_bounded(0, None, 3)
+
+
+def test_langevin_step_at_the_limit_is_refused(trained, capsys):
+    with pytest.raises(SystemExit):
+        trained(**LANGEVIN | {"learning_rate": 1.0})
+    assert "stability limit" in capsys.readouterr().err
 
 
 def test_stage_of_other_settings_is_not_continued(trained, monkeypatch):

@@ -33,14 +33,15 @@ DYNAMICS_KEYS = {
     "nesterov": (*STEP_KEYS, "momentum"),
     "adam": (*STEP_KEYS, "momentum"),
     "sgd": (*STEP_KEYS, "batch_size"),
+    "langevin": (*STEP_KEYS, "temperature"),
 }
 
 
 def stability_factor(dynamics: str, momentum: float) -> float:
     """Return the largest stable learning rate over 2/lambda_1 (docs/theory.md, section 8).
 
-    1 for gradient descent (and for minibatches, whose noise lowers it), 1 + mu for heavy ball,
-    (1 + mu) / (1 + 2 mu) for Nesterov's momentum mu, infinite for Adam.
+    1 for gradient descent and Langevin dynamics (and for minibatches, whose noise lowers it),
+    1 + mu for heavy ball, (1 + mu) / (1 + 2 mu) for Nesterov's momentum mu, infinite for Adam.
     """
     factors = {"heavy_ball": 1 + momentum, "nesterov": (1 + momentum) / (1 + 2 * momentum)}
     return factors.get(dynamics, math.inf if dynamics == "adam" else 1.0)
@@ -165,6 +166,7 @@ def dynamics_slug(settings: dict) -> str:
         "learning_rate": f"rate{number(settings['learning_rate'])}{unit}",
         "momentum": f"momentum{number(settings['momentum'])}",
         "batch_size": f"batch{settings['batch_size']}",
+        "temperature": f"temperature{number(settings['temperature'])}",
         "beyond_stability": "beyond_stability" if settings["beyond_stability"] else "",
     }
     used = DYNAMICS_KEYS[settings["dynamics"]]

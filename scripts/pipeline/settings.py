@@ -28,6 +28,7 @@ FIGURES = {
     "residue_projections": ("spectra", "exponents"),
     "inefficiency_factors": ("speed_limits",),
     "outcomes": ("outcomes",),
+    "speed_limit_temperature": ("speed_limits",),
 }
 
 

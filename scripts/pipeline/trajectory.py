@@ -33,7 +33,7 @@ from speedlimits.dynamics import Evolution, GradientFlow
 CHECKPOINT_SECONDS = 20.0  # own choice: little to lose, and writing takes milliseconds
 WRITE_SHARE = 0.05  # own choice: of a job's time, for states that take long to write
 SLOW_DISK = 2e8  # bytes per second, own choice: what is assumed until a write has been measured
-Recorder = Callable[[Evolution], dict[str, float]]
+Recorder = Callable[[Evolution], dict[str, float | NDArray]]
 
 
 UNFINISHED = f"{RESULTS}/.partial"  # stages of unfinished jobs
@@ -149,7 +149,7 @@ class StagedTrajectory:
     Args:
         evolution: at its start.
         times: snapshot times after the start, increasing, shape (M,).
-        recorder: called at every snapshot; returns scalars to keep beside the weights.
+        recorder: called at every snapshot; returns numbers or arrays to keep beside the weights.
         stage: folder of ``stage_folder``, keyed by all that decides the result.
         finished: where the stage goes once it is complete, keyed by all but the final time; a
             stage of a shorter run that lies there is continued. None keeps nothing.
@@ -175,7 +175,8 @@ class StagedTrajectory:
         """Evolve through all times, continuing from the stage if it holds a checkpoint.
 
         Returns:
-            weights (M + 1, P) float64 with the start first, and each recorded scalar (M + 1,).
+            weights (M + 1, P) float64 with the start first, and each recorded number (M + 1,) or
+            array (M + 1, ...).
 
         Raises:
             Interrupted: after storing the state, if the job is told to stop.
@@ -242,7 +243,7 @@ class StagedTrajectory:
         self.next_snapshot += 1
         print(
             f"snapshot {self.next_snapshot} of {len(self.times) + 1}: time {record['time']:.4g}, "
-            f"loss {record['train_loss']:.5g}, {_inefficiency_text(record, self._start_loss)}, "
+            f"loss {record['train_loss']:.5g}, {self._inefficiency_text(record)}, "
             f"{record['gradients']} gradients"
         )
         self._checkpoint()
@@ -276,8 +277,21 @@ class StagedTrajectory:
         }
         return (
             f"time {evolution.time:.4g} of {self.times[-1]:.4g}, loss {evolution.loss:.5g}, "
-            f"{_inefficiency_text(record, self._start_loss)}"
+            f"{self._inefficiency_text(record)}"
         )
+
+    def _inefficiency_text(self, record: dict[str, float]) -> str:
+        """Return the current inefficiency in words; nothing at the start.
+
+        At a temperature the loss drop of one trajectory bounds nothing: its displacement is told.
+        """
+        length = record["geodesic_length"]
+        if length == 0:
+            return "start"
+        if getattr(self.evolution, "temperature", 0.0) > 0:
+            return f"displacement {length:.4g}"
+        drop = self._start_loss - record["train_loss"]
+        return f"inefficiency {record['time'] * drop / length**2:.4g}"
 
     def _checkpoint(self) -> None:
         state = {
@@ -340,11 +354,3 @@ class StagedTrajectory:
             if name.startswith("state_")
         }
         self.evolution.load_state(state)
-
-
-def _inefficiency_text(record: dict[str, float], loss_0: float) -> str:
-    """Return the current inefficiency in words; nothing at the start."""
-    squared = record["geodesic_length"] ** 2
-    if squared == 0:
-        return "start"
-    return f"inefficiency {record['time'] * (loss_0 - record['train_loss']) / squared:.4g}"

@@ -89,44 +89,22 @@ def simulate_cloud(
         member = LangevinDynamics(
             loss_and_gradient, start, step, temperature, seed, lambda_1=lambda_1
         )
-        heat = HeatMeter(member)
         first, of_member = member.loss, []
 
-        def after_step(
-            evolution: LangevinDynamics, heat: HeatMeter = heat, before: int = number * steps[-1]
-        ) -> None:
-            heat(evolution)
+        def after_step(evolution: LangevinDynamics, before: int = number * steps[-1]) -> None:
             if on_step is not None:
                 on_step(before + evolution.steps)
 
         for count in steps:
             member.advance(step * count, after_step)
             position = (member.weights - centre).cpu().numpy()
-            of_member.append((position, first - member.loss, heat.heat))
+            of_member.append((position, first - member.loss, member.heat))
         for kept, values in zip(
             (displacements, drops, heats), zip(*of_member, strict=True), strict=True
         ):
             kept.append(np.array(values))
     stacked = [np.stack(kept, axis=1) for kept in (displacements, drops, heats)]
     return Cloud(step * steps, *stacked)
-
-
-class HeatMeter:
-    """Heat -sum 1/2 (grad L_n + grad L_{n+1}) . (theta_{n+1} - theta_n), called after every step.
-
-    Args:
-        evolution: at its start.
-    """
-
-    def __init__(self, evolution: LangevinDynamics):
-        self.heat = 0.0
-        self._gradient, self._displacement = evolution.gradient, evolution.displacement
-
-    def __call__(self, evolution: LangevinDynamics) -> None:
-        """Add the heat of the step that has just been taken."""
-        moved = evolution.displacement - self._displacement
-        self.heat -= 0.5 * torch.dot(self._gradient + evolution.gradient, moved).item()
-        self._gradient, self._displacement = evolution.gradient, evolution.displacement
 
 
 def mean_displacement_squared(displacements: ArrayLike) -> Array:

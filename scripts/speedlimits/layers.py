@@ -175,3 +175,20 @@ def parameter_ranges(network: nn.Module) -> dict[str, tuple[int, int]]:
         ranges[name] = (start, start + parameter.numel())
         start += parameter.numel()
     return ranges
+
+
+def start_variances(network: nn.Module) -> dict[str, float]:
+    """Return name -> variance of a weight at the start, for every parameter.
+
+    Args:
+        network: any network.
+
+    Returns:
+        The variance of ``initialise_`` for the layers of this module; NaN for other parameters.
+    """
+    known = {
+        f"{name}.weight": layer.start_deviation**2
+        for name, layer in network.named_modules()
+        if isinstance(layer, (ScaledLinear, ScaledConv2d))
+    }
+    return {name: known.get(name, math.nan) for name, _ in network.named_parameters()}

@@ -23,6 +23,7 @@ from speedlimits.layers import (
     initialise_,
     output_layer,
     parameter_ranges,
+    start_variances,
     with_draw,
 )
 from speedlimits.residual_network import residual_network
@@ -44,6 +45,7 @@ __all__ = [
     "parameter_ranges",
     "residual_network",
     "scale_output",
+    "start_variances",
     "vision_transformer",
 ]
 

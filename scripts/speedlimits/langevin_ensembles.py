@@ -1,0 +1,250 @@
+"""Langevin dynamics from the distribution of starts: bounds on W2, free energy, T_SL, inefficiency.
+
+Here p_0 is the distribution from which the starts theta_0 of the realisations are drawn:
+independent weights of mean 0 and known variance s_l in layer l. Its entropy is finite and known,
+that of one start is minus infinity. Per layer every realisation gives the inner products of its
+displacement u = theta_T - theta_0, of theta_0, and of the noise B_T that has driven it. From these
+(derived here; docs/theory.md, section 6.4), whatever the shape of p_T:
+
+    W2^2      <= <|theta_T - c_l (theta_0 + B_T)|^2>,  c_l^2 = s_l / (s_l + 2 T / beta)
+    S_T - S_0 <= sum_l P_l / 2 ln(q_l / s_l)           q_l: second moment of a weight in layer l
+    beta^-1 (S_T - S_0) >= int (-beta^-1 <laplacian L> + beta^-2 sum_l P_l / q_l) dt
+    T_SL      <= W2^2's bound / (F_0 - F_T)'s lower bound,    T/T_SL >= its inverse times T
+
+At temperature 0 all are equalities but the first: they are then the quantities of gradient flow.
+Units are those of the loss, the weights and training time; arrays are float64, "..." any shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from speedlimits import linear_regression, ntk_dynamics
+
+Array = NDArray[np.float64]
+
+# Entropy per weight of a Gaussian over that of a uniform distribution of the same variance.
+UNIFORM_NEGENTROPY = 0.5 * np.log(2.0 * np.pi * np.e / 12.0)
+
+
+@dataclass(frozen=True)
+class StartDistribution:
+    """The distribution p_0 of the starts: independent weights of mean 0.
+
+    Args:
+        sizes: numbers of weights P_l, shape (layers,).
+        variances: s_l of a weight, shape (layers,).
+        gaussian: whether the weights are Gaussian; else uniform.
+    """
+
+    sizes: Array
+    variances: Array
+    gaussian: bool
+
+    def __post_init__(self) -> None:
+        """Convert to float64 and check.
+
+        Raises:
+            ValueError: if the shapes differ or a value is not positive and finite.
+        """
+        for name in ("sizes", "variances"):
+            value = np.asarray(getattr(self, name), dtype=np.float64)
+            if value.ndim != 1 or value.shape != np.shape(self.sizes):
+                raise ValueError(f"{name} has shape {value.shape}; give one number per layer")
+            if not np.all(np.isfinite(value) & (value > 0)):
+                raise ValueError(f"{name} holds {value.min()}; its numbers must be positive")
+            object.__setattr__(self, name, value)
+
+    @property
+    def negentropy(self) -> float:
+        """Entropy of the Gaussian with the same variances less that of p_0, in nats."""
+        return 0.0 if self.gaussian else float(UNIFORM_NEGENTROPY * self.sizes.sum())
+
+
+def transport_cost(
+    products: ArrayLike, times: ArrayLike, start: StartDistribution, temperature: float
+) -> Array:
+    """Cost |theta_T - c_l (theta_0 + B_T)|^2 of a coupling, whose mean bounds W2^2 from above.
+
+    For a Gaussian start c_l (theta_0 + B_T), c_l^2 = s_l / (s_l + 2 T / beta), has the law of
+    theta_0 and goes along with the diffusion: for free diffusion and for temperature 0 on linear
+    models it is the optimal coupling. A uniform start is coupled with its own end, which counts
+    the diffusion, 2 T / beta per weight, in full.
+
+    Args:
+        products: inner products of u, theta_0 and B_T, shape (..., M, layers, 3, 3).
+        times: T since the start, shape (M,).
+        start: the distribution of theta_0.
+        temperature: beta^-1.
+
+    Returns:
+        The cost of every realisation, shape (..., M).
+    """
+    products = np.asarray(products, dtype=np.float64)
+    diffused = 2.0 * temperature * np.asarray(times, dtype=np.float64)[:, None]
+    log_scale = -0.5 * np.log1p(diffused / start.variances) * float(start.gaussian)
+    # coefficients of u, theta_0 and B: 1, 1 - c and -c
+    along_noise = -np.exp(log_scale) * float(start.gaussian)
+    mix = np.stack([np.ones_like(log_scale), -np.expm1(log_scale), along_noise], axis=-1)
+    return np.einsum("mli,...mlij,mlj->...m", mix, products, mix)
+
+
+def moment_excess(products: ArrayLike) -> Array:
+    """Change of the squared norm of every layer, |theta_T|^2 - |theta_0|^2 = 2 u.theta_0 + |u|^2.
+
+    Args:
+        products: as in `transport_cost`, shape (..., layers, 3, 3).
+
+    Returns:
+        Shape (..., layers). The change fluctuates far less than |theta_T|^2, since s_l is known.
+    """
+    products = np.asarray(products, dtype=np.float64)
+    return 2.0 * products[..., 0, 1] + products[..., 0, 0]
+
+
+def second_moments(mean_excess: ArrayLike, start: StartDistribution) -> Array:
+    """Second moment q_l = s_l + <|theta_T|^2 - |theta_0|^2>_l / P_l of a weight in each layer.
+
+    Args:
+        mean_excess: mean of `moment_excess` over realisations, shape (..., layers).
+        start: the distribution of theta_0.
+
+    Returns:
+        q_l, shape (..., layers).
+    """
+    return start.variances + np.asarray(mean_excess, dtype=np.float64) / start.sizes
+
+
+def largest_entropy_gain(mean_excess: ArrayLike, start: StartDistribution) -> Array:
+    """Bound from above S_T - S_0 <= sum_l P_l / 2 ln(q_l / s_l), equal for a Gaussian of q_l.
+
+    Independent Gaussians have the largest entropy at given second moments. A uniform start adds
+    ln(2 pi e / 12) / 2 per weight, what its entropy is below that of the Gaussian.
+
+    Args:
+        mean_excess: mean of `moment_excess` over realisations, shape (..., layers).
+        start: the distribution of theta_0.
+
+    Returns:
+        The bound in nats, shape (...). A mean over R realisations lowers it by about 1 / (2 R)
+        nats per layer (Jensen).
+    """
+    change = np.asarray(mean_excess, dtype=np.float64) / (start.sizes * start.variances)
+    gain = np.sum(0.5 * start.sizes * np.log1p(np.maximum(change, -1.0 + 1e-15)), axis=-1)
+    return gain + start.negentropy
+
+
+def information_integral(times: ArrayLike, moments: ArrayLike, start: StartDistribution) -> Array:
+    """int_0^t sum_l P_l / q_l dt, which the Fisher information of p_t is never below.
+
+    By Cramer and Rao int |grad p|^2 / p >= tr C^-1 >= sum_i 1 / C_ii >= sum_l P_l / q_l. Between
+    the times q_l is interpolated linearly, as free diffusion has it, and integrated exactly.
+
+    Args:
+        times: t after the start, increasing, shape (M,).
+        moments: q_l at these times, shape (..., M, layers).
+        start: the distribution of theta_0, at t = 0.
+
+    Returns:
+        The integral up to each time, in time / weight^2, shape (..., M).
+    """
+    moments = np.asarray(moments, dtype=np.float64)
+    first = np.broadcast_to(start.variances, (*moments.shape[:-2], 1, moments.shape[-1]))
+    before = np.concatenate([first, moments[..., :-1, :]], axis=-2)
+    spans = np.diff(np.asarray(times, dtype=np.float64), prepend=0.0)[:, None]
+    change = (moments - before) / before
+    small = np.abs(change) < 1e-6  # then ln(1 + x) / x = 1 - x / 2 to double precision
+    safe = np.where(small, 1.0, change)
+    mean = np.where(small, 1.0 - 0.5 * change, np.log1p(safe) / safe) / before
+    return np.cumsum(np.sum(spans * start.sizes * mean, axis=-1), axis=-1)
+
+
+def free_energy_drops(
+    times: ArrayLike,
+    loss_drop: ArrayLike,
+    curvature_heat: ArrayLike,
+    mean_excess: ArrayLike,
+    start: StartDistribution,
+    temperature: float,
+) -> tuple[Array, Array]:
+    """Bounds on F_0 - F_t = <L_0 - L_t> + (S_t - S_0) / beta from below and from above.
+
+    From below the entropy is integrated, dS/dt = -<laplacian L> + beta^-1 int |grad p|^2 / p, with
+    `information_integral`; F never grows, so that the largest value so far is taken. From above
+    `largest_entropy_gain`.
+
+    Args:
+        times: t after the start, increasing, shape (M,).
+        loss_drop: <L_0 - L_t>, shape (..., M).
+        curvature_heat: beta^-1 int <laplacian L> dt, shape (..., M).
+        mean_excess: mean of `moment_excess` over realisations, shape (..., M, layers).
+        start: the distribution of theta_0.
+        temperature: beta^-1; at 0 both are the loss drop.
+
+    Returns:
+        (lower bound, upper bound), each (..., M), in units of the loss. NaN where the lower bound
+        is not positive and so says nothing, or where a moment came out negative.
+    """
+    drop = np.asarray(loss_drop, dtype=np.float64)
+    if temperature == 0:
+        return drop, drop
+    moments = second_moments(mean_excess, start)
+    valid = np.all(moments > 0, axis=-1)
+    information = information_integral(times, np.where(moments > 0, moments, np.nan), start)
+    lower = drop - np.asarray(curvature_heat, float) + temperature**2 * information
+    lower = np.fmax.accumulate(lower, axis=-1)
+    upper = drop + temperature * largest_entropy_gain(mean_excess, start)
+    nothing = ~valid | ~(lower > 0)
+    return np.where(nothing, np.nan, lower), np.where(valid, upper, np.nan)
+
+
+def linearised(
+    eigenvalues: ArrayLike,
+    residue_projections: ArrayLike,
+    times: ArrayLike,
+    *,
+    weights: int,
+    start_variance: float,
+    temperature: float,
+) -> dict[str, Array]:
+    """Exact W2^2 and F_0 - F_T of the linearised network from an isotropic Gaussian start.
+
+    The modes of `linear_regression` with h_k = lambda_k and, on average over starts,
+    Delta_k^2 = lambda_k (a_k^2 + s_0); the other weights diffuse freely. At temperature 0 these
+    are the sums of `ntk_dynamics`.
+
+    Args:
+        eigenvalues: lambda_k of the full kernel, those below rounding 0, shape (K,).
+        residue_projections: Delta_k^2 at the start, shape (K,).
+        times: T, shape (M,).
+        weights: number of weights P.
+        start_variance: s_0 of every weight.
+        temperature: beta^-1.
+
+    Returns:
+        "wasserstein_squared", "free_energy_drop" and "loss_drop", each (M,).
+    """
+    h, projections = np.asarray(eigenvalues, float), np.asarray(residue_projections, float)
+    moving = h > 0
+    h, projections = h[moving], projections[moving]
+    times = np.asarray(times, dtype=np.float64)
+    cloud = linear_regression.OrnsteinUhlenbeckModes(
+        np.append(h, 0.0),
+        np.zeros(h.size + 1),
+        start_variance,
+        temperature,
+        np.append(np.ones(h.size), float(weights - h.size)),
+    )
+    # what the starts' own spread does to the modes is in Delta_k^2 already
+    spread = (h, start_variance * h)
+    moved = ntk_dynamics.geodesic_length_squared(h, projections, times)
+    moved = moved - ntk_dynamics.geodesic_length_squared(*spread, times)
+    learnt = ntk_dynamics.loss_drop(h, projections, times) - ntk_dynamics.loss_drop(*spread, times)
+    return {
+        "wasserstein_squared": linear_regression.wasserstein_squared(cloud, times) + moved,
+        "free_energy_drop": linear_regression.free_energy_drop(cloud, times) + learnt,
+        "loss_drop": linear_regression.mean_loss_drop(cloud, times) + learnt,
+    }

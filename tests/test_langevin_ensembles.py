@@ -1,0 +1,340 @@
+"""Bounds from the distribution of starts against the linear case, where everything is known."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from speedlimits import langevin_ensembles as le
+from speedlimits import langevin_linear, linear_regression
+from speedlimits.dynamics import GradientDescent, LangevinDynamics
+from speedlimits.gradient import TrainingLoss
+from speedlimits.layers import start_variances
+from speedlimits.networks import fully_connected, initialise_, parameter_ranges
+
+DEPTH_1 = {"input_shape": (12,), "outputs": 2, "width": 1, "parameterisation": "ntk", "depth": 1}
+
+
+@functools.cache
+def regression():
+    """Inputs (8, 12), targets (8, 2), scale of the layer; 2 x 12 weights see 2 x 8 modes."""
+    generator = np.random.default_rng(3)
+    inputs = generator.normal(size=(8, 12)) * np.logspace(0, -1, 12)
+    return inputs, generator.normal(size=(8, 2)), 1 / np.sqrt(12)
+
+
+def modes_of(temperature, start_variance=1.0):
+    """All 24 modes: those of the two outputs, which do not interact."""
+    inputs, targets, scale = regression()
+    parts = [
+        linear_regression.modes_of_data(
+            scale * inputs, targets[:, c], np.zeros(12), start_variance, temperature
+        )
+        for c in range(2)
+    ]
+    names = ("eigenvalues", "start_displacements_squared")
+    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in names]
+    return linear_regression.OrnsteinUhlenbeckModes(*joined, start_variance, temperature)
+
+
+TIMES = np.geomspace(0.1, 3.0, 8)
+BIAS = 0.05  # of the scheme: steps are this over lambda_1
+
+
+@functools.cache
+def ensemble(temperature, count=60):
+    """Realisations of the depth-1 network through the evolution of a run: recorded numbers."""
+    inputs, targets, scale = regression()
+    step = BIAS / np.linalg.norm(scale * inputs, 2) ** 2
+    found = []
+    for r in range(count):
+        network = fully_connected(**DEPTH_1).double()
+        initialise_(network, torch.Generator().manual_seed(r))
+        loss = TrainingLoss(network, torch.from_numpy(inputs), torch.from_numpy(targets))
+        theta = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+        run = LangevinDynamics(loss.loss_and_gradient, theta, step, temperature, 1000 + r)
+        layers, first, rows = list(parameter_ranges(network).values()), run.loss, []
+        for time in TIMES:
+            run.advance(time)
+            products = run.layer_products(layers).numpy()
+            row = {"drop": first - run.loss, "heat": run.heat, "time": run.time}
+            row |= {"curvature": run.curvature_heat, "products": products}
+            rows.append(row | {"weights": run.weights.numpy()})
+        found.append({k: np.array([row[k] for row in rows]) for k in rows[0]})
+    stacked = {k: np.stack([f[k] for f in found]) for k in found[0]}
+    start = le.StartDistribution([24], list(start_variances(network).values()), True)
+    return stacked | {"times": stacked["time"][0], "start": start, "step": step}
+
+
+def standard_error(values):
+    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+@pytest.mark.parametrize("temperature", [0.003, 0.03, 0.3])
+def test_ensemble_of_a_linear_network_agrees_with_the_closed_forms(temperature):
+    found = ensemble(temperature)
+    modes, t = modes_of(temperature), found["times"]
+    exact = linear_regression.predict(modes, t)
+    h = modes.eigenvalues
+    # weak order 1 of the step: relative share step * h / 2 per mode, largest for the stiffest
+    bias = BIAS * np.abs(exact["mean_loss_drop"]) + BIAS * exact["mean_excess_loss"]
+    error = 4.5 * standard_error(found["drop"]) + bias
+    assert np.all(np.abs(found["drop"].mean(axis=0) - exact["mean_loss_drop"]) < error)
+    np.testing.assert_allclose(found["heat"], found["drop"], atol=1e-9)  # midpoint: exact here
+    curvature = temperature * h.sum() * t
+    error = 4.5 * standard_error(found["curvature"])
+    assert np.all(np.abs(found["curvature"].mean(axis=0) - curvature) < error)
+    excess = le.moment_excess(found["products"])
+    moved = modes.start_displacements_squared * np.expm1(-np.outer(t, h)) ** 2
+    expected = (moved + linear_regression.variances(modes, t) - 1.0).sum(axis=1)
+    error = 4.5 * standard_error(excess[..., 0]) + BIAS * (1 + np.abs(expected))
+    assert np.all(np.abs(excess.mean(axis=0)[:, 0] - expected) < error)
+
+
+@pytest.mark.parametrize("temperature", [0.003, 0.03, 0.3])
+def test_bounds_enclose_the_closed_forms(temperature):
+    found = ensemble(temperature)
+    exact = linear_regression.predict(modes_of(temperature), found["times"])
+    costs = le.transport_cost(found["products"], found["times"], found["start"], temperature)
+    slack = 4.5 * standard_error(costs) + BIAS * costs.mean(axis=0)
+    assert np.all(costs.mean(axis=0) > exact["wasserstein_squared"] - slack)
+    least, most = le.free_energy_drops(
+        found["times"],
+        found["drop"].mean(axis=0),
+        found["curvature"].mean(axis=0),
+        le.moment_excess(found["products"]).mean(axis=0),
+        found["start"],
+        temperature,
+    )
+    noise = 4.5 * (standard_error(found["drop"]) + standard_error(found["curvature"]))
+    noise += BIAS * np.abs(exact["mean_loss_drop"])
+    drop = exact["free_energy_drop"]
+    assert np.all(least < drop + noise) and np.all(most > drop - noise)
+    early = found["times"] < 0.5  # before the stiff modes are in equilibrium
+    assert np.all(np.abs(least - drop)[early] < (noise + 0.2 * drop)[early])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 10), st.integers(0, 30), st.floats(1e-4, 2.0), st.floats(0.05, 3.0),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_bounds_hold_for_random_spectra(count, free, temperature, start_variance, seed):
+    """Bounds of the exact moments enclose the exact values, all modes in one layer."""
+    generator = np.random.default_rng(seed)
+    h = np.append(10.0 ** generator.uniform(-2, 0.5, count), np.zeros(free))
+    a2 = generator.standard_normal(h.size) ** 2
+    modes = linear_regression.OrnsteinUhlenbeckModes(h, a2, start_variance, temperature)
+    times = np.linspace(0, 5, 3000)[1:]
+    exact = linear_regression.predict(modes, times[-1:])
+    s = linear_regression.variances(modes, times)
+    # second moment about the start's mean, the origin
+    moments = (a2 * np.expm1(-np.outer(times, h)) ** 2 + s - start_variance).sum(axis=1)
+    start = le.StartDistribution([h.size], [start_variance], True)
+    least, most = le.free_energy_drops(
+        times,
+        linear_regression.mean_loss_drop(modes, times),
+        temperature * h.sum() * times,
+        moments[:, None],
+        start,
+        temperature,
+    )
+    drop = exact["free_energy_drop"][0]
+    assert np.isnan(least[-1]) or least[-1] <= drop * (1 + 1e-4) + 1e-9
+    assert most[-1] >= drop * (1 - 1e-9)
+    # cost of the coupling, from the covariances of the Ornstein-Uhlenbeck process
+    decay, time = np.exp(-h * times[-1]), times[-1]
+    noise = 2 * temperature * np.where(h > 0, (1 - decay) / np.where(h > 0, h, 1), time)
+    c = np.sqrt(start_variance / (start_variance + 2 * temperature * time))
+    cost = np.sum(
+        a2 * (1 - decay) ** 2 + s[-1] + start_variance - 2 * c * (decay * start_variance + noise)
+    )
+    assert cost >= exact["wasserstein_squared"][0] * (1 - 1e-9)
+
+
+def test_free_diffusion_attains_all_bounds():
+    """Without a loss the coupling is the optimal one and both entropy bounds are equalities."""
+    generator, temperature, count = np.random.default_rng(0), 0.2, 4000
+    start = le.StartDistribution([5, 7], [0.5, 2.0], True)
+    theta = generator.normal(size=(count, 12)) * np.repeat(np.sqrt(start.variances), [5, 7])
+    times = np.array([0.5, 1.5])
+    kicks = (
+        generator.normal(size=(count, 2, 12))
+        * np.sqrt(2 * temperature * np.array([0.5, 1.0]))[:, None]
+    )
+    noise = kicks.cumsum(axis=1)
+    vectors = np.stack([noise, np.broadcast_to(theta[:, None], noise.shape), noise], axis=2)
+    parts = [vectors[..., :5], vectors[..., 5:]]
+    products = np.stack([np.einsum("rmid,rmjd->rmij", p, p) for p in parts], axis=2)
+    cost = le.transport_cost(products, times, start, temperature)
+    end = start.variances + 2 * temperature * times[:, None]
+    exact = np.sum(start.sizes * (np.sqrt(end) - np.sqrt(start.variances)) ** 2, axis=1)
+    assert np.all(np.abs(cost.mean(axis=0) - exact) < 4.5 * standard_error(cost))
+    gain = 0.5 * np.sum(start.sizes * np.log(end / start.variances), axis=1)
+    true_excess = start.sizes * 2 * temperature * times[:, None]
+    zero = np.zeros(2)
+    least, most = le.free_energy_drops(times, zero, zero, true_excess, start, temperature)
+    np.testing.assert_allclose(least, temperature * gain, rtol=1e-12)
+    np.testing.assert_allclose(most, temperature * gain, rtol=1e-12)
+    measured = le.free_energy_drops(
+        times, zero, zero, le.moment_excess(products).mean(axis=0), start, temperature
+    )
+    np.testing.assert_allclose(measured[0], temperature * gain, rtol=0.05)
+
+
+def test_rescaled_noisy_start_has_the_law_of_the_start():
+    """What makes the cost an upper bound of W2^2: c (theta_0 + B) ~ N(0, s)."""
+    generator, s, diffused = np.random.default_rng(1), 0.7, 1.9
+    theta, noise = (generator.normal(size=200_000) * np.sqrt(v) for v in (s, diffused))
+    other = np.sqrt(s / (s + diffused)) * (theta + noise)
+    assert other.var() == pytest.approx(s, rel=0.015)
+    # the cost is |theta_T - other|^2, here with theta_T = theta + noise
+    vectors = np.stack([noise, theta, noise])
+    products = (vectors @ vectors.T)[None, None]
+    start = le.StartDistribution([theta.size], [s], True)
+    cost = le.transport_cost(products, [1.0], start, diffused / 2)[0]
+    assert cost == pytest.approx(np.sum((theta + noise - other) ** 2), rel=1e-9)
+
+
+def test_uniform_start_is_coupled_with_its_own_end_and_has_less_entropy():
+    start = le.StartDistribution([6], [1 / 3], False)
+    products = np.random.default_rng(2).normal(size=(4, 3, 1, 3, 3))
+    cost = le.transport_cost(products, [1.0, 2.0, 3.0], start, 0.5)
+    np.testing.assert_array_equal(cost, products[..., 0, 0, 0])
+    # uniform on [-1, 1]: entropy ln 2 per weight
+    gaussian = 0.5 * np.log(2 * np.pi * np.e / 3)
+    gain = le.largest_entropy_gain(np.zeros(1), start)
+    assert gain == pytest.approx(6 * (gaussian - np.log(2)))
+
+
+def test_information_integral_is_exact_between_linear_moments():
+    start = le.StartDistribution([3.0, 4.0], [1.0, 2.0], True)
+    slopes, times = np.array([0.7, -0.3]), np.array([0.5, 2.0, 3.0])
+    moments = start.variances + slopes * times[:, None]
+    found = le.information_integral(times, moments, start)
+    for k, time in enumerate(times):
+        direct = quad(lambda t: np.sum(start.sizes / (start.variances + slopes * t)), 0, time)[0]
+        assert found[k] == pytest.approx(direct, rel=1e-10)
+    flat = le.information_integral(times, np.broadcast_to(start.variances, (3, 2)), start)
+    np.testing.assert_allclose(flat, 5.0 * times)
+
+
+def test_temperature_zero_is_gradient_flow():
+    found = ensemble(0.0, 2)
+    cost = le.transport_cost(found["products"], found["times"], found["start"], 0.0)
+    np.testing.assert_array_equal(cost, found["products"][:, :, 0, 0, 0])
+    drop = found["drop"].mean(axis=0)
+    excess = le.moment_excess(found["products"]).mean(axis=0)
+    least, most = le.free_energy_drops(
+        found["times"], drop, np.zeros(8), excess, found["start"], 0.0
+    )
+    np.testing.assert_array_equal(least, drop)
+    np.testing.assert_array_equal(most, drop)
+    assert np.all(found["curvature"] == 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.floats(0.0, 1.0), st.floats(0.1, 2.0), st.integers(0, 2**31))
+def test_linearised_network_is_linear_regression(count, temperature, start_variance, seed):
+    generator = np.random.default_rng(seed)
+    h = 10.0 ** generator.uniform(-3, 1, count)
+    a2 = generator.standard_normal(count) ** 2
+    times = np.geomspace(1e-2, 1e2, 7)
+    modes = linear_regression.OrnsteinUhlenbeckModes(
+        np.append(h, 0.0),
+        np.append(a2, 0.0),
+        start_variance,
+        temperature,
+        np.append(np.ones(count), 5.0),
+    )
+    found = le.linearised(
+        h,
+        h * (a2 + start_variance),  # <Delta_k^2> over starts
+        times,
+        weights=count + 5,
+        start_variance=start_variance,
+        temperature=temperature,
+    )
+    for name, exact in (
+        ("wasserstein_squared", linear_regression.wasserstein_squared(modes, times)),
+        ("free_energy_drop", linear_regression.free_energy_drop(modes, times)),
+        ("loss_drop", linear_regression.mean_loss_drop(modes, times)),
+    ):
+        np.testing.assert_allclose(found[name], exact, rtol=1e-7, atol=1e-9)
+
+
+def test_bias_of_the_step_is_of_first_order_and_that_of_the_recursion():
+    """Mean and variance of a mode at a fixed time against the exact ones: slope 1 in the step."""
+    h, temperature, time, s_0 = 1.0, 0.4, 2.0, 0.1
+    modes = linear_regression.OrnsteinUhlenbeckModes([h], [0.0], s_0, temperature)
+    exact = linear_regression.variances(modes, time)[0]
+    start = torch.full((200_000,), 0.0, dtype=torch.float64)
+    start += np.sqrt(s_0) * torch.randn(start.shape, generator=torch.Generator().manual_seed(1),
+                                        dtype=torch.float64)  # fmt: skip
+    steps, errors = np.array([0.5, 0.25, 0.125, 0.0625]), []
+    for step in steps:
+        run = LangevinDynamics(
+            lambda theta: (0.5 * h * theta.square().sum().item(), h * theta),
+            start, step, temperature, seed=7,
+        )  # fmt: skip
+        run.advance(time)
+        variance, expected = run.weights.var().item(), s_0
+        for _ in range(run.steps):
+            expected = (1 - step * h) ** 2 * expected + 2 * step * temperature
+        assert variance == pytest.approx(expected, rel=4.5 * np.sqrt(2 / start.numel()))
+        errors.append(variance - exact)
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope == pytest.approx(1.0, abs=0.25)
+
+
+def test_gradient_descent_at_temperature_zero_on_a_network():
+    inputs, targets, _ = regression()
+    network = fully_connected(**{**DEPTH_1, "width": 7, "depth": 3})
+    initialise_(network, torch.Generator().manual_seed(5))
+    loss = TrainingLoss(network, torch.from_numpy(inputs).float(),
+                        torch.from_numpy(targets).float())  # fmt: skip
+    theta = torch.nn.utils.parameters_to_vector(network.parameters()).detach().double()
+    descent = GradientDescent(loss.loss_and_gradient, theta, 0.01)
+    langevin = LangevinDynamics(loss.loss_and_gradient, theta, 0.01, 0.0, 3)
+    for run in (descent, langevin):
+        run.advance(1.0)
+    assert torch.equal(descent.weights, langevin.weights)
+    for name in ("loss", "path_length", "action", "time", "gradients"):
+        assert getattr(descent, name) == getattr(langevin, name), name
+
+
+def test_entropy_of_the_trajectories_agrees_with_the_wishart_estimator():
+    """In few dimensions: heat + entropy of fitted Gaussians lies between both bounds."""
+    generator, temperature, count, d = np.random.default_rng(4), 0.05, 1500, 3
+    data = langevin_linear.gaussian_data(
+        6, d, teacher_variance=1.0, noise_variance=0.1, generator=generator
+    )
+    theta = langevin_linear.starts(np.zeros(d), 1.0, count, generator)
+    ends = langevin_linear.exact_ensemble(
+        theta, data, [0.0, 0.2], temperature=temperature, generator=generator
+    )
+    produced = langevin_linear.entropy_production(ends, temperature)[-1]
+    modes = linear_regression.modes_of_data(
+        data.inputs, data.targets, np.zeros(d), 1.0, temperature
+    )
+    times = np.linspace(0, 0.2, 400)[1:]
+    h = modes.eigenvalues
+    s = linear_regression.variances(modes, times)
+    moved = modes.start_displacements_squared * np.expm1(-np.outer(times, h)) ** 2
+    least, most = le.free_energy_drops(
+        times,
+        linear_regression.mean_loss_drop(modes, times),
+        temperature * h.sum() * times,
+        (moved + s - 1.0).sum(axis=1)[:, None],
+        le.StartDistribution([d], [1.0], True),
+        temperature,
+    )
+    error = 4.5 * ends.heat[-1].std(ddof=1) / np.sqrt(count) + temperature * 0.1
+    assert least[-1] - error < produced < most[-1] + error
+    exact = linear_regression.free_energy_drop(modes, 0.2)
+    assert least[-1] <= exact <= most[-1]
+    assert least[-1] == pytest.approx(exact, rel=0.02)
