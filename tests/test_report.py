@@ -99,7 +99,7 @@ def test_interactive_page_draws_switches_and_tells_values(reported, page):
     first = curves.count()
     assert page.locator("path.curve.ensemble").count() == 2
     assert page.locator("path.curve.predicted").first.get_attribute("stroke-dasharray") == "8 4"
-    assert "T/TSL" in page.locator("svg").inner_text().replace("\u200b", "")  # set lower
+    assert "T/TSL" in page.locator("svg").first.text_content().replace("\u200b", "")  # set lower
     table = pd.read_csv(
         reported / "results/studies/dataset_size/speed_limits.csv", dtype={"realisation": str}
     )
