@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad, solve_ivp
+from scipy.linalg import expm
+from scipy.stats import norm
 
-from speedlimits import linear_regression, ntk_dynamics
+from speedlimits import linear_regression, ntk_dynamics, transport
 from speedlimits.linear_regression import OrnsteinUhlenbeckModes
 
 EXAMPLES = settings(deadline=None, max_examples=20)
@@ -91,6 +93,93 @@ def test_free_energy_drop_is_the_integral_of_the_squared_velocity(modes):
     np.testing.assert_allclose(
         linear_regression.free_energy_drop(modes, end), integral, rtol=1e-7, atol=1e-14
     )
+
+
+@st.composite
+def dense_problems(draw, full_rank=False):
+    """Random data, ridge, temperature and Gaussian start in the coordinates of the weights."""
+    d, seed = draw(st.integers(1, 5)), draw(st.integers(0, 2**32 - 1))
+    n = draw(st.integers(d + 1, 9)) if full_rank else draw(st.integers(1, 7))
+    generator = np.random.default_rng(seed)
+    inputs, targets = generator.standard_normal((n, d)), generator.standard_normal(n)
+    mean, variance = generator.standard_normal(d), draw(st.floats(0.05, 3.0))
+    ridge = draw(st.sampled_from([0.0, 0.3]))
+    temperature = draw(st.sampled_from([0.0, 0.1, 2.0]))
+    return inputs, targets, mean, variance, temperature, ridge
+
+
+def dense_moments(problem, time):
+    """Mean and covariance matrix of p_t by matrix exponentials, without an eigenbasis.
+
+    The covariance solves dC/dt = -HC - CH + 2 temperature, linear in the vector of its entries.
+    """
+    inputs, targets, mean, variance, temperature, ridge = problem
+    d = mean.size
+    hessian = inputs.T @ inputs + ridge * np.eye(d)
+    moving = np.zeros((d + 1, d + 1))
+    moving[:d, :d], moving[:d, d] = -hessian, inputs.T @ targets
+    spreading = np.zeros((d * d + 1, d * d + 1))
+    spreading[:-1, :-1] = -np.kron(hessian, np.eye(d)) - np.kron(np.eye(d), hessian)
+    spreading[:-1, -1] = 2 * temperature * np.eye(d).ravel()
+    start = np.append(variance * np.eye(d).ravel(), 1.0)
+    covariance = (expm(time * spreading) @ start)[:-1].reshape(d, d)
+    return hessian, (expm(time * moving) @ np.append(mean, 1.0))[:-1], covariance
+
+
+@EXAMPLES
+@given(dense_problems(), st.floats(0.02, 2.0))
+def test_distance_loss_velocity_and_entropy_in_the_coordinates_of_the_weights(problem, time):
+    """Every quantity as a matrix expression of its definition; W2 between the matrices by POT."""
+    inputs, targets, mean, variance, temperature, ridge = problem
+    hessian, end, covariance = dense_moments(problem, time)
+    modes = linear_regression.modes_of_data(inputs, targets, mean, variance, temperature, ridge)
+    first = variance * np.eye(mean.size)
+    squared = transport.gaussian_wasserstein_squared(mean, first, end, covariance)
+    np.testing.assert_allclose(
+        linear_regression.wasserstein_squared(modes, time), squared, rtol=1e-5, atol=1e-7
+    )
+
+    def mean_loss(theta, spread):
+        residue = inputs @ theta - targets
+        loss = residue @ residue + ridge * theta @ theta + np.trace(hessian @ spread)
+        return 0.5 * loss
+
+    drop = mean_loss(mean, first) - mean_loss(end, covariance)
+    found = linear_regression.mean_loss_drop(modes, time)
+    np.testing.assert_allclose(found, drop, rtol=1e-7, atol=1e-9 * mean_loss(mean, first))
+    optimum = np.linalg.lstsq(hessian, inputs.T @ targets, rcond=1e-9)[0]
+    excess = mean_loss(end, covariance) - mean_loss(optimum, 0 * first)
+    found = linear_regression.mean_excess_loss(modes, time)
+    np.testing.assert_allclose(found, excess, rtol=1e-7, atol=1e-9 * (1 + targets @ targets))
+    gained = 0.5 * (np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(first)[1])
+    found = linear_regression.free_energy_drop(modes, time)
+    np.testing.assert_allclose(found, drop + temperature * gained, rtol=1e-6, atol=1e-8)
+    # v = -(H theta - X^T y) + temperature C^-1 (theta - m), an affine function of theta ~ N(m, C)
+    slope = temperature * np.linalg.inv(covariance) - hessian
+    force = inputs.T @ targets - hessian @ end
+    velocity_squared = force @ force + np.trace(slope @ covariance @ slope)
+    found = linear_regression.mean_velocity_squared(modes, time)
+    np.testing.assert_allclose(found, velocity_squared, rtol=1e-6, atol=1e-9)
+
+
+@EXAMPLES
+@given(problems())
+def test_path_length_is_the_limit_of_chords(modes):
+    """l_gamma is the least upper bound of sums of W2 between successive distributions."""
+    end, lengths = 2.0, []
+    for count in (100, 200, 400):
+        times = end * np.linspace(0, 1, count + 1) ** 3  # finer where the speed falls first
+        moved = np.sqrt(modes.start_displacements_squared) * np.exp(
+            -np.multiply.outer(times, modes.eigenvalues)
+        )
+        deviations = np.sqrt(linear_regression.variances(modes, times))
+        chords = np.diff(moved, axis=0) ** 2 + np.diff(deviations, axis=0) ** 2
+        lengths.append(np.sqrt(chords.sum(axis=1)).sum())
+    length = float(linear_regression.path_length(modes, end)[0])
+    assert lengths[0] <= lengths[2] * (1 + 1e-9) <= length * (1 + 2e-9) + 1e-12
+    # chords fall short by the square of their span: Richardson
+    extrapolated = lengths[2] + (lengths[2] - lengths[1]) / 3
+    np.testing.assert_allclose(extrapolated, length, rtol=1e-4, atol=1e-9)
 
 
 @EXAMPLES
@@ -248,6 +337,46 @@ def test_discretised_chain_refuses_steps_that_diverge_and_starts_at_rest():
 
 
 @EXAMPLES
+@given(st.floats(0.2, 5.0), st.floats(0.1, 3.0), st.floats(0.05, 5.0), st.floats(-2.0, 2.0))
+def test_equation_6_by_numerical_partition_function_and_entropy(h, variance, temperature, start):
+    """Z_inf, S_0 and <L(theta_0)> of the paper's equation 6 by quadrature of their definitions."""
+    deviation = np.sqrt(variance)
+    reach = 12 * np.sqrt(temperature / h)
+    partition = quad(lambda x: np.exp(-0.5 * h * x**2 / temperature), -reach, reach)[0]
+
+    def over_start(function):
+        density = norm(start, deviation).pdf
+        ends = start - 12 * deviation, start + 12 * deviation
+        return quad(lambda x: density(x) * function(x, density(x)), *ends)[0]
+
+    entropy = over_start(lambda x, density: -np.log(density))
+    loss = over_start(lambda x, density: 0.5 * h * x**2)
+    expected = temperature * np.log(partition) + loss - temperature * entropy
+    modes = OrnsteinUhlenbeckModes([h], [start**2], variance, temperature)
+    found = linear_regression.infinite_time_free_energy_drop(modes)
+    # it is temperature x the Kullback-Leibler divergence of the start from equilibrium: above 0
+    assert found >= 0
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7 * (1 + loss + temperature))
+
+
+@EXAMPLES
+@given(dense_problems(full_rank=True), st.sampled_from([0.1, 2.0]))
+def test_equation_6_is_the_divergence_of_the_start_from_equilibrium(problem, temperature):
+    """beta^-1 R(infinity) = temperature x KL(p_0 | p_inf), with the matrices of both Gaussians."""
+    inputs, targets, mean, variance, _, ridge = problem
+    modes = linear_regression.modes_of_data(inputs, targets, mean, variance, temperature, ridge)
+    d = mean.size
+    precision = (inputs.T @ inputs + ridge * np.eye(d)) / temperature
+    shift = mean - np.linalg.solve(precision * temperature, inputs.T @ targets)
+    divergence = 0.5 * (
+        variance * np.trace(precision) + shift @ precision @ shift - d
+        - np.linalg.slogdet(precision)[1] - d * np.log(variance)
+    )  # fmt: skip
+    found = linear_regression.infinite_time_free_energy_drop(modes)
+    np.testing.assert_allclose(found, temperature * divergence, rtol=1e-8, atol=1e-9)
+
+
+@EXAMPLES
 @given(problems())
 def test_early_times_lose_no_digits(modes):
     """T -> 0: W2^2 -> T^2 <|v|^2> and beta^-1 R -> T <|v|^2>, so the inefficiency tends to 1."""
@@ -345,6 +474,24 @@ def test_expected_displacements_average_over_teachers_and_noise():
     )
     # a squared Gaussian has the relative variance 2; 4.5 standard errors
     np.testing.assert_allclose(total / draws, expected, rtol=4.5 * np.sqrt(2 / draws), atol=1e-10)
+
+
+@EXAMPLES
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([0.0, 0.4]), st.integers(0, 2**32 - 1))
+def test_expected_displacements_by_the_covariance_of_the_solution(n, d, ridge, seed):
+    """m* = A y with y of covariance X X^T var(theta*) + var(noise): the diagonal of A C A^T."""
+    generator = np.random.default_rng(seed)
+    inputs, (teacher, noise, start) = generator.standard_normal((n, d)), generator.random(3)
+    mu, basis = np.linalg.eigh(inputs.T @ inputs)
+    mu = np.where(mu > 1e-9, mu, 0.0)
+    solution = np.linalg.pinv(inputs.T @ inputs + ridge * np.eye(d), rcond=1e-9) @ inputs.T
+    covariance = teacher * inputs @ inputs.T + noise * np.eye(n)
+    covariance = solution @ covariance @ solution.T
+    expected = np.diag(basis.T @ covariance @ basis) + start
+    found = linear_regression.expected_displacements_squared(mu, teacher, noise, ridge, start)
+    moving = mu + ridge > 0
+    np.testing.assert_allclose(found[moving], expected[moving], rtol=1e-6, atol=1e-9)
+    assert np.all(found[~moving] == 0)
 
 
 @pytest.mark.parametrize(
