@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -98,6 +99,64 @@ def test_sums_equal_gradient_flow_of_a_random_linear_model(samples, weights, see
     np.testing.assert_allclose(result["loss_drop"], losses[0] - losses[1], rtol=1e-7, atol=1e-10)
     distance_squared = np.sum((end - start) ** 2)
     np.testing.assert_allclose(result["geodesic_length_squared"], distance_squared, rtol=1e-6)
+    gradient = jacobian.T @ (jacobian @ end - target)
+    # the root of a zero eigenvalue's rounding would be 1e-8 of the speed at the start
+    kept = np.where(eigenvalues > 1e-12 * eigenvalues.max(), eigenvalues, 0.0)
+    speed = ntk_dynamics.speed(kept, projections, time)
+    allowed = 1e-10 * np.linalg.norm(jacobian.T @ target)
+    np.testing.assert_allclose(speed, np.linalg.norm(gradient), rtol=1e-6, atol=allowed)
+
+
+def polygon_length(jacobian, start, target, times):
+    """Length of the polygon through the weights at the given times, by a matrix exponential."""
+    h, basis = np.linalg.eigh(jacobian.T @ jacobian)
+    optimum = np.linalg.pinv(jacobian) @ (target - jacobian @ start)
+    moved = -np.expm1(-np.multiply.outer(times, np.clip(h, 0, None))) * (basis.T @ optimum)
+    return np.linalg.norm(np.diff(moved, axis=0), axis=1).sum()
+
+
+@EXAMPLES
+@given(st.integers(1, 6), st.integers(2, 9), st.integers(0, 2**32 - 1), st.floats(-1, 1.5))
+def test_path_length_is_the_limit_of_polygons_in_weight_space(samples, weights, seed, exponent):
+    generator = np.random.default_rng(seed)
+    jacobian = generator.standard_normal((samples, weights))
+    start, target = generator.standard_normal(weights), generator.standard_normal(samples)
+    eigenvalues, vectors = np.linalg.eigh(jacobian @ jacobian.T)
+    projections = (vectors.T @ (target - jacobian @ start)) ** 2
+    time = 10.0**exponent
+    lengths = [
+        polygon_length(jacobian, start, target, time * np.linspace(0, 1, count + 1) ** 3)
+        for count in (400, 800)
+    ]
+    length = float(ntk_dynamics.path_length(eigenvalues, projections, time))
+    assert lengths[0] <= lengths[1] * (1 + 1e-9) <= length * (1 + 2e-9)
+    # the polygon falls short by the square of its sides: Richardson
+    np.testing.assert_allclose(lengths[1] + (lengths[1] - lengths[0]) / 3, length, rtol=1e-4)
+
+
+@EXAMPLES
+@given(spectra(largest_count=6), st.floats(-6, 6))
+def test_sums_in_fifty_digits_over_the_whole_range(spectrum, exponent):
+    """lambda from 1e-12 to 1e6, T over 12 decades, by decimal arithmetic without expm1."""
+    time = 10.0**exponent
+    with localcontext() as context:
+        context.prec = 50
+        modes = [(Decimal(a), Decimal(b)) for a, b in zip(*map(list, spectrum), strict=True)]
+        t = Decimal(time)
+        drop = sum(b * (1 - (-2 * a * t).exp()) / 2 for a, b in modes)
+        squared = sum(b * (1 - (-a * t).exp()) ** 2 / a for a, b in modes)
+        speed = sum(a * b * (-2 * a * t).exp() for a, b in modes).sqrt()
+        whole = t * drop / squared
+    result = ntk_dynamics.predict(*spectrum, time)
+    for name, exact in (
+        ("loss_drop", drop),
+        ("geodesic_length_squared", squared),
+        ("inefficiency", whole),
+        ("speed_limit_time", squared / drop),
+        ("speed", speed),
+    ):
+        # e^-x carries the rounding of x, below 750 eps
+        np.testing.assert_allclose(result[name], float(exact), rtol=1e-12, atol=1e-300)
 
 
 @EXAMPLES

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
+from scipy.special import gamma
 
 from speedlimits import ntk_dynamics, power_law
 
@@ -96,6 +97,68 @@ def test_growth_exponent_and_constant(alpha, s):
     assert abs(slope - power_law.growth_exponent(alpha, delta)) < allowed
     leading = power_law.inefficiency_asymptote(alpha, delta, times, order="leading")
     assert np.all(np.abs(value / leading - 1) < 10 * allowed)
+
+
+@EXAMPLES
+@given(st.floats(0.8, 4.0), st.floats(0.1, 0.9))
+def test_growth_constant_by_quadrature(alpha, s):
+    """Loss drop zeta(delta)/2 over the integral of x^{s-2} (1 - e^-x)^2 / alpha, by QUADPACK."""
+    delta = 1 + alpha * s
+    wide = 40.0 / min(1 + s, 1 - s)
+    edges = [-wide, -10.0, -2.0, 2.0, 10.0, wide]
+    squared = sum(
+        quad(lambda u: np.exp((s - 1) * u) * np.expm1(-np.exp(u)) ** 2, a, b, epsrel=1e-11)[0]
+        for a, b in itertools.pairwise(edges)
+    )
+    k = np.arange(1, 2000.5)
+    rest = 2000.5 ** (1 - delta) / (delta - 1)  # midpoint of Euler-Maclaurin beyond the sum
+    zeta_of_delta = np.sum(k**-delta) + rest
+    expected = 0.5 * zeta_of_delta * alpha / squared
+    assert power_law.growth_constant(alpha, delta) == pytest.approx(expected, rel=1e-6)
+
+
+@EXAMPLES
+@given(st.floats(0.8, 3.0), st.floats(1.4, 3.0))
+def test_growth_constant_beyond_s_of_one_by_direct_sums(alpha, s):
+    """Everything converges: half the total loss over the total squared displacement."""
+    delta, k = 1 + alpha * s, np.arange(1, 200_001.0)
+    total, squared = np.sum(k**-delta), np.sum(k ** (alpha - delta))
+    squared += 200_000.5 ** (1 - delta + alpha) / (delta - alpha - 1)
+    found = power_law.growth_constant(alpha, delta)
+    assert found == pytest.approx(0.5 * total / squared, rel=1e-5)
+
+
+@EXAMPLES
+@given(st.floats(0.8, 4.0))
+def test_leading_term_at_s_of_one_is_a_linear_growth_over_a_logarithm(alpha):
+    """Against the full expansion, which approaches it as 1/ln tau."""
+    delta, tau = 1 + alpha, 10.0 ** np.array([50.0, 250.0])
+    with pytest.raises(ValueError, match="growth constant"):
+        power_law.growth_constant(alpha, delta)
+    full = power_law.inefficiency_asymptote(alpha, delta, tau)
+    leading = power_law.inefficiency_asymptote(alpha, delta, tau, order="leading")
+    correction = (1 + alpha) * np.euler_gamma - np.log(2)
+    np.testing.assert_allclose(leading / full, 1 + correction / np.log(tau), rtol=1e-9)
+
+
+@EXAMPLES
+@given(st.floats(1.5, 3.0), st.floats(-0.8, 0.8))
+def test_length_ratio_of_sums_tends_to_its_constant(alpha, s):
+    """(l_NTK/l_geo)^2 of infinitely many modes: speed and length by their asymptotic integrals."""
+    delta, tau = 1 + alpha * s, 1e12
+    eigenvalues, projections = power_law.spectrum(alpha, delta, 60_000)
+    times = np.array([1e2, 1e3])
+    speeds = ntk_dynamics.speed(eigenvalues, projections, times) ** 2
+    tail = (60_000.5) ** (1 - alpha - delta) / (alpha + delta - 1)
+    speeds += tail  # modes beyond K still move as at the start
+    # |theta'|^2 -> Gamma(s + 1) (2 tau)^-(s + 1) / alpha: section 5.1
+    expected = gamma(s + 1) * (2 * times) ** -(s + 1) / alpha
+    np.testing.assert_allclose(speeds, expected, rtol=2e-2)
+    path = 2 / (1 - s) * tau * np.sqrt(gamma(s + 1) * (2 * tau) ** -(s + 1) / alpha)
+    squared = power_law.infinite_geodesic_length_squared(alpha, delta, tau)
+    if abs(s) < 0.6:  # zeta(delta - alpha) still matters at tau^{1-s} of 1e12^0.4
+        ratio = power_law.asymptotic_length_ratio_squared(alpha, delta)
+        assert path**2 / squared == pytest.approx(float(ratio), rel=1e-3)
 
 
 def test_growth_is_linear_beyond_s_of_one():

@@ -91,6 +91,52 @@ def test_assignment_agrees_with_the_transport_solver_of_pot(seed, count, d):
 
 
 @EXAMPLES
+@given(SEEDS, st.integers(2, 6), st.integers(1, 4))
+def test_assignment_is_the_cheapest_of_all_permutations(seed, count, d):
+    starts, ends = np.random.default_rng(seed).standard_normal((2, count, d))
+    comparison = transport.compare_couplings(starts, ends)
+    costs = {
+        order: np.mean(np.sum((ends[list(order)] - starts) ** 2, axis=1))
+        for order in itertools.permutations(range(count))
+    }
+    best = min(costs, key=costs.get)
+    assert tuple(comparison.assignment) == best
+    np.testing.assert_allclose(comparison.optimal_cost, costs[best], rtol=1e-12)
+    np.testing.assert_allclose(comparison.identity_cost, costs[tuple(range(count))], rtol=1e-12)
+    assert comparison.identity_is_optimal == (best == tuple(range(count)))
+    expected = costs[tuple(range(count))] / costs[best] - 1
+    np.testing.assert_allclose(comparison.relative_gap, expected, rtol=1e-9, atol=1e-12)
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(2, 40), st.integers(1, 5))
+def test_componentwise_distance_by_quantiles_and_as_a_lower_bound(seed, count, d):
+    """Per component POT's distance on the line; no coupling of all at once can cost less."""
+    generator = np.random.default_rng(seed)
+    starts = generator.standard_normal((count, d))
+    ends = generator.standard_normal(d) + 2.0 * generator.standard_normal((count, d))
+    found = transport.componentwise_wasserstein_squared(starts, ends)
+    lines = [ot.wasserstein_1d(starts[:, k], ends[:, k], p=2) for k in range(d)]
+    np.testing.assert_allclose(found, np.sum(lines), rtol=1e-9)
+    assert found <= transport.sample_wasserstein_squared(starts, ends) * (1 + 1e-12)
+
+
+@EXAMPLES
+@given(SEEDS, st.integers(1, 4), st.integers(12, 40))
+def test_fitted_distance_of_affine_images_is_that_of_the_map(seed, d, count):
+    """A positive affine map carries fitted Gaussian into fitted Gaussian, optimally (Brenier)."""
+    generator = np.random.default_rng(seed)
+    linear, shift = random_covariance(generator, d), generator.standard_normal(d)
+    starts = generator.standard_normal((count, d))
+    ends = starts @ linear + shift
+    moved = ends - starts
+    mean = moved.mean(axis=0)
+    expected = mean @ mean + np.sum((moved - mean) ** 2) / (count - 1)
+    found = transport.fitted_gaussian_wasserstein_squared(starts, ends)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@EXAMPLES
 @given(SEEDS, st.integers(2, 30), st.integers(1, 8), st.floats(-2, 2))
 def test_identity_coupling_is_optimal_for_linearised_dynamics(seed, count, d, exponent):
     """Gradient flow of a convex quadratic is the gradient of a convex function of the start."""

@@ -168,6 +168,8 @@ def limiting_modes(
     )
     # 1 - sum w_j, not 1 - c: near c = 1 it also takes up what the rule misses of the peak at 0
     rest = 1.0 - weights.sum()
+    if rest < 0:  # just above c = 1 the rule takes too much of the peak: up to 1e-4, near h = 0
+        weights[np.argmin(sample_eigenvalues[:-1])] += rest
     return OrnsteinUhlenbeckModes(
         sample_eigenvalues + ridge,
         displacements,

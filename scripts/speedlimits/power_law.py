@@ -168,7 +168,7 @@ def growth_constant(alpha: float, delta: float) -> float:
         ValueError: if s is not above 0, or is 1, where a logarithm replaces the constant.
     """
     s = float(s_parameter(alpha, delta))
-    if s <= 0 or s == 1:
+    if s <= 0 or abs(s - 1.0) < POLE_DISTANCE:
         raise ValueError(
             f"s = (delta - 1)/alpha is {s}; a growth constant exists for s above 0 other than 1"
         )
@@ -291,7 +291,7 @@ def _leading_inefficiency(alpha: float, delta: float, s: float, tau: Array) -> A
         return np.where(np.isnan(tau), np.nan, asymptotic_inefficiency(alpha, delta))
     if s == 0:
         return np.log(tau) / (4.0 * np.log(2.0))
-    if s == 1:
+    if abs(s - 1.0) < POLE_DISTANCE:  # (delta - 1)/alpha of floats is rarely 1 exactly
         with np.errstate(divide="ignore"):
             return 0.5 * zeta(delta) * alpha * tau / np.log(tau)
     return growth_constant(alpha, delta) * tau ** min(s, 1.0)
