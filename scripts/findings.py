@@ -34,7 +34,8 @@ MOMENTS = {
 
 def words(name: object) -> str:
     """Return a setting's name or value in words."""
-    return f"{name:g}" if isinstance(name, float) else str(name).replace("_", " ")
+    text = f"{name:g}" if isinstance(name, float) else str(name)
+    return text if ":" in text else text.replace("_", " ")
 
 
 def evidence(row: pd.Series, level: float) -> str:

@@ -18,6 +18,7 @@ from pipeline.device import choose_device, describe_device
 from pipeline.files import file_digest, remove
 from pipeline.log import Progress, logged
 from pipeline.problem import Problem, build_problem
+from pipeline.runs import own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
 from pipeline.trajectory import Partway, stage_folder
@@ -167,7 +168,8 @@ def network_table(
     finished = kept_rows(partway)
     for number, temperature in enumerate(temperatures):
         for r, (problem, spectrum) in enumerate(zip(problems, spectra, strict=True)):
-            purpose = ("langevin", network["model"], network["width"], temperature, r)
+            size = network["width"] if "width" in network else " ".join(own_words(network))
+            purpose = ("langevin", network["model"], size, temperature, r)
             seeds = [derived_seed(seed, *purpose, m) for m in range(settings["members"])]
             text = f"{network['model']}, temperature {temperature}, start {r}"
             before = steps * (number * starts + r)
@@ -186,7 +188,8 @@ def network_table(
         both = pd.concat([single, whole], ignore_index=True)
         parts.append(both.assign(temperature=temperature))
         print(f"{network['model']}, temperature {temperature}: {whole.T.to_string()}")
-    head = {key: network[key] for key in ("dataset", "n", "model", "width", "parameterisation")}
+    keys = ("dataset", "n", "model", "width", "parameterisation")
+    head = {key: network.get(key, network.get("model_arguments", {}).get(key)) for key in keys}
     known = {key: settings[key] for key in ("start_variance", "members", "step", "realisations")}
     return pd.concat(parts, ignore_index=True).assign(**head, **known)
 

@@ -7,8 +7,9 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.log import logged
+from pipeline.runs import model_of_slug
 from pipeline.stores import read_netcdf, read_table, write_table
-from plots.style import describe
+from plots.style import describe, distinct
 from speedlimits import ntk_dynamics
 from speedlimits.spectrum import noise_floor
 
@@ -54,11 +55,15 @@ def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarr
             known = np.isfinite(eigenvalues)
             kept = known & (np.where(known, eigenvalues, 0.0) > noise_floor(eigenvalues[known]))
             _, _, dataset, _, network, *_ = ensemble.split("/")
-            names = (describe("model", network.split("-")[0]), describe("dataset", dataset))
+            names = (describe("model", model_of_slug(network)), describe("dataset", dataset))
             label = f"{', '.join(names)}, $n = {int(spectra['n'].values[index])}$"
             projections = spectra["residue_projections"].values[index]
             found[ensemble] = (label, eigenvalues[kept], projections[kept])
-    return found
+    labels = distinct([label for label, *_ in found.values()], list(found))
+    return {
+        ensemble: (label, *values)
+        for (ensemble, (_, *values)), label in zip(found.items(), labels, strict=True)
+    }
 
 
 def spectra_tables(paths: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from urllib.parse import unquote
@@ -171,6 +172,11 @@ def test_own_data_lines_make_a_file_that_the_workflow_plans(tmp_path):
     assert np.load(folder / "mine.npz")["train_inputs"].shape == (150, 12)
     (folder / "my.yaml").write_text(given)
     assert planned(run_snakemake(folder, "-n", configfile=folder / "my.yaml"))["train"] == 2 * 3
+    own = next(block for block in blocks(text, "yaml") if "own_network" in block)
+    shutil.copy(ROOT / "examples/own_network.py", folder)
+    (folder / "my.yaml").write_text(given.partition("studies:")[0] + own)
+    plan = run_snakemake(folder, "-n", "study_own", configfile=folder / "my.yaml")
+    assert planned(plan)["train"] == 2 * 3
 
 
 def test_studies_of_the_readme_are_valid(shipped_config):

@@ -3,7 +3,9 @@
 import copy
 import functools
 import itertools
+import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,6 +64,15 @@ def own_file(seed):
     return f"{FOLDER.name}/{seed}.npz"
 
 
+@functools.cache
+def own_module():
+    """Return the name of a module with a network of the user's own."""
+    text = "def network(*, input_shape, outputs, one=1): ..."
+    Path(FOLDER.name, "reruns_own_module.py").write_text(text, encoding="utf-8")
+    sys.path.append(FOLDER.name)
+    return "reruns_own_module"
+
+
 def with_study(key):
     """Return a dotted key with the name of a study or data set that has it."""
     data = {"f": "mine", "n": "mine", "t": "taught"}
@@ -83,6 +94,8 @@ def config():
     for name in ("mine", "taught"):
         real = {"dataset": name, "n": 8, "targets": "real", "selection": "uniform"}
         found["studies"][name] = {"set": real, "realisations": 2}
+    arguments = {"model": f"{own_module()}:network", "dataset": "mine", **real}
+    found["studies"]["own_model"] = {"set": arguments, "realisations": 2}
     for dynamics in ("heavy_ball", "sgd", "langevin"):
         found["studies"][dynamics] = {"set": {"dynamics": dynamics}, "realisations": 2}
     found["default_studies"] = ["one"]
@@ -163,6 +176,7 @@ EXPECTED = {
     "base.output_scale": (10, COLLECT_LANGEVIN, OF_NETWORK),
     "base.subtract_start": (True, COLLECT_LANGEVIN, OF_NETWORK),
     "base.model": ("fully_connected", COLLECT, OF_NETWORK),
+    "base.model_arguments.NAME": (3, COLLECT_OTHER, OF_NETWORK),
     "base.width": (17, COLLECT, OF_NETWORK),
     "base.depth": (5, COLLECT_OTHER, OF_NETWORK),
     "base.parameterisation": ("standard", COLLECT_LANGEVIN, OF_NETWORK),

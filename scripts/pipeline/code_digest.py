@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -25,28 +26,52 @@ def code_digest(script: str, *more: str) -> str:
     Returns:
         Sixteen hexadecimal digits.
     """
+    return _digest(reachable(script, *more))
+
+
+def folder_digest(folder: Path, *files: str) -> str:
+    """Return the same digest of a user's files and of what they import from the same folder.
+
+    Args:
+        folder: from which imports are resolved.
+        files: paths relative to it.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    return _digest(reachable(*files, folder=folder), folder)
+
+
+def _digest(files: Iterable[str], *folder: Path) -> str:
+    """Return the digest of the syntax trees of files, in order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(reachable(script, *more)):
-        digest.update(path.encode() + b"\0" + _tree(path).encode())
+    for path in sorted(files):
+        digest.update(path.encode() + b"\0" + _tree(path, *folder).encode())
     return digest.hexdigest()[:16]
 
 
-def reachable(*files: str) -> set[str]:
-    """Return the files, relative to scripts/, that these files and their imports consist of."""
+def reachable(*files: str, folder: Path | None = None) -> set[str]:
+    """Return the files that these files and their imports consist of.
+
+    Args:
+        files: paths relative to the folder.
+        folder: from which imports are resolved; None is scripts/.
+    """
+    where = () if folder is None else (folder,)
     found: set[str] = set()
     waiting = list(files)
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += _local_imports(path)
+            waiting += _local_imports(path, *where)
     return found
 
 
 @functools.cache
-def _parsed(path: str) -> ast.Module:
+def _parsed(path: str, folder: Path | None = None) -> ast.Module:
     """Return the syntax tree of a file, without its docstrings."""
-    tree = ast.parse((SCRIPTS / path).read_text(encoding="utf-8"), filename=path)
+    tree = ast.parse((folder or SCRIPTS).joinpath(path).read_text(encoding="utf-8"), filename=path)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
@@ -55,32 +80,33 @@ def _parsed(path: str) -> ast.Module:
 
 
 @functools.cache
-def _tree(path: str) -> str:
+def _tree(path: str, folder: Path | None = None) -> str:
     """Return the syntax tree without line numbers; of a file that is no Python, its text."""
     if not path.endswith(".py"):
-        return (SCRIPTS / path).read_text(encoding="utf-8")
-    return ast.dump(_parsed(path))
+        return (folder or SCRIPTS).joinpath(path).read_text(encoding="utf-8")
+    return ast.dump(_parsed(path, folder))
 
 
 @functools.cache
-def _local_imports(path: str) -> list[str]:
-    """Return the project files that one file imports."""
+def _local_imports(path: str, folder: Path | None = None) -> list[str]:
+    """Return the files of the folder that one file imports."""
     names: list[str] = []
     if not path.endswith(".py"):
         return []
-    for node in ast.walk(_parsed(path)):
+    for node in ast.walk(_parsed(path, folder)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.ImportFrom) and node.level:
-            package = ".".join(Path(path).parent.parts)
-            stem = f"{package}.{node.module}" if node.module else package
-            names += [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
+            parents = Path(path).parent.parts
+            above = parents[: max(0, len(parents) + 1 - node.level)]
+            stem = ".".join((*above, node.module) if node.module else above)
+            names += [stem, *(f"{stem}.{alias.name}" for alias in node.names)] if stem else []
     files = []
     for name in names:
         parts = name.split(".")
         packages = ["/".join((*parts[: k + 1], "__init__.py")) for k in range(len(parts))]
         candidates = ["/".join(parts) + ".py", *packages]
-        files += [file for file in candidates if (SCRIPTS / file).is_file()]
+        files += [file for file in candidates if (folder or SCRIPTS).joinpath(file).is_file()]
     return files

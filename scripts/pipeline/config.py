@@ -14,12 +14,23 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from pipeline.columns import is_taken
 from pipeline.config_files import file_problems
-from pipeline.runs import DYNAMICS_KEYS, MODEL_KEYS, combinations, stability_factor
+from pipeline.own_code import FORM, own_problem
+from pipeline.runs import (
+    DYNAMICS_KEYS,
+    MODEL_KEYS,
+    combinations,
+    is_own,
+    network_slug,
+    stability_factor,
+    varied_arguments,
+)
 from pipeline.settings import FIGURES
 from pipeline.sources import TRAINING_POOL, Source, source
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
+LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 ARCHIVE = Path("results/data/cifar10/archive.tar.gz")  # as rules/data.smk names it
 
@@ -38,6 +49,14 @@ def load_schema() -> dict:
         name: {"type": "array", "minItems": 1, "uniqueItems": True, "items": rule}
         for name, rule in run_properties.items()
     }
+    values = run_properties["model_arguments"]["additionalProperties"]
+    schema["$defs"]["axes"]["properties"]["model_arguments"] = {
+        **run_properties["model_arguments"],
+        "minProperties": 1,
+        "additionalProperties": {
+            "type": "array", "minItems": 1, "uniqueItems": True, "items": values,
+        },
+    }  # fmt: skip
     return schema
 
 
@@ -110,6 +129,8 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} names a value twice: {_shown(value)}; give each value once"
     if kind == "minProperties":
         return f"{key} is empty; give at least {rule} entry"
+    if kind == "pattern" and "title" in error.schema:
+        return f"{key} is {_shown(value)}; it must be {error.schema['title']}"
     if kind == "pattern" and error.parent is None and "64" in str(rule):
         return f"{key} is {_shown(value)}; it must be 64 lower-case hexadecimal digits"
     if kind == "pattern":
@@ -209,6 +230,11 @@ def _inconsistencies(config: dict) -> list[str]:
         problems += _study_problems(config, name, study, sources)
     problems += _duplicate_studies(config)
     problems += _theory_problems(config["theory"])
+    langevin = config["theory"]["langevin"]
+    for number, network in enumerate(langevin["networks"]):
+        settings = {**config["base"], **langevin["set"], **network}
+        where = f"theory.langevin.networks[{number}]"
+        problems += _model_problems(where, settings["model"], settings["model_arguments"])
     return problems
 
 
@@ -278,7 +304,8 @@ def _unknown_name(key: str, value: str, known: Any, remedy: str = "") -> list[st
 
 def _too_many(name: str, study: dict) -> list[str]:
     """Return a sentence if a study asks for more runs than can be planned."""
-    lengths = [len(values) for values in study.get("vary", {}).values()]
+    vary = {**study.get("vary", {}), **varied_arguments(study)}
+    lengths = [len(values) for key, values in vary.items() if key != "model_arguments"]
     runs = math.prod(lengths) * len(study.get("cases", [{}])) * study["realisations"]
     if runs <= MOST_RUNS:
         return []
@@ -302,6 +329,8 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             for key in case
             if key in study.get("vary", {})
         ]
+    problems += _argument_name_problems(config, name, study)
+    models: dict[str, list[str]] = {}
     for settings in combinations(config["base"], study):
         where = f"studies.{name} (n = {settings['n']}, {settings['dataset']})"
         unknown = _unknown_name(
@@ -310,12 +339,21 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             config["datasets"],
             "add datasets.",
         )
-        unknown += _unknown_name(
-            f"{_origin(name, study, 'model')}: model", settings["model"], MODEL_KEYS
-        )
+        model, arguments = settings["model"], settings["model_arguments"]
+        known = repr((model, sorted(arguments.items()) if is_own(model) else ()))
+        if known not in models:
+            whose = _origin(name, study, "model", *(("model_arguments",) if is_own(model) else ()))
+            models[known] = _model_problems(whose, model, arguments)
+        unknown += models[known]
         if unknown:
             problems += unknown
             continue
+        if is_own(model) and len(network_slug(settings)) > LONGEST_FOLDER_NAME:
+            problems.append(
+                f"studies.{name}: model and model_arguments make a folder's name of "
+                f"{len(network_slug(settings))} characters; at most {LONGEST_FOLDER_NAME} are "
+                "allowed"
+            )
         if settings["dataset"] in sources:
             found = _data_problems(settings, sources[settings["dataset"]])
             problems += [f"{where} {problem}" for problem in found]
@@ -327,6 +365,32 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             )
         problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
     return problems
+
+
+def _model_problems(whose: str, model: str, arguments: dict) -> list[str]:
+    """Return what is wrong with the name of a network, or with the user's own network."""
+    if is_own(model):
+        problem = own_problem(model, arguments)
+        return [f"{whose}: model is {_shown(model)}; {problem}"] if problem else []
+    return [
+        f"{problem}; or a network of your own, {FORM}"
+        for problem in _unknown_name(f"{whose}: model", model, MODEL_KEYS)
+    ]
+
+
+def _argument_name_problems(config: dict, name: str, study: dict) -> list[str]:
+    """Return a sentence per varied argument of an own network that tables could not name so.
+
+    An argument is a column of its name, as the settings that only built-in networks read are.
+    """
+    of_networks = {key for keys in MODEL_KEYS.values() for key in keys}
+    taken = set(config["base"]) - of_networks | set(study.get("vary", {}))
+    return [
+        f"studies.{name}.vary.model_arguments has {argument}, which is the name of another column "
+        "of the tables; call the argument otherwise"
+        for argument in varied_arguments(study)
+        if argument in taken or is_taken(argument)
+    ]
 
 
 def _data_problems(settings: dict, data: Source) -> list[str]:

@@ -165,6 +165,7 @@ def dependencies(sources: dict[str, set[str]]) -> str:
         COMMON_NETWORK_KEYS,
         DYNAMICS_KEYS,
         MODEL_KEYS,
+        OWN_MODEL_KEYS,
         SUBSET_KEYS,
     )
     from pipeline.settings import RULES
@@ -187,7 +188,8 @@ def dependencies(sources: dict[str, set[str]]) -> str:
         "",
         "- dataset: `dataset` and the entry of that name under `datasets`, without its source",
         f"- subset: {some(SUBSET_KEYS)}",
-        f"- network: `model`, {some(COMMON_NETWORK_KEYS)}, and by model {any_of(MODEL_KEYS)}",
+        f"- network: `model`, {some(COMMON_NETWORK_KEYS)}, and by model {any_of(MODEL_KEYS)};"
+        f" your own: {some(OWN_MODEL_KEYS)} and the code of its module",
         f"- dynamics: `dynamics`, {some(CLOCK_KEYS)}, and by dynamics {any_of(DYNAMICS_KEYS)}",
     ]
     inputs = rule_inputs()

@@ -10,9 +10,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from pipeline.runs import MODEL_KEYS
+from pipeline.own_network import drawn_own_network
+from pipeline.runs import MODEL_KEYS, is_own, own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_netcdf
+from speedlimits.network_checks import CHECKED_SAMPLES
 from speedlimits.networks import MODELS, drawn_network, scale_output
 from speedlimits.subsets import one_hot
 
@@ -50,14 +52,18 @@ class Problem(NamedTuple):
 
 def build_network(settings: dict, data: xr.Dataset, seed: int) -> nn.Module:
     """Return f = a h of the settings at its start theta_0, for the data's shape."""
-    model = settings["model"]
+    model, dtype = settings["model"], DTYPES[settings["precision"]]
+    if is_own(model):
+        inputs = torch.as_tensor(data["train_inputs"].values[:CHECKED_SAMPLES])
+        arguments, outputs = settings["model_arguments"], int(data.attrs["outputs"])
+        network = drawn_own_network(model, arguments, inputs, outputs, seed, dtype)
+        return scale_output(network, settings["output_scale"])
     build = functools.partial(
         MODELS[model],
         input_shape=data["train_inputs"].shape[1:],
         outputs=int(data.attrs["outputs"]),
         **{key: settings[key] for key in MODEL_KEYS[model]},
     )
-    dtype = DTYPES[settings["precision"]]
     return scale_output(drawn_network(build, seed, dtype), settings["output_scale"])
 
 
@@ -65,10 +71,11 @@ def start_seed(settings: dict, realisation: int) -> int:
     """Return the seed of the start theta_0.
 
     Parameterisations share their draws, so that they start from the same function; different n,
-    subsets, widths and realisations have independent starts.
+    subsets, widths, arguments of an own network and realisations have independent starts.
     """
     keys = ("dataset", "n", "selection", "subset", "model", "width", "depth")
     purpose = [settings.get(key, 0) for key in keys]
+    purpose += own_words(settings) if is_own(settings["model"]) else []
     return derived_seed(settings["seed"], "start", *purpose, realisation)
 
 

@@ -23,6 +23,7 @@ MODEL_KEYS = {
     "residual_network": ("width", "depth", "parameterisation", "initialisation"),
     "vision_transformer": ("width", "depth", "patch_size"),
 }
+OWN_MODEL_KEYS = ("model_arguments",)  # of a network of the user's own, package.module:factory
 COMMON_NETWORK_KEYS = ("targets", "precision", "output_scale", "subtract_start")
 # What each dynamics reads besides CLOCK_KEYS.
 STEP_KEYS = ("learning_rate", "learning_rate_unit", "beyond_stability")
@@ -35,6 +36,16 @@ DYNAMICS_KEYS = {
     "sgd": (*STEP_KEYS, "batch_size"),
     "langevin": (*STEP_KEYS, "temperature"),
 }
+
+
+def is_own(model: str) -> bool:
+    """Return whether a model is the user's own, ``package.module:factory``."""
+    return ":" in model
+
+
+def model_keys(model: str) -> tuple[str, ...]:
+    """Return what a network of this name reads besides COMMON_NETWORK_KEYS."""
+    return OWN_MODEL_KEYS if is_own(model) else MODEL_KEYS[model]
 
 
 def stability_factor(dynamics: str, momentum: float) -> float:
@@ -69,7 +80,8 @@ def combinations(base: dict, study: dict) -> Iterator[dict]:
     Args:
         base: settings that the study does not touch.
         study: ``set`` (settings laid over the base), ``cases`` (list of settings laid over that,
-            one after the other) and ``vary`` (setting -> list of values), each optional.
+            one after the other) and ``vary`` (setting -> list of values), each optional. Set and
+            cases replace ``model_arguments`` as a whole; vary lays single arguments over them.
 
     Yields:
         One complete dict of run settings per point, in the order of the lists.
@@ -80,13 +92,23 @@ def combinations(base: dict, study: dict) -> Iterator[dict]:
 
 def labelled_combinations(base: dict, study: dict) -> Iterator[tuple[str, dict]]:
     """Yield the label of its case and the settings of every point of a study."""
-    vary = study.get("vary", {})
+    vary = {key: of for key, of in study.get("vary", {}).items() if key != "model_arguments"}
+    arguments = varied_arguments(study)
     for case in study.get("cases", [{}]):
         changed = {key: value for key, value in case.items() if key != "label"}
         label = case.get("label") or ", ".join(_case_word(*item) for item in changed.items())
-        for values in itertools.product(*vary.values()):
-            varied = dict(zip(vary, values, strict=True))
-            yield label, {**base, **study.get("set", {}), **changed, **varied}
+        for values in itertools.product(*vary.values(), *arguments.values()):
+            varied = dict(zip(vary, values, strict=False))
+            settings = {**base, **study.get("set", {}), **changed, **varied}
+            if arguments:
+                own = dict(zip(arguments, values[len(vary) :], strict=True))
+                settings["model_arguments"] = settings.get("model_arguments", {}) | own
+            yield label, settings
+
+
+def varied_arguments(study: dict) -> dict[str, list]:
+    """Return argument of the user's own network -> its values in a study's ``vary``."""
+    return study.get("vary", {}).get("model_arguments", {})
 
 
 def _case_word(key: str, value: Any) -> str:
@@ -94,6 +116,10 @@ def _case_word(key: str, value: Any) -> str:
     name = key.replace("_", " ")
     if isinstance(value, bool):
         return name if value else f"no {name}"
+    if isinstance(value, dict):
+        return ", ".join(_case_word(*item) for item in value.items()) or f"no {name}"
+    if key == "model" and is_own(value):
+        return value
     return value.replace("_", " ") if isinstance(value, str) else f"{name} {number(value)}"
 
 
@@ -102,12 +128,15 @@ def study_axes(study: dict) -> dict[str, list]:
 
     An axis is a setting of ``vary``; cases that differ in one setting alone are an axis of that
     name, other cases the axis ``case``. The number of a subset's draw is no axis: other draws
-    repeat a measurement.
+    repeat a measurement. A varied argument of the user's own network is an axis of its name.
     """
-    axes = {key: list(values) for key, values in study.get("vary", {}).items() if key != "subset"}
+    vary = {**study.get("vary", {}), **varied_arguments(study)}
+    unused = ("subset", "model_arguments")
+    axes = {key: list(values) for key, values in vary.items() if key not in unused}
     cases = study.get("cases", [])
     keys = {key for case in cases for key in case if key != "label"}
-    if len(cases) > 1 and len(keys) == 1 and all(keys <= set(case) for case in cases):
+    single = len(keys) == 1 and "model_arguments" not in keys
+    if len(cases) > 1 and single and all(keys <= set(case) for case in cases):
         key = keys.pop()
         axes[key] = [case[key] for case in cases]
     elif len(cases) > 1:
@@ -126,7 +155,7 @@ def level_keys(settings: dict) -> dict[str, tuple[str, ...]]:
     """
     return {
         "subset": SUBSET_KEYS,
-        "network": ("model", *MODEL_KEYS[settings["model"]], *COMMON_NETWORK_KEYS),
+        "network": ("model", *model_keys(settings["model"]), *COMMON_NETWORK_KEYS),
         "dynamics": ("dynamics", *DYNAMICS_KEYS[settings["dynamics"]], *CLOCK_KEYS),
     }
 
@@ -143,8 +172,33 @@ def subset_slug(settings: dict) -> str:
     return f"{slug}-label_noise{number(noise)}" if noise else slug
 
 
+def argument_word(value: bool | int | float | str) -> str:
+    """Return the value of an own network's argument as it stands in a path: true, 8, 0.1, relu.
+
+    Values of different types have different words, as long as texts begin with a letter and are
+    neither true nor false (the schema asks for both).
+    """
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def own_words(settings: dict) -> list[str]:
+    """Return ``layers=2``, ``width=8``: the arguments of the user's own network, sorted by name."""
+    arguments = settings["model_arguments"].items()
+    return [f"{name}={argument_word(value)}" for name, value in sorted(arguments)]
+
+
+def model_of_slug(slug: str) -> str:
+    """Return the model that a network's folder name begins with: myrtle5, my.module:factory."""
+    name = slug.split("-", 1)[0]
+    return ":".join(name.rsplit(".", 1))
+
+
 def network_slug(settings: dict) -> str:
-    """Return for example ``myrtle5-width32-ntk-he-one_hot-float32``, lazy ``...-scale10``."""
+    """Return for example ``myrtle5-width32-ntk-he-one_hot-float32``, lazy ``...-scale10``.
+
+    The user's own network my.module:factory is ``my.module.factory-width=8-one_hot-float32``: a
+    colon means a host to tools that copy files, and factories have no dot.
+    """
     words = {
         "depth": f"depth{settings['depth']}",
         "width": f"width{settings['width']}",
@@ -152,10 +206,13 @@ def network_slug(settings: dict) -> str:
         "initialisation": settings["initialisation"],
         "patch_size": f"patch{settings['patch_size']}",
     }
-    used = [word for key, word in words.items() if key in MODEL_KEYS[settings["model"]]]
+    model, own = settings["model"], is_own(settings["model"])
+    used = [word for key, word in words.items() if key in model_keys(model)]
+    used += own_words(settings) if own else []
     lazy = [f"scale{number(settings['output_scale'])}"] if settings["output_scale"] != 1 else []
     lazy += ["start_subtracted"] if settings["subtract_start"] else []
-    return "-".join([settings["model"], *used, settings["targets"], settings["precision"], *lazy])
+    name = model.replace(":", ".")
+    return "-".join([name, *used, settings["targets"], settings["precision"], *lazy])
 
 
 def dynamics_slug(settings: dict) -> str:
@@ -336,9 +393,15 @@ class Plan:
                     "warm_start_accuracy": e.warm_start_accuracy,
                     "dataset": e.dataset,
                     **self.settings("subset", e.subset),
-                    **self.settings("network", e.network),
+                    **_flattened(self.settings("network", e.network)),
                     **self.settings("dynamics", e.dynamics),
                 },
             }
             for e in self.studies[study]
         ]
+
+
+def _flattened(network: dict) -> dict:
+    """Return settings with the arguments of the user's own network among them, by their names."""
+    arguments = network.pop("model_arguments", {})
+    return {**network, **arguments}

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from pipeline.cifar10 import OFFICIAL_SHA256
 from pipeline.code_digest import SCRIPTS, code_digest
 from pipeline.files import content_digest
-from pipeline.runs import Plan
+from pipeline.own_code import own_digest
+from pipeline.runs import Plan, is_own
 
 FIGURES = {
     "training_curves": ("training_curves", "warm_starts"),
@@ -144,6 +145,7 @@ class RuleSettings:
         self.config = config
         self.plan = plan
         self._file_digests: dict[str, str] = {}
+        self._model_digests: dict[str, str] = {}
 
     @property
     def archive_sha256(self) -> str:
@@ -187,7 +189,7 @@ class RuleSettings:
                 found["figure"] = wildcards.figure
                 found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")
             if rule == "theory_langevin":
-                found["networks"] = self.plan.langevin
+                found["networks"] = [n | self._own_code(n["model"]) for n in self.plan.langevin]
             if rule == "interactive":
                 found["code"] = code_digest(uses.script, "pages/interactive.html")
             names: Iterable[str] = self.plan.default_studies if rule in OF_DEFAULT_STUDIES else ()
@@ -247,7 +249,16 @@ class RuleSettings:
         """Return the run settings of one level of a job's path."""
         if level == "dataset":
             return self._dataset(wildcards.dataset)
-        return self.plan.settings(level, getattr(wildcards, level))
+        found = self.plan.settings(level, getattr(wildcards, level))
+        return found | self._own_code(found["model"]) if level == "network" else found
+
+    def _own_code(self, model: str) -> dict[str, str]:
+        """Return the digest of the user's code of a network, nothing for a built-in one."""
+        if not is_own(model):
+            return {}
+        if model not in self._model_digests:
+            self._model_digests[model] = own_digest(model)
+        return {"model_code": self._model_digests[model]}
 
     def _dataset(self, name: str) -> dict[str, Any]:
         """Return what the samples of a data set depend on: of a user's file its content."""

@@ -144,8 +144,8 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool) -> None
         labels = [f"{value:.3g}" for value in places]
     else:
         axes.set_xlim(-0.6, len(places) - 0.4)
-        labels = [style.describe(axis, value) for value in places]
-    long = max(len(str(label)) for label in labels) > 4
+        labels = [style.folded(style.describe(axis, value)) for value in places]
+    long = max(len(line) for label in labels for line in str(label).split("\n")) > 4
     kind = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(list(places.values()), labels, **kind)
 

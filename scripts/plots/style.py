@@ -148,7 +148,23 @@ def describe(column: str, value: object) -> str:
         return f"$n = {value}$"
     if column in ("width", "subset"):
         return f"{column} {value}"
-    return NAMES.get(str(value), str(value).replace("_", " "))
+    text = str(value)  # an own network, my_module:factory, stays as it is written
+    return NAMES.get(text, text if ":" in text else text.replace("_", " "))
+
+
+def folded(text: str, most: int = 18) -> str:
+    """Return a tick's label, in lines where it is long: after commas, and the colon of a model.
+
+    Args:
+        text: the label.
+        most: characters of a line that may stay one (own choice: they fit below a narrow panel).
+    """
+    lines = [""]
+    for part in re.split(r"(?<=,)(?= )|(?<=:)(?=\w)", text):
+        if lines[-1] and len(lines[-1] + part) > most:
+            lines.append("")
+        lines[-1] += part if lines[-1] else part.strip()
+    return "\n".join(lines)
 
 
 def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:
@@ -160,8 +176,20 @@ def path_differences(paths: Sequence[str]) -> list[str]:
     """Return what distinguishes paths of ensembles whose identification columns agree."""
     tokens = [[t for t in re.split(r"[/-]", path) if t] for path in paths]
     common = set.intersection(*map(set, tokens))
-    shown = [" ".join(t for t in of if t not in common).replace("_", " ") for of in tokens]
+    shown = [" ".join(t for t in of if t not in common) for of in tokens]
+    shown = [text.replace("_", " ").replace("=", " ") for text in shown]
     return [NUMBERED.sub(r"\1 \2", text) for text in shown]
+
+
+def distinct(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Return labels of ensembles; those that are equal with what tells their paths apart."""
+    found = pd.Series(list(labels), dtype=object)
+    for label in found[found.duplicated()].unique():
+        same = np.flatnonzero(found == label)
+        parts = path_differences([paths[index] for index in same])
+        for index, part in zip(same, parts, strict=True):
+            found.iloc[index] = f"{label}, {part}"
+    return list(found)
 
 
 def ensembles(table: pd.DataFrame) -> list[Ensemble]:
@@ -171,12 +199,8 @@ def ensembles(table: pd.DataFrame) -> list[Ensemble]:
     """
     found = ensemble_table(table)
     columns = varied_columns(found)
-    labels = pd.Series([ensemble_label(row, columns) for _, row in found.iterrows()])
-    for label in labels[labels.duplicated()].unique():
-        same = np.flatnonzero(labels == label)
-        parts = path_differences(list(found["ensemble"].iloc[same]))
-        for index, part in zip(same, parts, strict=True):
-            labels.iloc[index] = f"{label}, {part}"
+    labels = [ensemble_label(row, columns) for _, row in found.iterrows()]
+    labels = distinct(labels, list(found["ensemble"]))
     sequential = len(columns) == 1 and columns[0] in NUMERIC
     colours = palette(len(found), sequential=sequential)
     return [Ensemble(*item) for item in zip(found["ensemble"], labels, colours, strict=True)]

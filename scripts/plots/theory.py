@@ -201,7 +201,9 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
         whole.groupby("model", sort=False), COLOURS, MARKERS, strict=False
     ):
         first = rows.iloc[0]
-        label = f"{describe('model', model)}, width {first['width']}, $n = {first['n']}$"
+        label = describe("model", model)
+        label += f", width {first['width']:g}" if pd.notna(first["width"]) else ""
+        label += f", $n = {first['n']}$"
         x = rows["temperature"].where(rows["temperature"] > 0, least)
         style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
         share = {f"{end}": rows[f"speed_limit_time{end}"] / rows["time"] for end in ENDS}

@@ -33,7 +33,8 @@ class TrainingLoss:
         micro_batch: samples per pass. None takes what was measured to be fast (see the constants
             of this module).
         channels_last: keep images in the channels-last memory format, which is faster for
-            convolutions. None means: where the inputs are images.
+            convolutions. None means: where the inputs are images and the network, whose views may
+            want the usual format, takes it.
 
     Raises:
         ValueError: if inputs and targets differ in number or micro_batch is below 1.
@@ -52,7 +53,9 @@ class TrainingLoss:
             raise ValueError(f"there are {len(inputs)} inputs but {len(targets)} targets")
         self.network = copy.deepcopy(network)
         self._theta, self._gradient = _flatten_parameters(self.network)
-        self.channels_last = inputs.dim() == 4 if channels_last is None else channels_last
+        if channels_last is None:
+            channels_last = inputs.dim() == 4 and self._takes_channels_last(inputs[:2])
+        self.channels_last = channels_last
         self.micro_batch = self._default_micro_batch(inputs) if micro_batch is None else micro_batch
         if self.micro_batch < 1:
             raise ValueError(f"micro_batch is {micro_batch}; it must be at least 1")
@@ -97,6 +100,17 @@ class TrainingLoss:
         self._theta.copy_(weights)
         parts = self._prepare(inputs).split(self.micro_batch)
         return torch.cat([self.network(part) for part in parts])
+
+    @torch.no_grad()
+    def _takes_channels_last(self, images: Tensor) -> bool:
+        """Return whether the network runs on images in that memory format."""
+        images = images.to(self._theta)
+        try:
+            self.network(images.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:  # of x.view(len(x), -1), which wants (N, C, H, W) without gaps
+            self.network(images)  # what is wrong in any format is told
+            return False
+        return True
 
     def _default_micro_batch(self, inputs: Tensor) -> int:
         """Return the micro-batch size for inputs of this shape."""

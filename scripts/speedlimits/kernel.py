@@ -14,19 +14,18 @@ Two routes give the same kernel:
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits import kernel_sequential
+from speedlimits.attention import plain_attention
 from speedlimits.kernel_sequential import PartialKernel
 
 DEFAULT_MEMORY_BYTES = 4 * 2**30  # the kernel of 1000 samples x 10 outputs takes 0.8e9 of them
@@ -270,18 +269,6 @@ def kernel_product(
             forward = partial(_forward, network, buffers, x)
             pieces.append(jvp(forward, (parameters,), (total,))[1])
     return torch.cat(pieces).flatten().double()
-
-
-@contextlib.contextmanager
-def plain_attention() -> Iterator[None]:
-    """Write attention out as products: torch's fused ones have no forward derivative, no vmap."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _forward(

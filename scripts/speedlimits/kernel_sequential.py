@@ -106,10 +106,9 @@ def obstacle_to_structured_route(network: nn.Module) -> str | None:
             return "an average pool has padding, overlap or a rule of its own"
         if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
             return "a Flatten keeps some axes"
-    if len({id(layer) for layer in layers if isinstance(layer, WEIGHT_LAYERS)}) != sum(
-        isinstance(layer, WEIGHT_LAYERS) for layer in layers
-    ):
-        return "a layer with weights occurs twice"
+    weights = [layer.weight for layer in layers if isinstance(layer, WEIGHT_LAYERS)]
+    if len({id(weight) for weight in weights}) != len(weights):
+        return "layers share their weights"
     if not all(p.requires_grad for p in network.parameters()):
         return "some weights are frozen"
     return None

@@ -14,12 +14,9 @@ from torch import Tensor, nn
 from speedlimits import speed_limit as sl
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
+from speedlimits.network_checks import check_network
 from speedlimits.ntk_dynamics import predict
 from speedlimits.spectrum import eigenvalues_and_projections, noise_floor
-
-# Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
-# that, even in float32 with cancellation.
-MIXING_TOLERANCE = 1e-3
 
 
 class Measurement(NamedTuple):
@@ -121,56 +118,6 @@ def measure(
         sl.inefficiency(time, squared, drop),
         predicted,
     )
-
-
-@torch.no_grad()
-def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
-    """Raise ValueError, in one sentence, if speed limit or kernel of the network have no meaning.
-
-    Args:
-        network: to be checked.
-        inputs: some of its inputs, shape (N, ...).
-        outputs: wanted number of outputs C.
-
-    Raises:
-        ValueError: says in one sentence what is wrong with the network.
-    """
-    parameters = dict(network.named_parameters())
-    if not parameters:
-        raise ValueError("the network has no weights to train")
-    for name, parameter in parameters.items():
-        if not parameter.is_floating_point():
-            raise ValueError(f"the weights {name} are {parameter.dtype}; they must be float")
-        if not parameter.requires_grad:
-            raise ValueError(
-                f"the weights {name} are frozen (requires_grad is False); make them a buffer"
-            )
-    for name, layer in network.named_modules():
-        if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"the layer {name or type(layer).__name__} is batch normalisation in training "
-                "mode, which mixes samples; call network.eval() or normalise over layers or groups"
-            )
-    if not inputs.is_floating_point():
-        raise ValueError(f"the inputs are {inputs.dtype}; they must be float")
-    part = inputs[:8].to(next(iter(parameters.values())))
-    first, again = network(part), network(part)
-    if not isinstance(first, Tensor) or first.shape != (len(part), outputs):
-        shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-        raise ValueError(
-            f"the network maps {len(part)} inputs to {shape}; it must give ({len(part)}, {outputs})"
-        )
-    if not torch.equal(first, again):
-        raise ValueError(
-            "two calls of the network differ: it is random (dropout?) or keeps a state; call "
-            "network.eval() or remove that layer"
-        )
-    single = torch.cat([network(part[k : k + 1]) for k in range(len(part))])
-    if (single - first).abs().max() > MIXING_TOLERANCE * first.abs().max():
-        raise ValueError(
-            "the output of a sample depends on the others of its batch; a network without "
-            "per-sample outputs has no kernel"
-        )
 
 
 def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:

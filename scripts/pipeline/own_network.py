@@ -1,0 +1,127 @@
+"""Build the user's own network in a job, and refuse what has no speed limit in this sense."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speedlimits.network_checks import check_derivatives, check_network, check_parameters
+from speedlimits.networks import drawn_network
+
+
+def own_factory(model: str) -> Callable[..., nn.Module]:
+    """Import the factory of ``package.module:factory``.
+
+    The working folder is searched first, as by ``python -m``, also by what the module imports.
+
+    Args:
+        model: as the configuration gives it.
+
+    Returns:
+        The factory.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
+    module, factory = model.split(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), factory)
+    except Exception as error:
+        what = f"{type(error).__name__}: {_first_line(error)}"
+        raise ValueError(f"model: {model} cannot be imported ({what})") from error
+    if not callable(found):
+        raise ValueError(
+            f"model: {model} is {type(found).__name__}; it must be a function or class"
+        )
+    return found
+
+
+def drawn_own_network(
+    model: str,
+    arguments: dict[str, Any],
+    inputs: Tensor,
+    outputs: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> nn.Module:
+    """Return a network of the user's own at its start theta_0, after checking it.
+
+    The factory draws theta_0 by torch's global generator, which is seeded.
+
+    Args:
+        model: ``package.module:factory``.
+        arguments: given to the factory besides ``input_shape`` and ``outputs``.
+        inputs: training inputs, shape (N, ...).
+        outputs: number of outputs C.
+        seed: seed of the start.
+        dtype: dtype of weights and outputs.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: in one sentence, whatever is wrong with it.
+    """
+    with torch.random.fork_rng(devices=[]):  # what importing the module draws
+        factory = own_factory(model)
+    shape = tuple(int(size) for size in inputs.shape[1:])
+
+    def build() -> nn.Module:
+        try:
+            made = factory(input_shape=shape, outputs=outputs, **arguments)
+        except Exception as error:
+            given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+            call = f"input_shape={shape}, outputs={outputs}{', ' * bool(given)}{given}"
+            what = f"{type(error).__name__}: {_first_line(error)}"
+            raise ValueError(f"model: {model}({call}) failed ({what})") from error
+        if not isinstance(made, nn.Module):
+            raise ValueError(
+                f"model: {model} gave {type(made).__name__}; it must give a torch.nn.Module"
+            )
+        check_parameters(made)  # before a conversion to dtype hides what they were
+        return made
+
+    try:
+        network, again, other = (drawn_network(build, s, dtype) for s in (seed, seed, seed + 1))
+        if network is again:
+            raise ValueError("the factory gives the same network again; it must build a new one")
+        check_network(network, inputs, outputs)
+        if not _same_state(network, again):
+            raise ValueError(
+                "two calls of the factory with one seed give different weights: draw them by "
+                "torch's global generator, as torch's own layers do"
+            )
+        check_derivatives(network, inputs)
+    except ValueError as error:
+        told = str(error)
+        raise ValueError(
+            told if told.startswith("model: ") else f"model: {model}: {told}"
+        ) from error
+    if _same_state(network, other):
+        print("the start does not depend on the seed: all realisations are the same run")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.data = parameter.data.contiguous()  # flat vectors are made of views
+    return network
+
+
+def _same_state(network: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks have the same weights and buffers, bit by bit."""
+    mine, theirs = network.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(mine[name], theirs[name]) for name in mine if torch.is_tensor(mine[name])
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return next(iter(str(error).splitlines()), "")

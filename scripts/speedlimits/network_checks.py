@@ -1,0 +1,188 @@
+"""What a network must be to have a speed limit and a kernel: float, fixed, sample by sample."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+
+from speedlimits.attention import plain_attention
+
+# Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
+# that, even in float32 with cancellation.
+MIXING_TOLERANCE = 1e-3
+# Derivatives that torch takes in two ways differ by rounding likewise.
+DERIVATIVE_TOLERANCE = 1e-3
+CHECKED_SAMPLES = 8  # own choice: more than groups of two or four in which samples could be mixed
+
+
+@torch.no_grad()
+def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
+    """Raise ValueError, in one sentence, if speed limit or kernel of the network have no meaning.
+
+    One parameter registered at several places is fine: it is one weight, and its derivative the
+    sum over these places.
+
+    Args:
+        network: to be checked.
+        inputs: some of its inputs, shape (N, ...).
+        outputs: wanted number of outputs C.
+
+    Raises:
+        ValueError: says in one sentence what is wrong with the network.
+    """
+    parameters = dict(network.named_parameters())
+    check_parameters(network)
+    dtypes = list(dict.fromkeys(parameter.dtype for parameter in parameters.values()))
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"the weights have several precisions ({', '.join(map(str, dtypes))}); give them one"
+        )
+    for name, layer in network.named_modules():
+        if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"the layer {name or type(layer).__name__} is batch normalisation in training "
+                "mode, which mixes samples; call network.eval() or normalise over layers or groups"
+            )
+    if not inputs.is_floating_point():
+        raise ValueError(f"the inputs are {inputs.dtype}; they must be float")
+    part = inputs[:CHECKED_SAMPLES].to(next(iter(parameters.values())))
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    first, again = _outputs(network, part), _outputs(network, part)
+    if not isinstance(first, Tensor) or first.shape != (len(part), outputs):
+        shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ValueError(
+            f"the network maps {len(part)} inputs to {shape}; it must give ({len(part)}, {outputs})"
+        )
+    if first.dtype != dtypes[0]:
+        raise ValueError(
+            f"the outputs are {first.dtype}, the weights {dtypes[0]}; compute in the precision of "
+            "the weights"
+        )
+    if not torch.isfinite(first).all():
+        raise ValueError("the outputs at the start are not finite")
+    if not torch.equal(first, again):
+        raise ValueError(
+            "two calls of the network differ: it is random (dropout?) or keeps a state; call "
+            "network.eval() or remove that layer"
+        )
+    for name, buffer in network.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise ValueError(
+                f"the buffer {name} changes when the network is called; a network with a state has "
+                "no loss of its weights alone: call network.eval() or remove it"
+            )
+    single = torch.cat([_outputs(network, part[k : k + 1]) for k in range(len(part))])
+    if (single - first).abs().max() > MIXING_TOLERANCE * first.abs().max():
+        raise ValueError(
+            "the output of a sample depends on the others of its batch; a network without "
+            "per-sample outputs has no kernel"
+        )
+
+
+def check_parameters(network: nn.Module) -> None:
+    """Raise ValueError, in one sentence, if a network's weights cannot be trained one by one.
+
+    Args:
+        network: to be checked.
+
+    Raises:
+        ValueError: says in one sentence what is wrong with the weights.
+    """
+    parameters = dict(network.named_parameters())
+    if not parameters:
+        raise ValueError("the network has no weights to train")
+    places = []
+    for name, parameter in parameters.items():
+        if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
+            raise ValueError(f"the weights {name} have no values yet (lazy layer, meta device?)")
+        if not parameter.is_floating_point():
+            raise ValueError(f"the weights {name} are {parameter.dtype}; they must be float")
+        if not parameter.requires_grad:
+            raise ValueError(
+                f"the weights {name} are frozen (requires_grad is False); make them a buffer"
+            )
+        if parameter.numel():
+            steps = [(n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True)]
+            start = parameter.data_ptr()
+            places.append((start, start + (1 + sum(steps)) * parameter.element_size(), name))
+    for (_, end, name), (start, _, other) in itertools.pairwise(sorted(places)):
+        if start < end:
+            raise ValueError(
+                f"the weights {name} and {other} share memory but are two parameters; register one "
+                "nn.Parameter at both places, or clone it"
+            )
+
+
+def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return f(inputs).
+
+    Raises:
+        ValueError: with what the network said, if it fails.
+    """
+    try:
+        return network(inputs)
+    except Exception as error:
+        told = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"the network fails on inputs of shape {tuple(inputs.shape)}, {inputs.dtype} "
+            f"({type(error).__name__}: {told})"
+        ) from error
+
+
+def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
+
+    Training takes reverse derivatives of a batch, the kernel those of single samples (torch.func)
+    and forward ones. For g = sum_i sum_a f_a(x_i) over two samples, grad g of the batch must be the
+    sum of the samples' gradients, and its product with a tangent the forward derivative along it.
+
+    Args:
+        network: one that ``check_network`` lets pass.
+        inputs: some of its inputs, shape (N, ...).
+
+    Raises:
+        ValueError: says in one sentence which derivative is missing or wrong.
+    """
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    buffers = {name: b.detach() for name, b in network.named_buffers()}
+    part = inputs[:2].to(next(iter(parameters.values())))
+
+    def summed(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(network, (weights, buffers), (x,)).sum()
+
+    total = network(part).sum()
+    if not total.requires_grad:
+        raise ValueError("the outputs do not depend on the weights (no_grad or detach inside?)")
+    batch = torch.autograd.grad(total, list(network.parameters()), materialize_grads=True)
+    try:
+        with plain_attention():
+            each = vmap(grad(lambda w, x: summed(w, x.unsqueeze(0))), (None, 0))(parameters, part)
+            _, forward = jvp(lambda w: summed(w, part), (parameters,), (dict(parameters),))
+    except Exception as error:
+        told = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            "torch.func cannot take per-sample or forward derivatives of the network, which its "
+            f"kernel needs ({type(error).__name__}: {told})"
+        ) from error
+    size = sum(g.double().square().sum() for g in batch).sqrt()
+    off = sum(
+        (each[name].sum(0) - g).double().square().sum()
+        for name, g in zip(parameters, batch, strict=True)
+    ).sqrt()
+    along = sum(
+        (g.double() * p.double()).sum() for g, p in zip(batch, parameters.values(), strict=True)
+    )
+    reach = sum(p.double().square().sum() for p in parameters.values()).sqrt()
+    if off > DERIVATIVE_TOLERANCE * size:
+        raise ValueError(
+            "gradients of single samples do not add up to that of the batch; a custom backward "
+            "pass, a hook or a detached part makes one of them wrong"
+        )
+    if (forward.double() - along).abs() > DERIVATIVE_TOLERANCE * size * reach:
+        raise ValueError(
+            "the forward derivative of the network does not agree with the reverse one; a custom "
+            "derivative or a hook makes one of them wrong"
+        )

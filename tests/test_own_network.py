@@ -1,0 +1,743 @@
+"""The user's own network: found without being imported, checked, digested, trained."""
+
+import copy
+import importlib
+import itertools
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import time_unit
+import torch
+import train
+import xarray as xr
+import yaml
+from checkouts import checkout, planned, snakemake
+from conftest import ROOT
+
+from pipeline.columns import is_taken
+from pipeline.config import ConfigError, validate
+from pipeline.own_code import locate, own_digest, own_problem
+from pipeline.own_network import drawn_own_network
+from pipeline.problem import build_problem
+from pipeline.runs import Plan, level_keys, model_of_slug, network_slug
+from pipeline.stores import read_snapshots, write_netcdf
+from speedlimits.gradient import TrainingLoss
+from speedlimits.kernel import choose_route, empirical_ntk
+from speedlimits.layers import ScaledLinear
+
+COUNTER = itertools.count()
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Return a function that writes a module into the working folder and returns its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    written = []
+
+    def write(text, name=None, folder=tmp_path):
+        name = name or f"mine{next(COUNTER)}"
+        path = folder / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        importlib.invalidate_caches()
+        written.append(name)
+        return name
+
+    yield write
+    for name in [n for n in sys.modules if n.split(".")[0] in {w.split(".")[0] for w in written}]:
+        del sys.modules[name]
+
+
+# ------------------------------------------------------------------ before any job, from the text
+
+FACTORIES = """
+from functools import partial
+import helper_that_is_missing
+RATE = 0.1
+def good(*, input_shape, outputs, width=8): ...
+def needy(input_shape, outputs, hidden): ...
+def stranger(shape, outputs): ...
+def open_(**given): ...
+async def slow(*, input_shape, outputs): ...
+class Net:
+    def __init__(self, input_shape, outputs, width=3): ...
+class Inherited(Net): ...
+made = partial(good, width=9)
+if RATE:
+    def nested(input_shape, outputs): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "words"),
+    [
+        ("god", {}, "has no god (did you mean good?)"),
+        ("RATE", {}, "is a value; it must be a function or class"),
+        ("slow", {}, "is asynchronous"),
+        ("needy", {}, "needs the argument hidden; give it in model_arguments"),
+        ("stranger", {}, "must take the keywords input_shape and outputs; it lacks input_shape"),
+        ("good", {"widht": 3}, "no argument widht (did you mean width?)"),
+        ("good", {"xyz": 3}, "has no argument xyz; besides input_shape and outputs it takes"),
+        ("Net", {"self": 3}, "has no argument self"),
+        ("good", {"width": 3}, ""),
+        ("needy", {"hidden": 3}, ""),
+        ("open_", {"anything": 3}, ""),
+        ("Net", {"width": 3}, ""),
+        ("Inherited", {"width": 3}, ""),
+        ("made", {"width": 3}, ""),
+        ("nested", {}, ""),
+    ],
+)
+def test_a_factory_is_checked_by_its_text(module, factory, arguments, words):
+    found = own_problem(f"{module(FACTORIES)}:{factory}", arguments)
+    assert (words in found) if words else found == ""
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("no_such_module:f", "there is no no_such_module.py in "),
+        ("no.such:f", "there is no no/such.py in "),
+        ("mine:", "package.module:factory"),
+        (":f", "package.module:factory"),
+        ("a b:f", "package.module:factory"),
+        ("a:b:c", "package.module:factory"),
+        ("a:class", "package.module:factory"),
+        ("../up:f", "package.module:factory"),
+        ("networks/mine.py:f", "(write networks.mine:f)"),
+        ("mine.py:f", "(write mine:f)"),
+        ("train:f", "train is a module of this workflow; give yours another name"),
+        ("speedlimits.networks:f", "speedlimits is a module of this workflow"),
+        ("random:f", "random is a module of Python; give yours another name"),
+        ("yaml.nothing:f", "has no module yaml.nothing"),
+        ("torchvision.models.resnet:resnet19", "did you mean resnet18?"),
+    ],
+)
+def test_modules_that_are_not_there_are_told(tmp_path, monkeypatch, model, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in own_problem(model, {})
+
+
+def test_a_module_here_and_installed_is_refused(module):
+    module("def f(**given): ...", "yaml")
+    assert "is here" in own_problem("yaml:f", {}) and "and installed" in own_problem("yaml:f", {})
+
+
+def test_text_that_is_no_python_is_told_with_its_line(module):
+    module("def f(:\n", "broken_helper")
+    name = module("import broken_helper\ndef f(**given): ...")
+    assert "broken_helper.py, line 1" in own_problem(f"{name}:f", {})
+    (module("x = 1", "binary"), open("binary.py", "wb").write(b"\xff\xfe\x00"))
+    assert "binary.py cannot be read as Python" in own_problem("binary:f", {})
+
+
+def test_installed_packages_are_found_without_import_and_digested_by_their_version():
+    code = (
+        "import sys; sys.path.insert(0, 'scripts')\n"
+        "from pipeline.own_code import own_digest, own_problem\n"
+        "assert own_problem('torchvision.models:resnet18', {}) == ''\n"
+        "print(own_digest('torchvision.models:resnet18'))\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    version = importlib.import_module("importlib.metadata").version("torchvision")
+    assert told.stdout.strip() == f"torchvision {version}", told.stderr
+
+
+def test_the_digest_follows_code_of_the_same_folder_and_not_comments(tmp_path, monkeypatch):
+    texts = {
+        "networks/mine.py": "from networks import parts\nfrom .deep import far\nimport torch\n"
+        "def f(**given):\n    import late\n",
+        "networks/parts.py": "A = 1\n",
+        "networks/deep/__init__.py": "",
+        "networks/deep/far.py": "from ..parts import A\nfrom ... import nowhere\n",
+        "late.py": "B = 2\n",
+        "other.py": "C = 3\n",
+    }
+
+    def digest(changes):
+        folder = tmp_path / str(next(COUNTER))
+        for path, text in (texts | changes).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        monkeypatch.chdir(folder)
+        assert own_problem("networks.mine:f", {}) == ""
+        return own_digest("networks.mine:f")
+
+    first = digest({})
+    assert digest({"networks/mine.py": "# c\n" + texts["networks/mine.py"] + '"""Doc."""\n'}) != (
+        digest({"networks/mine.py": texts["networks/mine.py"] + "D = 4\n"})
+    )
+    assert digest({"networks/mine.py": '"""Doc."""\n\n# c\n' + texts["networks/mine.py"]}) == first
+    assert digest({"other.py": "C = 4\n"}) == first
+    for path in set(texts) - {"other.py", "networks/deep/__init__.py"}:
+        assert digest({path: texts[path] + "NEW = 1\n"}) != first, path
+
+
+def test_editable_packages_are_digested_by_their_files(module, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "source"
+    module("def f(**given): ...", "editable_package.networks", elsewhere)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(elsewhere)])
+    code = locate("editable_package.networks")
+    assert code == (elsewhere, "editable_package/networks.py", "")
+    before = own_digest("editable_package.networks:f")
+    assert len(before) == 16
+
+
+# ------------------------------------------------------------------ paths, settings, tables
+
+NET = "def f(*, input_shape, outputs, width=8, kind='tanh', rate=0.1, flat=True): ...\n"
+
+
+def with_own(config, **study):
+    config = copy.deepcopy(config)
+    config["studies"] = {"own": {"realisations": 2, **study}}
+    config["default_studies"] = ["own"]
+    return config
+
+
+def test_folder_names_are_readable_and_tell_all_settings_apart(module, shipped_config):
+    base = shipped_config["base"] | {"model": f"{module(NET)}:f"}
+    values = [8, 16, 8.0, 0.5, -0.5, 1e-5, True, False, "tanh", "yes.no"]
+    slugs = [network_slug(base | {"model_arguments": {"x": value}}) for value in values]
+    slugs += [
+        network_slug(base | {"model_arguments": m}) for m in ({}, {"x1": 6}, {"x": 1, "y": 2})
+    ]
+    assert len(set(slugs)) == len(slugs)
+    name = base["model"].replace(":", ".")
+    assert slugs[0] == f"{name}-x=8-one_hot-float32"
+    assert all("/" not in slug and ":" not in slug for slug in slugs)
+    assert {model_of_slug(slug) for slug in slugs} == {base["model"]}
+    one = network_slug(base | {"model_arguments": {"a": 1, "b": 2}})
+    assert one == network_slug(base | {"model_arguments": {"b": 2, "a": 1}})
+
+
+def test_settings_of_built_in_networks_do_not_touch_an_own_one(module, shipped_config):
+    base = shipped_config["base"] | {"model": f"{module(NET)}:f"}
+    other = {"width": 99, "depth": 9, "patch_size": 9, "parameterisation": "standard",
+             "initialisation": "torch_default"}  # fmt: skip
+    assert network_slug(base | other) == network_slug(base)
+    assert not set(other) & set(level_keys(base)["network"])
+
+
+def test_arguments_are_axes_and_columns_of_their_own_name(module, shipped_config):
+    name = f"{module(NET)}:f"
+    config = with_own(
+        shipped_config,
+        set={"model": name, "model_arguments": {"kind": "relu"}},
+        vary={"n": [8, 16], "model_arguments": {"width": [4, 8], "flat": [True, False]}},
+    )
+    validate(config)
+    plan = Plan(config)
+    assert plan.axes["own"] == {"n": [8, 16], "width": [4, 8], "flat": [True, False]}
+    settings = [e["settings"] for e in plan.described("own")]
+    assert len(settings) == 8 and all("model_arguments" not in s for s in settings)
+    assert {(s["n"], s["width"], s["flat"]) for s in settings} == set(
+        itertools.product([8, 16], [4, 8], [True, False])
+    )
+    assert {s["kind"] for s in settings} == {"relu"}
+    cases = [{"model": name, "model_arguments": {"width": w}} for w in (4, 8)]
+    plan = Plan(with_own(shipped_config, cases=[*cases, {"model": "myrtle5"}]))
+    labels = [e["settings"]["case"] for e in plan.described("own")]
+    assert labels == [f"{name}, width 4", f"{name}, width 8", "myrtle5"]
+    arguments = [{"model_arguments": {"width": 4}}, {"model_arguments": {"width": 8}}]
+    plan = Plan(with_own(shipped_config, set={"model": name}, cases=arguments))
+    assert plan.axes["own"] == {"case": ["width 4", "width 8"]}
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ({"set": {"model": "NAME:g"}}, "studies.own: model is 'NAME:g'; "),
+        ({"set": {"model_arguments": {"widht": 1}}}, "did you mean width?"),
+        ({"set": {"model_arguments": {"kind": "a/b"}}}, "it must be a number (1.0e-3, not 1e-3)"),
+        ({"set": {"model_arguments": {"rate": "1e-3"}}}, "it must be a number (1.0e-3, not 1e-3)"),
+        ({"set": {"model_arguments": {"kind": [1]}}}, "a number or text or true or false"),
+        ({"set": {"model_arguments": {"a b": 1}}}, "it must be the name of a Python argument"),
+        ({"set": {"model_arguments": 3}}, "a mapping of keys to values"),
+        ({"set": {"model_arguments": {"kind": "a" * 210}}}, "at most 200 are allowed"),
+        ({"vary": {"model_arguments": [{"width": 1}]}}, "a mapping of keys to values"),
+        ({"vary": {"model_arguments": {}}}, "model_arguments is empty"),
+        ({"vary": {"model_arguments": {"width": 4}}}, "a list"),
+        ({"vary": {"model_arguments": {"width": []}}}, "is an empty list"),
+        ({"vary": {"model_arguments": {"width": [4, 4]}}}, "names a value twice"),
+        ({"vary": {"model_arguments": {"time": [1, 2]}}}, "the name of another column"),
+        ({"vary": {"model_arguments": {"n": [1, 2]}}}, "the name of another column"),
+        ({"vary": {"width": [1], "model_arguments": {"width": [1, 2]}}}, "another column"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_job(module, shipped_config, study, words):
+    name = module(NET)
+    settings = {"model": f"{name}:f"} | study.get("set", {})
+    settings["model"] = settings["model"].replace("NAME", name)
+    config = with_own(shipped_config, **(study | {"set": settings}))
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    assert words.replace("NAME", name) in str(caught.value)
+
+
+def test_networks_of_the_langevin_experiment_are_checked_too(module, shipped_config):
+    langevin = shipped_config["theory"]["langevin"]
+    langevin["networks"] = [{"model": f"{module(NET)}:f"}]
+    validate(shipped_config)
+    langevin["networks"] = [{"model": "nowhere:f"}, {"model": "myrtle50"}]
+    with pytest.raises(ConfigError) as caught:
+        validate(shipped_config)
+    assert "theory.langevin.networks[0]: model is 'nowhere:f'; there is no" in str(caught.value)
+    assert "networks[1]: model is 'myrtle50'" in str(caught.value)
+
+
+# ------------------------------------------------------------------ in the job, by running it
+
+NETWORKS = """
+import math, random
+import torch
+from torch import nn
+
+class Wrapped(nn.Module):
+    def __init__(self, last, function=lambda h: h):
+        super().__init__()
+        self.last, self.function = last, function
+    def forward(self, x):
+        return self.function(self.last(x.flatten(1)))
+
+def linear(input_shape, outputs, **more):
+    return nn.Linear(math.prod(input_shape), outputs, **more)
+
+def fine(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs))
+
+def failing(*, input_shape, outputs):
+    raise RuntimeError("no luck\\nmore")
+
+def number(*, input_shape, outputs):
+    return 3
+
+def no_weights(*, input_shape, outputs):
+    return nn.Flatten()
+
+def too_many(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs + 1))
+
+def squeezed(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h.sum(1))
+
+def several(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: (h, h))
+
+def batch_norm(*, input_shape, outputs):
+    return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.BatchNorm1d(outputs))
+
+def batch_norm_of_evaluation(*, input_shape, outputs):
+    return batch_norm(input_shape=input_shape, outputs=outputs).eval()
+
+def mixing(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h - h.mean(0))
+
+def dropout(*, input_shape, outputs):
+    return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Dropout(0.5))
+
+def dropout_of_evaluation(*, input_shape, outputs):
+    return dropout(input_shape=input_shape, outputs=outputs).eval()
+
+def frozen(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    network.last.bias.requires_grad_(False)
+    return network
+
+def integers(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    network.count = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+    return network
+
+def complex_(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    network.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    return network
+
+def lazy(*, input_shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(outputs))
+
+def overlapping(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    network.other = nn.Parameter(network.last.weight.data[:1])
+    return network
+
+class Counting(Wrapped):
+    def __init__(self, last):
+        super().__init__(last)
+        self.register_buffer("calls", torch.zeros(()))
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+def counting(*, input_shape, outputs):
+    return Counting(linear(input_shape, outputs))
+
+def single_precision(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h.float())
+
+def crashing(*, input_shape, outputs):
+    return Wrapped(nn.Linear(7, outputs))
+
+def infinite(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h / 0.0)
+
+def cached(*, input_shape, outputs):
+    return NETWORK
+
+NETWORK = Wrapped(nn.Linear(12, 2))
+
+def unseeded(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    nn.init.constant_(network.last.weight, random.random())
+    return network
+
+def constant(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    return network.requires_grad_(True) if nn.init.zeros_(network.last.weight) is None else (
+        nn.init.zeros_(network.last.bias), network)[1]
+
+def detached(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h.detach())
+
+class Wrong(torch.autograd.Function):
+    generate_vmap_rule = True
+    @staticmethod
+    def forward(x):
+        return 1.0 * x
+    @staticmethod
+    def setup_context(context, given, output):
+        pass
+    @staticmethod
+    def backward(context, gradient):
+        return 2 * gradient
+    @staticmethod
+    def jvp(context, tangent):
+        return 1.0 * tangent
+
+def wrong_derivative(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), Wrong.apply)
+
+def branching(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h if float(h.sum()) else 2 * h)
+
+def transposed(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    network.last.weight = nn.Parameter(torch.randn(math.prod(input_shape), outputs).T)
+    return network
+"""
+
+REFUSED = {
+    "failing": "failed (RuntimeError: no luck)",
+    "number": "gave int; it must give a torch.nn.Module",
+    "no_weights": "no weights to train",
+    "too_many": "maps 6 inputs to (6, 3); it must give (6, 2)",
+    "squeezed": "maps 6 inputs to (6,); it must give (6, 2)",
+    "several": "maps 6 inputs to tuple; it must give (6, 2)",
+    "batch_norm": "1 is batch normalisation in training mode, which mixes samples",
+    "mixing": "depends on the others of its batch",
+    "dropout": "it is random (dropout?)",
+    "frozen": "last.bias are frozen",
+    "integers": "count are torch.int64; they must be float",
+    "complex_": "phase are torch.complex",
+    "lazy": "have no values yet",
+    "overlapping": "share memory but are two parameters",
+    "counting": "the buffer calls changes when the network is called",
+    "single_precision": "the outputs are torch.float32, the weights torch.float64",
+    "crashing": "fails on inputs of shape (6, 3, 2, 2)",
+    "infinite": "outputs at the start are not finite",
+    "cached": "gives the same network again",
+    "unseeded": "two calls of the factory with one seed give different weights",
+    "detached": "outputs do not depend on the weights",
+    "wrong_derivative": "forward derivative of the network does not agree with the reverse one",
+    "branching": "torch.func cannot take per-sample or forward derivatives",
+}
+INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def drawn(module, factory, seed=3, dtype=torch.float64, **arguments):
+    return drawn_own_network(f"{module}:{factory}", arguments, INPUTS, 2, seed, dtype)
+
+
+@pytest.mark.parametrize("factory", REFUSED)
+def test_what_has_no_speed_limit_is_refused_in_one_sentence(module, factory):
+    name = module(NETWORKS)
+    with pytest.raises(ValueError) as caught:
+        drawn(name, factory)
+    told = str(caught.value)
+    assert REFUSED[factory] in told and told.startswith(f"model: {name}:{factory}")
+    assert "\n" not in told and told.count("model: ") == 1
+
+
+@pytest.mark.parametrize(
+    "factory", ["fine", "batch_norm_of_evaluation", "dropout_of_evaluation", "transposed"]
+)
+def test_what_has_one_is_drawn_by_the_seed_and_leaves_torch_alone(module, factory):
+    name = module(NETWORKS)
+    state = torch.random.get_rng_state()
+    one, same, other = (drawn(name, factory, seed) for seed in (3, 3, 4))
+    flat = [torch.nn.utils.parameters_to_vector(n.parameters()) for n in (one, same, other)]
+    assert torch.equal(flat[0], flat[1]) and not torch.equal(flat[0], flat[2])
+    assert flat[0].dtype == torch.float64
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_start_without_a_seed_is_said(module, capsys):
+    drawn(module(NETWORKS), "constant")
+    assert "all realisations are the same run" in capsys.readouterr().out
+
+
+def test_a_module_that_cannot_be_imported_is_told(module):
+    name = module("import no_such_package_at_all\n")
+    with pytest.raises(ValueError, match="imported .ModuleNotFoundError: No module"):
+        drawn(name, "f")
+
+
+def finite_difference_kernel(network, inputs):
+    """Return J J^T by central differences of the outputs, float64."""
+    parameters = list(network.parameters())
+    theta = torch.nn.utils.parameters_to_vector(parameters).detach()
+    columns = []
+    for k in range(len(theta)):
+        ends = []
+        for sign in (1, -1):
+            moved = theta.clone()
+            moved[k] += sign * 1e-6
+            torch.nn.utils.vector_to_parameters(moved, parameters)
+            ends.append(network(inputs).detach().flatten())
+        columns.append((ends[0] - ends[1]) / 2e-6)
+    torch.nn.utils.vector_to_parameters(theta, parameters)
+    jacobian = torch.stack(columns, dim=1)
+    return jacobian @ jacobian.T
+
+
+TIED = """
+import math
+import torch
+from torch import nn
+from speedlimits.layers import ScaledLinear
+
+class Tied(nn.Module):
+    def __init__(self, size, outputs):
+        super().__init__()
+        self.first, self.second = nn.Linear(size, size), nn.Linear(size, size)
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(size, outputs)
+    def forward(self, x):
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
+
+def tied(*, input_shape, outputs):
+    return Tied(math.prod(input_shape), outputs)
+
+def chain(*, input_shape, outputs):
+    size = math.prod(input_shape)
+    a, b = ScaledLinear(size, size, 1.0, "ntk"), ScaledLinear(size, size, 1.0, "ntk")
+    b.weight = a.weight
+    return nn.Sequential(
+        nn.Flatten(), a, nn.ReLU(), b, nn.ReLU(), ScaledLinear(size, outputs, 1.0, "ntk")
+    )
+"""
+
+
+@pytest.mark.parametrize("factory", ["tied", "chain"])
+def test_one_parameter_at_two_places_has_the_kernel_of_one_weight(module, factory):
+    network = drawn(module(TIED), factory)
+    assert choose_route(network).name == "torch_func"
+    kernel = empirical_ntk(network, INPUTS)
+    torch.testing.assert_close(
+        kernel, finite_difference_kernel(network, INPUTS), rtol=1e-6, atol=1e-7
+    )
+    # Training moves both places together.
+    targets = torch.zeros(len(INPUTS), 2, dtype=torch.float64)
+    loss = TrainingLoss(network, INPUTS, targets)
+    theta = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    _, gradient = loss.loss_and_gradient(theta)
+    expected = torch.autograd.grad(0.5 * network(INPUTS).square().sum(), list(network.parameters()))
+    torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in expected]))
+
+
+def test_layers_that_share_a_weight_have_no_structured_route():
+    first, second = (ScaledLinear(4, 4, 1.0, "ntk") for _ in range(2))
+    second.weight = first.weight
+    route = choose_route(torch.nn.Sequential(first, second))
+    assert route == ("torch_func", "layers share their weights")
+
+
+def test_networks_that_view_their_images_train():
+    class Viewing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(3, 4, 3, padding=1)
+            self.last = torch.nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.last(self.convolution(x).view(len(x), -1))
+
+    network = Viewing().double()
+    loss = TrainingLoss(network, INPUTS, torch.ones(6, 2))
+    assert not loss.channels_last
+    theta = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    expected = 0.5 * (network(INPUTS) - 1).square().sum().item()
+    assert loss.loss_and_gradient(theta)[0] == pytest.approx(expected, rel=1e-12)
+
+
+REBUILT = """
+import math
+import torch
+from torch import nn
+
+class Rebuilt(nn.Module):
+    def __init__(self, sizes):
+        super().__init__()
+        # The draws of the built-in network: Gaussians in float64 from one seed.
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        shapes = list(zip(sizes[1:], sizes[:-1]))
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in shapes
+        )
+    def forward(self, x):
+        x = x.flatten(1)
+        for k, weight in enumerate(self.weights):
+            gain = 1.0 if k == len(self.weights) - 1 else math.sqrt(2)
+            x = gain / math.sqrt(weight.shape[1]) * torch.einsum("ni,oi->no", x, weight)
+            x = x if k == len(self.weights) - 1 else x.clamp(min=0)
+        return x
+
+def network(*, input_shape, outputs, units, layers):
+    return Rebuilt([math.prod(input_shape)] + [units] * (layers - 1) + [outputs])
+"""
+
+
+@pytest.mark.parametrize("scale", [1, 3.0])
+def test_a_rebuilt_network_is_the_built_in_one(module, job, monkeypatch, scale):
+    monkeypatch.setattr("pipeline.problem.start_seed", lambda settings, realisation: 11)
+    generator = np.random.default_rng(0)
+    labels = np.arange(10) % 2
+    data = xr.Dataset(
+        {"train_inputs": (("i", "c", "h", "w"), generator.normal(size=(10, 2, 3, 3))),
+         "train_labels": ("i", labels)},
+        attrs={"outputs": 2},
+    )  # fmt: skip
+    write_netcdf(data, "n.nc")
+    common = {
+        "dataset": "d", "n": 10, "selection": "uniform", "subset": 0, "targets": "one_hot",
+        "precision": "float64", "output_scale": scale, "subtract_start": scale != 1, "seed": 1,
+        "dynamics": "gradient_flow", "relative_tolerance": 1e-4, "final_time": 30,
+        "first_snapshot": 1, "time_unit": "inverse_lambda_1", "snapshots_per_decade": 3,
+        "code": "x",
+    }  # fmt: skip
+    built_in = {"model": "fully_connected", "width": 7, "depth": 3, "parameterisation": "ntk",
+                "initialisation": "he"}  # fmt: skip
+    own = {"model": f"{module(REBUILT)}:network", "model_arguments": {"units": 7, "layers": 3}}
+    problems, runs = [], []
+    for number, settings in enumerate((built_in, own)):
+        settings = common | settings
+        problems.append(build_problem(settings, "n.nc", 0, torch.device("cpu")))
+        folder = f"run{number}"
+        job(
+            time_unit.main, inputs={"s": "n.nc"}, outputs={"o": f"{folder}.json"}, settings=settings
+        )
+        job(
+            train.main,
+            inputs={"subset": "n.nc", "time_unit": f"{folder}.json"},
+            outputs={"manifest": f"{folder}/snapshots.json"},
+            settings=settings,
+            wildcards={"realisation": 0},
+            store=f"{folder}/snapshots.zarr",
+        )
+        runs.append(read_snapshots(f"{folder}/snapshots.json"))
+    routes = [choose_route(problem.network).name for problem in problems]
+    assert routes == ["structured", "torch_func"]
+    kernels = [empirical_ntk(problem.network, problem.inputs) for problem in problems]
+    torch.testing.assert_close(*kernels, rtol=1e-11, atol=1e-12 * kernels[0].max().item())
+    for name in ("time", "train_loss", "geodesic_length", "path_length", "action", "weights"):
+        np.testing.assert_allclose(runs[1][name], runs[0][name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+# ------------------------------------------------------------------ the workflow
+
+
+@pytest.mark.workflow
+def test_own_network_and_own_data_go_through_the_whole_workflow(tmp_path):
+    folder = checkout(tmp_path)
+    networks = folder / "networks"
+    networks.mkdir()
+    shutil.copy(ROOT / "examples/own_network.py", networks / "own_network.py")
+    text = "from own_sizes import HIDDEN\nfrom networks import own_network\n\n\n"
+    text += "def small(*, input_shape, outputs):\n    return own_network.perceptron(\n"
+    text += "        input_shape=input_shape, outputs=outputs, width=HIDDEN, activation='gelu')\n"
+    (networks / "mine.py").write_text(text)
+    (folder / "own_sizes.py").write_text("HIDDEN = 3\n")
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(24, 2, 4, 4)).astype(np.float32)
+    labels = np.arange(24) % 3
+    np.savez(folder / "mine.npz", train_inputs=images, train_labels=labels,
+             test_inputs=images[:6], test_labels=labels[:6])  # fmt: skip
+    config = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text())
+    config["datasets"]["mine"] = {"file": "mine.npz", "normalise": True}
+    config["default_studies"] = ["own"]
+    config["studies"] = {
+        "own": {
+            "set": {"dataset": "mine", "n": 9, "final_time": 10},
+            "cases": [
+                {"model": "networks.mine:small"},
+                {"model": "networks.own_network:convolutional", "model_arguments": {"channels": 2}},
+                {"model": "fully_connected", "width": 3},
+            ],
+            "figures": ["outcomes", "inefficiency_time"],
+            "realisations": 1,
+        }
+    }
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(config))
+    targets = [f"results/studies/own/figures/{f}.png" for f in ("outcomes", "inefficiency_time")]
+    targets += ["results/studies/own/findings.md", "results/report/interactive.html"]
+    done = snakemake(folder, *targets, configfile=path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    tables = {p.stem: pd.read_csv(p) for p in (folder / "results/studies/own").glob("*.csv")}
+    models = {"networks.mine:small", "networks.own_network:convolutional", "fully_connected"}
+    limits = tables["speed_limits"]
+    assert set(limits["model"]) == models and (limits["inefficiency"].dropna() > 0.99).all()
+    identifying = {"dataset", "n", "subset", "model", "width", "parameterisation", "dynamics"}
+    for name in ("speed_limits", "exponents", "warm_starts", "training_curves", "kernels",
+                 "outcomes"):  # fmt: skip
+        columns = set(tables[name].columns) - identifying
+        assert {c for c in columns if not is_taken(c)} == set(), "pipeline/columns.py"
+    for model in models:
+        assert model.replace("fully_", "fully ") in (
+            (folder / "results/studies/own/findings.md").read_text()
+        )
+    assert '"networks.mine:small"' in (folder / "results/report/interactive.html").read_text()
+    log = next(folder.glob("results/logs/runs/mine/*/networks.mine.small-*/ntk_start0.log"))
+    assert "route torch_func: layer Linear has no hand-written" in log.read_text()
+
+    def stale():
+        return planned(snakemake(folder, "-n", *targets, configfile=path))
+
+    assert stale() == {}
+    (networks / "mine.py").write_text('"""Words."""\n\n# more words\n' + text)
+    (folder / "own_sizes.py").touch()
+    assert stale() == {}
+    (folder / "own_sizes.py").write_text("HIDDEN = 4\n")
+    found = stale()
+    once = ("time_unit", "train", "ntk_start", "ntk_warm", "ntk_end", "exponents", "speed_limit")
+    assert {rule: found.get(rule) for rule in once} == dict.fromkeys(once, 1)
+    assert "subset" not in found and "prepare" not in found
+    (folder / "own_sizes.py").write_text("HIDDEN = 3\n")
+    (networks / "own_network.py").write_text(
+        (networks / "own_network.py").read_text() + "\nA = 1\n"
+    )
+    assert stale()["train"] == 2
+    (networks / "mine.py").write_text(text.replace("def small", "def tiny"))
+    refused = snakemake(folder, "-n", *targets, configfile=path)
+    told = refused.stdout + refused.stderr
+    assert refused.returncode != 0 and "has no small" in told and "Traceback" not in told
