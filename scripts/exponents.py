@@ -41,14 +41,11 @@ def fit_moment(files: list[xr.Dataset], kind: str, moment: str, settings: dict) 
     first = int((settings["first_rank"] - 1) * multiplicity) + 1
     row: dict = {"moment": moment, "kernel": kind, "time": float(files[0]["time"])}
     row |= {"eigenvalues": eigenvalues.shape[1], "above_noise_floor": count}
-    fits = {
-        "alpha": (eigenvalues, 0),
-        "delta": (projections, 1 if kind == "full" else outputs),
-    }
+    fits = {"alpha": (eigenvalues, False), "delta": (projections, True)}
     try:
         first, last = fit_window(count, first, settings["last_rank_fraction"])
         row |= {"first_rank": first, "last_rank": last}
-        for name, (values, squared_gaussians) in fits.items():
+        for name, (values, scattered) in fits.items():
             stream = derived_seed(settings["seed"], "bootstrap", name, kind, moment)
             fit = fit_exponent(
                 values,
@@ -58,7 +55,7 @@ def fit_moment(files: list[xr.Dataset], kind: str, moment: str, settings: dict) 
                 confidence=settings["confidence"],
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
-                squared_gaussians=squared_gaussians,
+                scattered=scattered,
             )
             row |= columns(name, fit)
         row["note"] = ""

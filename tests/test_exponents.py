@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from speedlimits.exponents import fit_exponent, fit_window, log_bins
+from speedlimits.exponents import fit_exponent, fit_window, log_bins, squares_per_rank
 
 
-def fit(values, first, last, seed=0, squared_gaussians=0, resamples=400, confidence=0.95):
+def fit(values, first, last, seed=0, scattered=False, resamples=400, confidence=0.95):
     return fit_exponent(
         values,
         first,
@@ -15,7 +15,7 @@ def fit(values, first, last, seed=0, squared_gaussians=0, resamples=400, confide
         confidence=confidence,
         resamples=resamples,
         generator=np.random.default_rng(seed),
-        squared_gaussians=squared_gaussians,
+        scattered=scattered,
     )
 
 
@@ -39,7 +39,7 @@ def test_interval_of_delta_covers_the_truth_at_its_rate(delta, outputs, realisat
     for seed in range(trials):
         generator = np.random.default_rng([seed, outputs])
         chi2 = generator.chisquare(outputs, size=(realisations, len(k)))
-        found = fit(chi2 * k**-delta, 11, 320, seed, outputs, 300)
+        found = fit(chi2 * k**-delta, 11, 320, seed, True, 300)
         covered += found.low <= delta <= found.high
         errors.append(found.exponent - delta)
     # nominal 95 %; percentile bootstrap over about a dozen bins is somewhat short
@@ -48,12 +48,48 @@ def test_interval_of_delta_covers_the_truth_at_its_rate(delta, outputs, realisat
     assert abs(np.mean(errors)) < 4 * standard_error + 1e-3  # unbiased
 
 
+@pytest.mark.parametrize(("outputs", "realisations"), [(1, 3), (1, 6), (10, 3)])
+def test_realisations_that_are_alike_count_once(outputs, realisations):
+    """Wide networks share kernel and residue: their projections are those of one realisation."""
+    k = np.arange(1, 401.0)
+    covered, errors = 0, []
+    trials = 100
+    for seed in range(trials):
+        chi2 = np.random.default_rng([seed, outputs]).chisquare(outputs, size=len(k))
+        found = fit(np.tile(chi2 * k**-0.5, (realisations, 1)), 2, 200, seed, True, 300)
+        covered += found.low <= 0.5 <= found.high
+        errors.append(found.exponent - 0.5)
+    assert covered / trials >= 0.85
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(trials) + 1e-3
+
+
+def test_the_number_of_independent_squares_is_measured():
+    k = np.arange(1, 2001.0)
+    generator = np.random.default_rng(0)
+
+    def squares(values):
+        return squares_per_rank(values, 2, log_bins(values, 2, 1800, 8))
+
+    one = generator.chisquare(1, size=(1, 2000)) * k**-0.7
+    several = generator.chisquare(1, size=(6, 2000)) * k**-0.7
+    assert squares(one) == squares(np.tile(one, (6, 1))) == pytest.approx(1.0, abs=0.15)
+    assert squares(several) == pytest.approx(6.0, rel=0.15)
+    assert squares(generator.chisquare(4, size=(3, 2000))) == pytest.approx(12.0, rel=0.15)
+    assert squares(np.tile(k**-0.7, (3, 1))) > 1e9
+
+
+def test_projections_without_scatter_give_their_exponent_exactly():
+    k = np.arange(1, 401.0)
+    found = fit(np.tile(k**-0.5, (3, 1)), 2, 200, scattered=True)
+    assert [found.low, found.exponent, found.high] == pytest.approx([0.5] * 3, abs=1e-9)
+
+
 def test_weights_beat_an_unweighted_fit_of_single_projections():
     k = np.arange(1, 641.0)
     weighted, bare = [], []
     for seed in range(60):
         y = np.random.default_rng(seed).chisquare(1, size=(1, len(k))) * k**-0.5
-        weighted.append(fit(y, 11, 640, seed, 1, 100).exponent)
+        weighted.append(fit(y, 11, 640, seed, True, 100).exponent)
         bare.append(-np.polyfit(np.log(k[10:]), np.log(y[0, 10:]), 1)[0])
     assert np.std(weighted) < np.std(bare)
 

@@ -174,7 +174,9 @@ def test_own_data_lines_make_a_file_that_the_workflow_plans(tmp_path):
     assert planned(run_snakemake(folder, "-n", configfile=folder / "my.yaml"))["train"] == 2 * 3
     own = next(block for block in blocks(text, "yaml") if "own_network" in block)
     shutil.copy(ROOT / "examples/own_network.py", folder)
-    (folder / "my.yaml").write_text(given.partition("studies:")[0] + own)
+    both = yaml.safe_load(given)
+    both["studies"] |= yaml.safe_load(own)["studies"]
+    (folder / "my.yaml").write_text(yaml.safe_dump(both))
     plan = run_snakemake(folder, "-n", "study_own", configfile=folder / "my.yaml")
     assert planned(plan)["train"] == 2 * 3
 
