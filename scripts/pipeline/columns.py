@@ -60,24 +60,6 @@ COLUMNS = {
     "realisations": ("1", "number of realisations R"),
     "gradients": ("1", "gradient evaluations since the start"),
 }
-# Further columns of the tables that are labelled by the settings of their ensemble.
-OTHER_COLUMNS = frozenset(
-    """above_noise_floor alignment alignment_gain alpha at case delta diverged drift eigenvalues
-    ensemble first_rank kernel kinematic_inefficiency label lambda_1 largest_mean_test_accuracy
-    last_rank mean_test_accuracy moment note overlap prediction_kernel prediction_ratio reached
-    realisation realisations runs snapshot start test_error test_loss threshold time_resolution
-    train_loss_share""".split()
-)
-ENDINGS = ("low", "high", "predicted", "amplitude", "squared", "deviation", "curvature", "bins",
-           "exponential", "curved")  # fmt: skip
-
-
-def is_taken(name: str) -> bool:
-    """Return whether the tables may have a column of this name beside an ensemble's settings."""
-    stem, _, ending = name.rpartition("_")
-    derived = bool(stem) and ending in ENDINGS
-    return name in COLUMNS or name in OTHER_COLUMNS or derived
-
 
 # Columns of the tables alone: labels (without a unit), statistics, costs, and the analytical half.
 OTHER_COLUMNS = {
@@ -208,3 +190,12 @@ def described(column: str) -> dict[str, str]:
             found = described(stem)
             return {**found, "long_name": f"{found['long_name']}, {meaning}"}
     raise KeyError(f"the column {column} is not described in pipeline/columns.py; add it there")
+
+
+def is_taken(name: str) -> bool:
+    """Return whether a column of this name is described here, and so none of a user's choice."""
+    try:
+        described(name)
+    except KeyError:
+        return False
+    return True

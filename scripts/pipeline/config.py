@@ -389,7 +389,7 @@ def _argument_name_problems(config: dict, name: str, study: dict) -> list[str]:
         f"studies.{name}.vary.model_arguments has {argument}, which is the name of another column "
         "of the tables; call the argument otherwise"
         for argument in varied_arguments(study)
-        if argument in taken or is_taken(argument)
+        if argument in taken or (is_taken(argument) and argument not in of_networks)
     ]
 
 
