@@ -122,12 +122,13 @@ def temperature_of(runs: list[xr.Dataset]) -> float:
 
 
 def start_distribution(run: xr.Dataset) -> StartDistribution | None:
-    """Return the distribution of a run's starts, None where a weight has a fixed start."""
+    """Return the distribution of a run's starts, None where it is not known: of own networks."""
     variances = json.loads(run.attrs["start_variances"])
     ranges = json.loads(run.attrs["parameter_ranges"])
-    if not np.all(np.isfinite(list(variances.values()))):
+    initialisation = json.loads(run.attrs["config"]).get("initialisation")
+    if initialisation is None or not np.all(np.isfinite(list(variances.values()))):
         return None
-    gaussian = json.loads(run.attrs["config"]).get("initialisation") == "he"
+    gaussian = initialisation == "he"
     sizes = [ranges[name][1] - ranges[name][0] for name in variances]
     return StartDistribution(sizes, list(variances.values()), gaussian)
 
@@ -137,7 +138,10 @@ def nothing_bounded(start: int, distribution: StartDistribution | None, realisat
     if start > 0:
         return "the distribution at the warm start, and so its entropy, is not known"
     if distribution is None:
-        return "weights with a fixed start: the entropy of the start is minus infinity"
+        return (
+            "how its starts are distributed is not known (own networks), or weights have a fixed "
+            "start, whose entropy is minus infinity"
+        )
     known = int(distribution.sizes.min()) * realisations
     if known < LEAST_WEIGHTS:
         return (

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import itertools
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import speed_limit
 import time_unit
 import torch
 import train
@@ -660,6 +662,16 @@ def test_a_rebuilt_network_is_the_built_in_one(module, job, monkeypatch, scale):
     torch.testing.assert_close(*kernels, rtol=1e-11, atol=1e-12 * kernels[0].max().item())
     for name in ("time", "train_loss", "geodesic_length", "path_length", "action", "weights"):
         np.testing.assert_allclose(runs[1][name], runs[0][name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_starts_of_own_networks_have_no_known_distribution():
+    """Made of our layers they might be drawn otherwise: no entropy, no T_SL at a temperature."""
+    variances, ranges = json.dumps({"0.weight": 1.0}), json.dumps({"0.weight": [0, 9]})
+    attributes = {"start_variances": variances, "parameter_ranges": ranges}
+    own = {"model": "mine:f", "model_arguments": {}}
+    for config, known in ((own, False), ({"model": "myrtle5", "initialisation": "he"}, True)):
+        run = xr.Dataset(attrs=attributes | {"config": json.dumps(config)})
+        assert (speed_limit.start_distribution(run) is not None) == known
 
 
 # ------------------------------------------------------------------ the workflow
