@@ -144,6 +144,45 @@ rule collect:
         "../scripts/collect.py"
 
 
+# Fully connected networks of several widths against their limit of infinite width.
+rule infinite_width:
+    input:
+        subsets=inputs.study_subsets(PLAN),
+        speed_limits="results/studies/{study}/speed_limits.csv",
+        kernels="results/studies/{study}/kernels.csv",
+    output:
+        runs=report(
+            "results/studies/{study}/infinite_width.csv",
+            caption="../report/table.rst",
+            category="Study {study}",
+            subcategory="Tables",
+            labels=inputs.report_labels(PLAN, "table", "infinite_width"),
+        ),
+        powers=report(
+            "results/studies/{study}/infinite_width_powers.csv",
+            caption="../report/table.rst",
+            category="Study {study}",
+            subcategory="Tables",
+            labels=inputs.report_labels(PLAN, "table", "infinite_width_powers"),
+        ),
+    log:
+        "results/logs/studies/{study}/infinite_width.log",
+    benchmark:
+        "results/benchmarks/studies/{study}/infinite_width.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=SETTINGS.of("infinite_width"),
+    message:
+        "Comparing the networks of the study {wildcards.study} with infinitely wide ones"
+    script:
+        "../scripts/infinite_width.py"
+
+
 rule findings:
     input:
         outcomes="results/studies/{study}/outcomes.csv",

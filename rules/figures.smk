@@ -26,3 +26,17 @@ rule figure:
         "Drawing {wildcards.figure} of the study {wildcards.study}"
     script:
         "../scripts/figure.py"
+
+
+# Two of the first experiments of the paper's summary, each a figure of a study with its tables; the
+# third, experiment_perceptron, is in theory.smk.
+rule experiment_dataset_size:
+    input:
+        inputs.experiment(PLAN, "dataset_size", "inefficiency_size"),
+    localrule: True
+
+
+rule experiment_width:
+    input:
+        inputs.experiment(PLAN, "infinite_width", "infinite_width"),
+    localrule: True

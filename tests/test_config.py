@@ -225,6 +225,27 @@ def test_more_digits_than_there_are(shipped_config):
         validate(changed(config, f"{STUDY}.vary.n", [64, 1001]))
 
 
+NO_LIMIT = [
+    ("vary", {"width": [8, 16], "n": [16, 32]}, ["nothing else but subset"]),
+    ("vary", {"subset": [0, 1]}, ["vary width and nothing else"]),
+    ("set.model", "myrtle5", ["infinite_width: model is myrtle5", "set model: fully_connected"]),
+    ("set.parameterisation", "standard", ["parameterisation is standard", "form for ntk only"]),
+    ("set.dynamics", "gradient_descent", ["closed form for gradient_flow only"]),
+    ("set.depth", 1, ["infinite_width: depth is 1, a network without a width"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), NO_LIMIT)
+def test_networks_without_a_closed_form_at_infinite_width(shipped_config, key, value, words):
+    study = shipped_config["studies"]["infinite_width"]
+    config = shipped_config | {"studies": {"infinite_width": study}}
+    config["default_studies"] = ["infinite_width"]
+    validate(config)
+    with pytest.raises(ConfigError, match="has 1 problem:") as caught:
+        validate(changed(config, f"studies.infinite_width.{key}", value))
+    assert all(word in str(caught.value) for word in words)
+
+
 @pytest.mark.parametrize("dynamics", ["gradient_descent", "langevin"])
 def test_learning_rate_at_the_stability_limit(shipped_config, dynamics):
     config = changed(shipped_config, "base.dynamics", dynamics)

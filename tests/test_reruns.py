@@ -34,6 +34,7 @@ WILDCARDS = {
     "collect": ("study",),
     "figure": ("study", "figure"),
     "findings": ("study",),
+    "infinite_width": ("study",),
     "theory_langevin": (),
     "theory_linear_regression": (),
     "theory_power_law": (),
@@ -98,6 +99,14 @@ def config():
     found["studies"]["own_model"] = {"set": arguments, "realisations": 2}
     for dynamics in ("heavy_ball", "sgd", "langevin"):
         found["studies"][dynamics] = {"set": {"dynamics": dynamics}, "realisations": 2}
+    found["studies"]["dataset_size"] = {"vary": {"n": [32, 48]}, "realisations": 2}
+    closed_form = {"parameterisation": "ntk", "initialisation": "he", "dynamics": "gradient_flow"}
+    found["studies"]["infinite_width"] = {
+        "set": {"model": "fully_connected", "depth": 3, **closed_form},
+        "vary": {"width": [8, 16]},
+        "realisations": 2,
+        "figures": ["infinite_width"],
+    }
     found["default_studies"] = ["one"]
     return found
 
@@ -121,7 +130,8 @@ def jobs(config):
                     )  # fmt: skip
                     for rule in RULES:
                         key = (rule, *(getattr(names, name) for name in WILDCARDS[rule]))
-                        if key not in found:
+                        wanted = rule != "infinite_width" or rule in plan.figures[study]
+                        if key not in found and wanted:
                             found[key] = repr(settings.of(rule)(names))
     return found
 
@@ -137,7 +147,7 @@ OF_DYNAMICS = {"train", "ntk_end", *OF_ENSEMBLE}
 OF_NETWORK = {"time_unit", "ntk_start", *OF_DYNAMICS}
 OF_SUBSET = {"subset", *OF_NETWORK}
 KERNELS = {"ntk_start", "ntk_warm", "ntk_end"}
-STATISTICS = {"exponents", "speed_limit", "collect"}
+STATISTICS = {"exponents", "speed_limit", "collect", "infinite_width"}
 REGRESSION = {"theory_linear_regression"}
 POWER_LAW = {"theory_power_law"}
 LANGEVIN = {"theory_langevin"}
@@ -145,6 +155,7 @@ SUMMARIES = {"reproduction", "interactive", "all_runs"}
 COLLECT_OTHER = {"collect", "study_runs", "all_studies"}  # of a study that is no default study
 COLLECT = {*COLLECT_OTHER, *SUMMARIES}
 COLLECT_LANGEVIN = {*COLLECT, *LANGEVIN}  # the Langevin experiment is laid over the base too
+WIDE = {"infinite_width"}  # of a study that pins what the closed form needs
 NOTHING = set()
 OF_DATA = {"prepare", "subset", "time_unit", "train", *KERNELS}
 # key -> (another value, rules with stale jobs, rules with new jobs)
@@ -167,36 +178,36 @@ EXPECTED = {
         7, {"prepare", "subset", "time_unit", "train", *KERNELS}, NOTHING,
     ),
     "datasets.digits.test_count": (7, NOTHING, NOTHING),
-    "base.dataset": ("digits", COLLECT, {"prepare", *OF_SUBSET}),
-    "base.n": (99, COLLECT, OF_SUBSET),
-    "base.selection": ("uniform", COLLECT_LANGEVIN, OF_SUBSET),
-    "base.subset": (3, COLLECT_LANGEVIN, OF_SUBSET),
-    "base.label_noise": (0.2, COLLECT_LANGEVIN, OF_SUBSET),
+    "base.dataset": ("digits", {*COLLECT, *WIDE}, {"prepare", *OF_SUBSET}),
+    "base.n": (99, {*COLLECT, *WIDE}, OF_SUBSET),
+    "base.selection": ("uniform", {*COLLECT_LANGEVIN, *WIDE}, OF_SUBSET),
+    "base.subset": (3, {*COLLECT_LANGEVIN, *WIDE}, OF_SUBSET),
+    "base.label_noise": (0.2, {*COLLECT_LANGEVIN, *WIDE}, OF_SUBSET),
     "base.patch_size": (8, COLLECT_OTHER, OF_NETWORK),
-    "base.output_scale": (10, COLLECT_LANGEVIN, OF_NETWORK),
-    "base.subtract_start": (True, COLLECT_LANGEVIN, OF_NETWORK),
+    "base.output_scale": (10, {*COLLECT_LANGEVIN, *WIDE}, OF_NETWORK),
+    "base.subtract_start": (True, {*COLLECT_LANGEVIN, *WIDE}, OF_NETWORK),
     "base.model": ("fully_connected", COLLECT, OF_NETWORK),
     "base.model_arguments.NAME": (3, COLLECT_OTHER, OF_NETWORK),
     "base.width": (17, COLLECT, OF_NETWORK),
     "base.depth": (5, COLLECT_OTHER, OF_NETWORK),
     "base.parameterisation": ("standard", COLLECT_LANGEVIN, OF_NETWORK),
     "base.initialisation": ("torch_default", COLLECT_LANGEVIN, OF_NETWORK),
-    "base.targets": ("centred_one_hot", COLLECT_LANGEVIN, OF_NETWORK),
-    "base.precision": ("float64", COLLECT_LANGEVIN, OF_NETWORK),
+    "base.targets": ("centred_one_hot", {*COLLECT_LANGEVIN, *WIDE}, OF_NETWORK),
+    "base.precision": ("float64", {*COLLECT_LANGEVIN, *WIDE}, OF_NETWORK),
     "base.dynamics": ("gradient_descent", COLLECT, OF_DYNAMICS),
-    "base.relative_tolerance": (0.003, COLLECT, OF_DYNAMICS),
+    "base.relative_tolerance": (0.003, {*COLLECT, *WIDE}, OF_DYNAMICS),
     "base.learning_rate": (0.25, COLLECT_OTHER, OF_DYNAMICS),
     "base.learning_rate_unit": ("absolute", COLLECT_OTHER, OF_DYNAMICS),
-    "base.final_time": (3000, COLLECT, OF_DYNAMICS),
-    "base.first_snapshot": (0.2, COLLECT, OF_DYNAMICS),
-    "base.time_unit": ("absolute", COLLECT, OF_DYNAMICS),
-    "base.snapshots_per_decade": (5, COLLECT, OF_DYNAMICS),
+    "base.final_time": (3000, {*COLLECT, *WIDE}, OF_DYNAMICS),
+    "base.first_snapshot": (0.2, {*COLLECT, *WIDE}, OF_DYNAMICS),
+    "base.time_unit": ("absolute", {*COLLECT, *WIDE}, OF_DYNAMICS),
+    "base.snapshots_per_decade": (5, {*COLLECT, *WIDE}, OF_DYNAMICS),
     "default_studies": (["two"], SUMMARIES, NOTHING),
     "base.momentum": (0.5, COLLECT_OTHER, OF_DYNAMICS),
     "base.batch_size": (7, COLLECT_OTHER, OF_DYNAMICS),
     "base.temperature": (0.01, COLLECT_OTHER, OF_DYNAMICS),
     "base.beyond_stability": (True, COLLECT_OTHER, OF_DYNAMICS),
-    "base.warm_start_accuracy": (0.5, COLLECT, OF_ENSEMBLE),
+    "base.warm_start_accuracy": (0.5, {*COLLECT, *WIDE}, OF_ENSEMBLE),
     "studies.NAME.figures": (["training_curves"], NOTHING, NOTHING),
     "studies.NAME.set": ({"n": 99}, COLLECT, OF_SUBSET),
     "studies.NAME.cases": ([{"width": 17}], COLLECT, OF_NETWORK),

@@ -27,8 +27,10 @@ pytestmark = pytest.mark.workflow
 TARGETS = (
     "all",
     "studies",
+    "experiment_dataset_size",
     "experiment_langevin_temperature",
     "experiment_perceptron",
+    "experiment_width",
     *(f"study_{name}" for name in config()["studies"]),
 )
 NO_PAUSE = """

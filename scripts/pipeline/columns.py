@@ -6,6 +6,7 @@ from __future__ import annotations
 SUFFIXES = {
     "low": "lower end of its interval",
     "high": "upper end of its interval",
+    "standard_deviation": "standard deviation over runs",
     "predicted": "from the measured NTK spectrum at the same start",
     "linearised": "exact for the network linearised at its start",
     "closed_form": "closed form of the same data in continuous time",
@@ -126,6 +127,21 @@ OTHER_COLUMNS = {
     "p_smallest": ("1", "least p-value that so many permutations can give"),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),
     "points": ("1", "number of runs or means that are tested"),
+    # infinite width
+    "inefficiency_infinite_width": (
+        "1",
+        "inefficiency at infinite width: for the outputs that a run starts from, or the exact mean",
+    ),
+    "deviation": ("1", "ln of measured over infinite-width inefficiency"),
+    "deviation_of_start": ("1", "ln of the prediction of the NTK at the start over infinite width"),
+    "deviation_in_training": ("1", "ln of measured inefficiency over that prediction"),
+    "statistic": ("", "statistic over runs: mean or standard_deviation"),
+    "least_width": ("1", "narrowest width of the fit"),
+    "largest_width": ("1", "widest width of the fit"),
+    "power": ("1", "fitted power of the width"),
+    "power_expected": ("1", "power expected for a smooth activation"),
+    "power_expected_relu": ("1", "power expected for the ReLU, whose kinks add scatter"),
+    "amplitude": ("1", "fitted value at width 1"),
     # reproduction
     "study": ("", "study"),
     "paper": ("", "value or range of the paper"),

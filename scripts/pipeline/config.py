@@ -24,6 +24,7 @@ from pipeline.runs import (
     is_own,
     network_slug,
     stability_factor,
+    study_axes,
     varied_arguments,
 )
 from pipeline.settings import FIGURES
@@ -32,6 +33,13 @@ from pipeline.sources import TRAINING_POOL, Source, source
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
+# What `speedlimits.infinite_width` is derived for.
+CLOSED_FORM = {
+    "model": "fully_connected",
+    "parameterisation": "ntk",
+    "initialisation": "he",
+    "dynamics": "gradient_flow",
+}
 ARCHIVE = Path("results/data/cifar10/archive.tar.gz")  # as rules/data.smk names it
 
 
@@ -323,6 +331,12 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
     problems = []
     for figure in study.get("figures", []):
         problems += _unknown_name(f"studies.{name}.figures", figure, FIGURES)
+    limit = "infinite_width" in study.get("figures", [])
+    if limit and list(study_axes(study)) != ["width"]:
+        problems.append(
+            f"studies.{name}.figures names infinite_width, which compares widths of one network; "
+            "vary width and nothing else but subset"
+        )
     for case in study.get("cases", []):
         problems += [
             f"studies.{name} has {key} in cases and in vary; keep one of the two"
@@ -364,6 +378,24 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
                 f"less than final_time {settings['final_time']}"
             )
         problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
+        if limit:
+            problems += _limit_problems(name, study, settings)
+    return problems
+
+
+def _limit_problems(name: str, study: dict, settings: dict) -> list[str]:
+    """Return which settings of a run have no closed form at infinite width, in sentences."""
+    wrong = [(key, value) for key, value in CLOSED_FORM.items() if settings[key] != value]
+    problems = [
+        f"{_origin(name, study, key)}: {key} is {settings[key]}, but the figure infinite_width of "
+        f"studies.{name} has its closed form for {value} only; set {key}: {value} in the study"
+        for key, value in wrong
+    ]
+    if settings["depth"] < 2 and not wrong:
+        problems.append(
+            f"{_origin(name, study, 'depth')}: depth is {settings['depth']}, a network without a "
+            f"width; the figure infinite_width of studies.{name} needs at least 2"
+        )
     return problems
 
 

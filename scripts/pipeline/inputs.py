@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.runs import Plan
+from pipeline.runs import Ensemble, Plan
 from pipeline.settings import FIGURES
 from pipeline.sources import source
 
@@ -66,6 +66,36 @@ def study_files(plan: Plan) -> Callable[[Any], list[str]]:
     return files
 
 
+def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
+    """Return a function from wildcards to the training subsets of a study, each once."""
+    return lambda wildcards: _subsets(plan.studies[wildcards.study])
+
+
+def _subsets(ensembles: Iterable[Ensemble]) -> list[str]:
+    """Return the files of the training subsets of ensembles, each once."""
+    return list(dict.fromkeys(f"results/data/{e.dataset}/{e.subset}.nc" for e in ensembles))
+
+
+def experiment(plan: Plan, study: str, figure: str) -> Callable[[Any], list[str]]:
+    """Return a function to what an experiment makes: one figure of a study, and its tables.
+
+    Raises:
+        ValueError: by that function, if the configuration has no such study or figure.
+    """
+
+    def files(_wildcards: Any) -> list[str]:
+        if figure not in plan.figures.get(study, ()):
+            raise ValueError(
+                f"this experiment is the figure {figure} of the study {study}, which the "
+                f"configuration does not have; add studies.{study} with {figure} among its figures"
+            )
+        folder = f"results/studies/{study}"
+        tables = [f"{folder}/{name}.csv" for name in FIGURES[figure]]
+        return [f"{folder}/figures/{figure}.png", *tables]
+
+    return files
+
+
 def figure_tables(wildcards: Any) -> dict[str, str]:
     """Return name -> file of the tables that a figure is drawn from."""
     folder = f"results/studies/{wildcards.study}"
@@ -104,8 +134,7 @@ def of_studies(plan: Plan, table: str, studies: Iterable[str] | None = None) -> 
 
 def subset_files(plan: Plan) -> list[str]:
     """Return the training subsets of the default studies, each once."""
-    ensembles = [e for study in plan.default_studies for e in plan.studies[study]]
-    return list(dict.fromkeys(f"results/data/{e.dataset}/{e.subset}.nc" for e in ensembles))
+    return _subsets(e for study in plan.default_studies for e in plan.studies[study])
 
 
 def report_labels(plan: Plan, kind: str, name: str = "") -> Callable[[Any], dict[str, str]]:

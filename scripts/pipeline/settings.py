@@ -30,6 +30,7 @@ FIGURES = {
     "inefficiency_factors": ("speed_limits",),
     "outcomes": ("outcomes",),
     "speed_limit_temperature": ("speed_limits",),
+    "infinite_width": ("infinite_width", "infinite_width_powers"),
 }
 
 
@@ -72,6 +73,7 @@ RULES = {
     ),
     "speed_limit": Uses("speed_limit.py", config=STATISTICS),
     "collect": Uses("collect.py", config=STATISTICS),
+    "infinite_width": Uses("infinite_width.py", config=STATISTICS),
     "figure": Uses("figure.py", config=("figures.dpi",)),
     "findings": Uses("findings.py", config=("statistics.confidence",)),
     "theory_linear_regression": Uses(
@@ -181,7 +183,7 @@ class RuleSettings:
             if rule == "warm_start":
                 own = self.plan.ensemble(wildcards).warm_start_accuracy
                 found["test_accuracy"] = found["test_accuracy"] if own is None else own
-            if rule == "collect":
+            if rule in ("collect", "infinite_width"):
                 found["ensembles"] = self.plan.described(wildcards.study)
             if rule in ("collect", "figure", "findings"):
                 found["axes"] = self.plan.axes[wildcards.study]

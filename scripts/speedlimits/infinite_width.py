@@ -83,6 +83,34 @@ def expected_residue_projections(covariance: ArrayLike, kernel: ArrayLike, targe
     return eigenvalues, of_targets + targets.shape[1] * spread
 
 
+def spectrum(
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    depth: int,
+    output_scale: float = 1.0,
+    random_start: bool = True,
+):
+    """Return eigenvalues of a^2 Theta and <Delta_k^2> of f = a h, for starts of one's choice.
+
+    f = a h multiplies Theta and Sigma by a^2. Where the start's outputs are subtracted, or the
+    residue y - f(theta_0) of one start is given as targets, nothing is random: <Delta_k^2> is the
+    squared projection itself.
+
+    Args:
+        inputs: x, shape (N, ...).
+        targets: y, shape (N, C); the residue Delta of one start with ``random_start`` False.
+        depth: number of weight layers.
+        output_scale: a > 0.
+        random_start: whether outputs of the start, of covariance a^2 Sigma, add to the residue.
+
+    Returns:
+        (eigenvalues, mean squared projections), each (N,), float64, eigenvalues descending.
+    """
+    covariance, kernel = kernels(inputs, depth)
+    spread = output_scale**2 * covariance if random_start else np.zeros_like(covariance)
+    return expected_residue_projections(spread, output_scale**2 * kernel, targets)
+
+
 def predict(inputs: ArrayLike, targets: ArrayLike, depth: int, times: ArrayLike) -> dict:
     """Quantities of `ntk_dynamics.predict` in the limit of infinite width, averaged over starts.
 
@@ -95,6 +123,4 @@ def predict(inputs: ArrayLike, targets: ArrayLike, depth: int, times: ArrayLike)
     Returns:
         Name -> array of the shape of ``times``; the path length is that of the mean speed squared.
     """
-    covariance, kernel = kernels(inputs, depth)
-    eigenvalues, projections = expected_residue_projections(covariance, kernel, targets)
-    return ntk_dynamics.predict(eigenvalues, projections, times)
+    return ntk_dynamics.predict(*spectrum(inputs, targets, depth), times)

@@ -1,0 +1,171 @@
+"""Compare fully connected networks of several widths with the limit of infinite width.
+
+For every run and recorded time: the inefficiency, what its own NTK at the start predicts, and what
+the kernel of infinite width predicts for the outputs that this run starts from; for every ensemble
+also the exact mean of the limit over its Gaussian starts. The differences, in logarithms, and the
+kernel's drift are fitted by powers of the width (docs/theory.md, section 10).
+"""
+
+import quick_start  # noqa: F401
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.log import logged
+from pipeline.problem import build_problem, network_outputs
+from pipeline.seeds import derived_seed
+from pipeline.stores import read_table, write_table
+from speedlimits import infinite_width, ntk_dynamics
+from speedlimits.statistics import percentile_interval, resampled_rows
+from speedlimits.width_scaling import STATISTICS, fitted_power
+
+DEVIATIONS = ("deviation", "deviation_of_start", "deviation_in_training")
+MEANS = (*DEVIATIONS, "drift")
+# quantity, statistic over runs, power expected for smooth activations and for the ReLU
+LAWS = (
+    ("drift", "mean", -1.0, -0.75),
+    ("deviation", "standard_deviation", -0.5, -0.5),
+    ("deviation", "mean", -1.0, -1.0),
+    ("deviation_of_start", "standard_deviation", -0.5, -0.5),
+    ("deviation_of_start", "mean", -1.0, -1.0),
+    ("deviation_in_training", "standard_deviation", -1.0, -0.75),
+    ("deviation_in_training", "mean", -1.0, -1.0),
+)
+
+
+def limits(settings: dict, subset: str, realisations: int, times: np.ndarray) -> list[np.ndarray]:
+    """Return the inefficiency at infinite width: of each run's own outputs, and the exact mean.
+
+    Args:
+        settings: of the ensemble, with ``seed``.
+        subset: file of its training subset.
+        realisations: number of runs R.
+        times: T, shape (M,).
+
+    Returns:
+        R + 1 arrays (M,): T/T_SL for the residue that each run starts with, and its ratio of
+        averages over the Gaussian starts.
+    """
+    found = []
+    given = {"depth": settings["depth"], "output_scale": settings["output_scale"]}
+    for r in range(realisations):
+        problem = build_problem(settings, subset, r, torch.device("cpu"))
+        inputs = problem.inputs.double().numpy()
+        residue = problem.targets - network_outputs(problem.network, problem.inputs)
+        modes = infinite_width.spectrum(
+            inputs, residue.double().numpy(), random_start=False, **given
+        )
+        found.append(ntk_dynamics.inefficiency(*modes, times))
+    plain = problem.plain_targets.double().numpy()
+    random_start = not settings["subtract_start"]
+    modes = infinite_width.spectrum(inputs, plain, random_start=random_start, **given)
+    return [*found, ntk_dynamics.inefficiency(*modes, times)]
+
+
+def compared(ensemble: dict, speed_limits: pd.DataFrame, kernels: pd.DataFrame, seed: int):
+    """Return the rows of one ensemble: its runs at every time, then the ensemble."""
+    settings = ensemble["settings"] | {"seed": seed}
+    rows = speed_limits[
+        (speed_limits["ensemble"] == ensemble["path"]) & (speed_limits["start"] == "cold")
+    ].sort_values("time", kind="stable")
+    names = rows["realisation"].astype(str)
+    realisations = len(ensemble["manifests"])
+    times = rows.loc[names == "ensemble", "time"].to_numpy(float)
+    _, _, dataset, subset, *_ = ensemble["path"].split("/")
+    exact = limits(settings, f"results/data/{dataset}/{subset}.nc", realisations, times)
+    front = list(speed_limits.columns[: list(speed_limits.columns).index("start")])
+    kept = [*front, "realisation", "time", "time_lambda_1", "inefficiency"]
+    kept += ["inefficiency_low", "inefficiency_high", "inefficiency_predicted"]
+    drifts = kernels[(kernels["ensemble"] == ensemble["path"]) & (kernels["moment"] == "end")]
+    drifts = drifts.sort_values("kernel", kind="stable").drop_duplicates("realisation")
+    drifts = drifts.set_index(drifts["realisation"].astype(str))["drift"]
+    tables = []
+    for name, limit in zip([*map(str, range(realisations)), "ensemble"], exact, strict=True):
+        table = rows.loc[names == name, kept].reset_index(drop=True)
+        table["inefficiency_infinite_width"] = limit
+        if name != "ensemble":
+            predicted = table["inefficiency_predicted"]
+            table["deviation"] = np.log(table["inefficiency"] / limit)
+            table["deviation_of_start"] = np.log(predicted / limit)
+            table["deviation_in_training"] = np.log(table["inefficiency"] / predicted)
+            table["drift"] = np.nan
+            table.loc[table.index[-1], "drift"] = drifts.get(name, np.nan)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def with_means(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    """Return a table whose ensemble rows have means over runs, with bootstrap intervals.
+
+    Means of the kernel's drift and of the deviations, and standard deviations of the latter.
+    """
+    whole = table["realisation"] == "ensemble"
+    columns = {name: (name, "mean") for name in MEANS}
+    columns |= {f"{name}_standard_deviation": (name, "standard_deviation") for name in DEVIATIONS}
+    for (column, (quantity, statistic)), path in itertools.product(
+        columns.items(), table["ensemble"].unique()
+    ):
+        place = table["ensemble"] == path
+        runs = table[place & ~whole]
+        sample = runs.pivot(index="realisation", columns="time", values=quantity).to_numpy(float).T
+        stream = derived_seed(settings["seed"], "bootstrap", "infinite_width", path, column)
+        rows = resampled_rows(sample.shape[1], settings["resamples"], np.random.default_rng(stream))
+        several = sample.shape[1] > 1
+        draws = (
+            STATISTICS[statistic](sample[:, rows]).T if several else np.full(sample.T.shape, np.nan)
+        )
+        low, high = percentile_interval(draws, settings["confidence"])
+        value = STATISTICS[statistic](sample) if several or statistic == "mean" else low
+        for end, values in {"": value, "_low": low, "_high": high}.items():
+            table.loc[place & whole, f"{column}{end}"] = values
+    return table
+
+
+def powers(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    """Return the fitted power of the width of every law at the end, over all and wide widths."""
+    runs = table[table["realisation"] != "ensemble"]
+    ends = runs.groupby(["ensemble", "realisation"], sort=False).tail(1)
+    widths = sorted(ends["width"].unique())
+    rows = []
+    for quantity, statistic, smooth, relu in LAWS:
+        # own choice: the wider half, where corrections of the next order are least
+        for chosen in (widths, widths[max(0, min(len(widths) // 2, len(widths) - 2)) :]):
+            stream = derived_seed(
+                settings["seed"], "bootstrap", "power", quantity, statistic, len(chosen)
+            )
+            found = fitted_power(
+                chosen,
+                [ends.loc[ends["width"] == width, quantity].dropna() for width in chosen],
+                statistic,
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+            )
+            label = {"quantity": quantity, "statistic": statistic}
+            spanned = {"least_width": chosen[0], "largest_width": chosen[-1]}
+            expected = {"power_expected": smooth, "power_expected_relu": relu}
+            rows.append(label | spanned | expected | found)
+    return pd.DataFrame(rows)
+
+
+def main(snakemake) -> None:
+    """Run the rule ``infinite_width``."""
+    settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
+    with logged(snakemake.log[0]):
+        speed_limits, kernels = read_table(given.speed_limits), read_table(given.kernels)
+        tables = [
+            compared(ensemble, speed_limits, kernels, settings["seed"])
+            for ensemble in settings["ensembles"]
+        ]
+        table = with_means(pd.concat(tables, ignore_index=True), settings)
+        fitted = powers(table, settings)
+        print(fitted.to_string())
+        write_table(table, made.runs)
+        write_table(fitted, made.powers)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

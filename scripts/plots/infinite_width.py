@@ -1,0 +1,207 @@
+"""Networks of several widths against the limit of infinite width, at the last time."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots import style
+
+# quantity -> (the ratio whose logarithm it is, colour, marker)
+KINDS = {
+    "deviation": (r"$I/I_\infty$", style.OKABE_ITO[0], "o"),
+    "deviation_of_start": (r"$I_{\mathrm{NTK}}/I_\infty$", style.OKABE_ITO[2], "s"),
+    "deviation_in_training": (r"$I/I_{\mathrm{NTK}}$", style.OKABE_ITO[1], "^"),
+}
+# power -> (line style, words)
+GUIDES = {
+    -1.0: ("-", r"$\propto 1/$width"),
+    -0.75: (":", r"$\propto$ width$^{-3/4}$"),
+    -0.5: ("--", r"$\propto$ width$^{-1/2}$"),
+}
+POINT = {"linestyle": "none", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
+RUN = {"color": "0.3", "marker": ".", "linestyle": "none", "alpha": 0.4}
+SIDE = 1.07  # marks of one width stand side by side at this ratio
+LEAST = 0.3  # a bar that reaches zero ends at this share of the least value shown
+
+
+def draw(infinite_width: pd.DataFrame, infinite_width_powers: pd.DataFrame) -> Figure:
+    """Draw the figure.
+
+    Args:
+        infinite_width: the table of that name; its last time of every run and ensemble is shown.
+        infinite_width_powers: fitted powers of the width, with their intervals.
+
+    Returns:
+        Four panels against the width: inefficiency, kernel drift, scatter and mean of deviations.
+    """
+    figure, axes = style.new_figure(2, 2, style.DOUBLE_COLUMN, 5.6)
+    (first, second), (third, fourth) = axes
+    names = infinite_width["realisation"].astype(str)
+    keys = [infinite_width["ensemble"], names]
+    ends = infinite_width.sort_values("time", kind="stable").groupby(keys, sort=False).tail(1)
+    whole = ends["realisation"].astype(str) == "ensemble"
+    runs, means = ends[~whole], ends[whole].sort_values("width", kind="stable")
+    fits = wide_fits(infinite_width_powers)
+    plot_inefficiency(first, runs, means)
+    plot_drift(second, runs, means, fits)
+    scatters = {name: f"{name}_standard_deviation" for name in KINDS}
+    plot_deviations(third, means, scatters, fits, "standard_deviation", (-0.5, -0.75, -1.0))
+    plot_deviations(fourth, means, {name: name for name in KINDS}, fits, "mean", (-1.0,))
+    third.set_ylabel("Standard deviation of ln(ratio)")
+    fourth.set_ylabel("|mean of ln(ratio)|")
+    titles = ("inefficiency", "kernel drift", "scatter over runs", "mean over runs")
+    widths = np.unique(means["width"].to_numpy(float))
+    for axis, letter, title in zip(axes.ravel(), "abcd", titles, strict=True):
+        style.panel_title(axis, letter, title)
+        axis.set_xscale("log")
+        axis.set_xlim(widths[0] / 1.4, widths[-1] * 1.4)
+        axis.set_xticks(widths, [f"{width:g}" for width in widths])
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.set_xlabel("Width (hidden units)")
+    legend(figure, runs)
+    return figure
+
+
+def wide_fits(powers: pd.DataFrame) -> pd.DataFrame:
+    """Return the fits over the wider half of the widths, indexed by quantity and statistic."""
+    kept = powers.sort_values("least_width", kind="stable")
+    kept = kept.drop_duplicates(["quantity", "statistic"], keep="last")
+    return kept.set_index(["quantity", "statistic"])
+
+
+def plot_inefficiency(axis: Axes, runs: pd.DataFrame, means: pd.DataFrame) -> None:
+    """Draw T/T_SL of runs and ensembles, and that of infinitely many runs of infinite width."""
+    axis.plot(runs["width"], runs["inefficiency"], **RUN)
+    errors(axis, means, "inefficiency", means["width"], style.OKABE_ITO[0], "o", "measured, $I$")
+    hollow = {"marker": "D", "markersize": 3.5, "mfc": "white", "linestyle": "none"}
+    x, y = means["width"] * SIDE, means["inefficiency_predicted"]
+    label = r"from the NTK at the start, $I_{\mathrm{NTK}}$"
+    axis.plot(x, y, color=style.OKABE_ITO[2], label=label, **hollow)
+    limit = means["inefficiency_infinite_width"]
+    axis.plot(means["width"], limit, color="black", label=r"infinite width, exact mean $I_\infty$")
+    axis.set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.25 * (high - low))
+    axis.legend(loc="upper right")
+
+
+def plot_drift(axis: Axes, runs: pd.DataFrame, means: pd.DataFrame, fits: pd.DataFrame) -> None:
+    """Draw the kernel's drift with guides of both powers."""
+    axis.plot(runs["width"], runs["drift"], **RUN)
+    label, title = fit_text(fits, "drift", "mean")
+    errors(axis, means, "drift", means["width"], style.OKABE_ITO[0], "o", f"mean of runs{label}")
+    for power in (-0.75, -1.0):
+        guide(axis, means, "drift", power)
+    axis.set_ylabel(r"Drift $|\Theta_T - \Theta_0|_F / |\Theta_0|_F$")
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low * (low / high) ** 0.3, high)
+    axis.legend(loc="lower left", title=title, title_fontsize=7, alignment="left")
+    style.log_axes(axis, "y")
+
+
+def plot_deviations(
+    axis: Axes,
+    means: pd.DataFrame,
+    columns: dict[str, str],
+    fits: pd.DataFrame,
+    statistic: str,
+    powers: tuple[float, ...],
+) -> None:
+    """Draw one statistic of each deviation on a logarithmic axis, hollow where it is negative.
+
+    Args:
+        axis: panel.
+        means: rows of the ensembles.
+        columns: quantity -> column.
+        fits: of ``wide_fits``.
+        statistic: of the fits.
+        powers: of the guides, drawn through the widest network: for the whole or for training.
+    """
+    titles = []
+    for k, (name, (words, colour, marker)) in enumerate(KINDS.items()):
+        label, title = fit_text(fits, name, statistic)
+        x = means["width"] * SIDE ** (k - 1)
+        errors(axis, means, columns[name], x, colour, marker, words + label, size=True)
+        titles.append(title)
+    axis.set_yscale("log")
+    values = means[list(columns.values())].abs().to_numpy(float)
+    values = values[np.isfinite(values) & (values > 0)]
+    if len(values) == 0:
+        style.say(axis, "nothing to show: single runs")
+        return
+    low, high = LEAST * values.min(), 2 * values.max()
+    axis.set_ylim(low * (low / high) ** 0.5, high)
+    for power in powers:
+        guide(axis, means, columns["deviation" if power > -0.6 or len(powers) == 1 else
+                                   "deviation_in_training"], power)  # fmt: skip
+    axis.legend(loc="lower left", title=titles[0], title_fontsize=7, alignment="left")
+    style.log_axes(axis, "y")
+
+
+def errors(
+    axis: Axes,
+    means: pd.DataFrame,
+    column: str,
+    x: pd.Series,
+    colour: str,
+    marker: str,
+    label: str,
+    *,
+    size: bool = False,
+) -> None:
+    """Draw a column, or its size, with its interval where there is one."""
+    y = means[column].to_numpy(float)
+    ends = means[[f"{column}_low", f"{column}_high"]].to_numpy(float)
+    sign = np.where(size & (y < 0), -1.0, 1.0)
+    ends = np.sort(ends * sign[:, None], axis=1)
+    y = y * sign
+    if size:
+        ends = np.maximum(ends, LEAST * np.nanmin(y)) if np.isfinite(y).any() else ends
+    reach = np.abs(np.nan_to_num(ends - y[:, None])).T if np.isfinite(ends).any() else None
+    kind = {"color": colour, "marker": marker, "markersize": 3.5}
+    axis.errorbar(np.asarray(x, float), y, yerr=reach, label=label, **kind, **POINT)
+    below = sign < 0
+    axis.plot(
+        np.asarray(x, float)[below], y[below], mfc="white", linestyle="none", zorder=4, **kind
+    )
+
+
+def fit_text(fits: pd.DataFrame, quantity: str, statistic: str) -> tuple[str, str]:
+    """Return power and interval for a legend, and the widths it is fitted over as its title."""
+    if (quantity, statistic) not in fits.index:
+        return "", ""
+    row = fits.loc[quantity, statistic]
+    if not np.isfinite(row["power"]):
+        return "", ""
+    ends = f"[{row['power_low']:.2f}, {row['power_high']:.2f}]"
+    text = f": {row['power']:.2f} {ends}".replace("-", "\N{MINUS SIGN}")
+    span = f"{row['least_width']:g} to {row['largest_width']:g}"
+    return text, f"Power of the width, fitted from {span}"
+
+
+def guide(axis: Axes, means: pd.DataFrame, column: str, power: float) -> None:
+    """Draw a power of the width through the size of the value at the widest network."""
+    x = np.sort(means["width"].to_numpy(float))
+    line = abs(float(means[column].iloc[-1])) * (x / x[-1]) ** power
+    axis.plot(x, line, color=style.GREY, linestyle=GUIDES[power][0], linewidth=0.9, zorder=1)
+
+
+def legend(figure: Figure, runs: pd.DataFrame) -> None:
+    """Say what points, bars and lines are, and how many runs an ensemble has."""
+    sizes = runs.groupby("ensemble").size()
+    count = " to ".join(dict.fromkeys(str(size) for size in (sizes.min(), sizes.max())))
+    plain = {"color": "0.3", "linestyle": "none"}
+    handles = [
+        Line2D([], [], label="single runs", **RUN),
+        Line2D([], [], marker="o", label=f"{count} runs, bootstrap interval", **plain),
+        Line2D([], [], marker="o", mfc="white", label="negative mean", **plain),
+    ]
+    handles += [
+        Line2D([], [], color=style.GREY, linestyle=line, label=words)
+        for line, words in GUIDES.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)

@@ -1,0 +1,135 @@
+"""Powers of the width: how fast networks approach their limit of infinite width.
+
+A quantity q of single runs has at each width a mean over starts and a fluctuation about it, which
+fall with different powers (docs/theory.md, section 10). `fitted_power` fits S(w) = A w^p to either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from speedlimits.statistics import percentile_interval, resampled_rows
+
+Array = NDArray[np.float64]
+
+# Powers that are tried, with this distance between them: far below any sampling error. Powers of
+# the limit lie between 0 and -1; an interval that reaches an end says nothing of the power.
+POWERS = np.linspace(-4.0, 4.0, 3201)
+
+
+def mean(values: ArrayLike) -> Array:
+    """Mean over the last axis, the runs of one width.
+
+    Args:
+        values: q of each run, shape (..., R).
+
+    Returns:
+        <q>, shape (...), of either sign.
+    """
+    return np.mean(np.asarray(values, float), axis=-1)
+
+
+def standard_deviation(values: ArrayLike) -> Array:
+    """Standard deviation over the last axis, the runs of one width.
+
+    Args:
+        values: q of each run, shape (..., R), R >= 2.
+
+    Returns:
+        (sum (q - <q>)^2 / (R - 1))^{1/2}, shape (...).
+    """
+    return np.std(np.asarray(values, float), axis=-1, ddof=1)
+
+
+STATISTICS = {"mean": mean, "standard_deviation": standard_deviation}
+
+
+def weighted_power(widths: ArrayLike, values: ArrayLike, errors: ArrayLike) -> tuple[Array, Array]:
+    """Power p and amplitude A that minimise sum_w ((S_w - A w^p) / s_w)^2.
+
+    In S and not in ln S, so that a mean of either sign that has sunk into its sampling error counts
+    as little as it should. A is linear and eliminated, A = sum S w^p / s^2 / sum w^{2p} / s^2; p is
+    searched on `POWERS`, refined by the parabola through the three best.
+
+    Args:
+        widths: w, shape (W,), positive, at least two distinct.
+        values: S_w, shape (..., W).
+        errors: s_w, shape (W,), positive.
+
+    Returns:
+        (p, A), each of shape (...), A in the units of S (weighted least squares, derived here).
+
+    Raises:
+        ValueError: if there are fewer than two widths, or an error is not positive.
+    """
+    widths, errors = np.asarray(widths, float), np.asarray(errors, float)
+    values = np.asarray(values, float)
+    if len(np.unique(widths)) < 2 or not np.all(errors > 0):
+        raise ValueError("a power needs at least two widths, each with an error above 0")
+    centre = np.exp(np.mean(np.log(widths)))  # keeps w^p of order 1
+    shapes = (widths / centre) ** POWERS[:, None] / errors
+    shapes /= np.linalg.norm(shapes, axis=1, keepdims=True)
+    # The residual is |S / s|^2 minus the square of the projection on the unit vector of each p.
+    gains = ((values / errors) @ shapes.T) ** 2
+    best = np.clip(np.argmax(gains, axis=-1), 1, len(POWERS) - 2)[..., None]
+    left, middle, right = (
+        np.take_along_axis(gains, best + step, axis=-1)[..., 0] for step in (-1, 0, 1)
+    )
+    curvature = left - 2 * middle + right
+    shift = np.where(curvature < 0, 0.5 * (left - right) / np.where(curvature < 0, curvature, 1), 0)
+    power = POWERS[best[..., 0]] + np.clip(shift, -1, 1) * (POWERS[1] - POWERS[0])
+    shape = widths ** power[..., None] / errors
+    amplitude = np.sum(values / errors * shape, axis=-1) / np.sum(shape**2, axis=-1)
+    return power, amplitude
+
+
+def fitted_power(
+    widths: Sequence[float],
+    samples: Sequence[ArrayLike],
+    statistic: str,
+    *,
+    confidence: float,
+    resamples: int,
+    generator: np.random.Generator,
+) -> dict[str, float]:
+    """Power of the width by which a statistic over runs falls, with its bootstrap interval.
+
+    The runs of each width are resampled; the spread of the statistic gives the errors s_w of
+    `weighted_power`, which fits every resample.
+
+    Args:
+        widths: w, one per sample, distinct.
+        samples: q of the runs of each width, shape (R_w,), R_w >= 2.
+        statistic: "mean" or "standard_deviation".
+        confidence: confidence level, for example 0.95.
+        resamples: number of bootstrap resamples.
+        generator: random stream.
+
+    Returns:
+        power, power_low, power_high, amplitude (A, in units of q), points (number of runs); NaN
+        where a width has a single run, all runs of one agree, or there are fewer than two widths.
+    """
+    samples = [np.asarray(sample, float) for sample in samples]
+    points = sum(map(len, samples))
+    nothing = dict.fromkeys(("power", "power_low", "power_high", "amplitude"), np.nan)
+    if len(samples) < 2 or min(map(len, samples)) < 2:
+        return {**nothing, "points": points}
+    function = STATISTICS[statistic]
+    draws = np.stack(
+        [function(s[resampled_rows(len(s), resamples, generator)]) for s in samples], axis=-1
+    )
+    errors = draws.std(axis=0)
+    if not np.all(errors > 0):
+        return {**nothing, "points": points}
+    power, amplitude = weighted_power(widths, [function(s) for s in samples], errors)
+    low, high = percentile_interval(weighted_power(widths, draws, errors)[0], confidence)
+    return {
+        "power": float(power),
+        "power_low": float(low),
+        "power_high": float(high),
+        "amplitude": float(amplitude),
+        "points": points,
+    }
