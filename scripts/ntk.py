@@ -433,6 +433,7 @@ def main(snakemake) -> None:
             settings,
             title=f"NTK spectrum at the {moment}",
             device=describe_device(device),
+            threads=snakemake.threads,
             realisation=realisation,
             start_seed=problem.start_seed,
             outputs=problem.targets.shape[1],

@@ -279,6 +279,7 @@ def main(snakemake) -> None:
             settings,
             title="Training trajectory",
             device=describe_device(device),
+            threads=snakemake.threads,
             realisation=realisation,
             start_seed=problem.start_seed,
             lambda_1=repr(lambda_1),
