@@ -129,6 +129,16 @@ def name_of(row: pd.Series, axes: dict) -> str:
     return label.replace("case ", "")
 
 
+def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
+    """Return a sentence on what T/T_SL is at a temperature, where a study has Langevin dynamics."""
+    if "langevin" not in set(outcomes.get("dynamics", ())):
+        return []
+    return [
+        "At temperatures above 0 T/T_SL is a lower bound over the distribution of starts, and a "
+        "looser one at higher temperatures: a fall with temperature may be the bound's doing."
+    ]
+
+
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
@@ -142,7 +152,7 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
             continue
         kinds = {"inefficiency": "T/T_SL", "kinematic_inefficiency": "kinematic inefficiency"}
         name = next((n for n in kinds if math.isfinite(row[n])), None)
-        noisy = row.get("dynamics") == "langevin"
+        noisy = row.get("dynamics") == "langevin" and row.get("temperature", 1) != 0
         if name is None:
             why = "no bound (see the column note)" if noisy else "the loss has not dropped"
             lines.append(f"- {label}, {row['start']} start: {why}.")
@@ -364,6 +374,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     regimes = regime_lines(tables["exponents"], axes)
     short = [
         *range_sentences(tables["outcomes"], axes),
+        *noise_sentence(tables["outcomes"]),
         *prediction_summary(predictions),
         *regime_summary(regimes),
         *transport_sentence(tables["transport"]),

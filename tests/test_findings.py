@@ -3,7 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from findings import findings, regime_lines, transport_sentence
+from findings import (
+    findings,
+    noise_sentence,
+    outcome_lines,
+    regime_lines,
+    transport_sentence,
+)
 
 from pipeline.columns import described
 from pipeline.outcomes import along_axes, correlations
@@ -213,3 +219,21 @@ def test_in_short_claims_nothing_without_an_effect():
     text, _ = written(runs(), AXES)
     short = text.split("Permutation tests;")[0]
     assert "tests): none." in short and "(0 of " in short
+
+
+def test_lower_bounds_at_a_temperature_are_called_so():
+    row = {"realisation": "ensemble", "at": "end", "start": "cold", "runs": 2, "diverged": 0.0}
+    row |= {"inefficiency": 3.0, "inefficiency_low": 2.0, "inefficiency_high": 4.0}
+    row |= {"kinematic_inefficiency": np.nan, "inefficiency_predicted": 5.0}
+    rows = [
+        row | {"dynamics": "langevin", "temperature": 0.0},
+        row | {"dynamics": "langevin", "temperature": 0.1},
+        row | {"dynamics": "langevin", "temperature": 0.2, "inefficiency": np.nan},
+        row | {"dynamics": "gradient_flow"},
+    ]
+    table = pd.DataFrame(rows)
+    lines = outcome_lines(table, {"temperature": [0.0, 0.1, 0.2]}, 0.95)
+    assert [("T/T_SL at least" in line) for line in lines] == [False, True, False, False]
+    assert "no bound" in lines[2] and "T/T_SL 3" in lines[3]
+    assert "lower bound" in noise_sentence(table)[0]
+    assert noise_sentence(table.iloc[3:]) == []

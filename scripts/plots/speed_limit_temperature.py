@@ -13,7 +13,7 @@ from plots.outcomes import choose_axis, series_label
 PANELS = {
     "speed-limit time": r"$\lambda_1 T_{\mathrm{SL}}$ at most",
     "inefficiency": r"$T/T_{\mathrm{SL}}$ at least",
-    "loss and free energy": r"$\langle L_0 - L_T\rangle$ and $F_0 - F_T$",
+    "loss and free energy": "Drop / loss drop\nat the lowest temperature",
 }
 MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
 DROP = {"linestyle": "none", "marker": "o", "markersize": 3.5}
@@ -83,11 +83,11 @@ def plot_series(axes: np.ndarray, x: np.ndarray, rows: pd.DataFrame, colour: str
             reach = np.nan_to_num(np.abs([y - low, high - y]))
         panel.errorbar(x, y, yerr=reach, color=colour, **MARK)
         panel.plot(x, rows[f"{name}_predicted"] * unit, color=colour, **LINE)
-    whole = rows["loss_drop"].to_numpy(float)
-    axes[2].plot(x, whole, color=colour, mfc="white", **DROP, zorder=3)
+    unit = rows["loss_drop"].iloc[0]  # at the lowest temperature, else series hide each other
+    axes[2].plot(x, rows["loss_drop"] / unit, color=colour, mfc="white", **DROP, zorder=3)
     if "free_energy_drop_least" in rows:
         low, high = (rows[f"free_energy_drop_{end}"].to_numpy(float) for end in ("least", "most"))
-        axes[2].vlines(x, low, high, color=colour, linewidth=3, alpha=0.35)
+        axes[2].vlines(x, low / unit, high / unit, color=colour, linewidth=3, alpha=0.35)
 
 
 def finish(axes: np.ndarray, ticks: np.ndarray, with_zero: bool) -> None:
@@ -112,7 +112,9 @@ def finish(axes: np.ndarray, ticks: np.ndarray, with_zero: bool) -> None:
     low, high = axes[1].get_ylim()
     if low < 1 < high:
         axes[1].axhline(1.0, color="black", linewidth=0.8, zorder=1)
-    axes[2].axhline(0.0, color=style.GREY, linewidth=0.6, zorder=1)
+    low, high = axes[2].get_ylim()
+    if low < 0 < high:
+        axes[2].axhline(0.0, color=style.GREY, linewidth=0.6, zorder=1)
 
 
 def positive_axis(axes: Axes) -> None:

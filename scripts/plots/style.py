@@ -46,7 +46,7 @@ NAMES = {
     "gradient_descent": "gradient descent",
 }
 # Words of a path that carry their number: depth5 reads "depth 5".
-NUMBERED = re.compile(r"\b(depth|width|patch|scale|tolerance|rate|momentum|batch)(\d)")
+NUMBERED = re.compile(r"\b(depth|width|patch|scale|tolerance|rate|momentum|batch|temperature)(\d)")
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
 VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "subset")
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
