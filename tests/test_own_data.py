@@ -358,13 +358,22 @@ def test_orthonormal_teacher_has_exactly_the_dialled_spectrum():
 def test_gaussian_teacher_has_the_dialled_covariance_and_test_samples_the_same_law():
     options = TEACHER | {"samples": 200_000, "dimension": 8, "test_count": 200_000}
     data = teacher_data(np.random.default_rng(1), features="gaussian", **options)
-    rank = np.arange(1, 9.0)
+    rank, draws = np.arange(1, 9.0), []
     for part in ("train", "test"):
         x, y = data[f"{part}_inputs"], data[f"{part}_targets"][:, 0]
         np.testing.assert_allclose(np.diag(x.T @ x), rank**-1.7, rtol=2e-2)
         # regression onto the features phi = x k^{alpha/2} gives the coefficients a
         a = np.linalg.lstsq(x * rank**0.85, y, rcond=None)[0]
-        np.testing.assert_allclose(a**2, rank**-0.6, rtol=1e-8)
+        draws.append(a * rank**0.3)
+    np.testing.assert_allclose(*draws, rtol=1e-8)  # one teacher for both parts
+    many = TEACHER | {"samples": 400, "dimension": 390, "test_count": 0}
+    data = teacher_data(np.random.default_rng(2), features="gaussian", **many)
+    rank = np.arange(1, 391.0)
+    phi = data["train_inputs"] * rank**0.85
+    drawn = np.linalg.lstsq(phi, data["train_targets"][:, 0], rcond=None)[0] * rank**0.3
+    # standard normal: sample moments within four standard errors
+    assert abs(drawn.mean()) < 4 / 390**0.5 and abs((drawn**2).mean() - 1) < 4 * (2 / 390) ** 0.5
+    assert abs((drawn**4).mean() - 3) < 4 * (96 / 390) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,14 @@ def test_missing_warm_start_is_said_beside_its_threshold():
     assert "warm start at 20 %: not reached" in texts(draw("training_curves", given))
 
 
+def test_what_was_not_measured_for_want_of_a_test_part_is_said():
+    given = study(SIZES[:2], warm=False)
+    columns = ["test_loss_per_sample", "test_accuracy"]
+    given["training_curves"] = given["training_curves"].assign(**dict.fromkeys(columns, np.nan))
+    said = [text for text in texts(draw("training_curves", given)) if "not measured" in text]
+    assert len(said) == 2
+
+
 @pytest.mark.parametrize("realisations", [1, 3])
 def test_temperatures_stand_at_their_places_and_zero_in_a_strip(realisations):
     temperatures, models = (0.0, 1e-3, 1e-2), ("myrtle5", "fully_connected")

@@ -38,8 +38,13 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
         panel.set_xlabel(r"Training time $\lambda_1 t$")
         panel.set_ylabel(label)
         style.panel_title(panel, letter, "")
-        style.log_axes(panel, "x" if column == "test_accuracy" else "xy")
-    accuracy_panel(axes[0, 2], warm_starts, marked > 0)
+        measured = training_curves[column].notna().any()
+        if not measured:  # no test part, or real targets, which have no accuracy
+            style.say(panel, "not measured\n(no test part,\nor no classes)")
+            panel.set_yticks([])
+        style.log_axes(panel, "x" if column == "test_accuracy" or not measured else "xy")
+    if training_curves["test_accuracy"].notna().any():
+        accuracy_panel(axes[0, 2], warm_starts, marked > 0)
     style.colour_legend(figure, shown)
     several = training_curves["realisation"].nunique() > 1
     kinds = {"measured": "mean over realisations" if several else "one realisation"}

@@ -6,8 +6,10 @@ With features Phi (n, d) of variance 1/n, inputs and targets
 
 the linear model f = X w has the kernel X X^T (up to a factor), and its residue from f = 0 is y. If
 the columns of Phi are orthonormal they are the kernel's eigenvectors, lambda_k = k^-alpha and
-Delta_k^2 = k^-delta hold exactly, and so do all sums over them. Gaussian features have these laws
-for the eigenfunctions of the population; a sample of n scatters about them.
+Delta_k^2 = k^-delta hold exactly, and so do all sums over them. With Gaussian features s_k is
+standard normal too: the laws hold for the population, a sample of n scatters about them, and
+Delta_k^2 scatters as a squared Gaussian at every rank. With more dimensions than samples the modes
+beyond n add to the spectrum and, white, to the residue.
 """
 
 from __future__ import annotations
@@ -53,7 +55,12 @@ def teacher_data(
             "features: lower dimension"
         )
     rank = np.arange(1.0, dimension + 1)
-    signs = generator.choice([-1.0, 1.0], size=dimension)
+    drawn = features == "gaussian"
+    signs = (
+        generator.standard_normal(dimension)
+        if drawn
+        else generator.choice([-1.0, 1.0], size=dimension)
+    )
     phi = generator.standard_normal((samples, dimension))
     # The factor Q of a Gaussian matrix is uniform among matrices with orthonormal columns.
     phi = np.linalg.qr(phi)[0] if features == "orthonormal" else phi / np.sqrt(samples)
