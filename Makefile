@@ -2,7 +2,7 @@
 # make test   lint and tests, with a miniature of the whole workflow
 # make report report.html, one page that works offline, of the demo (or CONFIG=my.yaml)
 # make lint   ruff, snakefmt, snakemake --lint
-# make test-slurm   the tests on a real Slurm (root, Debian packages of docs/cluster.md), about 8 minutes
+# make test-slurm   the tests on a real Slurm (root, Debian packages of docs/cluster.md), up to 10 minutes
 # make docs   write the rulegraph, the table of config keys, and the pages of what rules depend on and of columns
 # make pins   exact conda packages of envs/, where conda is at hand
 PYTHON ?= python3

@@ -4,7 +4,8 @@ Needs root and the distribution's packages slurmctld, slurmd, slurm-client and m
 left behind: daemons are stopped, and the configuration that this module wrote is removed, because
 with a configuration but without a controller every Slurm command waits.
 
-    python tests/slurm_cluster.py     # a cluster until Ctrl-C, to try things by hand
+    python tests/slurm_cluster.py          # a cluster until Ctrl-C, to try things by hand
+    python tests/slurm_cluster.py --stop   # clears away what a killed test session left behind
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -245,8 +247,11 @@ def cluster():
 
 
 if __name__ == "__main__":
-    if obstacle():
-        raise SystemExit(obstacle())
+    reason = obstacle()
+    if "--stop" in sys.argv:
+        raise SystemExit(0)
+    if reason:
+        raise SystemExit(reason)
     with cluster() as running, contextlib.suppress(KeyboardInterrupt):
         print(run("sinfo", "-N", "-l"), f"logs in {running.folder}; Ctrl-C stops it", sep="\n")
         signal.pause()

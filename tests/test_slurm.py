@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,10 @@ from conftest import ROOT
 from test_workflow import digests
 
 PLUGIN = Path(sys.prefix) / "slurm"  # make test puts the plugin there, beside the environment
-FINAL = "results/studies/dataset_size/speed_limits.csv"
+RUN = "results/runs/digits/n8-balanced-subset0/myrtle5-width4-ntk-he-one_hot-float32"
+FINAL = (  # four trainings, and the job that collects them
+    f"{RUN}/gradient_flow-tolerance0.01-lambda1_T0.1to100-4per_decade/ensemble4/warm_start.json"
+)
 ENDED = ["TIMEOUT", "FAILED", "CANCELLED"]
 LIMIT = 540  # seconds for the cluster; bounded, because a shared machine can be slow
 
@@ -27,11 +31,13 @@ pytestmark = pytest.mark.workflow
 def cluster():
     """A running cluster, or a skip that says why there is none."""
     if not os.environ.get("SPEEDLIMITS_SLURM"):
-        pytest.skip("starts a real Slurm, about 8 minutes: make test-slurm")
+        pytest.skip("starts a real Slurm, up to 10 minutes: make test-slurm")
     reason = slurm_cluster.obstacle()
     if not reason and not (PLUGIN / "snakemake_executor_plugin_slurm").is_dir():
         reason = f"no Slurm plugin in {PLUGIN}: make test installs requirements-slurm.txt there"
     if reason:
+        if os.environ.get("SPEEDLIMITS_SLURM") == "required":
+            pytest.fail(reason)
         pytest.skip(reason)
     with slurm_cluster.cluster() as started:
         yield started
@@ -89,11 +95,13 @@ def jobs(state):
 
 
 def frozen_trainings(count):
-    """Wait for that many trainings, stop each as soon as its script runs; return id -> node."""
+    """Freeze that many trainings, each as soon as its script runs; return id -> node."""
     found, end = {}, time.monotonic() + LIMIT
     while len(found) < count and time.monotonic() < end:
         for job, node, rule in jobs("RUNNING"):
-            if "train" in rule and job not in found and training_processes(job):
+            if len(found) == count or "train" not in rule or job in found:
+                continue
+            if training_processes(job):
                 for pid in training_processes(job):
                     os.kill(pid, signal.SIGSTOP)
                 found[job] = node
@@ -113,32 +121,33 @@ def training_processes(job):
     return found
 
 
-def hurt(cluster, trainings, requeue):
-    """Let one of four frozen trainings time out, kill one, cancel one, take the last one's node.
-
-    Args:
-        cluster: the running cluster.
-        trainings: job id -> node.
-        requeue: whether Slurm may start the lost node's job again.
-
-    Returns:
-        The id of the lost node's job.
-    """
-    lost, node = list(trainings.items())[-1]
-    # The lost node takes along whatever else runs there; the others are hurt one by one.
-    timed_out, failed, cancelled = list(trainings)[:-1]
-    slurm_cluster.run("scontrol", "update", f"JobId={lost}", f"Requeue={requeue:d}")
-    slurm_cluster.run("scontrol", "update", f"JobId={timed_out}", "TimeLimit=1")
-    for pid in training_processes(failed):
+def kill_training(job):
+    """Kill the training script of a job, as the system does for lack of memory."""
+    for pid in training_processes(job):
         os.kill(pid, signal.SIGKILL)
+
+
+def lose_node_of(cluster, job, node, requeue):
+    """Take a job's node away, and bring it back; requeue: Slurm may start the job again.
+
+    The lost node takes along whatever else runs there.
+    """
+    slurm_cluster.run("scontrol", "update", f"JobId={job}", f"Requeue={requeue:d}")
+    cluster.lose_node(node)
+    wait_until(lambda: states()[job] != "RUNNING")
+    assert requeue or states()[job] == "NODE_FAIL"
+    cluster.start_node(node)
+
+
+def hurt_all(cluster, trainings):
+    """Let one of four frozen trainings time out, kill one, cancel one, take the last one's node."""
+    timed_out, failed, cancelled, lost = trainings
+    slurm_cluster.run("scontrol", "update", f"JobId={timed_out}", "TimeLimit=1")
+    kill_training(failed)
     slurm_cluster.run("scancel", cancelled)
     wait_until(lambda: {states()[job] for job in trainings} >= set(ENDED))
     assert [states()[job] for job in (timed_out, failed, cancelled)] == ENDED
-    cluster.lose_node(node)
-    wait_until(lambda: states()[lost] != "RUNNING")
-    assert requeue or states()[lost] == "NODE_FAIL"
-    cluster.start_node(node)
-    return lost
+    lose_node_of(cluster, lost, trainings[lost], requeue=False)
 
 
 def wait_until(condition):
@@ -155,27 +164,35 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     (tmp_path / "config").mkdir()
     overlay = tmp_path / "config/overlay.yaml"
     overlay.write_text(yaml.safe_dump(config))
-    for name in ("local", "cluster"):
-        (tmp_path / name).mkdir()
-    local, folder = checkout(tmp_path / "local"), checkout(tmp_path / "cluster")
+    local, folder = tmp_path / "local", tmp_path / "cluster"
+    local.mkdir()
+    checkout(local)
+    # What comes before the trainings is made here, which saves three jobs one after another.
+    process = snakemake(local, f"{RUN}/time_unit.json", configfile=overlay)
+    assert process.returncode == 0, process.stderr[-3000:]
+    shutil.copytree(local, folder)
 
     # Without any second attempt all four jobs fail, and so does the command.
     adapt(folder, **{"retries": 0, "slurm-requeue": None})
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
-        hurt(cluster, frozen_trainings(4), requeue=False)
+        hurt_all(cluster, frozen_trainings(4))
         log = finish(process, folder)
     assert process.returncode != 0, log[-5000:]
     assert not list((folder / "results").rglob("snapshots.json"))
 
-    # The same command, with the shipped retries and the same four faults again, does the rest.
+    # The same command, with the shipped retries, does the rest in spite of two more faults.
     adapt(folder)
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
-        lost = hurt(cluster, frozen_trainings(4), requeue=True)
+        trainings = frozen_trainings(2)
+        failed, lost = trainings
+        kill_training(failed)
+        wait_until(lambda: states()[failed] == "FAILED")
+        lose_node_of(cluster, lost, trainings[lost], requeue=True)
         log = finish(process, folder)
         after = states()
     assert process.returncode == 0, log[-5000:]
     assert after[lost] == "COMPLETED"  # Slurm queued it again
-    assert log.count("Trying to restart job") >= 3
+    assert "Trying to restart job" in log
     again = snakemake(folder, "-n", FINAL, configfile=overlay)
     assert "Nothing to be done" in again.stdout + again.stderr
     process = snakemake(local, FINAL, configfile=overlay)
@@ -191,7 +208,7 @@ def states():
 
 PROBE = """
 rule all:
-    input: expand("{rule}{k}.txt", rule=["with_gpu", "without", "small"], k=range(3))
+    input: expand("{rule}{k}.txt", rule=["with_gpu", "without", "small"], k=range(2))
 rule with_gpu:
     output: "with_gpu{k}.txt"
     resources: gpu=1, mem_mb=100, runtime=2
@@ -221,9 +238,9 @@ def test_gpu_jobs_go_to_gpu_nodes_only_and_small_jobs_share_one(cluster, tmp_pat
     assert process.returncode == 0, log[-5000:]
 
     def told(rule):
-        return [(folder / f"{rule}{k}.txt").read_text().split() for k in range(3)]
+        return [(folder / f"{rule}{k}.txt").read_text().split() for k in range(2)]
 
     assert {tuple(line[:2]) for line in told("with_gpu")} == {("gpu", "1")}
     assert {tuple(line[:2]) for line in told("without")} == {("cpu", "0")}
     assert len({line[2] for line in told("small")}) == 1
-    assert len({line[2] for line in told("without")}) == 3
+    assert len({line[2] for line in told("without")}) == 2
