@@ -2,6 +2,8 @@
 
     python benchmarks/gradient_flow.py [--archive cifar-10-python.tar.gz] [--csv FILE]
 
+``--parts sensitivity`` says what limits the third problem: arithmetic, the flow itself, the method.
+
 Three problems, images from the CIFAR-10 python archive or else scikit-learn's digits:
 
 * power law: lambda_k = k^-2.2, Delta_k^2 = k^-0.35, 640 modes (the fit of a Myrtle-5 on images);
@@ -56,6 +58,7 @@ REFERENCE_TOLERANCE = 1e-5
 RKC1_DAMPING = 0.05  # of Verwer, Hundsdorfer, Sommeijer, Numer. Math. 57 (1990) 157-178
 RKC1_STABILITY = 1.9  # step * lambda_1 over stages^2 at that damping (2 - 4/3 of it is 1.93)
 EARLY_TIME = 20.0  # where the constant step of the third problem is tested, in 1/lambda_1
+MOVES = (1e-9, 1e-7)  # of |theta_0|; float32 rounds every weight by up to 6e-8 of its size
 PROBE_STEP = 0.02  # the step tested there, in 1/lambda_1: its error is about 1 %
 SEED = 0
 
@@ -363,6 +366,42 @@ def network_rows(problem: Problem, end: float, tight: float, peers_up_to: float)
     yield Row(problem.name, end, "descent at 1 % (lower bound)", least, ACCURACY, math.nan)
 
 
+def sensitivity_rows(
+    inputs: Tensor, targets: Tensor, width: int, end: float, tolerance: float
+) -> Iterator[Row]:
+    """Yield how far changes of one thing each carry the flow of a network trained in full.
+
+    All against one run in float64: another arithmetic, a start moved by a part of |theta_0| in a
+    random direction, and a third of the tolerance. The error is the largest up to each decade of
+    time. Distances in proportion to the move are the flow's own sensitivity; the distance at a
+    third of the tolerance is the method's error.
+    """
+    problem = network_problem(inputs, targets, width, torch.float64)
+    start = problem.theta_0
+    direction = torch.randn(len(start), generator=torch.Generator().manual_seed(SEED)).double()
+    move = direction / direction.norm() * start.norm()
+    changes: list[tuple[str, torch.dtype, float, float]] = [
+        ("reference", torch.float64, 0.0, 1.0),
+        ("float32", torch.float32, 0.0, 1.0),
+        *((f"start moved by {size:g}", torch.float64, size, 1.0) for size in MOVES),
+        ("a third of the tolerance", torch.float64, 0.0, 1 / 3),
+    ]
+    reference: list[Tensor] = []
+    for name, dtype, size, factor in changes:
+        problem = network_problem(inputs, targets, width, dtype)
+        problem.theta_0 = start + size * move
+        trajectory, gradients, seconds = timed(
+            lambda problem=problem, factor=factor: run_flow(problem, end, factor * tolerance)
+        )
+        reference = reference or trajectory
+        times = np.array(problem.recorded_times(end)) * problem.lambda_1
+        for decade in [t for t in 10.0 ** np.arange(1, 9) if t < end] + [end]:
+            kept = int((times <= decade * (1 + 1e-9)).sum())
+            error = largest_distance(trajectory[:kept], reference[:kept])
+            method = f"{name}, tolerance {factor * tolerance:.2g}"
+            yield Row(problem.name, decade, method, gradients, error, seconds)
+
+
 def load_images(archive: Path | None, count: int) -> tuple[Tensor, Tensor]:
     """Return standardised images (N, channels, H, W), float32, and one-hot targets (N, 10)."""
     if archive is None:
@@ -409,12 +448,14 @@ def power_law_problem() -> LinearProblem:
     return LinearProblem("power law 2.2, 0.35, 640 modes", rank**-2.2, rank**-0.35)
 
 
-def network_problem(inputs: Tensor, targets: Tensor, width: int) -> Problem:
-    """Return the training of a Myrtle-5 in float32."""
-    network = make_network(inputs, width)
-    loss = TrainingLoss(network, inputs, targets)
+def network_problem(
+    inputs: Tensor, targets: Tensor, width: int, dtype: torch.dtype = torch.float32
+) -> Problem:
+    """Return the training of a Myrtle-5 in the given arithmetic, from the same start."""
+    network = make_network(inputs, width).to(dtype)
+    loss = TrainingLoss(network, inputs.to(dtype), targets.to(dtype))
     theta_0 = parameters_to_vector(network.parameters()).detach().double()
-    kernel = empirical_ntk(network.double(), inputs.double())
+    kernel = empirical_ntk(make_network(inputs, width).double(), inputs.double())
     lambda_1 = float(torch.linalg.eigvalsh(kernel)[-1])
     name = f"Myrtle-5, {width} channels, {len(inputs)} images"
     return Problem(name, loss.loss_and_gradient, theta_0, lambda_1)
@@ -436,7 +477,7 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, help="CIFAR-10 python archive (default: digits)")
     parser.add_argument("--csv", type=Path, default=Path("gradient_flow.csv"))
     parser.add_argument(
-        "--parts", nargs="+", choices=("power-law", "linearised", "network"),
+        "--parts", nargs="+", choices=("power-law", "linearised", "network", "sensitivity"),
         default=("power-law", "linearised", "network"),
     )  # fmt: skip
     parser.add_argument("--images", type=int, default=32)
@@ -452,6 +493,9 @@ def main() -> None:
         "--network-peers-up-to", type=float, default=2e3,
         help="largest time to which descent and general solvers train the network",
     )  # fmt: skip
+    parser.add_argument(
+        "--sensitivity-tolerance", type=float, default=3e-4, help="of the part sensitivity"
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -460,7 +504,7 @@ def main() -> None:
         linear = []
         if "power-law" in arguments.parts:
             linear.append(power_law_problem())
-        if {"linearised", "network"} & set(arguments.parts):
+        if {"linearised", "network", "sensitivity"} & set(arguments.parts):
             inputs, targets = load_images(arguments.archive, arguments.images)
         if "linearised" in arguments.parts:
             linear.append(linearised_problem(inputs, targets, arguments.width))
@@ -474,6 +518,11 @@ def main() -> None:
                     end,
                     arguments.reference_tolerance,
                     arguments.network_peers_up_to,
+                )
+        if "sensitivity" in arguments.parts:
+            for end in arguments.network_times:
+                yield from sensitivity_rows(
+                    inputs, targets, 16, end, arguments.sensitivity_tolerance
                 )
 
     print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
