@@ -15,6 +15,7 @@ import quick_start  # noqa: F401
 
 import copy
 import itertools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +65,7 @@ from speedlimits.spectrum import (
     noise_floor,
     spectral_measure_lanczos,
 )
+from speedlimits.spectrum_torch import decomposed
 
 KINDS = {"full": "full NTK, (N C) x (N C)", "traced": "output-traced NTK, N x N"}
 
@@ -334,8 +336,42 @@ def residue(problem: Problem) -> np.ndarray:
     return delta.double().cpu().numpy()
 
 
+def solved(
+    kernel: np.ndarray, delta: np.ndarray, count: int, device: torch.device | None
+) -> tuple[np.ndarray, np.ndarray, Callable[[], np.ndarray]]:
+    """Return eigenvalues, residue projections and a call for the leading eigenvectors.
+
+    Args:
+        kernel: Theta, shape (K, K).
+        delta: residue, shape (K, columns).
+        count: number of leading eigenvectors.
+        device: a GPU, which decomposes the kernel at once if it has the memory; None is the CPU.
+    """
+    if device is not None:
+        tensors = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (kernel, delta))
+        try:
+            found = [x.cpu().numpy() for x in decomposed(*tensors, count)]
+            return found[0], found[1], lambda: found[2]
+        except torch.OutOfMemoryError:
+            print(f"{describe_device(device)} is too small for {len(kernel)} rows: on the CPU")
+    eigenvalues, projections = eigenvalues_and_projections(kernel, delta)
+    return eigenvalues, projections, lambda: leading_eigenvectors(kernel, count)[1]
+
+
+def solved_leading(kernel: np.ndarray, count: int, device: torch.device | None) -> np.ndarray:
+    """Return the leading eigenvectors alone, shape (K, count); arguments as ``solved``."""
+    if device is None:
+        return leading_eigenvectors(kernel, count)[1]
+    return solved(kernel, np.zeros((len(kernel), 1)), count, device)[2]()
+
+
 def measure(
-    kind: str, kernel: np.ndarray, start: np.ndarray | None, delta: np.ndarray, targets: np.ndarray
+    kind: str,
+    kernel: np.ndarray,
+    start: np.ndarray | None,
+    delta: np.ndarray,
+    targets: np.ndarray,
+    device: torch.device | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the spectrum of one kernel, and how it compares with the start and the targets.
 
@@ -345,19 +381,20 @@ def measure(
         start: Theta_0, or None at the start itself.
         delta: residue, shape (N, C).
         targets: y, shape (N, C).
+        device: as for ``solved``.
 
     Returns:
         eigenvalues (K,), projections (K,), alignment (), drift (), overlap ().
     """
     shape = (-1, 1) if kind == "full" else delta.shape
     announce(f"eigenvalues of the {KINDS[kind]}, of {len(kernel)} rows")
-    eigenvalues, projections = eigenvalues_and_projections(kernel, delta.reshape(shape))
+    count = min(targets.shape[1], len(kernel))
+    eigenvalues, projections, now = solved(kernel, delta.reshape(shape), count, device)
     drift, overlap = 0.0, 1.0
     if start is not None:
         drift = kernel_drift(kernel, start)
-        count = min(targets.shape[1], len(kernel))
-        now, then = (leading_eigenvectors(k, count)[1] for k in (kernel, start))
-        overlap = eigenspace_overlap(now, then)
+        then = solved_leading(start, count, device)
+        overlap = eigenspace_overlap(now(), then)
     return {
         "eigenvalues": eigenvalues,
         "projections": projections,
@@ -479,11 +516,14 @@ def main(snakemake) -> None:
         if route == "gauss_newton" and starts:
             arguments = problem, start_weights, memory_bytes, Partway(stage, "cross")
             now |= remembered(stage, "cross", partial(cross_matrix, *arguments))
+        solver = device if device.type != "cpu" else None
         for kind in KINDS:
             if kind == "full" and route == "gauss_newton":
                 compute = partial(measure_gauss_newton, now, starts, delta, targets)
             elif kind in now:
-                compute = partial(measure, kind, now[kind], starts.get(kind), delta, targets)
+                compute = partial(
+                    measure, kind, now[kind], starts.get(kind), delta, targets, solver
+                )
             else:
                 continue
             found = remembered(stage, f"spectrum_{kind}", compute)

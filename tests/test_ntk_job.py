@@ -149,3 +149,16 @@ def test_cost_model_counts_the_operations_of_dense_layers():
         3 * forward * rows + rows * weights**2 + 8 / 3 * weights**3
     )
     assert cost.quadrature == 6 * forward * samples * steps
+
+
+@pytest.mark.parametrize("kind", ("full", "traced"))
+def test_decomposing_at_once_measures_the_same(kind):
+    generator = np.random.default_rng(5)
+    delta, targets = generator.normal(size=(2, 7, 3))
+    jacobians = generator.normal(size=(2, 21 if kind == "full" else 7, 40))
+    kernel, start = (j @ j.T for j in jacobians)
+    expected = ntk.measure(kind, kernel, start, delta, targets)
+    found = ntk.measure(kind, kernel, start, delta, targets, torch.device("cpu"))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-8)

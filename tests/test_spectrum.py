@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
@@ -15,6 +16,7 @@ from scipy.stats import ortho_group
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from speedlimits import spectrum  # noqa: E402
+from speedlimits.spectrum_torch import decomposed  # noqa: E402
 
 
 def power_law_kernel(size: int, exponent: float, seed: int = 0):
@@ -246,3 +248,17 @@ def test_lanczos_quadrature_of_a_rank_deficient_kernel():
     exact = spectrum._sums(np.maximum(eigenvalues, 0.0), projections, times)
     np.testing.assert_allclose(value, exact, rtol=1e-6)
     assert np.isfinite(measure.error_estimate)
+
+
+@given(size=st.integers(2, 40), columns=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))
+def test_decomposition_on_a_device_agrees_with_the_route_of_the_cpu(size, columns, seed):
+    generator = np.random.default_rng(seed)
+    basis = np.linalg.qr(generator.normal(size=(size, size)))[0]
+    kernel = basis * np.arange(1, size + 1) ** -2.0 @ basis.T
+    residue, count = generator.normal(size=(size, columns)), min(size, 2)
+    expected = spectrum.eigenvalues_and_projections(kernel, residue)
+    found = decomposed(torch.from_numpy(kernel), torch.from_numpy(residue), count)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-9)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-9)
+    leading = spectrum.leading_eigenvectors(kernel, count)[1]
+    assert spectrum.eigenspace_overlap(found[2].numpy(), leading) == pytest.approx(1.0)

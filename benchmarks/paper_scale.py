@@ -1,0 +1,202 @@
+"""How long a configuration takes on a card: operations counted, rates measured here, quotient.
+
+    python benchmarks/paper_scale.py [--configfile configs/paper.yaml] [--archive ARCHIVE]
+        [--float32 TFLOPS] [--float64 TFLOPS] [--bandwidth TB_PER_S]
+
+No more than an open extrapolation, for planning and for whoever has no card at hand:
+
+1. Operations. f, those of one sample's forward pass, are counted by torch on the configured
+   network. A gradient takes 3 f n; kernels and quadratures take what ``kernel.spectrum_cost`` says,
+   a kernel at the start once, and one at the warm start and at the end twice (its drift needs the
+   start's again).
+2. Gradients. Steps of the learning rate take final_time / (lambda_1 * learning_rate) of them, with
+   lambda_1 measured at two small n and continued by its power of n. Gradient flow takes the number
+   given by --flow-gradients: by default 700, what README's table has for a Myrtle-5 that learns
+   features up to lambda_1 T = 2e3.
+3. Rates. Each piece is run small on this machine, and its rate divided by that of a large matrix
+   product here. The card is taken to reach the same share of its own rate. That share is the
+   weakest link: it holds for large batches and not for small ones. A dense decomposition of K rows
+   reads 8/3 K^3 bytes (half of its reduction to tridiagonal form is matrix times vector) and does
+   as many operations in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import yaml
+from snakemake.utils import update_config
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from gradient_flow import load_images
+
+from pipeline.runs import Plan
+from speedlimits.gradient import TrainingLoss
+from speedlimits.kernel import empirical_ntk, kernel_product, largest_eigenvalue, spectrum_cost
+from speedlimits.networks import MODELS, drawn_network
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = (16, 32)  # samples of the small runs
+KERNELS = 1 + 2 + 2  # start, warm start and end, the last two with the start's beside them
+# Data sheet of the NVIDIA H200 SXM (67 and 34 TFLOP/s without tensor cores, 4.8 TB/s), times 3/4,
+# which is our own choice of what can be sustained.
+CARD = {"float32": 50.0, "float64": 25.0, "bandwidth": 3.6}
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return the CPU seconds of the second of two calls."""
+    call()
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def matrix_rate(dtype: torch.dtype, size: int = 1536) -> float:
+    """Return the operations per second of a square matrix product here."""
+    a = torch.randn(size, size, dtype=dtype)
+    return 2 * size**3 / min(seconds(lambda: a @ a) for _ in range(3))
+
+
+def network_of(settings: dict, inputs: torch.Tensor, dtype: torch.dtype) -> torch.nn.Module:
+    """Return the network of run settings at a start."""
+    keys = ("width", "parameterisation", "initialisation")
+    build = MODELS[settings["model"]]
+    given = {key: settings[key] for key in keys}
+    return drawn_network(
+        lambda: build(input_shape=tuple(inputs.shape[1:]), outputs=10, **given), 0, dtype
+    )
+
+
+def shares(settings: dict, images: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    """Return piece -> its rate over that of matrix products in the same arithmetic."""
+    x, y = images[: SIZES[0]], targets[: SIZES[0]]
+    single = network_of(settings, x, torch.float32)
+    forward = forward_operations(single, x)
+    rate = {name: matrix_rate(getattr(torch, name)) for name in ("float32", "float64")}
+    weights = torch.nn.utils.parameters_to_vector(single.parameters()).detach()
+    loss = TrainingLoss(single, x, y)
+    gradient = 3 * forward * len(x) / seconds(lambda: loss.loss_and_gradient(weights))
+    cost = spectrum_cost(single, x, 10, 1)
+    rows = 10 * len(x)
+    eigen = 8 / 3 * rows**3
+    kernel = (cost.explicit - eigen) / seconds(lambda: empirical_ntk(single, x))
+    double = network_of(settings, x, torch.float64)
+    vector = torch.randn(rows, dtype=torch.float64)
+    matvec = 6 * forward * len(x) / seconds(lambda: kernel_product(double, x.double(), vector))
+    print(f"matrix products here: {rate['float32'] / 1e9:.0f} GF/s float32, "
+          f"{rate['float64'] / 1e9:.0f} GF/s float64; one thread")  # fmt: skip
+    return {
+        "gradient": gradient / rate["float32"],
+        "kernel": kernel / rate["float32"],
+        "quadrature": matvec / rate["float64"],
+    }
+
+
+def forward_operations(network: torch.nn.Module, inputs: torch.Tensor) -> int:
+    """Return f, the operations of one sample's forward pass (multiply and add = 2)."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(inputs[:1])
+    return counter.get_total_flops()
+
+
+def lambda_1_law(settings: dict, images: torch.Tensor) -> Callable[[int], float]:
+    """Return n -> lambda_1 at the start, continued from two small n by a power of n."""
+    network = network_of(settings, images, torch.float32)
+    found = [largest_eigenvalue(network, images[:n]) for n in SIZES]
+    power = math.log(found[1] / found[0]) / math.log(SIZES[1] / SIZES[0])
+    print(
+        f"lambda_1 at n = {SIZES[0]}, {SIZES[1]}: {found[0]:.4g}, {found[1]:.4g}; power {power:.2f}"
+    )
+    return lambda n: found[1] * (n / SIZES[1]) ** power
+
+
+def gradients_of(settings: dict, lambda_1: float, flow_gradients: int) -> float:
+    """Return the gradients of one run."""
+    if settings["dynamics"] == "gradient_flow":
+        return flow_gradients
+    if settings["time_unit"] == "steps":
+        return settings["final_time"]
+    rate = settings["learning_rate"]
+    rate *= 2 / lambda_1 if settings["learning_rate_unit"] == "stability_limit" else 1.0
+    unit = 1 / lambda_1 if settings["time_unit"] == "inverse_lambda_1" else 1.0
+    return settings["final_time"] * unit / rate
+
+
+def ensemble_seconds(
+    settings: dict,
+    kernel: dict,
+    inputs: torch.Tensor,
+    share: dict[str, float],
+    card: dict[str, float],
+    gradients: float,
+) -> dict[str, float]:
+    """Return piece -> seconds of one realisation on the card."""
+    n, outputs = settings["n"], 10
+    network = network_of(settings, inputs, torch.float32)
+    cost = spectrum_cost(network, inputs[:1].expand(n, *inputs.shape[1:]), outputs,
+                         kernel["quadrature_steps"])  # fmt: skip
+    training = gradients * 3 * forward_operations(network, inputs) * n
+    weights = sum(p.numel() for p in network.parameters())
+    traced = 3 * forward_operations(network, inputs) * n * outputs + n**2 * outputs * weights
+    full = outputs * n <= kernel["full_rows_limit"]
+    rows = outputs * n if full else n
+    kernels = (cost.explicit - 8 / 3 * (outputs * n) ** 3 if full else 0) + traced
+    return {
+        "training": training / (share["gradient"] * card["float32"]),
+        "kernels": KERNELS * kernels / (share["kernel"] * card["float32"]),
+        "quadrature": 0 if full else 3 * cost.quadrature / (share["quadrature"] * card["float64"]),
+        "spectra": KERNELS * 8 / 3 * rows**3 * (1 / card["bandwidth"] + 1 / card["float64"]),
+    }
+
+
+def main() -> None:
+    """Print the table of the configuration's default studies."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--configfile", type=Path, default=ROOT / "configs/paper.yaml")
+    parser.add_argument("--archive", type=Path, help="CIFAR-10 python archive, for lambda_1")
+    for name, value in CARD.items():
+        unit = "TB/s" if name == "bandwidth" else "TFLOP/s"
+        parser.add_argument(f"--{name}", type=float, default=value, help=f"of the card, {unit}")
+    parser.add_argument("--flow-gradients", type=int, default=700, help="of one gradient flow")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    update_config(config, yaml.safe_load(arguments.configfile.read_text(encoding="utf-8")))
+    images, targets = load_images(arguments.archive, SIZES[1])
+    if arguments.archive is None:  # digits enlarged to the size of CIFAR-10's images
+        images = torch.nn.functional.interpolate(images, size=(32, 32)).repeat(1, 3, 1, 1)
+    card = {name: 1e12 * getattr(arguments, name) for name in CARD}
+    plan, base = Plan(config), config["base"]
+    share = shares(base, images, targets)
+    told = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+    print(f"share of that reached by each piece: {told}")
+    lambda_1 = lambda_1_law(base, images)
+    heads = ("dynamics", "n", "gradients", "training", "kernels", "quadrature", "spectra")
+    heads += ("seconds of one realisation", "hours of all")
+    print("\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+    for dynamics in dict.fromkeys((base["dynamics"], "gradient_flow")):
+        hours = 0.0
+        for ensemble in [e for study in plan.default_studies for e in plan.studies[study]]:
+            settings = copy.deepcopy(base) | plan.settings("subset", ensemble.subset)
+            settings["dynamics"] = dynamics
+            count = gradients_of(settings, lambda_1(settings["n"]), arguments.flow_gradients)
+            pieces = ensemble_seconds(settings, config["kernel"], images, share, card, count)
+            whole = sum(pieces.values())
+            hours += ensemble.realisations * whole / 3600
+            columns = " | ".join(f"{value:.0f}" for value in pieces.values())
+            print(f"| {dynamics} | {settings['n']} | {count:.0f} | {columns} | {whole:.0f} | "
+                  f"{ensemble.realisations * whole / 3600:.2f} |")  # fmt: skip
+        print(f"| {dynamics} | all | | | | | | | {hours:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
