@@ -17,7 +17,7 @@ No more than an open extrapolation, for planning and for whoever has no card at 
    product here. The card is taken to reach the same share of its own rate. That share is the
    weakest link: it holds for large batches and not for small ones. A dense decomposition of K rows
    reads 8/3 K^3 bytes (half of its reduction to tridiagonal form is matrix times vector) and does
-   as many operations in float64.
+   as many operations in float64; products with a stored kernel read it once each.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ from speedlimits.networks import MODELS, drawn_network
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (16, 32)  # samples of the small runs
-KERNELS = 1 + 2 + 2  # start, warm start and end, the last two with the start's beside them
+MOMENTS = 3  # start, warm start and end
+KERNELS = 1 + 2 + 2  # of them, the last two with the start's beside them
 # Data sheet of the NVIDIA H200 SXM (67 and 34 TFLOP/s without tensor cores, 4.8 TB/s), times 3/4,
 # which is our own choice of what can be sustained.
 CARD = {"float32": 50.0, "float64": 25.0, "bandwidth": 3.6}
@@ -146,14 +147,19 @@ def ensemble_seconds(
                          kernel["quadrature_steps"])  # fmt: skip
     training = gradients * 3 * forward_operations(network, inputs) * n
     weights = sum(p.numel() for p in network.parameters())
-    traced = 3 * forward_operations(network, inputs) * n * outputs + n**2 * outputs * weights
+    gradients_only = 3 * forward_operations(network, inputs) * n * outputs
+    traced = gradients_only + n**2 * outputs * weights
     full = outputs * n <= kernel["full_rows_limit"]
+    stored = outputs * n <= kernel["stored_rows_limit"] and cost.stored < cost.quadrature
     rows = outputs * n if full else n
-    kernels = (cost.explicit - 8 / 3 * (outputs * n) ** 3 if full else 0) + traced
+    whole = gradients_only + (outputs * n) ** 2 * weights
+    single = KERNELS * (whole if full else traced) + (MOMENTS * whole if stored and not full else 0)
+    double = 0 if full or stored else MOMENTS * cost.quadrature
+    passes = 8 * (outputs * n) ** 2 * kernel["quadrature_steps"] * MOMENTS * (stored and not full)
     return {
         "training": training / (share["gradient"] * card["float32"]),
-        "kernels": KERNELS * kernels / (share["kernel"] * card["float32"]),
-        "quadrature": 0 if full else 3 * cost.quadrature / (share["quadrature"] * card["float64"]),
+        "kernels": single / (share["kernel"] * card["float32"]),
+        "quadrature": double / (share["quadrature"] * card["float64"]) + passes / card["bandwidth"],
         "spectra": KERNELS * 8 / 3 * rows**3 * (1 / card["bandwidth"] + 1 / card["float64"]),
     }
 

@@ -82,12 +82,14 @@ def kernels(
         partway: where the sum is kept.
 
     Returns:
-        "traced" (N, N), and with the route "kernel" the "full" one (N C, N C), float64.
+        "traced" (N, N), and with the routes "kernel" and "stored" the "full" one (N C, N C),
+        float64.
     """
     network, inputs = problem.network, problem.inputs
     print(f"route {choose_route(network)}")
     count = problem.targets.shape[1]
-    rows = len(inputs) * (count if route == "kernel" else 1)
+    whole = route in ("kernel", "stored")
+    rows = len(inputs) * (count if whole else 1)
     progress = Progress(1.0)
     kept = partway.load()
 
@@ -99,13 +101,13 @@ def kernels(
     theta = empirical_ntk(
         network,
         inputs,
-        traced=route != "kernel",
+        traced=not whole,
         memory_bytes=memory_bytes + 8 * rows**2,
         on_progress=lambda share: progress.update(share, lambda: f"of the kernel of {rows} rows"),
         start_from=kept and PartialKernel(int(kept["done"]), torch.from_numpy(kept["kernel"])),
         on_part=on_part,
     )
-    if route != "kernel":
+    if not whole:
         return {"traced": theta.cpu().numpy()}
     full = theta
     return {"full": full.cpu().numpy(), "traced": trace_outputs(full, count).cpu().numpy()}
@@ -116,11 +118,12 @@ def choose_spectrum_route(problem: Problem, settings: dict) -> str:
 
     Args:
         problem: network, inputs and targets.
-        settings: ``full_rows_limit``, ``quadrature_steps``.
+        settings: ``full_rows_limit``, ``stored_rows_limit``, ``quadrature_steps``.
 
     Returns:
         "kernel" or "gauss_newton", the cheaper of those that fit the memory, which both give every
-        eigenvalue; "quadrature", which gives sums only, if neither fits.
+        eigenvalue. If neither fits, "stored" or "quadrature", which give sums only: by products
+        with the kernel where it may be formed and that is cheaper, or without it.
     """
     samples, outputs = problem.targets.shape
     rows, limit = samples * outputs, settings["full_rows_limit"]
@@ -132,17 +135,20 @@ def choose_spectrum_route(problem: Problem, settings: dict) -> str:
     allowed["gauss_newton"] = weights < rows and 5 * weights**2 <= 4 * room**2
     costs = {"kernel": cost.explicit, "gauss_newton": cost.gauss_newton}
     usable = [name for name, fits in allowed.items() if fits]
-    route = min(usable, key=costs.get, default="quadrature")
+    stored = rows <= settings["stored_rows_limit"] and cost.stored < cost.quadrature
+    route = min(usable, key=costs.get, default="stored" if stored else "quadrature")
     above = "" if allowed["kernel"] else f" (above kernel.full_rows_limit = {limit})"
     reason = {
         "kernel": "the kernel, explicitly",
         "gauss_newton": "the Gauss-Newton matrix J^T J, which has all non-zero eigenvalues",
+        "stored": "sums by quadrature on the kernel, eigenvalues of the output-traced one only",
         "quadrature": "sums by quadrature, eigenvalues of the output-traced kernel only",
     }
     print(
         f"full kernel of {rows} rows{above}, {weights} weights: {cost.explicit:.2g} operations "
-        f"explicitly, {cost.gauss_newton:.2g} by the Gauss-Newton matrix, {cost.quadrature:.2g} by "
-        f"{settings['quadrature_steps']} matrix-free products; taken: {reason[route]}"
+        f"explicitly, {cost.gauss_newton:.2g} by the Gauss-Newton matrix; by "
+        f"{settings['quadrature_steps']} products {cost.quadrature:.2g} matrix-free, "
+        f"{cost.stored:.2g} with the kernel formed; taken: {reason[route]}"
     )
     return route
 
@@ -263,18 +269,23 @@ def measure_gauss_newton(
 
 
 def quadrature(
-    problem: Problem, settings: dict, delta: np.ndarray, partway: Partway
+    problem: Problem,
+    settings: dict,
+    delta: np.ndarray,
+    partway: Partway,
+    kernel: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the nodes and weights that stand for the full kernel's spectrum in every sum.
 
-    Products are taken in float64: in float32 the sums stall at 1e-3 to 1e-2, for as much time
-    (benchmarks/spectrum.py).
+    Products are those of the kernel, or of Jacobians without one, which are taken in float64: in
+    float32 the sums stall at 1e-3 to 1e-2, for as much time (benchmarks/spectrum.py).
 
     Args:
         problem: network and inputs.
         settings: ``quadrature_steps``.
         delta: residue, shape (N, C).
         partway: where the basis is kept.
+        kernel: the full kernel (N C, N C), float64, if it is formed.
 
     Returns:
         The fields of ``SpectralMeasure``.
@@ -284,14 +295,19 @@ def quadrature(
         *(kept[name] for name in LanczosState._fields[:-1]), float(kept["scale"])
     )
     steps = min(settings["quadrature_steps"], delta.size)
-    network, inputs = copy.deepcopy(problem.network).double(), problem.inputs.double()
+    device = problem.inputs.device
+    if kernel is None:
+        network, inputs = copy.deepcopy(problem.network).double(), problem.inputs.double()
+        multiply = partial(kernel_product, network, inputs)
+    else:
+        multiply = partial(torch.mv, torch.from_numpy(kernel).to(device))
+    what = "Jacobian products" if kernel is None else "products with the kernel"
     progress = Progress(steps)
     done = itertools.count(1 + (len(start_from.diagonal) if start_from else 0))
 
     def product(vector: np.ndarray) -> np.ndarray:
-        tensor = torch.from_numpy(vector).to(inputs.device)
-        result = kernel_product(network, inputs, tensor).cpu().numpy()
-        progress.update(next(done), lambda: "Jacobian products")
+        result = multiply(torch.from_numpy(vector).to(device)).cpu().numpy()
+        progress.update(next(done), lambda: what)
         return result
 
     found = spectral_measure_lanczos(
@@ -495,8 +511,10 @@ def main(snakemake) -> None:
         if moment != "start":
             parts["manifest"] = file_digest(snakemake.input.manifest)
             parts["snapshot"] = snapshot
+            # Of the start's full kernel a quadrature needs nothing.
+            start_route = "quadrature" if route == "stored" else route
             starts = everything(
-                problem, route, targets, memory_bytes, stage_folder(parts), "_start"
+                problem, start_route, targets, memory_bytes, stage_folder(parts), "_start"
             )
             run = read_snapshots(snakemake.input.manifest)
             time = float(run["time"][snapshot])
@@ -509,10 +527,18 @@ def main(snakemake) -> None:
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
         delta = residue(problem)
         stage = stage_folder(parts)
-        if route == "quadrature":
-            compute = partial(quadrature, problem, settings, delta, Partway(stage, "quadrature"))
-            variables |= quadrature_described(remembered(stage, "quadrature", compute))
         now = everything(problem, route, targets, memory_bytes, stage, "")
+        if route in ("stored", "quadrature"):
+            arguments = (
+                problem,
+                settings,
+                delta,
+                Partway(stage, "quadrature"),
+                now.pop("full", None),
+            )
+            found = remembered(stage, "quadrature", partial(quadrature, *arguments))
+            del arguments
+            variables |= quadrature_described(found)
         if route == "gauss_newton" and starts:
             arguments = problem, start_weights, memory_bytes, Partway(stage, "cross")
             now |= remembered(stage, "cross", partial(cross_matrix, *arguments))

@@ -154,6 +154,7 @@ BAD = [
     ("kernel.memory_gb", 0, ["at least 0.05"]),
     ("kernel.memory_gb", math.nan, ["is nan"]),
     ("kernel.full_rows_limit", 0, ["at least 1"]),
+    ("kernel.stored_rows_limit", 0, ["at least 1"]),
     ("kernel.quadrature_steps", 1, ["at least 2"]),
     ("fit.first_rank", 1, ["greater than 1"]),
     ("fit.last_rank_fraction", 0, ["greater than 0"]),

@@ -21,7 +21,8 @@ SETTINGS = {
     "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
     "relative_tolerance": 1e-3, "learning_rate": 0.5, "learning_rate_unit": "stability_limit",
     "final_time": 100, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
-    "snapshots_per_decade": 4, "full_rows_limit": 1000, "quadrature_steps": 10,
+    "snapshots_per_decade": 4, "full_rows_limit": 1000, "stored_rows_limit": 1,
+    "quadrature_steps": 10,
 }  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def test_networks_of_few_weights_move_away_from_the_start_alike_by_both_routes(
     _, _, found = trained(**small)
     assert "taken: the Gauss-Newton matrix" in (tmp_path / "job.log").read_text()
     monkeypatch.setattr(
-        ntk, "spectrum_cost", lambda *_: Cost(explicit=0.0, gauss_newton=1.0, quadrature=1.0)
+        ntk, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=1.0)
     )
     _, _, explicit = trained(**small)
     assert "taken: the kernel, explicitly" in (tmp_path / "job.log").read_text()

@@ -21,7 +21,7 @@ SETTINGS = {
     "label_noise": 0, "output_scale": 1, "subtract_start": False,
     "model": "fully_connected", "depth": 3, "width": 12, "parameterisation": "ntk",
     "initialisation": "he", "targets": "one_hot", "precision": "float64", "moment": "start",
-    "full_rows_limit": 1000, "quadrature_steps": 150, "test_count": 1700,
+    "full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 150, "test_count": 1700,
 }  # fmt: skip
 
 
@@ -45,16 +45,22 @@ def spectrum(job):
     return run
 
 
+@pytest.mark.parametrize("stored", (False, True))
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_matrix_free_quadrature_gives_the_sums_of_the_explicit_kernel(
-    spectrum, tmp_path, precision, tolerance
+def test_quadrature_gives_the_sums_of_the_explicit_kernel(
+    spectrum, monkeypatch, tmp_path, precision, tolerance, stored
 ):
     explicit = spectrum(precision=precision)
     assert "eigenvalues_quadrature" not in explicit
     assert "explicitly" in (tmp_path / "job.log").read_text()
-    free = spectrum(precision=precision, full_rows_limit=199)
+    limits = {"full_rows_limit": 199, "stored_rows_limit": 200 if stored else 199}
+    monkeypatch.setattr(
+        ntk, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=0.0)
+    )
+    free = spectrum(precision=precision, **limits)
     assert "eigenvalues_full" not in free
-    assert "sums by quadrature" in (tmp_path / "job.log").read_text()
+    told = "sums by quadrature on the kernel" if stored else "sums by quadrature, eigenvalues"
+    assert told in (tmp_path / "job.log").read_text()
     eigenvalues = explicit["eigenvalues_full"].values
     times = np.logspace(-1, 4, 30) / eigenvalues[0]
     found, wanted = (
@@ -74,7 +80,7 @@ def test_gauss_newton_route_gives_the_spectrum_of_the_explicit_kernel(
     found = spectrum(**small)
     assert "taken: the Gauss-Newton matrix" in (tmp_path / "job.log").read_text()
     monkeypatch.setattr(
-        ntk, "spectrum_cost", lambda *_: Cost(explicit=0.0, gauss_newton=1.0, quadrature=1.0)
+        ntk, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=1.0)
     )
     explicit = spectrum(**small)
     assert "taken: the kernel, explicitly" in (tmp_path / "job.log").read_text()

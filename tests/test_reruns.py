@@ -218,6 +218,7 @@ EXPECTED = {
     "warm_start.test_accuracy": (0.2, {"warm_start", "reproduction"}, NOTHING),
     "kernel.memory_gb": (1.5, NOTHING, NOTHING),
     "kernel.full_rows_limit": (100, KERNELS, NOTHING),
+    "kernel.stored_rows_limit": (100, KERNELS, NOTHING),
     "kernel.quadrature_steps": (50, KERNELS, NOTHING),
     "fit.first_rank": (3, {"exponents"}, NOTHING),
     "fit.last_rank_fraction": (0.4, {"exponents"}, NOTHING),

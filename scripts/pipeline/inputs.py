@@ -184,7 +184,8 @@ def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any, int], int]:
     """Return a function from wildcards and attempt to the memory of an NTK job.
 
     Two kernels of (n C)^2 float64 are alive (start and now), and the eigenvalue solver works on
-    copies of one; 1000 MB hold Python, torch and the data. A retry (profiles/slurm) gets more by
+    copies of one; above ``full_rows_limit`` they are output-traced, and beside them one full kernel
+    may be stored. 1000 MB hold Python, torch and the data. A retry (profiles/slurm) gets more by
     the number of the attempt.
     """
 
@@ -195,9 +196,11 @@ def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any, int], int]:
     def megabytes(wildcards: Any, attempt: int) -> int:
         count = outputs(wildcards.dataset)
         rows = plan.settings("subset", wildcards.subset)["n"] * count
-        if rows > config["kernel"]["full_rows_limit"]:
+        kernel, stored = config["kernel"], 0
+        if rows > kernel["full_rows_limit"]:
+            stored = rows * (rows <= kernel["stored_rows_limit"])
             rows //= count
-        needed = 1000 + 1000 * config["kernel"]["memory_gb"] + 4 * 8e-6 * rows**2
+        needed = 1000 + 1000 * kernel["memory_gb"] + 8e-6 * (4 * rows**2 + stored**2)
         return int(attempt * needed)
 
     return megabytes

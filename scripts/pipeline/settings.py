@@ -51,7 +51,7 @@ class Uses(NamedTuple):
 
 
 NETWORK = ("dataset", "subset", "network")
-KERNEL = ("seed", "kernel.full_rows_limit", "kernel.quadrature_steps")
+KERNEL = ("seed", "kernel.full_rows_limit", "kernel.stored_rows_limit", "kernel.quadrature_steps")
 STATISTICS = ("seed", "statistics.confidence", "statistics.resamples")
 RULES = {
     "prepare": Uses("prepare.py", ("dataset",)),

@@ -60,26 +60,29 @@ def choose_route(network: nn.Module) -> Route:
 
 
 class Cost(NamedTuple):
-    """Floating-point operations of three ways to the sums over the full kernel's spectrum."""
+    """Floating-point operations of four ways to the sums over the full kernel's spectrum."""
 
     explicit: float
     gauss_newton: float
     quadrature: float
+    stored: float
 
 
 def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) -> Cost:
-    """Return the operations of explicit spectra and of a matrix-free Lanczos quadrature.
+    """Return the operations of explicit spectra and of Lanczos quadratures.
 
     With K = N C rows, P weights and f operations of one sample's forward pass:
 
         explicit     = 3 f N C + K^2 P + (8/3) K^3,
         gauss_newton = 3 f N C + K P^2 + (8/3) P^3,
-        quadrature   = 6 f N m.
+        quadrature   = 6 f N m,
+        stored       = 3 f N C + K^2 P + 2 K^2 m.
 
     Explicit: C reverse passes per sample, the lower half of J J^T, two tridiagonal reductions
     (all eigenvalues; leading eigenvectors). Gauss-Newton: the same with J^T J, which has all
     non-zero eigenvalues where P < K. Quadrature: m products, each a forward, a reverse and a
-    forward-mode pass, which take about f, 2 f and 3 f. Derived here; a guide, not a timing.
+    forward-mode pass, which take about f, 2 f and 3 f. Stored: m products with the kernel, once it
+    is formed. Derived here; a guide, not a timing.
 
     Args:
         network: maps inputs (N, ...) to outputs (N, C).
@@ -98,7 +101,9 @@ def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) 
     gradients = 3 * forward * rows
     explicit = gradients + rows**2 * weights + 8 / 3 * rows**3
     gauss_newton = gradients + rows * weights**2 + 8 / 3 * weights**3
-    return Cost(float(explicit), float(gauss_newton), float(6 * forward * samples * steps))
+    quadrature = 6 * forward * samples * steps
+    stored = gradients + rows**2 * (weights + 2 * steps)
+    return Cost(float(explicit), float(gauss_newton), float(quadrature), float(stored))
 
 
 def empirical_ntk(
