@@ -188,6 +188,16 @@ def test_presets_plan_on_any_machine(tmp_path, preset):
     assert ("download" in found) == (preset != "demo")
 
 
+def test_flow_lies_over_another_preset(tmp_path):
+    folder = checkout(tmp_path)
+    process = snakemake(folder, "-n", configfile=folder / "configs/paper.yaml")
+    presets = ["--configfile", "configs/paper.yaml", "configs/flow.yaml"]
+    laid = snakemake(folder, "-n", *presets, configfile=None)
+    assert planned(laid) == planned(process)
+    assert "gradient_flow-" in laid.stdout + laid.stderr
+    assert "gradient_descent-" not in laid.stdout + laid.stderr
+
+
 # import name -> conda package, where they differ
 CONDA_NAMES = {"torch": "pytorch", "sklearn": "scikit-learn", "ot": "pot", "requests": "pooch"}
 
