@@ -1,10 +1,15 @@
 """Plan of runs, seeds, code digest, stores with their integrity."""
 
+import os
+import platform
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import ROOT
 
 from pipeline import code_digest as cd
 from pipeline.runs import Plan
@@ -194,3 +199,38 @@ def test_missing_store_is_named(stored):
     shutil.rmtree(store)
     with pytest.raises(IntegrityError, match="is missing; delete"):
         read_snapshots(manifest)
+
+
+FAULTS = """
+import resource, sys
+import torch
+from pipeline.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.zeros(20, 2**18)  # 20 MiB, as an activation
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_reused():
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    command = [sys.executable, "-c", FAULTS]
+    kept, given_back = (
+        int(
+            subprocess.run(
+                [*command, word], env=environment, capture_output=True, check=True
+            ).stdout
+        )
+        for word in ("keep", "plain")
+    )
+    pages = 20 * 20 * 2**20 // resource.getpagesize()
+    assert kept < pages / 100
+    assert kept < given_back / 10 or given_back < pages / 100  # a C library that keeps it by itself
