@@ -16,6 +16,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from speedlimits import kernel, kernel_sequential, networks  # noqa: E402
+from speedlimits.ensembles import EnsembleLoss  # noqa: E402
 
 SAMPLES, OUTPUTS, SHAPE = 7, 3, (3, 8, 8)
 OPTIONS = {"fully_connected": {"depth": 3}, "residual_network": {"depth": 2}}
@@ -363,6 +364,40 @@ def test_foreign_networks_take_the_general_route_and_say_why():
     assert relative_error(kernel.empirical_ntk(network, x), j @ j.T) < 1e-12
 
 
+class Gated(nn.Module):
+    """A weight without an axis (a learnt gate), and one registered at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(12, 12, bias=False)
+        self.second, self.readout = self.first, nn.Linear(12, 2)
+        self.gate = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape (N, 2)."""
+        return self.readout(self.gate * torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def test_weights_without_an_axis_and_shared_ones_enter_the_kernel():
+    torch.manual_seed(0)
+    network, x = Gated().double(), torch.randn(5, 12, dtype=torch.float64)
+    rows = [
+        torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(f, list(network.parameters()), retain_graph=True)
+            ]
+        )
+        for f in network(x).flatten()
+    ]
+    j = torch.stack(rows)
+    full, traced = j @ j.T, kernel.trace_outputs(j @ j.T, 2)
+    assert relative_error(kernel.empirical_ntk(network, x), full) < 1e-12
+    assert relative_error(kernel.empirical_ntk(network, x, traced=True), traced) < 1e-12
+    wide = EnsembleLoss([network, network], x, torch.zeros(5, 2)).weights
+    assert torch.equal(wide[1], torch.nn.utils.parameters_to_vector(network.parameters()))
+
+
 @pytest.mark.parametrize(
     ("layers", "reason"),
     [
@@ -372,7 +407,7 @@ def test_foreign_networks_take_the_general_route_and_say_why():
             "pool",
         ),
         ([nn.Flatten(2), networks.ScaledLinear(64, 3, 1, "ntk")], "Flatten"),
-        ([networks.ScaledLinear(3, 3, 1, "ntk")] * 2, "twice"),
+        ([networks.ScaledLinear(3, 3, 1, "ntk")] * 2, "share"),
     ],
 )
 def test_chains_without_structure_say_why(layers, reason):

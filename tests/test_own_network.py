@@ -536,6 +536,20 @@ class Tied(nn.Module):
     def forward(self, x):
         return self.last(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
 
+class Again(nn.Module):
+    # one module under two names, with a buffer, and a weight without an axis
+    def __init__(self, size, outputs):
+        super().__init__()
+        self.first = nn.Linear(size, size)
+        self.first.register_buffer("factor", torch.tensor(1.5))
+        self.body = nn.Sequential(self.first, nn.Tanh(), self.first)
+        self.gate, self.last = nn.Parameter(torch.tensor(0.3)), nn.Linear(size, outputs)
+    def forward(self, x):
+        return self.last(self.gate * torch.tanh(self.first.factor * self.body(x.flatten(1))))
+
+def again(*, input_shape, outputs):
+    return Again(math.prod(input_shape), outputs)
+
 def tied(*, input_shape, outputs):
     return Tied(math.prod(input_shape), outputs)
 
@@ -549,7 +563,7 @@ def chain(*, input_shape, outputs):
 """
 
 
-@pytest.mark.parametrize("factory", ["tied", "chain"])
+@pytest.mark.parametrize("factory", ["tied", "chain", "again"])
 def test_one_parameter_at_two_places_has_the_kernel_of_one_weight(module, factory):
     network = drawn(module(TIED), factory)
     assert choose_route(network).name == "torch_func"
@@ -557,6 +571,10 @@ def test_one_parameter_at_two_places_has_the_kernel_of_one_weight(module, factor
     torch.testing.assert_close(
         kernel, finite_difference_kernel(network, INPUTS), rtol=1e-6, atol=1e-7
     )
+    # Derivatives leave the network as it was.
+    assert all(isinstance(p, torch.nn.Parameter) for p in network.parameters())
+    again = empirical_ntk(network, INPUTS, route="torch_func")
+    torch.testing.assert_close(again, kernel, rtol=0, atol=0)
     # Training moves both places together.
     targets = torch.zeros(len(INPUTS), 2, dtype=torch.float64)
     loss = TrainingLoss(network, INPUTS, targets)
@@ -669,7 +687,8 @@ def test_starts_of_own_networks_have_no_known_distribution():
     variances, ranges = json.dumps({"0.weight": 1.0}), json.dumps({"0.weight": [0, 9]})
     attributes = {"start_variances": variances, "parameter_ranges": ranges}
     own = {"model": "mine:f", "model_arguments": {}}
-    for config, known in ((own, False), ({"model": "myrtle5", "initialisation": "he"}, True)):
+    built_in = {"model": "myrtle5", "initialisation": "he", "subtract_start": False}
+    for config, known in ((own, False), (built_in, True)):
         run = xr.Dataset(attrs=attributes | {"config": json.dumps(config)})
         assert (speed_limit.start_distribution(run) is not None) == known
 

@@ -10,7 +10,9 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state, vmap
+
+from speedlimits import functional
 
 
 class EnsembleLoss:
@@ -63,7 +65,7 @@ class EnsembleLoss:
     @property
     def weights(self) -> Tensor:
         """Stacked weights at the start, shape (R, P), in the order of ``parameters_to_vector``."""
-        return torch.cat([w.detach().flatten(1) for w in self._weights.values()], dim=1)
+        return torch.cat([w.detach().reshape(len(w), -1) for w in self._weights.values()], dim=1)
 
     def losses_and_gradients(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return L_r (R,), summed in float64, and their gradients, shape and dtype of the weights.
@@ -89,4 +91,4 @@ class EnsembleLoss:
 
     def _outputs(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         """Return f(x) of one network."""
-        return functional_call(self._network, (weights, buffers), (x,))
+        return functional.call(self._network, weights | buffers, x)

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, jvp, vmap
+from torch.func import jacrev, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from speedlimits import kernel_sequential
+from speedlimits import functional, kernel_sequential
 from speedlimits.attention import plain_attention
 from speedlimits.kernel_sequential import PartialKernel
 
@@ -280,7 +280,7 @@ def _forward(
     network: nn.Module, buffers: dict[str, Tensor], x: Tensor, parameters: dict[str, Tensor]
 ) -> Tensor:
     """Return f(x) at the given weights."""
-    return functional_call(network, (parameters, buffers), (x,))
+    return functional.call(network, parameters | buffers, x)
 
 
 def _leading_ritz_value(
@@ -437,7 +437,8 @@ def _jacobian_block(network: nn.Module, inputs: Tensor, traced: bool) -> list[Te
 
     with plain_attention():
         jacobian = vmap(jacrev(sample_output), (None, 0))(parameters, inputs)
-    return [j.flatten(1) if traced else j.flatten(2).flatten(0, 1) for j in jacobian.values()]
+    rows = len(inputs) if traced else len(inputs) * next(iter(jacobian.values())).shape[1]
+    return [j.reshape(rows, -1) for j in jacobian.values()]  # a weight may have no axis
 
 
 def _inner_products(left: list[Tensor], right: list[Tensor], dtype: torch.dtype) -> Tensor:

@@ -6,8 +6,9 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
+from speedlimits import functional
 from speedlimits.attention import plain_attention
 
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
@@ -151,7 +152,7 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     part = inputs[:2].to(next(iter(parameters.values())))
 
     def summed(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(network, (weights, buffers), (x,)).sum()
+        return functional.call(network, weights | buffers, x).sum()
 
     total = network(part).sum()
     if not total.requires_grad:
