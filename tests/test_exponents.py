@@ -84,6 +84,23 @@ def test_projections_without_scatter_give_their_exponent_exactly():
     assert [found.low, found.exponent, found.high] == pytest.approx([0.5] * 3, abs=1e-9)
 
 
+def test_a_realisation_without_projections_leaves_an_exact_law():
+    """An average that follows the law exactly is fitted as it is, with a zero in it."""
+    values = np.tile(np.arange(1, 401.0) ** -0.5, (3, 1))
+    values[1] = 0.0
+    found = fit(values, 2, 200, scattered=True)
+    assert found.exponent == pytest.approx(0.5, abs=0.01)
+    assert np.all(np.isfinite(found))
+
+
+@pytest.mark.parametrize("scattered", [True, False])
+def test_values_that_are_not_finite_are_refused(scattered):
+    values = np.tile(np.arange(1, 401.0) ** -0.5, (3, 1))
+    values[1, 30] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        fit(values, 2, 200, scattered=scattered)
+
+
 def test_weights_beat_an_unweighted_fit_of_single_projections():
     k = np.arange(1, 641.0)
     weighted, bare = [], []

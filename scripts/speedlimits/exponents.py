@@ -138,7 +138,9 @@ def fit_exponent(
     eigenvalues), whose number ``squares_per_rank`` measures, and tau^2 the misfit of the law
     itself, by the method of moments (DerSimonian, Laird 1986). The interval is the percentile
     bootstrap over realisations and, inside each resample, over bins (pairs bootstrap: it holds
-    whatever the misfit looks like).
+    whatever the misfit looks like). Scatter that is independent in ranks and realisations enters
+    by both, and the interval is then too wide, by up to sqrt 2; where realisations are alike it
+    enters once.
 
     Args:
         values: lambda_k or Delta_k^2 per realisation, shape (R, K), rank 1 first, positive in the
@@ -155,9 +157,12 @@ def fit_exponent(
         The fit.
 
     Raises:
-        ValueError: if the window holds too few bins or a bin average is not positive.
+        ValueError: if the window holds too few bins, a value that is not finite, or a bin average
+            that is not positive.
     """
     values = np.atleast_2d(np.asarray(values, float))
+    if not np.all(np.isfinite(values[:, first - 1 : last])):
+        raise ValueError("a value in the fit window is not finite; look into the kernel's log")
     # ln lambda_k is averaged itself, so that a pure power law is recovered exactly.
     geometric = not scattered
     if geometric and np.any(values[:, first - 1 : last] <= 0):
@@ -172,8 +177,9 @@ def fit_exponent(
     if not geometric and np.any(bins.averages.mean(axis=0) <= 0):
         raise ValueError("an average in the fit window is not positive; shorten the window")
     squares = math.inf if geometric else squares_per_rank(values, first, bins)
-    if not geometric and squares > EXACT_SQUARES:  # a law without scatter, of a dialled spectrum
-        geometric = True
+    exact = not geometric and squares > EXACT_SQUARES
+    if exact and np.all(values[:, first - 1 : last] > 0):
+        geometric = True  # a law without scatter, of a dialled spectrum
         with np.errstate(divide="ignore", invalid="ignore"):
             bins = log_bins(np.log(values), first, last, bins_per_decade)
     x = bins.log_rank
