@@ -139,6 +139,11 @@ def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
     ]
 
 
+def noisy(row: pd.Series) -> bool:
+    """Return whether T/T_SL of a row is a lower bound: Langevin dynamics at a temperature."""
+    return row.get("dynamics") == "langevin" and row.get("temperature", 1) != 0
+
+
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
@@ -152,12 +157,11 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
             continue
         kinds = {"inefficiency": "T/T_SL", "kinematic_inefficiency": "kinematic inefficiency"}
         name = next((n for n in kinds if math.isfinite(row[n])), None)
-        noisy = row.get("dynamics") == "langevin" and row.get("temperature", 1) != 0
         if name is None:
-            why = "no bound (see the column note)" if noisy else "the loss has not dropped"
+            why = "no bound (see the column note)" if noisy(row) else "the loss has not dropped"
             lines.append(f"- {label}, {row['start']} start: {why}.")
             continue
-        kinds["inefficiency"] = "T/T_SL at least" if noisy else "T/T_SL"
+        kinds["inefficiency"] = "T/T_SL at least" if noisy(row) else "T/T_SL"
         text = f"{kinds[name]} {interval(row, name, confidence)}"
         predicted = row["inefficiency_predicted"]
         if name == "inefficiency" and math.isfinite(predicted):
@@ -179,8 +183,7 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         found = geometric_mean(group["prediction_ratio"], confidence)
         if found["points"] > 1:
             label = f"{name_of(group.iloc[0], axes)}, {start} start"
-            langevin = group.iloc[0].get("dynamics") == "langevin"
-            rows.append(found | {"label": label, "langevin": langevin})
+            rows.append(found | {"label": label, "noisy": noisy(group.iloc[0])})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p})
@@ -188,7 +191,7 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         verdict = "no evidence of a difference"
         if p <= 1 - confidence:
             faster = "below the prediction, as a lower bound may be"
-            faster = faster if row["langevin"] else "faster than predicted"
+            faster = faster if row["noisy"] else "faster than predicted"
             verdict = "slower than predicted" if row["mean"] > 1 else faster
         lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}).")
     return lines

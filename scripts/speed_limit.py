@@ -122,11 +122,18 @@ def temperature_of(runs: list[xr.Dataset]) -> float:
 
 
 def start_distribution(run: xr.Dataset) -> StartDistribution | None:
-    """Return the distribution of a run's starts, None where it is not known: of own networks."""
+    """Return the distribution of a run's starts, None where it is not known: of own networks.
+
+    None too where outputs of the start are subtracted: every start then has a loss of its own,
+    under which it is the only one, and the ensemble has no free energy.
+    """
     variances = json.loads(run.attrs["start_variances"])
     ranges = json.loads(run.attrs["parameter_ranges"])
-    initialisation = json.loads(run.attrs["config"]).get("initialisation")
+    settings = json.loads(run.attrs["config"])
+    initialisation = settings.get("initialisation")
     if initialisation is None or not np.all(np.isfinite(list(variances.values()))):
+        return None
+    if settings["subtract_start"]:
         return None
     gaussian = initialisation == "he"
     sizes = [ranges[name][1] - ranges[name][0] for name in variances]
@@ -139,8 +146,9 @@ def nothing_bounded(start: int, distribution: StartDistribution | None, realisat
         return "the distribution at the warm start, and so its entropy, is not known"
     if distribution is None:
         return (
-            "how its starts are distributed is not known (own networks), or weights have a fixed "
-            "start, whose entropy is minus infinity"
+            "how its starts are distributed is not known (own networks), weights have a fixed "
+            "start, whose entropy is minus infinity, or every start has a loss of its own "
+            "(subtract_start)"
         )
     known = int(distribution.sizes.min()) * realisations
     if known < LEAST_WEIGHTS:
@@ -265,7 +273,7 @@ def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int
     """Return the rows of realisation r."""
     one, kernel = averaged(found, r), averaged(guess, r)
     if "law" in found and nothing_bounded(0, found["law"], 1):
-        one |= {"descent": np.full(len(one["time"]), np.nan)}
+        one |= dict.fromkeys(("descent", "descent_most"), np.full(len(one["time"]), np.nan))
     table = {
         "realisation": str(r),
         "time": one["time"],

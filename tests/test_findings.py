@@ -7,6 +7,7 @@ from findings import (
     findings,
     noise_sentence,
     outcome_lines,
+    prediction_lines,
     regime_lines,
     transport_sentence,
 )
@@ -235,5 +236,11 @@ def test_lower_bounds_at_a_temperature_are_called_so():
     lines = outcome_lines(table, {"temperature": [0.0, 0.1, 0.2]}, 0.95)
     assert [("T/T_SL at least" in line) for line in lines] == [False, True, False, False]
     assert "no bound" in lines[2] and "T/T_SL 3" in lines[3]
+    runs = [
+        row | {"realisation": str(r), "ensemble": f"t{t}", "prediction_ratio": 0.5 + 0.01 * r}
+        | {"dynamics": "langevin", "temperature": t} for t in (0.0, 0.1) for r in range(5)
+    ]  # fmt: skip
+    cold, warm = prediction_lines(pd.DataFrame(runs), {"temperature": [0.0, 0.1]}, 0.95)
+    assert "faster than predicted" in cold and "as a lower bound may be" in warm
     assert "lower bound" in noise_sentence(table)[0]
     assert noise_sentence(table.iloc[3:]) == []

@@ -253,6 +253,45 @@ def test_what_cannot_be_bounded_says_why():
     assert "minus infinity" in speed_limit.nothing_bounded(0, None, 3)
 
 
+def test_runs_with_a_loss_each_have_no_bound_at_a_temperature(trained):
+    """With the start's outputs subtracted every start has a loss, hence a free energy, of its own.
+
+    The spectrum at the start then holds nothing of the starts' spread, which the linearised network
+    takes off.
+    """
+    changes = LANGEVIN | {"subtract_start": True, "final_time": 5}
+    runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(2)]
+    found = speed_limit.measured(runs, 0)
+    assert found["law"] is None
+    assert "subtract_start" in speed_limit.nothing_bounded(0, found["law"], 2)
+    for name in ("transport2", "descent"):
+        assert np.isnan(found[name]).all(), name
+    kernel = xr.Dataset(
+        {
+            "eigenvalues_full": ("k", [1.0, 0.1]),
+            "residue_projections_full": ("k", [1.0, 1.0]),
+            "noise_floor_full": 1e-12,
+        }
+    )
+    guess = speed_limit.predicted_at_temperature([kernel] * 2, "full", found, 0)
+    assert np.isnan(guess["transport2"]).all() and np.isnan(guess["descent"]).all()
+    cold = [trained(only_train=True, **changes | {"temperature": 0.0})]
+    assert np.isfinite(speed_limit.measured(cold, 0)["transport2"]).all()
+
+
+def test_moments_of_few_weights_bound_nothing_from_either_side(trained):
+    changes = LANGEVIN | {"final_time": 5, "depth": 2, "width": 1}
+    runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(4)]
+    found = speed_limit.measured(runs, 0)
+    guess = {name: np.nan * found["drop"] for name in speed_limit.SAMPLED} | {"time": found["time"]}
+    row = speed_limit.run_table(found, guess, 1)  # its output layer has 10 weights, four runs 40
+    for name in ("free_energy_drop_least", "free_energy_drop_most", "speed_limit_time"):
+        assert row[name].isna().all(), name
+    settings = {"seed": 1, "confidence": 0.95, "resamples": 100}
+    whole = speed_limit.ensemble_table(found, guess, settings, "cold")
+    assert np.isfinite(whole["free_energy_drop_most"]).all()
+
+
 def test_langevin_step_at_the_limit_is_refused(trained, capsys):
     with pytest.raises(SystemExit):
         trained(**LANGEVIN | {"learning_rate": 1.0})
