@@ -21,7 +21,8 @@ SETTINGS = {
     "initialisation": "he", "targets": "real", "precision": "float64", "output_scale": 1,
     "subtract_start": True, "dynamics": "gradient_flow", "relative_tolerance": 0.002,
     "final_time": 1000, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
-    "snapshots_per_decade": 4, "seed": 5, "full_rows_limit": 20000, "quadrature_steps": 160,
+    "snapshots_per_decade": 4, "seed": 5, "full_rows_limit": 20000,
+    "stored_rows_limit": 20000, "quadrature_steps": 160,
     "code": "x",
 }  # fmt: skip
 ANALYSIS = {

@@ -20,7 +20,9 @@ from test_training import SETTINGS
 from pipeline.stores import read_netcdf, read_snapshots
 
 PAGE = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
-KERNEL = {"moment": "start", "full_rows_limit": 1000, "quadrature_steps": 12}
+KERNEL = {
+    "moment": "start", "full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 12,
+}  # fmt: skip
 CONVOLUTIONS = {"model": "myrtle5", "width": 4, "precision": "float32", "final_time": 3}
 ALL = SETTINGS | KERNEL | CONVOLUTIONS | {"relative_tolerance": 1e-3, "snapshots_per_decade": 2}
 
