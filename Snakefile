@@ -14,7 +14,7 @@ sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 from pipeline import inputs
 from pipeline.config import ConfigError, validated
-from pipeline.runs import Plan, subset_slug
+from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
 from pipeline.workdir import register
 

@@ -104,7 +104,7 @@ use rule all_runs as all_studies with:
         settings=SETTINGS.of("all_studies"),
 
 
-use rule all_runs as study_runs with:
+use rule all_runs as runs_of_study with:
     input:
         speed_limits=["results/studies/{study}/speed_limits.csv"],
         training_curves=["results/studies/{study}/training_curves.csv"],
@@ -115,7 +115,7 @@ use rule all_runs as study_runs with:
     benchmark:
         "results/benchmarks/studies/{study}/runs.tsv"
     params:
-        settings=SETTINGS.of("study_runs"),
+        settings=SETTINGS.of("runs_of_study"),
     message:
         "Gathering all runs of the study {wildcards.study} in one file"
 

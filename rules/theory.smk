@@ -35,10 +35,7 @@ rule experiment_langevin_temperature:
 
 rule theory_langevin:
     input:
-        [
-            f"results/data/{network['dataset']}/{subset_slug(network)}.nc"
-            for network in PLAN.langevin
-        ],
+        inputs.langevin_subsets(PLAN, CONFIG),
     output:
         "results/theory/langevin_temperature.csv",
     log:

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -10,8 +11,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from pipeline import inputs
 from pipeline.config import ConfigError, validate, validated
 from pipeline.config_files import configuration_files, file_problems
+from pipeline.runs import Plan
 
 REMOVE = object()
 
@@ -77,8 +80,15 @@ BAD = [
     ("base.model_arguments", {"a-b": 1}, ["base.model_arguments is 'a-b'", "Python argument"]),
     ("base.model_arguments", {"a": "1e-3"}, ["model_arguments.a is '1e-3'", "1.0e-3, not 1e-3"]),
     ("base.model_arguments", {"a": [1]}, ["model_arguments.a is [1]", "a number or text"]),
+    ("base.model_arguments", {1: 2}, ["base.model_arguments has the key 1", "text"]),
+    ("base.model_arguments", {"width": 8}, ["no network of your own reads", "remove it"]),
+    (
+        f"{STUDY}.set",
+        {"model_arguments": {"width": 8}},
+        ["studies.dataset_size has model_arguments"],
+    ),
     (f"{STUDY}.vary.model_arguments", [{"a": 1}], ["a mapping of keys to values"]),
-    (f"{STUDY}.vary.model_arguments", {"time": [1, 2]}, ["the name of another column"]),
+    (f"{STUDY}.vary.model_arguments", {"hidden": [1, 2]}, ["no network of your own reads"]),
     ("base.output_scale", 0, ["greater than 0"]),
     ("base.output_scale", "1e3", ["write 1.0e+3"]),
     ("base.subtract_start", 1, ["true or false"]),
@@ -88,6 +98,9 @@ BAD = [
     ("base.parameterisation", "mup", ["allowed: ntk, standard, mean_field"]),
     ("base.width", 0, ["at least 1"]),
     ("base.width", 3.5, ["whole number"]),
+    ("base.width", 4.0, ["base.width is 4.0", "a whole number (write 4)"]),
+    ("seed", 7.0, ["seed is 7.0", "(write 7)"]),
+    ("base", {1: 2}, ["base has the key 1"]),
     ("base.width", [32], ["base.width is [32]"]),
     ("base.depth", 0, ["at least 1"]),
     ("base.depth", 1000, ["at most 100"]),
@@ -128,6 +141,23 @@ BAD = [
     ("studies.Bad Name", {"vary": {}, "realisations": 1}, ["name 'Bad Name'"]),
     (f"{STUDY}.realisations", 0, ["studies.dataset_size.realisations is 0"]),
     (f"{STUDY}.realisations", "3", ["whole number"]),
+    (f"{STUDY}.realisations", 2.0, ["realisations is 2.0", "(write 2)"]),
+    ("studies", {True: {"realisations": 2}}, ["studies has the key true", "in quotes"]),
+    ("studies", {2: {"realisations": 2}}, ["studies has the key 2"]),
+    ("datasets", {None: {}}, ["datasets has the key null"]),
+    (f"{STUDY}.vary.temperature", [0, 0.1], ["dataset_size.vary has temperature", "no run"]),
+    (f"{STUDY}.vary.depth", [2, 3], ["vary has depth", "no run of the study reads"]),
+    (f"{STUDY}.vary.momentum", [0.1, 0.9], ["gradient_flow", "dynamics that reads it"]),
+    (
+        f"{STUDY}.cases",
+        [{"label": "a", "width": 4}, {"label": "a", "width": 8, "precision": "float64"}],
+        ["two cases with the label a"],
+    ),
+    (
+        f"{STUDY}.cases",
+        [{"label": "a", "width": 4}, {"label": "b", "width": 4, "momentum": 0.5}],
+        ["the cases a and b are the same runs"],
+    ),
     (f"{STUDY}.realisations", REMOVE, ["lacks the key realisations"]),
     (f"{STUDY}.cases", [], ["cases is an empty list"]),
     (f"{STUDY}.cases", [{"n": 8}], ["n in cases and in vary"]),
@@ -397,3 +427,27 @@ def test_bad_files_end_the_real_command_without_a_traceback(tmp_path, content, w
     assert done.returncode != 0 and "Traceback" not in told
     assert len([line for line in told.splitlines() if words in line]) == 1, told
     assert not (tmp_path / "results").exists()
+
+
+def test_no_rule_has_the_name_that_a_study_may_get():
+    rules = [path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk")]
+    assert not re.findall(r"^(?:rule|use rule \w+ as) study_\w+", "\n".join(rules), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("theory.langevin.set.dataset", "nope", "theory.langevin: dataset is 'nope'; allowed: "),
+        ("theory.langevin.set.n", 5000, "theory.langevin asks for n = 5000 training samples"),
+        ("base.targets", "real", "theory.langevin has targets: real, but digits has classes"),
+    ],
+)
+def test_data_of_the_langevin_experiment_are_checked_where_it_is_asked_for(
+    shipped_config, key, value, words
+):
+    def files(config):
+        return inputs.langevin_subsets(Plan(config), config)(None)
+
+    assert files(shipped_config) == ["results/data/digits/n32-balanced-subset0.nc"] * 2
+    with pytest.raises(ValueError, match=re.escape(words)):
+        files(changed(shipped_config, key, value))

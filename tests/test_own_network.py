@@ -4,6 +4,7 @@ import copy
 import importlib
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from conftest import ROOT
 from pipeline.columns import is_taken
 from pipeline.config import ConfigError, validate
 from pipeline.own_code import locate, own_digest, own_problem
-from pipeline.own_network import drawn_own_network
-from pipeline.problem import build_problem
+from pipeline.own_network import drawn_own_network, own_factory
+from pipeline.problem import build_network, build_problem
 from pipeline.runs import Plan, level_keys, model_of_slug, network_slug
 from pipeline.stores import read_snapshots, write_netcdf
 from speedlimits.gradient import TrainingLoss
@@ -195,7 +196,10 @@ def test_editable_packages_are_digested_by_their_files(module, tmp_path, monkeyp
 
 # ------------------------------------------------------------------ paths, settings, tables
 
-NET = "def f(*, input_shape, outputs, width=8, kind='tanh', rate=0.1, flat=True): ...\n"
+NET = (
+    "def f(*, input_shape, outputs, width=8, kind='tanh', rate=0.1, flat=True, n=1, "
+    "temperature=1): ...\n"
+)
 
 
 def with_own(config, **study):
@@ -249,6 +253,9 @@ def test_arguments_are_axes_and_columns_of_their_own_name(module, shipped_config
     plan = Plan(with_own(shipped_config, cases=[*cases, {"model": "myrtle5"}]))
     labels = [e["settings"]["case"] for e in plan.described("own")]
     assert labels == [f"{name}, width 4", f"{name}, width 8", "myrtle5"]
+    arguments = [{"model_arguments": {"width": w}} for w in (1, 1.0)]
+    plan = Plan(with_own(shipped_config, set={"model": name}, cases=arguments))
+    assert plan.axes["own"] == {"case": ["width 1", "width 1.0"]}
     arguments = [{"model_arguments": {"width": 4}}, {"model_arguments": {"width": 8}}]
     plan = Plan(with_own(shipped_config, set={"model": name}, cases=arguments))
     assert plan.axes["own"] == {"case": ["width 4", "width 8"]}
@@ -272,6 +279,9 @@ def test_arguments_are_axes_and_columns_of_their_own_name(module, shipped_config
         ({"vary": {"model_arguments": {"width": [4, 4]}}}, "names a value twice"),
         ({"vary": {"model_arguments": {"time": [1, 2]}}}, "the name of another column"),
         ({"vary": {"model_arguments": {"n": [1, 2]}}}, "the name of another column"),
+        ({"set": {"model_arguments": {"n": 9}}}, "studies.own: model_arguments has n, which is"),
+        ({"cases": [{"model_arguments": {"temperature": 9}}]}, "of another setting of a run"),
+        ({"set": {"model_arguments": {"outputs": 9}}}, "outputs is given by the workflow"),
         ({"vary": {"width": [1], "model_arguments": {"width": [1, 2]}}}, "another column"),
     ],
 )
@@ -501,6 +511,61 @@ def test_a_module_that_cannot_be_imported_is_told(module):
     name = module("import no_such_package_at_all\n")
     with pytest.raises(ValueError, match="imported .ModuleNotFoundError: No module"):
         drawn(name, "f")
+
+
+def test_code_that_changed_after_planning_is_refused(module, monkeypatch):
+    """Or it would be recorded under the digest of what was there before."""
+    name = module(NETWORKS)
+    settings = {"model": f"{name}:fine", "model_arguments": {}, "precision": "float64"}
+    settings |= {"output_scale": 1, "model_code": own_digest(f"{name}:fine")}
+    data = xr.Dataset({"train_inputs": (list("abcd"), INPUTS.numpy())}, attrs={"outputs": 2})
+    monkeypatch.setenv("SPEEDLIMITS_PLANNER_PYTHON", ".".join(map(str, sys.version_info[:2])))
+    build_network(settings, data, 3)
+    settings["model_code"] = "0" * 16
+    with pytest.raises(ValueError, match="was changed after this snakemake had planned its jobs"):
+        build_network(settings, data, 3)
+    monkeypatch.setenv("SPEEDLIMITS_PLANNER_PYTHON", "3.0")
+    build_network(settings, data, 3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_encodings_that_python_reads_are_read(module, encoding):
+    name = module(NET)
+    with open(f"{name}.py", "w", encoding=encoding) as file:
+        file.write(f"# -*- coding: {encoding.replace('-sig', '')} -*-\n# é\n{NET}")
+    assert own_problem(f"{name}:f", {}) == ""
+    assert len(own_digest(f"{name}:f")) == 16
+    assert callable(own_factory(f"{name}:f"))
+
+
+def test_a_module_that_exits_is_told(module):
+    name = module("import sys\nsys.exit(0)\n")
+    with pytest.raises(ValueError, match="cannot be imported .SystemExit"):
+        drawn(name, "f")
+    name = module("def f(**given):\n    raise SystemExit('usage')\n")
+    with pytest.raises(ValueError, match="failed .SystemExit: usage"):
+        drawn(name, "f")
+
+
+def test_what_a_module_changes_for_the_whole_process_is_set_back(module, tmp_path, capsys):
+    changes = ("torch.set_default_dtype(torch.float64)", "torch.set_grad_enabled(False)",
+               "torch.set_num_threads(torch.get_num_threads() + 1)", "os.chdir('/')")  # fmt: skip
+    before = torch.get_num_threads()
+    try:
+        for change in changes:
+            drawn(module(f"import os, torch\n{change}\n{NETWORKS}"), "fine")
+            assert "set back" in capsys.readouterr().out, change
+            f = f"import os\ndef f(**given):\n    {change}\n    return fine(**given)\n"
+            drawn(module(NETWORKS + f), "f")
+            assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+            assert torch.get_num_threads() == before and os.getcwd() == str(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.set_num_threads(before)
+    capsys.readouterr()
+    drawn(module(NETWORKS), "fine")
+    assert "set back" not in capsys.readouterr().out
 
 
 def finite_difference_kernel(network, inputs):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from conftest import ROOT
@@ -15,7 +16,14 @@ from pipeline import code_digest as cd
 from pipeline.runs import Plan
 from pipeline.seeds import derived_seed
 from pipeline.settings import RULES, RuleSettings
-from pipeline.stores import IntegrityError, read_snapshots, variable, write_snapshots
+from pipeline.stores import (
+    IntegrityError,
+    read_snapshots,
+    read_table,
+    variable,
+    write_snapshots,
+    write_table,
+)
 
 
 def wildcards(ensemble):
@@ -232,3 +240,27 @@ def test_freed_memory_is_reused():
         faults[word] = int(told.stdout)
     one = 32 * 32 * 32 * 32 * 4 // os.sysconf("SC_PAGESIZE")  # activations of a micro-batch
     assert faults["keep"] < 4 * one < faults["plain"]
+
+
+def test_words_of_a_table_come_back_as_they_were(tmp_path):
+    words = ["None", "NA", "null", "nan", "relu"]
+    table = pd.DataFrame({"norm": words, "value": [1.0, np.nan, np.inf, 2.0, -np.inf]})
+    (tmp_path / "results").mkdir()
+    write_table(table, tmp_path / "results" / "table.csv")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "results" / "table.csv"), table)
+
+
+def test_a_study_that_writes_its_numbers_otherwise_makes_no_run_stale(shipped_config):
+    studies = shipped_config["studies"]
+    one = studies["learning_rate"] | {"realisations": 1}
+    other = {"final_time": 300.0, "label_noise": 0.0, "output_scale": 1.0}
+    two = one | {"set": one["set"] | other, "realisations": 2}
+    studies.clear()
+    studies["learning_rate"] = one
+    shipped_config["default_studies"] = ["learning_rate"]
+    alone = Plan(shipped_config)
+    studies["again"] = two
+    both = Plan(shipped_config)
+    for level in ("subset", "network", "dynamics"):
+        for slug in {getattr(e, level) for e in alone.studies["learning_rate"]}:
+            assert repr(both.settings(level, slug)) == repr(alone.settings(level, slug))

@@ -44,7 +44,7 @@ WILDCARDS = {
     "interactive": (),
     "all_runs": (),
     "all_studies": (),
-    "study_runs": ("study",),
+    "runs_of_study": ("study",),
 }
 
 
@@ -152,7 +152,7 @@ REGRESSION = {"theory_linear_regression"}
 POWER_LAW = {"theory_power_law"}
 LANGEVIN = {"theory_langevin"}
 SUMMARIES = {"reproduction", "interactive", "all_runs"}
-COLLECT_OTHER = {"collect", "study_runs", "all_studies"}  # of a study that is no default study
+COLLECT_OTHER = {"collect", "runs_of_study", "all_studies"}  # of a study that is no default study
 COLLECT = {*COLLECT_OTHER, *SUMMARIES}
 COLLECT_LANGEVIN = {*COLLECT, *LANGEVIN}  # the Langevin experiment is laid over the base too
 WIDE = {"infinite_width"}  # of a study that pins what the closed form needs

@@ -71,7 +71,7 @@ def reachable(*files: str, folder: Path | None = None) -> set[str]:
 @functools.cache
 def _parsed(path: str, folder: Path | None = None) -> ast.Module:
     """Return the syntax tree of a file, without its docstrings."""
-    tree = ast.parse((folder or SCRIPTS).joinpath(path).read_text(encoding="utf-8"), filename=path)
+    tree = ast.parse((folder or SCRIPTS).joinpath(path).read_bytes(), filename=path)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:

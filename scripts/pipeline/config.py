@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from pipeline.columns import is_taken
 from pipeline.config_files import file_problems
@@ -20,8 +21,12 @@ from pipeline.own_code import FORM, own_problem
 from pipeline.runs import (
     DYNAMICS_KEYS,
     MODEL_KEYS,
+    Ensemble,
+    argument_word,
     combinations,
     is_own,
+    labelled_combinations,
+    level_keys,
     network_slug,
     stability_factor,
     study_axes,
@@ -40,6 +45,11 @@ CLOSED_FORM = {
     "initialisation": "he",
     "dynamics": "gradient_flow",
 }
+# JSON's 4.0 is a whole number; in a path, or as the size of a layer, it is not.
+WHOLE = Draft202012Validator.TYPE_CHECKER.redefine(
+    "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+)
+Validator = extend(Draft202012Validator, type_checker=WHOLE)
 ARCHIVE = Path("results/data/cifar10/archive.tar.gz")  # as rules/data.smk names it
 
 
@@ -78,8 +88,8 @@ def validate(config: Any) -> None:
         ConfigError: one line per problem: key, value, what is allowed, what to do.
     """
     schema = load_schema()
-    validator = Draft202012Validator(schema)
-    problems = [
+    validator = Validator(schema)
+    problems = _keys_not_text(config) or [
         _sentence(error)
         for error in validator.iter_errors(config)
         if not (isinstance(error.instance, float) and not math.isfinite(error.instance))
@@ -167,6 +177,8 @@ def _type_name(rule: Any) -> str:
 def _number_hint(value: Any, rule: Any) -> str:
     """Return a hint at YAML's habit of reading 1e-3 as text, empty where it does not apply."""
     wants_number = rule in ("number", "integer")
+    if rule == "integer" and isinstance(value, float) and value.is_integer():
+        return f" (write {int(value)})"
     if wants_number and isinstance(value, str):
         try:
             number = float(value)
@@ -196,6 +208,21 @@ def _unknown_keys(key: str, value: dict, schema: dict) -> str:
     where = "" if key == "the configuration" else f" in {key}"
     plural = "s" if len(unknown) > 1 else ""
     return f"unknown key{plural}{where}: {told}; allowed: {', '.join(allowed)}"
+
+
+def _keys_not_text(value: Any, path: tuple = ()) -> list[str]:
+    """Return a sentence per key that YAML does not read as text: 1, on, null, 2024-05-01."""
+    if isinstance(value, list):
+        return [p for k, v in enumerate(value) for p in _keys_not_text(v, (*path, k))]
+    if not isinstance(value, dict):
+        return []
+    return [
+        f"{_dotted(path)} has the key {argument_word(key) if key is not None else 'null'}, which "
+        "YAML reads as no text (on, off, yes and no are true and false); choose another name or "
+        "write it in quotes"
+        for key in value
+        if not isinstance(key, str)
+    ] + [p for k, v in value.items() for p in _keys_not_text(v, (*path, k))]
 
 
 def _non_finite_numbers(value: Any, path: tuple = ()) -> list[str]:
@@ -238,12 +265,66 @@ def _inconsistencies(config: dict) -> list[str]:
         problems += _study_problems(config, name, study, sources)
     problems += _duplicate_studies(config)
     problems += _theory_problems(config["theory"])
-    langevin = config["theory"]["langevin"]
-    for number, network in enumerate(langevin["networks"]):
-        settings = {**config["base"], **langevin["set"], **network}
+    problems += _idle_arguments(config)
+    for number, settings in enumerate(combinations(config["base"], _langevin(config))):
         where = f"theory.langevin.networks[{number}]"
         problems += _model_problems(where, settings["model"], settings["model_arguments"])
     return problems
+
+
+def _langevin(config: dict) -> dict:
+    """Return the networks of the Langevin experiment as a study."""
+    langevin = config["theory"]["langevin"]
+    return {"set": langevin["set"], "cases": langevin["networks"]}
+
+
+def langevin_data_problems(config: dict) -> list[str]:
+    """Return what the Langevin experiment wrongly asks of its data, in sentences.
+
+    They are told where it is asked for: most of its settings are those of the base, and a base of
+    real targets, say, is no mistake of who does not want this experiment.
+
+    Args:
+        config: a validated configuration.
+    """
+    where, problems = "theory.langevin", []
+    for settings in combinations(config["base"], _langevin(config)):
+        name = settings["dataset"]
+        unknown = _unknown_name(f"{where}: dataset", name, config["datasets"], "add datasets.")
+        if not unknown:
+            data = source(name, config["datasets"][name])
+            found = _data_problems(settings | {"warm_start_accuracy": None}, data)
+            unknown = [f"{where} {problem}" for problem in found]
+        problems += unknown
+    return list(dict.fromkeys(problems))
+
+
+def _idle_arguments(config: dict) -> list[str]:
+    """Return a sentence per place whose ``model_arguments`` no network of the user's own reads."""
+    studies = {
+        "theory.langevin": _langevin(config),
+        **{f"studies.{name}": study for name, study in config["studies"].items()},
+    }
+    built_in = [
+        where
+        for where, study in studies.items()
+        if not any(is_own(run["model"]) for run in combinations(config["base"], study))
+    ]
+    wrong = [where for where in built_in if _gives_arguments(studies[where])]
+    idle = not is_own(config["base"]["model"]) and len(built_in) == len(studies)
+    if config["base"]["model_arguments"] and idle:
+        wrong.append("base")
+    return [
+        f"{where} has model_arguments, which no network of your own reads here; remove it, or set "
+        f"model: {FORM}"
+        for where in wrong
+    ]
+
+
+def _gives_arguments(study: dict) -> bool:
+    """Return whether a study itself gives arguments to a network of the user's own."""
+    parts = [study.get("set", {}), study.get("vary", {}), *study.get("cases", [])]
+    return any(part.get("model_arguments") for part in parts)
 
 
 def _dataset_problems(name: str, entry: dict) -> list[str]:
@@ -343,8 +424,9 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             for key in case
             if key in study.get("vary", {})
         ]
-    problems += _argument_name_problems(config, name, study)
+    problems += _label_problems(name, study)
     models: dict[str, list[str]] = {}
+    read: set[str] = set()  # the keys that any run reads
     for settings in combinations(config["base"], study):
         where = f"studies.{name} (n = {settings['n']}, {settings['dataset']})"
         unknown = _unknown_name(
@@ -362,6 +444,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
         if unknown:
             problems += unknown
             continue
+        read.update(key for keys in level_keys(settings).values() for key in keys)
         if is_own(model) and len(network_slug(settings)) > LONGEST_FOLDER_NAME:
             problems.append(
                 f"studies.{name}: model and model_arguments make a folder's name of "
@@ -380,7 +463,55 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
         problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
         if limit:
             problems += _limit_problems(name, study, settings)
+    problems += _argument_name_problems(config, name, study)
+    if not problems:  # else a name may be unknown
+        problems += _idle_axes(config, name, study, read) or _repeated_cases(config, name, study)
     return problems
+
+
+def _label_problems(name: str, study: dict) -> list[str]:
+    """Return a sentence per label that two cases of a study have."""
+    cases = study.get("cases", [])
+    labels = [label for label, _ in labelled_combinations({}, {"cases": cases})]
+    return [
+        f"studies.{name} has two cases with the label {label}; give each a label of its own"
+        for label in dict.fromkeys(labels)
+        if labels.count(label) > 1
+    ]
+
+
+def _idle_axes(config: dict, name: str, study: dict, read: set[str]) -> list[str]:
+    """Return a sentence per setting of ``vary`` that changes no run of a study."""
+    always = ("dataset", "warm_start_accuracy", "model_arguments")
+    problems = []
+    for key in study.get("vary", {}):
+        if key in (*always, *read) or key not in config["base"]:
+            continue
+        level = "dynamics" if any(key in keys for keys in DYNAMICS_KEYS.values()) else "model"
+        runs = combinations(config["base"], study)
+        has = ", ".join(dict.fromkeys(settings[level] for settings in runs))
+        problems.append(
+            f"studies.{name}.vary has {key}, which no run of the study reads ({level}: {has}); "
+            f"remove it, or set a {level} that reads it"
+        )
+    return problems
+
+
+def _repeated_cases(config: dict, name: str, study: dict) -> list[str]:
+    """Return a sentence per pair of labelled cases of a study that are the same runs."""
+    runs: dict[str, list[Ensemble]] = {}
+    if len(study.get("cases", [])) < 2:
+        return []
+    for label, settings in labelled_combinations(config["base"], study):
+        runs.setdefault(label, []).append(Ensemble.of(settings, study["realisations"]))
+    labels = list(runs)
+    return [
+        f"studies.{name}: the cases {first} and {second} are the same runs, since they differ in "
+        "nothing that these read; remove one of the two"
+        for number, second in enumerate(labels)
+        for first in labels[:number]
+        if set(runs[first]) == set(runs[second])
+    ]
 
 
 def _limit_problems(name: str, study: dict, settings: dict) -> list[str]:
@@ -411,17 +542,33 @@ def _model_problems(whose: str, model: str, arguments: dict) -> list[str]:
 
 
 def _argument_name_problems(config: dict, name: str, study: dict) -> list[str]:
-    """Return a sentence per varied argument of an own network that tables could not name so.
+    """Return a sentence per argument of an own network that tables could not name so.
 
-    An argument is a column of its name, as the settings that only built-in networks read are.
+    A varied argument is a column of its name, as the settings that only built-in networks read are;
+    any argument stands among the settings of its run.
     """
     of_networks = {key for keys in MODEL_KEYS.values() for key in keys}
-    taken = set(config["base"]) - of_networks | set(study.get("vary", {}))
-    return [
+    settings = {*config["base"], "warm_start_accuracy", "case"} - of_networks
+    taken = settings | set(study.get("vary", {}))
+    own = [run for run in combinations(config["base"], study) if is_own(run["model"])]
+    varied = varied_arguments(study) if own else {}
+    problems = [
         f"studies.{name}.vary.model_arguments has {argument}, which is the name of another column "
         "of the tables; call the argument otherwise"
-        for argument in varied_arguments(study)
+        for argument in varied
         if argument in taken or (is_taken(argument) and argument not in of_networks)
+    ]
+    given = {
+        argument: None
+        for run in own
+        for argument in run["model_arguments"]
+        if argument not in varied
+    }
+    return problems + [
+        f"{_origin(name, study, 'model_arguments')}: model_arguments has {argument}, which is the "
+        "name of another setting of a run; call the argument otherwise"
+        for argument in given
+        if argument in settings
     ]
 
 

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.runs import Ensemble, Plan
+from pipeline.config import langevin_data_problems
+from pipeline.runs import Ensemble, Plan, subset_slug
 from pipeline.settings import FIGURES
 from pipeline.sources import source
 
@@ -74,6 +75,22 @@ def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
 def _subsets(ensembles: Iterable[Ensemble]) -> list[str]:
     """Return the files of the training subsets of ensembles, each once."""
     return list(dict.fromkeys(f"results/data/{e.dataset}/{e.subset}.nc" for e in ensembles))
+
+
+def langevin_subsets(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
+    """Return a function to the training subsets of the Langevin experiment, one per network.
+
+    Raises:
+        ValueError: by that function, if its settings do not fit their data sets.
+    """
+
+    def files(_wildcards: Any) -> list[str]:
+        problems = langevin_data_problems(config)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return [f"results/data/{n['dataset']}/{subset_slug(n)}.nc" for n in plan.langevin]
+
+    return files
 
 
 def experiment(plan: Plan, study: str, figure: str) -> Callable[[Any], list[str]]:

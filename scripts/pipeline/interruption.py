@@ -16,6 +16,7 @@ import hashlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from pipeline.files import results_root
 
+PLANNER = "SPEEDLIMITS_PLANNER_PYTHON"  # version that it ran: digests of code depend on it
 LAUNCHER = "SPEEDLIMITS_LAUNCHER"  # "host pid start" of the Snakemake that started this job
 WATCH_SECONDS = 0.5  # own choice: far less than a new Snakemake needs to start its first job
 AGAIN = "the same command continues from what is stored"
@@ -141,7 +143,13 @@ def process_start(pid: int) -> str | None:
 
 def announce_launcher() -> None:
     """Tell the jobs that this process will start who it is."""
+    os.environ[PLANNER] = python_version()
     os.environ[LAUNCHER] = f"{socket.gethostname()} {os.getpid()} {process_start(os.getpid())}"
+
+
+def python_version() -> str:
+    """Return for example ``3.11``."""
+    return ".".join(map(str, sys.version_info[:2]))
 
 
 def launcher_is_alive() -> bool:

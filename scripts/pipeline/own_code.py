@@ -192,11 +192,13 @@ def own_problem(model: str, arguments: Mapping[str, Any]) -> str:
     try:
         if not code.package:
             reachable(*_files(module, code), folder=code.folder)  # parses all that it imports
-        tree = ast.parse((code.folder / code.file).read_text(encoding="utf-8"), code.file)
+        tree = ast.parse((code.folder / code.file).read_bytes(), code.file)
     except SyntaxError as error:
+        if not error.lineno:  # of no encoding, or with null bytes
+            return f"{code.folder / code.file} cannot be read as Python: {error.msg}"
         name = error.filename if code.package else code.folder / str(error.filename)
         return f"{name}, line {error.lineno}: {error.msg}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{code.folder / code.file} cannot be read as Python: {error}"
     return _factory_problem(tree, code.folder / code.file, factory, arguments)
 
@@ -204,6 +206,9 @@ def own_problem(model: str, arguments: Mapping[str, Any]) -> str:
 def _factory_problem(tree: ast.Module, path: Path, factory: str, given: Mapping[str, Any]) -> str:
     """Return what is wrong with the factory of a module, as far as its text tells."""
     names = dict(_bindings(tree.body))
+    for name in GIVEN:
+        if name in given:
+            return f"model_arguments has {name}, but {name} is given by the workflow; remove it"
     if factory not in names:
         if "*" in names or "__getattr__" in names:
             return ""

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.interruption import PLANNER, python_version
+from pipeline.own_code import own_digest
 from speedlimits.network_checks import check_derivatives, check_network, check_parameters
 from speedlimits.networks import drawn_network
+
+
+def check_code(model: str, planned: str) -> None:
+    """Refuse code that is not what the job was planned with, and would be recorded as.
+
+    Args:
+        model: ``package.module:factory``.
+        planned: its digest while planning (``own_digest``). That of another version of Python is
+            no measure and is passed.
+
+    Raises:
+        ValueError: if the code has changed since.
+    """
+    if os.environ.get(PLANNER) == python_version() and own_digest(model) != planned:
+        raise ValueError(
+            f"model: the code of {model} was changed after this snakemake had planned its jobs; "
+            "run the same command again"
+        )
 
 
 def own_factory(model: str) -> Callable[..., nn.Module]:
@@ -35,7 +57,7 @@ def own_factory(model: str) -> Callable[..., nn.Module]:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), factory)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {_first_line(error)}"
         raise ValueError(f"model: {model} cannot be imported ({what})") from error
     if not callable(found):
@@ -43,6 +65,25 @@ def own_factory(model: str) -> Callable[..., nn.Module]:
             f"model: {model} is {type(found).__name__}; it must be a function or class"
         )
     return found
+
+
+@contextlib.contextmanager
+def process_settings_kept(model: str) -> Iterator[None]:
+    """Set back what the user's code changes for the whole process, and print what that was."""
+    settings = {
+        "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "torch's recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+        "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+        "the working folder": (os.getcwd, os.chdir),
+    }
+    before = {name: get() for name, (get, _) in settings.items()}
+    try:
+        yield
+    finally:
+        for name, (get, put) in settings.items():
+            if get() != before[name]:
+                print(f"model: {model} changed {name}; set back to {before[name]}")
+                put(before[name])
 
 
 def drawn_own_network(
@@ -71,14 +112,16 @@ def drawn_own_network(
     Raises:
         ValueError: in one sentence, whatever is wrong with it.
     """
-    with torch.random.fork_rng(devices=[]):  # what importing the module draws
+    # what importing the module draws, and changes
+    with torch.random.fork_rng(devices=[]), process_settings_kept(model):
         factory = own_factory(model)
     shape = tuple(int(size) for size in inputs.shape[1:])
 
     def build() -> nn.Module:
         try:
-            made = factory(input_shape=shape, outputs=outputs, **arguments)
-        except Exception as error:
+            with process_settings_kept(model):
+                made = factory(input_shape=shape, outputs=outputs, **arguments)
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
             call = f"input_shape={shape}, outputs={outputs}{', ' * bool(given)}{given}"
             what = f"{type(error).__name__}: {_first_line(error)}"

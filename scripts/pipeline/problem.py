@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from pipeline.own_network import drawn_own_network
+from pipeline.own_network import check_code, drawn_own_network
 from pipeline.runs import MODEL_KEYS, is_own, own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_netcdf
@@ -54,6 +54,8 @@ def build_network(settings: dict, data: xr.Dataset, seed: int) -> nn.Module:
     """Return f = a h of the settings at its start theta_0, for the data's shape."""
     model, dtype = settings["model"], DTYPES[settings["precision"]]
     if is_own(model):
+        if "model_code" in settings:
+            check_code(model, settings["model_code"])
         inputs = torch.as_tensor(data["train_inputs"].values[:CHECKED_SAMPLES])
         arguments, outputs = settings["model_arguments"], int(data.attrs["outputs"])
         network = drawn_own_network(model, arguments, inputs, outputs, seed, dtype)

@@ -116,8 +116,9 @@ def _case_word(key: str, value: Any) -> str:
     name = key.replace("_", " ")
     if isinstance(value, bool):
         return name if value else f"no {name}"
-    if isinstance(value, dict):
-        return ", ".join(_case_word(*item) for item in value.items()) or f"no {name}"
+    if isinstance(value, dict):  # 1 and 1.0 are different arguments
+        words = (f"{k} {v}" if isinstance(v, float) else _case_word(k, v) for k, v in value.items())
+        return ", ".join(words) or f"no {name}"
     if key == "model" and is_own(value):
         return value
     return value.replace("_", " ") if isinstance(value, str) else f"{name} {number(value)}"
@@ -163,6 +164,12 @@ def level_keys(settings: dict) -> dict[str, tuple[str, ...]]:
 def number(value: float) -> str:
     """Return a number as it stands in a path: 2000, 0.005, 1e-05."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def as_in_path(value: Any) -> Any:
+    """Return a setting as its path says it: 300 for 300.0, one run however it is written."""
+    plain = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return int(value) if plain else value
 
 
 def subset_slug(settings: dict) -> str:
@@ -346,13 +353,13 @@ class Plan:
                 key: settings[key] for key in levels["subset"]
             }
             keys = ("dataset", *levels["subset"], *levels["network"], "final_time")
-            self.langevin.append({key: settings[key] for key in keys})
+            self.langevin.append({key: as_in_path(settings[key]) for key in keys})
 
     def _remember(self, ensemble: Ensemble, settings: dict) -> None:
         """Store what each slug of an ensemble stands for."""
         for level, keys in level_keys(settings).items():
             slug = getattr(ensemble, level)
-            self._settings[level, slug] = {key: settings[key] for key in keys}
+            self._settings[level, slug] = {key: as_in_path(settings[key]) for key in keys}
 
     def settings(self, level: str, slug: str) -> dict[str, Any]:
         """Return the settings that a slug stands for.

@@ -89,7 +89,7 @@ RULES = {
     "interactive": Uses("interactive.py"),
     "all_runs": Uses("all_runs.py", fixed=(("title", "All runs of the default studies"),)),
     "all_studies": Uses("all_runs.py", fixed=(("title", "All runs of all studies"),)),
-    "study_runs": Uses("all_runs.py", fixed=(("title", "All runs of one study"),)),
+    "runs_of_study": Uses("all_runs.py", fixed=(("title", "All runs of one study"),)),
 }
 # Figures of the theory: argument of the function plots.theory.NAME -> table in results/theory/.
 THEORY_FIGURES = {
@@ -196,7 +196,7 @@ class RuleSettings:
                 found["code"] = code_digest(uses.script, "pages/interactive.html")
             names: Iterable[str] = self.plan.default_studies if rule in OF_DEFAULT_STUDIES else ()
             names = sorted(self.plan.studies) if rule == "all_studies" else names
-            names = [wildcards.study] if rule == "study_runs" else names
+            names = [wildcards.study] if rule == "runs_of_study" else names
             if names:
                 found["studies"] = {name: self.plan.described(name) for name in names}
             if rule == "theory_figure":

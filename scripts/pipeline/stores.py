@@ -134,7 +134,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         IntegrityError: if the file is not what was written.
     """
     check(path)
-    return pd.read_csv(path)
+    # A word such as None or NA, an argument of an own network, is no missing value.
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path) -> None:
