@@ -244,3 +244,22 @@ def test_lower_bounds_at_a_temperature_are_called_so():
     assert "faster than predicted" in cold and "as a lower bound may be" in warm
     assert "lower bound" in noise_sentence(table)[0]
     assert noise_sentence(table.iloc[3:]) == []
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_runs_that_do_not_read_an_axis_say_nothing_about_it(missing):
+    """As myrtle5 about depth, or a built-in network about an argument of the user's own."""
+    table = runs(ratio=2.0, realisations=4)
+    own = table["model"] == "b"
+    odd = table["realisation"].isin(["1", "3"])
+    table["kind"] = np.where(odd, "relu", "tanh").astype(object)
+    table["depth"] = np.where(odd, 3.0, 2.0)
+    table.loc[~own, "kind"], table.loc[~own, "depth"] = missing, np.nan
+    for name, values in (("kind", ["tanh", "relu"]), ("depth", [2, 3])):
+        axes = {"model": ["a", "b"], "width": [8, 16, 32, 64], name: values}
+        whole, of_own = (along_axes(t, axes, SETTINGS) for t in (table, table[own]))
+        number = 0 if name == "depth" else 1
+        both = [t[number][t[number]["against"] == name] for t in (whole, of_own)]
+        both = [t.drop(columns="p_adjusted").reset_index(drop=True) for t in both]
+        assert len(both[0]) > 1
+        pd.testing.assert_frame_equal(*both)

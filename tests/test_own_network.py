@@ -73,6 +73,17 @@ class Inherited(Net): ...
 made = partial(good, width=9)
 if RATE:
     def nested(input_shape, outputs): ...
+short = lambda input_shape, outputs, width=3: None
+narrow = lambda input_shape: None
+(walrus := good)
+for looped in (good, open_): ...
+match RATE:
+    case 0.1:
+        def matched(input_shape, outputs): ...
+class Meta(type):
+    def __call__(cls, input_shape, outputs): ...
+class Made(metaclass=Meta):
+    def __init__(self, other): ...
 """
 
 
@@ -87,6 +98,14 @@ if RATE:
         ("good", {"widht": 3}, "no argument widht (did you mean width?)"),
         ("good", {"xyz": 3}, "has no argument xyz; besides input_shape and outputs it takes"),
         ("Net", {"self": 3}, "has no argument self"),
+        ("narrow", {}, "narrow in "),
+        ("narrow", {}, "it lacks outputs"),
+        ("short", {"widht": 3}, "no argument widht (did you mean width?)"),
+        ("short", {"width": 3}, ""),
+        ("walrus", {}, ""),
+        ("looped", {}, ""),
+        ("matched", {}, ""),
+        ("Made", {}, ""),
         ("good", {"width": 3}, ""),
         ("needy", {"hidden": 3}, ""),
         ("open_", {"anything": 3}, ""),

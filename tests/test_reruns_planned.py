@@ -9,6 +9,7 @@ makes. Every other job must be left alone.
 import copy
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,7 +18,16 @@ import pytest
 import yaml
 from checkouts import checkout
 from dry_runs import DryRuns
-from test_reruns import EXPECTED, MODULES, SCHEMA, WILDCARDS, config, with_study
+from test_reruns import (
+    EXPECTED,
+    FOLDER,
+    MODULES,
+    SCHEMA,
+    WILDCARDS,
+    config,
+    own_module,
+    with_study,
+)
 
 from pipeline import code_digest as cd
 from pipeline.runs import Plan
@@ -54,6 +64,7 @@ class Tree:
         self.config = config()
         self.config["datasets"]["cifar10"]["sha256"] = EMPTY
         self.write(self.config)
+        shutil.copy(f"{FOLDER.name}/{own_module()}.py", folder)
         self.runs = DryRuns(folder)
         for job in self.planned():
             for name in job["output"]:

@@ -154,7 +154,7 @@ def _sentence(error: ValidationError) -> str:
     if kind == "pattern":
         return (
             f"{key} has the name {_shown(value)}; a name is lower-case letters, digits and "
-            "underscores and starts with a letter"
+            "underscores, at most 100, and starts with a letter"
         )
     return f"{key} is {_shown(value)}; {error.message[:200]}"
 

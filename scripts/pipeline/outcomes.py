@@ -174,7 +174,9 @@ def ensemble_outcomes(
 def _strata(runs: pd.DataFrame, axes: dict[str, list], axis: str) -> pd.Series:
     """Return the label of each run's stratum: all other axes and the subset."""
     others = [name for name in (*axes, "subset") if name != axis and name in runs]
-    return runs[others].astype(str).agg("|".join, axis=1) if others else runs["start"] * 0 + ""
+    # Empty where a run does not read the axis: the depth of myrtle5.
+    words = runs[others].astype(object).map(str)
+    return words.agg("|".join, axis=1) if others else runs["start"] * 0 + ""
 
 
 def _is_numeric(values: list) -> bool:

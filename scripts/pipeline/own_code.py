@@ -210,7 +210,8 @@ def _factory_problem(tree: ast.Module, path: Path, factory: str, given: Mapping[
         if name in given:
             return f"model_arguments has {name}, but {name} is given by the workflow; remove it"
     if factory not in names:
-        if "*" in names or "__getattr__" in names:
+        stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _is_stored(n)}
+        if {"*", "__getattr__"} & set(names) or factory in stored:
             return ""
         public = [name for name in names if not name.startswith("_")]
         return f"{path} has no {factory}{_nearest(factory, public)}"
@@ -220,7 +221,9 @@ def _factory_problem(tree: ast.Module, path: Path, factory: str, given: Mapping[
     if isinstance(node, ast.AsyncFunctionDef):
         return f"{factory} in {path} is asynchronous; it must return the network itself"
     skipped = 0
-    if isinstance(node, ast.ClassDef) and not node.decorator_list:
+    if isinstance(node, ast.Lambda):
+        return _call_problem(node.args, skipped, f"{factory} in {path}", given)
+    if isinstance(node, ast.ClassDef) and not (node.decorator_list or node.keywords):
         node, skipped = dict(_bindings(node.body)).get("__init__"), 1  # self is not given
     if not isinstance(node, ast.FunctionDef) or node.decorator_list:
         return ""
@@ -269,8 +272,13 @@ def _bindings(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
                 elif isinstance(target, (ast.Tuple, ast.List)):
                     yield from ((t.id, t) for t in target.elts if isinstance(t, ast.Name))
         else:
-            for field in ("body", "handlers", "orelse", "finalbody"):
+            for field in ("body", "handlers", "orelse", "finalbody", "cases"):
                 yield from _bindings(getattr(node, field, []))
+
+
+def _is_stored(name: ast.Name) -> bool:
+    """Return whether a name is bound where it stands, as by a loop, ``with`` or ``:=``."""
+    return isinstance(name.ctx, ast.Store)
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
