@@ -12,9 +12,10 @@ import yaml
 from conftest import ROOT
 
 from pipeline import inputs
-from pipeline.config import ConfigError, validate, validated
+from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated
 from pipeline.config_files import configuration_files, file_problems
 from pipeline.runs import Plan
+from speedlimits.vision_transformer import HEADS
 
 REMOVE = object()
 
@@ -230,6 +231,42 @@ def test_bad_value_is_refused_in_one_sentence(one_study, key, value, words):
         assert word in message
     assert message.startswith("the configuration has 1 problem:")
     assert len(message.splitlines()) == 2
+
+
+NO_NETWORK = [
+    ({"dynamics": "sgd", "batch_size": 65}, ["batch_size is 65, more than n = 64"]),
+    ({"model": "vision_transformer", "width": 6}, ["width is 6", "a multiple of its 4 heads"]),
+    ({"model": "vision_transformer", "patch_size": 3}, ["a multiple of patch_size 3", "(1, 8, 8)"]),
+    ({"model": "fully_connected", "depth": 1, "parameterisation": "mean_field"}, ["depth 1 has"]),
+    (
+        {"dataset": "taught", "model": "myrtle5"},
+        ["needs images", "taught has inputs of shape (8,)"],
+    ),
+    ({"dataset": "taught", "model": "residual_network"}, ["for example fully_connected"]),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), NO_NETWORK)
+def test_networks_and_batches_that_do_not_fit_are_told_before_any_job(one_study, wrong, words):
+    teacher = {"alpha": 2, "delta": 0, "samples": 64, "dimension": 8, "features": "gaussian",
+               "test_count": 0}  # fmt: skip
+    one_study["datasets"]["taught"] = {"teacher": teacher}
+    real = {"targets": "real", "selection": "uniform"} if "dataset" in wrong else {}
+    right = {"dataset": "digits", "learning_rate": 0.1} | real
+    study = {"vary": {"n": [64]}, "realisations": 2}
+    one_study["studies"]["dataset_size"] = study | {"set": right | wrong}
+    with pytest.raises(ConfigError, match="has 1 problem:") as caught:
+        validate(one_study)
+    assert all(word in str(caught.value) for word in words)
+    fitting = {"batch_size": 64, "width": 8, "patch_size": 4, "depth": 2}
+    other = {key: fitting[key] for key in wrong if key in fitting}
+    other |= {"model": "fully_connected"} if "dataset" in wrong else {}
+    one_study["studies"]["dataset_size"] = study | {"set": right | wrong | other}
+    validate(one_study)
+
+
+def test_heads_of_the_transformer_are_those_of_the_library():
+    assert TRANSFORMER_HEADS == HEADS
 
 
 @pytest.mark.parametrize("config", [None, [], "text", 3, {}])

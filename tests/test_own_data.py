@@ -280,7 +280,7 @@ def test_test_loss_of_real_targets_is_that_of_the_network(job, tmp_path):
 
 def test_outputs_follow_the_data(tmp_path):
     path = str(write(tmp_path / "mine.npz", IMAGES))
-    assert source("mine", {"file": path}) == (30, 3, False, True)
+    assert source("mine", {"file": path}) == (30, 3, False, True, (2, 4, 8))
     assert source("cifar10", {"test_count": 3}).outputs == 10
     assert source("digits", {"test_count": 797}).samples == 1000
 
@@ -305,6 +305,7 @@ def test_a_study_that_does_not_fit_its_data_is_refused_before_any_job(
     config = copy.deepcopy(shipped_config)
     config["datasets"]["mine"] = {"file": str(write(tmp_path / "mine.npz", content))}
     fitting = {"dataset": "mine", "n": 10, "targets": "real", "selection": "uniform"}
+    fitting["model"] = "fully_connected"
     config["studies"]["own"] = {"set": fitting | settings, "realisations": 2}
     with pytest.raises(ConfigError) as caught:
         validate(config)

@@ -94,7 +94,8 @@ def config():
     found["datasets"]["taught"] = {"teacher": dict(TEACHER)}
     for name in ("mine", "taught"):
         real = {"dataset": name, "n": 8, "targets": "real", "selection": "uniform"}
-        found["studies"][name] = {"set": real, "realisations": 2}
+        vectors = {"model": "fully_connected", **real}
+        found["studies"][name] = {"set": vectors, "realisations": 2}
     arguments = {"model": f"{own_module()}:network", "dataset": "mine", **real}
     found["studies"]["own_model"] = {"set": arguments, "realisations": 2}
     for dynamics in ("heavy_ball", "sgd", "langevin"):

@@ -37,6 +37,7 @@ from pipeline.sources import TRAINING_POOL, Source, source
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
+TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 # What `speedlimits.infinite_width` is derived for.
 CLOSED_FORM = {
@@ -454,6 +455,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
         if settings["dataset"] in sources:
             found = _data_problems(settings, sources[settings["dataset"]])
             problems += [f"{where} {problem}" for problem in found]
+        problems += [f"studies.{name}: {problem}" for problem in _network_problems(settings)]
         if settings["first_snapshot"] >= settings["final_time"]:
             whose = _origin(name, study, "first_snapshot", "final_time")
             problems.append(
@@ -574,7 +576,8 @@ def _argument_name_problems(config: dict, name: str, study: dict) -> list[str]:
 
 def _data_problems(settings: dict, data: Source) -> list[str]:
     """Return what a run wrongly asks of its data set."""
-    name, found = settings["dataset"], []
+    name, shape = settings["dataset"], data.input_shape
+    found = [] if shape is None else _shape_problems(settings, shape)
     if data.samples is not None and settings["n"] > data.samples:
         found.append(f"asks for n = {settings['n']} training samples; {name} has {data.samples}")
     if data.real is False and settings["targets"] == "real":
@@ -600,6 +603,37 @@ def _data_problems(settings: dict, data: Source) -> list[str]:
     return found
 
 
+def _network_problems(settings: dict) -> list[str]:
+    """Return what is wrong with the size of a built-in network, whatever its data."""
+    model, width = settings["model"], settings["width"]
+    if model == "vision_transformer" and width % TRANSFORMER_HEADS:
+        return [f"width is {width}; {model} needs a multiple of its {TRANSFORMER_HEADS} heads"]
+    single = model == "fully_connected" and settings["depth"] == 1
+    if single and settings["parameterisation"] == "mean_field":
+        return ["parameterisation is mean_field, a mean over hidden units; depth 1 has none"]
+    return []
+
+
+def _shape_problems(settings: dict, shape: tuple[int, ...]) -> list[str]:
+    """Return why a built-in network takes no inputs of this shape, or nothing."""
+    model, patch = settings["model"], settings["patch_size"]
+    images = len(shape) == 3
+    has = f"but {settings['dataset']} has inputs of shape {shape}"
+    if model == "vision_transformer":
+        if not images or shape[1] != shape[2] or shape[1] % patch:
+            return [
+                f"has model: {model}, which needs square images whose side is a multiple of "
+                f"patch_size {patch}, {has}"
+            ]
+    elif model in MODEL_KEYS and model != "fully_connected":
+        if not images or shape[1] % 4 or shape[2] % 4:
+            return [
+                f"has model: {model}, which needs images (channels, height, width) with height and "
+                f"width multiples of 4, {has}; set another model, for example fully_connected"
+            ]
+    return []
+
+
 def _step_problems(settings: dict) -> list[str]:
     """Return what is wrong with the step of dynamics that take steps of the learning rate."""
     dynamics, rate = settings["dynamics"], settings["learning_rate"]
@@ -614,6 +648,9 @@ def _step_problems(settings: dict) -> list[str]:
         if settings["time_unit"] == "inverse_lambda_1":
             problems.append("adam needs time_unit: steps or absolute (its time is a length)")
         return problems
+    batch, n = settings["batch_size"], settings["n"]
+    if dynamics == "sgd" and batch > n:
+        return [f"batch_size is {batch}, more than n = {n}; sgd draws it from the training samples"]
     limit = stability_factor(dynamics, settings["momentum"])
     if fraction and rate >= limit and not settings["beyond_stability"]:
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
+INPUT_SHAPES = {"cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 BUILT_IN_CLASSES = 10  # of both
 
 
@@ -16,12 +17,14 @@ class Source(NamedTuple):
         outputs: number of outputs C, classes or components of a target.
         real: whether the targets are real numbers; None if that is not known here.
         tested: whether there is a test part.
+        input_shape: shape of one input; None if it is not known here.
     """
 
     samples: int | None
     outputs: int
     real: bool | None
     tested: bool
+    input_shape: tuple[int, ...] | None
 
 
 def source(name: str, entry: dict) -> Source:
@@ -42,14 +45,16 @@ def source(name: str, entry: dict) -> Source:
     """
     if "teacher" in entry:
         teacher = entry["teacher"]
-        return Source(teacher["samples"], 1, True, teacher["test_count"] > 0)
+        shape = (teacher["dimension"],)
+        return Source(teacher["samples"], 1, True, teacher["test_count"] > 0, shape)
     if "file" in entry:
         try:
             from pipeline.own_data import layout
 
             found = layout(entry["file"])
         except ImportError:
-            return Source(None, BUILT_IN_CLASSES, None, True)
-        return Source(found.samples, found.outputs, found.real, found.test_samples > 0)
+            return Source(None, BUILT_IN_CLASSES, None, True, None)
+        tested = found.test_samples > 0
+        return Source(found.samples, found.outputs, found.real, tested, found.input_shape)
     pool = TRAINING_POOL[name] - (entry["test_count"] if name == "digits" else 0)
-    return Source(pool, BUILT_IN_CLASSES, False, True)
+    return Source(pool, BUILT_IN_CLASSES, False, True, INPUT_SHAPES[name])
