@@ -125,7 +125,8 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
 
 def name_of(row: pd.Series, axes: dict) -> str:
     """Return what tells an ensemble from the others of its study."""
-    label = ", ".join(f"{words(axis)} {words(row[axis])}" for axis in axes) or "one ensemble"
+    read = [axis for axis in axes if pd.notna(row[axis])]  # myrtle5 does not read the depth
+    label = ", ".join(f"{words(axis)} {words(row[axis])}" for axis in read) or "one ensemble"
     return label.replace("case ", "")
 
 

@@ -14,6 +14,7 @@ from findings import (
 
 from pipeline.columns import described
 from pipeline.outcomes import along_axes, correlations
+from plots.outcomes import series_label
 from speedlimits.statistics import holm, rank_correlation, trend
 
 SETTINGS = {"seed": 3, "confidence": 0.95, "resamples": 999}
@@ -263,3 +264,7 @@ def test_runs_that_do_not_read_an_axis_say_nothing_about_it(missing):
         both = [t.drop(columns="p_adjusted").reset_index(drop=True) for t in both]
         assert len(both[0]) > 1
         pd.testing.assert_frame_equal(*both)
+    text, tables = written(table, axes | {"kind": ["tanh", "relu"]})
+    assert "nan" not in text and "None" not in text and "kind relu" in text
+    labels = series_label(tables["outcomes"], ["model", "kind", "depth"])
+    assert set(labels) >= {"a", "b, tanh, depth 2"} and not labels.str.contains("nan").any()

@@ -83,12 +83,18 @@ def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:
 
 
 def series_label(ends: pd.DataFrame, others: list[str]) -> pd.Series:
-    """Return for every row the label of its series."""
-    return ends.apply(lambda row: ", ".join(word(c, row[c]) for c in others), axis=1).astype(str)
+    """Return for every row the label of its series, without settings that its run does not read."""
+
+    def label(row: pd.Series) -> str:
+        return ", ".join(word(c, row[c]) for c in others if pd.notna(row[c]))
+
+    return ends.apply(label, axis=1).astype(str)
 
 
 def word(column: str, value: object) -> str:
     """Return a setting as it stands in a legend."""
+    if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
+        value = int(value)
     text = style.describe(column, value)
     plain = column in ("n", "width", "subset", "case", "dataset", "model", "dynamics")
     plain |= isinstance(value, str)
