@@ -189,7 +189,7 @@ EXPECTED = {
     "base.subtract_start": (True, {*COLLECT_LANGEVIN, *WIDE}, OF_NETWORK),
     "base.model": ("fully_connected", COLLECT, OF_NETWORK),
     "base.model_arguments.NAME": (3, COLLECT_OTHER, OF_NETWORK),
-    "base.width": (17, COLLECT, OF_NETWORK),
+    "base.width": (16, COLLECT, OF_NETWORK),
     "base.depth": (5, COLLECT_OTHER, OF_NETWORK),
     "base.parameterisation": ("standard", COLLECT_LANGEVIN, OF_NETWORK),
     "base.initialisation": ("torch_default", COLLECT_LANGEVIN, OF_NETWORK),
