@@ -87,7 +87,8 @@ async def create(prefix: str, specs: list[str]) -> None:
         specs=specs,
         virtual_packages=VirtualPackage.detect(),
     )
-    cache = Path(prefix).parent / "packages"  # two tests at once would share rattler's own
+    # beside the channel: two tests at once would share rattler's own
+    cache = Path(os.environ["SPEEDLIMITS_CHANNEL"].removeprefix("file://")).parent / "packages"
     await install(records, target_prefix=prefix, cache_dir=cache, show_progress=False)
 
 

@@ -18,7 +18,7 @@ from checkouts import checkout, snakemake
 from conftest import ROOT
 
 GPU_RULES = {"time_unit", "train", "ntk_start", "ntk_warm", "ntk_end"}
-NEED_TORCH = {"time_unit", "train", "ntk", "theory_langevin"}
+NEED_TORCH = {"infinite_width", "time_unit", "train", "ntk", "theory_langevin"}
 CLOCK = """
 rule all:
     input: expand("{kind}{k}.txt", kind=["with_gpu", "without"], k=range(3))
