@@ -94,6 +94,7 @@ def config():
     found["datasets"]["taught"] = {"teacher": dict(TEACHER)}
     for name in ("mine", "taught"):
         real = {"dataset": name, "n": 8, "targets": "real", "selection": "uniform"}
+        real |= {"label_noise": 0, "warm_start_accuracy": None}  # what real targets have not
         vectors = {"model": "fully_connected", **real}
         found["studies"][name] = {"set": vectors, "realisations": 2}
     arguments = {"model": f"{own_module()}:network", "dataset": "mine", **real}
