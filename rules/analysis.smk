@@ -53,7 +53,7 @@ rule speed_limit:
 
 rule collect:
     input:
-        inputs.study_files(PLAN),
+        inputs.study_files(PLAN, CONFIG),
     output:
         speed_limits=report(
             "results/studies/{study}/speed_limits.csv",

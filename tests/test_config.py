@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -244,6 +245,22 @@ NO_NETWORK = [
     ),
     ({"dataset": "taught", "model": "residual_network"}, ["for example fully_connected"]),
 ]
+
+
+def test_a_study_that_nobody_asked_for_does_not_refuse_the_data_of_another(shipped_config):
+    """Vectors for the fully connected network, beside a shipped study of convolutions."""
+    teacher = {"alpha": 2, "delta": 0, "samples": 600, "dimension": 8, "features": "gaussian",
+               "test_count": 0}  # fmt: skip
+    shipped_config["datasets"]["taught"] = {"teacher": teacher}
+    vectors = {"dataset": "taught", "model": "fully_connected", "targets": "real"}
+    shipped_config["base"] |= vectors | {"selection": "uniform", "width": 10, "depth": 2}
+    chosen = ("dataset_size", "architecture")
+    shipped_config["studies"] = {name: shipped_config["studies"][name] for name in chosen}
+    validate(shipped_config)
+    files = inputs.study_files(Plan(shipped_config), shipped_config)
+    assert files(SimpleNamespace(study="dataset_size"))
+    with pytest.raises(ValueError, match="studies.architecture .* model is myrtle5, which needs"):
+        files(SimpleNamespace(study="architecture"))
 
 
 @pytest.mark.parametrize(("wrong", "words"), NO_NETWORK)

@@ -453,9 +453,10 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
                 "allowed"
             )
         if settings["dataset"] in sources:
-            found = _data_problems(settings, sources[settings["dataset"]])
-            problems += [f"{where} {problem}" for problem in found]
-        problems += [f"studies.{name}: {problem}" for problem in _network_problems(settings)]
+            data = sources[settings["dataset"]]
+            problems += [f"{where} {problem}" for problem in _data_problems(settings, data)]
+            if name in config["default_studies"]:
+                problems += _fit_problems(name, settings, data)
         if settings["first_snapshot"] >= settings["final_time"]:
             whose = _origin(name, study, "first_snapshot", "final_time")
             problems.append(
@@ -576,8 +577,7 @@ def _argument_name_problems(config: dict, name: str, study: dict) -> list[str]:
 
 def _data_problems(settings: dict, data: Source) -> list[str]:
     """Return what a run wrongly asks of its data set."""
-    name, shape = settings["dataset"], data.input_shape
-    found = [] if shape is None else _shape_problems(settings, shape)
+    name, found = settings["dataset"], []
     if data.samples is not None and settings["n"] > data.samples:
         found.append(f"asks for n = {settings['n']} training samples; {name} has {data.samples}")
     if data.real is False and settings["targets"] == "real":
@@ -603,6 +603,39 @@ def _data_problems(settings: dict, data: Source) -> list[str]:
     return found
 
 
+def _fit_problems(name: str, settings: dict, data: Source) -> list[str]:
+    """Return why the network or the minibatches of a run of a study do not fit it, in sentences."""
+    problems = _network_problems(settings)
+    if data.input_shape is not None:
+        problems += _shape_problems(settings, data.input_shape)
+    batch, n = settings["batch_size"], settings["n"]
+    if settings["dynamics"] == "sgd" and batch > n:
+        problems.append(
+            f"batch_size is {batch}, more than n = {n}; sgd draws it from the training samples"
+        )
+    return [f"studies.{name} (n = {n}, {settings['dataset']}): {told}" for told in problems]
+
+
+def fit_problems(config: dict, name: str) -> list[str]:
+    """Return which networks and minibatches of a study do not fit its data, in sentences.
+
+    Of default studies ``validate`` tells them; of any other study they are told where it is asked
+    for: the shipped ones lie over the base, and a base of vectors, say, is no mistake of who does
+    not want a study of convolutional networks.
+
+    Args:
+        config: a validated configuration.
+        name: of the study.
+    """
+    problems, sources = [], {}
+    for settings in combinations(config["base"], config["studies"][name]):
+        data = settings["dataset"]
+        if data not in sources:
+            sources[data] = source(data, config["datasets"][data])
+        problems += _fit_problems(name, settings, sources[data])
+    return list(dict.fromkeys(problems))
+
+
 def _network_problems(settings: dict) -> list[str]:
     """Return what is wrong with the size of a built-in network, whatever its data."""
     model, width = settings["model"], settings["width"]
@@ -622,13 +655,13 @@ def _shape_problems(settings: dict, shape: tuple[int, ...]) -> list[str]:
     if model == "vision_transformer":
         if not images or shape[1] != shape[2] or shape[1] % patch:
             return [
-                f"has model: {model}, which needs square images whose side is a multiple of "
+                f"model is {model}, which needs square images whose side is a multiple of "
                 f"patch_size {patch}, {has}"
             ]
     elif model in MODEL_KEYS and model != "fully_connected":
         if not images or shape[1] % 4 or shape[2] % 4:
             return [
-                f"has model: {model}, which needs images (channels, height, width) with height and "
+                f"model is {model}, which needs images (channels, height, width) with height and "
                 f"width multiples of 4, {has}; set another model, for example fully_connected"
             ]
     return []
@@ -648,9 +681,6 @@ def _step_problems(settings: dict) -> list[str]:
         if settings["time_unit"] == "inverse_lambda_1":
             problems.append("adam needs time_unit: steps or absolute (its time is a length)")
         return problems
-    batch, n = settings["batch_size"], settings["n"]
-    if dynamics == "sgd" and batch > n:
-        return [f"batch_size is {batch}, more than n = {n}; sgd draws it from the training samples"]
     limit = stability_factor(dynamics, settings["momentum"])
     if fraction and rate >= limit and not settings["beyond_stability"]:
         return [

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.config import langevin_data_problems
+from pipeline.config import fit_problems, langevin_data_problems
 from pipeline.runs import Ensemble, Plan, subset_slug
 from pipeline.settings import FIGURES
 from pipeline.sources import source
@@ -51,10 +51,17 @@ def ensemble_kernels(plan: Plan, moment: str) -> Callable[[Any], list[str]]:
     return lambda wildcards: plan.ensemble(wildcards).kernels()[moment]
 
 
-def study_files(plan: Plan) -> Callable[[Any], list[str]]:
-    """Return a function from wildcards to all files that the rule ``collect`` reads."""
+def study_files(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
+    """Return a function from wildcards to all files that the rule ``collect`` reads.
+
+    Raises:
+        ValueError: by that function, if a network of the study does not fit its data.
+    """
 
     def files(wildcards: Any) -> list[str]:
+        problems = fit_problems(config, wildcards.study)
+        if problems:
+            raise ValueError("; ".join(problems))
         found = []
         for ensemble in plan.studies[wildcards.study]:
             tables = ("speed_limits.csv", "transport.json", "exponents.csv", "warm_start.json")
