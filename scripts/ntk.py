@@ -15,7 +15,6 @@ import quick_start  # noqa: F401
 
 import copy
 import itertools
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -109,8 +108,7 @@ def kernels(
     )
     if not whole:
         return {"traced": theta.cpu().numpy()}
-    full = theta
-    return {"full": full.cpu().numpy(), "traced": trace_outputs(full, count).cpu().numpy()}
+    return {"full": theta.cpu().numpy(), "traced": trace_outputs(theta, count).cpu().numpy()}
 
 
 def choose_spectrum_route(problem: Problem, settings: dict) -> str:
@@ -354,31 +352,23 @@ def residue(problem: Problem) -> np.ndarray:
 
 def solved(
     kernel: np.ndarray, delta: np.ndarray, count: int, device: torch.device | None
-) -> tuple[np.ndarray, np.ndarray, Callable[[], np.ndarray]]:
-    """Return eigenvalues, residue projections and a call for the leading eigenvectors.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return eigenvalues, residue projections and leading eigenvectors, shape (K, count).
 
     Args:
         kernel: Theta, shape (K, K).
         delta: residue, shape (K, columns).
-        count: number of leading eigenvectors.
+        count: number of leading eigenvectors, from 0.
         device: a GPU, which decomposes the kernel at once if it has the memory; None is the CPU.
     """
     if device is not None:
         tensors = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (kernel, delta))
         try:
-            found = [x.cpu().numpy() for x in decomposed(*tensors, count)]
-            return found[0], found[1], lambda: found[2]
+            return tuple(x.cpu().numpy() for x in decomposed(*tensors, count))
         except torch.OutOfMemoryError:
             print(f"{describe_device(device)} is too small for {len(kernel)} rows: on the CPU")
-    eigenvalues, projections = eigenvalues_and_projections(kernel, delta)
-    return eigenvalues, projections, lambda: leading_eigenvectors(kernel, count)[1]
-
-
-def solved_leading(kernel: np.ndarray, count: int, device: torch.device | None) -> np.ndarray:
-    """Return the leading eigenvectors alone, shape (K, count); arguments as ``solved``."""
-    if device is None:
-        return leading_eigenvectors(kernel, count)[1]
-    return solved(kernel, np.zeros((len(kernel), 1)), count, device)[2]()
+    vectors = leading_eigenvectors(kernel, count)[1] if count else np.empty((len(kernel), 0))
+    return *eigenvalues_and_projections(kernel, delta), vectors
 
 
 def measure(
@@ -403,14 +393,18 @@ def measure(
         eigenvalues (K,), projections (K,), alignment (), drift (), overlap ().
     """
     shape = (-1, 1) if kind == "full" else delta.shape
+    delta = delta.reshape(shape)
     announce(f"eigenvalues of the {KINDS[kind]}, of {len(kernel)} rows")
-    count = min(targets.shape[1], len(kernel))
-    eigenvalues, projections, now = solved(kernel, delta.reshape(shape), count, device)
+    count = 0 if start is None else min(targets.shape[1], len(kernel))
+    eigenvalues, projections, now = solved(kernel, delta, count, device)
     drift, overlap = 0.0, 1.0
     if start is not None:
         drift = kernel_drift(kernel, start)
-        then = solved_leading(start, count, device)
-        overlap = eigenspace_overlap(now(), then)
+        if device is None:
+            then = leading_eigenvectors(start, count)[1]
+        else:
+            then = solved(start, delta, count, device)[2]
+        overlap = eigenspace_overlap(now, then)
     return {
         "eigenvalues": eigenvalues,
         "projections": projections,

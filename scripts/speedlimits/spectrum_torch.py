@@ -19,7 +19,7 @@ def decomposed(kernel: Tensor, residue: Tensor, count: int) -> tuple[Tensor, Ten
     Args:
         kernel: Theta (K, K), symmetric, float64; the lower triangle is read.
         residue: Delta (K, columns) on the same device, float64.
-        count: number of leading eigenvectors, 1 to K.
+        count: number of leading eigenvectors, 0 to K.
 
     Returns:
         (eigenvalues descending (K,), residue projections (K,), eigenvectors (K, count)) on the
