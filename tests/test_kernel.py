@@ -218,6 +218,18 @@ def test_networks_that_are_no_chains_equal_the_dense_reference(model, training):
     assert value == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=1e-7)
 
 
+def test_chains_that_end_in_a_relu_or_begin_with_a_pool_equal_the_dense_reference():
+    layers = [
+        nn.AvgPool2d(2), networks.ScaledConv2d(SHAPE[0], 4, 1.0, "ntk"), nn.AvgPool2d(2),
+        nn.Flatten(), networks.ScaledLinear(16, OUTPUTS, 1.0, "ntk"), nn.ReLU(),
+    ]  # fmt: skip
+    network = networks.initialise_(nn.Sequential(*layers).double(), torch.Generator())
+    x = make_inputs()
+    j = jacobian(network, x)
+    assert kernel.choose_route(network).name == "structured"
+    assert relative_error(kernel.empirical_ntk(network, x), j @ j.T) < 1e-12
+
+
 @pytest.mark.parametrize("blocks", (1, 3, 4, 7))
 def test_general_route_in_blocks_of_samples(network, blocks):
     x = make_inputs()

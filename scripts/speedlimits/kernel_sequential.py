@@ -379,7 +379,7 @@ def _pull_back(
     layer, x = layers[index], activations[index]
     n, outputs = cotangent.shape[:2]
     if isinstance(layer, nn.ReLU):
-        if isinstance(layers[index + 1], nn.AvgPool2d):
+        if _is_below_pool(layers, index):
             return cotangent
         mask = (x > 0).to(x.dtype).unsqueeze(1)
         return torch.mul(cotangent, mask, out=_empty_cotangent(x, outputs))
@@ -391,13 +391,17 @@ def _pull_back(
         positions = x.shape[2] * x.shape[3]
         return (cotangent / positions)[..., None, None].expand(n, outputs, *x.shape[1:])
     if isinstance(layer, nn.AvgPool2d):
-        above_relu = index > 0 and isinstance(layers[index - 1], nn.ReLU)
-        mask = (x > 0).to(x.dtype) if above_relu else torch.ones_like(x)
+        mask = (x > 0).to(x.dtype) if _is_below_pool(layers, index - 1) else torch.ones_like(x)
         return _spread(cotangent, layer.kernel_size, mask)
     # The transpose of a same-padded 3x3 convolution is the convolution with the flipped kernel.
     flipped = (layer.weight * layer.scale).flip(2, 3).transpose(0, 1)
     images = functional.conv2d(cotangent.flatten(0, 1), flipped, padding=layer.padding)
     return images.unflatten(0, (n, outputs))
+
+
+def _is_below_pool(layers: list[nn.Module], index: int) -> bool:
+    """Return whether layer ``index`` is a ReLU and the next one an average pool."""
+    return [type(layer) for layer in layers[index : index + 2]] == [nn.ReLU, nn.AvgPool2d]
 
 
 def _empty_cotangent(x: Tensor, outputs: int) -> Tensor:
