@@ -261,6 +261,9 @@ def test_a_study_that_nobody_asked_for_does_not_refuse_the_data_of_another(shipp
     assert files(SimpleNamespace(study="dataset_size"))
     with pytest.raises(ValueError, match="studies.architecture .* model is myrtle5, which needs"):
         files(SimpleNamespace(study="architecture"))
+    shipped_config["theory"]["langevin"]["set"] |= {"dataset": "taught"}
+    with pytest.raises(ValueError, match="theory.langevin: model is myrtle5, which needs images"):
+        inputs.langevin_subsets(Plan(shipped_config), shipped_config)(None)
 
 
 @pytest.mark.parametrize(("wrong", "words"), NO_NETWORK)

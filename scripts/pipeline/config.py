@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterable
@@ -296,6 +297,7 @@ def langevin_data_problems(config: dict) -> list[str]:
             data = source(name, config["datasets"][name])
             found = _data_problems(settings | {"warm_start_accuracy": None}, data)
             unknown = [f"{where} {problem}" for problem in found]
+            unknown += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
         problems += unknown
     return list(dict.fromkeys(problems))
 
@@ -429,7 +431,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
     models: dict[str, list[str]] = {}
     read: set[str] = set()  # the keys that any run reads
     for settings in combinations(config["base"], study):
-        where = f"studies.{name} (n = {settings['n']}, {settings['dataset']})"
+        where = _where(name, settings)
         unknown = _unknown_name(
             f"{_origin(name, study, 'dataset')}: dataset",
             settings["dataset"],
@@ -456,7 +458,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             data = sources[settings["dataset"]]
             problems += [f"{where} {problem}" for problem in _data_problems(settings, data)]
             if name in config["default_studies"]:
-                problems += _fit_problems(name, settings, data)
+                problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
         if settings["first_snapshot"] >= settings["final_time"]:
             whose = _origin(name, study, "first_snapshot", "final_time")
             problems.append(
@@ -603,8 +605,8 @@ def _data_problems(settings: dict, data: Source) -> list[str]:
     return found
 
 
-def _fit_problems(name: str, settings: dict, data: Source) -> list[str]:
-    """Return why the network or the minibatches of a run of a study do not fit it, in sentences."""
+def _fit_problems(settings: dict, data: Source) -> list[str]:
+    """Return why the network or the minibatches of a run do not fit its data, in sentences."""
     problems = _network_problems(settings)
     if data.input_shape is not None:
         problems += _shape_problems(settings, data.input_shape)
@@ -613,7 +615,7 @@ def _fit_problems(name: str, settings: dict, data: Source) -> list[str]:
         problems.append(
             f"batch_size is {batch}, more than n = {n}; sgd draws it from the training samples"
         )
-    return [f"studies.{name} (n = {n}, {settings['dataset']}): {told}" for told in problems]
+    return problems
 
 
 def fit_problems(config: dict, name: str) -> list[str]:
@@ -627,13 +629,18 @@ def fit_problems(config: dict, name: str) -> list[str]:
         config: a validated configuration.
         name: of the study.
     """
-    problems, sources = [], {}
+    sources = functools.cache(lambda data: source(data, config["datasets"][data]))
+    problems = []
     for settings in combinations(config["base"], config["studies"][name]):
-        data = settings["dataset"]
-        if data not in sources:
-            sources[data] = source(data, config["datasets"][data])
-        problems += _fit_problems(name, settings, sources[data])
+        where = _where(name, settings)
+        data = sources(settings["dataset"])
+        problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
     return list(dict.fromkeys(problems))
+
+
+def _where(name: str, settings: dict) -> str:
+    """Return the place of a run in words: its study, n and data set."""
+    return f"studies.{name} (n = {settings['n']}, {settings['dataset']})"
 
 
 def _network_problems(settings: dict) -> list[str]:

@@ -59,9 +59,8 @@ def study_files(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
     """
 
     def files(wildcards: Any) -> list[str]:
-        problems = fit_problems(config, wildcards.study)
-        if problems:
-            raise ValueError("; ".join(problems))
+        if wildcards.study not in plan.default_studies:  # of those it is known
+            _refuse(fit_problems(config, wildcards.study))
         found = []
         for ensemble in plan.studies[wildcards.study]:
             tables = ("speed_limits.csv", "transport.json", "exponents.csv", "warm_start.json")
@@ -72,6 +71,16 @@ def study_files(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
         return found
 
     return files
+
+
+def _refuse(problems: list[str]) -> None:
+    """Raise all problems as one error, if there are any.
+
+    Raises:
+        ValueError: one sentence per problem.
+    """
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
@@ -92,9 +101,7 @@ def langevin_subsets(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
     """
 
     def files(_wildcards: Any) -> list[str]:
-        problems = langevin_data_problems(config)
-        if problems:
-            raise ValueError("; ".join(problems))
+        _refuse(langevin_data_problems(config))
         return [f"results/data/{n['dataset']}/{subset_slug(n)}.nc" for n in plan.langevin]
 
     return files
