@@ -12,6 +12,9 @@ from checkouts import ROOT, checkout, snakemake
 
 from pipeline.columns import described
 
+# Settings of kernel jobs for the small problems of tests, which are all within these limits.
+KERNEL = {"full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 150}
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

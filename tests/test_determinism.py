@@ -14,17 +14,17 @@ import subset
 import time_unit
 import torch
 import train
-from conftest import ROOT
+from conftest import KERNEL, ROOT
 from test_training import SETTINGS
 
 from pipeline.stores import read_netcdf, read_snapshots
 
 PAGE = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
-KERNEL = {
-    "moment": "start", "full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 12,
+KERNEL_JOB = {
+    "moment": "start", **KERNEL, "quadrature_steps": 12,
 }  # fmt: skip
 CONVOLUTIONS = {"model": "myrtle5", "width": 4, "precision": "float32", "final_time": 3}
-ALL = SETTINGS | KERNEL | CONVOLUTIONS | {"relative_tolerance": 1e-3, "snapshots_per_decade": 2}
+ALL = SETTINGS | KERNEL_JOB | CONVOLUTIONS | {"relative_tolerance": 1e-3, "snapshots_per_decade": 2}
 
 
 BESIDE = f"""

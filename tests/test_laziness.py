@@ -8,6 +8,7 @@ import subset
 import time_unit
 import torch
 import train
+from conftest import KERNEL
 
 from pipeline.problem import build_problem
 from pipeline.stores import read_json, read_netcdf, read_snapshots
@@ -21,7 +22,7 @@ SETTINGS = {
     "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
     "relative_tolerance": 1e-3, "learning_rate": 0.5, "learning_rate_unit": "stability_limit",
     "final_time": 100, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
-    "snapshots_per_decade": 4, "full_rows_limit": 1000, "stored_rows_limit": 1,
+    "snapshots_per_decade": 4, **KERNEL,
     "quadrature_steps": 10,
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ import prepare
 import pytest
 import subset
 import torch
+from conftest import KERNEL
 
 from pipeline.log import Progress
 from pipeline.stores import read_netcdf
@@ -21,7 +22,7 @@ SETTINGS = {
     "label_noise": 0, "output_scale": 1, "subtract_start": False,
     "model": "fully_connected", "depth": 3, "width": 12, "parameterisation": "ntk",
     "initialisation": "he", "targets": "one_hot", "precision": "float64", "moment": "start",
-    "full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 150, "test_count": 1700,
+    **KERNEL, "test_count": 1700,
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ import time_unit
 import torch
 import torch._dynamo  # noqa: F401  or every process imports it anew
 import train
-from conftest import ROOT, Files
+from conftest import KERNEL, ROOT, Files
 
 from pipeline import trajectory
 
@@ -38,7 +38,7 @@ SETTINGS = {
     "dynamics": "gradient_flow", "relative_tolerance": 1e-3, "learning_rate": 0.1,
     "learning_rate_unit": "stability_limit", "final_time": 2, "first_snapshot": 0.1,
     "time_unit": "inverse_lambda_1", "snapshots_per_decade": 3,
-    "moment": "start", "full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 12,
+    "moment": "start", **KERNEL, "quadrature_steps": 12,
 }  # fmt: skip
 PERCEPTRON = {"model": "fully_connected", "depth": 2, "width": 2}
 FEW_WEIGHTS = {"n": 40, "model": "residual_network", "depth": 1, "width": 1}  # 337, below 400 rows

@@ -9,7 +9,7 @@ import pandas as pd
 import prepare
 import pytest
 import subset
-from conftest import ROOT
+from conftest import KERNEL, ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipeline.columns import described
@@ -23,7 +23,7 @@ SETTINGS = {
     "label_noise": 0, "output_scale": 1, "subtract_start": False,
     "model": "fully_connected", "depth": 2, "width": 8192, "parameterisation": "ntk",
     "initialisation": "he", "targets": "one_hot", "precision": "float64", "moment": "start",
-    "full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 150, "test_count": 1700,
+    **KERNEL, "test_count": 1700,
     "confidence": 0.95, "resamples": 500,
 }  # fmt: skip
 SUBSET = "results/data/digits/n10.nc"
