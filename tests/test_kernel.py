@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
+from torch.utils.flop_counter import FlopCounterMode
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -455,6 +456,29 @@ def test_kernel_product_equals_the_kernel_times_the_vector(network):
     vector = torch.randn(SAMPLES * OUTPUTS, dtype=torch.float64)
     product = kernel.kernel_product(network, x, vector, batch=2)
     assert relative_error(product, kernel.empirical_ntk(network, x) @ vector) < 1e-12
+
+
+@pytest.mark.parametrize("model", (*CHAINS, "residual_network"))
+def test_operations_of_a_forward_pass_are_those_that_torch_counts(model):
+    network, sample = make_network(model), make_inputs(1)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(sample)
+    assert kernel.forward_operations(network, sample) == counter.get_total_flops() > 0
+
+
+def test_kernel_of_a_chain_starts_without_the_compiler_of_torch():
+    code = """
+        import sys, torch
+        from speedlimits import kernel, networks
+        sizes = {"input_shape": (1, 8, 8), "outputs": 3, "width": 4}
+        network = networks.myrtle5(**sizes, parameterisation="ntk")
+        networks.initialise_(network, torch.Generator().manual_seed(0))
+        x = torch.ones(2, 1, 8, 8)
+        kernel.spectrum_cost(network, x, 3, 5)
+        kernel.empirical_ntk(network, x)
+        sys.exit("torch._dynamo" in sys.modules)  # a second and more of every job
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=SCRIPTS, check=True)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
 
@@ -348,6 +347,25 @@ def _forward(layers: list[nn.Module], x: Tensor) -> list[Tensor]:
     return activations
 
 
+def forward_operations(layers: Iterable[nn.Module], sample: Tensor) -> int:
+    """Return the operations of a chain's forward pass, 2 sum_l (outputs of l) (fan-in of l).
+
+    Args:
+        layers: chain without an ``obstacle_to_structured_route``.
+        sample: one input, shape (1, ...).
+
+    Returns:
+        Operations, multiply and add = 2.
+    """
+    layers, operations = list(layers), 0
+    activations = _forward(layers, sample)
+    results = [*activations[1:], layers[-1](activations[-1])]
+    for layer, result in zip(layers, results, strict=True):
+        if isinstance(layer, WEIGHT_LAYERS):
+            operations += 2 * result.numel() * layer.weight[0].numel()
+    return operations
+
+
 def _sweep(
     layers: list[nn.Module], x: Tensor, outputs: int, lowest: int
 ) -> Iterator[tuple[int, Tensor, Tensor | None, Tensor]]:
@@ -534,9 +552,7 @@ class _Work:
         on_progress: Callable[[float], None] | None,
         known: int,
     ):
-        with FlopCounterMode(display=False) as counter:
-            layers[-1](_forward(layers, sets[0][:1])[-1])
-        self._sweep = 2 * outputs * counter.get_total_flops()
+        self._sweep = 2 * outputs * forward_operations(layers, sets[0][:1])
         self._layers, self._square = layers, 1 if traced else outputs**2
         self._on_progress = on_progress or (lambda share: None)
         pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in panels)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
@@ -106,7 +105,9 @@ def geometric_mean(values: ArrayLike, confidence: float) -> dict[str, float]:
     if count < 2:
         return {"mean": mean, "low": math.nan, "high": math.nan, "p_value": math.nan,
                 "points": count}  # fmt: skip
-    test = scipy.stats.ttest_1samp(logarithms, 0.0)
+    from scipy.stats import ttest_1samp  # half a second, which few jobs need
+
+    test = ttest_1samp(logarithms, 0.0)
     low, high = np.exp(test.confidence_interval(confidence))
     return {"mean": mean, "low": float(low), "high": float(high), "p_value": float(test.pvalue),
             "points": count}  # fmt: skip
@@ -263,6 +264,8 @@ def rank_correlation(
         correlation, correlation_low, correlation_high, p_value, p_smallest, points; NaN where
         fewer than three points are finite or one side does not vary.
     """
+    from scipy.stats import rankdata  # as in ``geometric_mean``
+
     x, y = np.asarray(x, float), np.asarray(y, float)
     labels = np.zeros(len(x)) if strata is None else np.asarray(strata)
     usable = np.isfinite(x) & np.isfinite(y)
@@ -274,7 +277,7 @@ def rank_correlation(
         """Return centred ranks of values of shape (..., M) inside the groups."""
         found = np.empty(values.shape)
         for group in groups:
-            of_group = scipy.stats.rankdata(values[..., group], axis=-1)
+            of_group = rankdata(values[..., group], axis=-1)
             found[..., group] = of_group - of_group.mean(axis=-1, keepdims=True)
         return found
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import ot
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import svdvals
 from scipy.optimize import linear_sum_assignment
@@ -63,11 +62,13 @@ def gaussian_wasserstein_squared(
     Returns:
         W2^2 >= 0.
     """
+    from ot.gaussian import bures_wasserstein_distance  # a second, which few jobs need
+
     mean_0, mean_1 = np.asarray(mean_0, float), np.asarray(mean_1, float)
     first, second = np.asarray(covariance_0, float), np.asarray(covariance_1, float)
     try:
         with np.errstate(invalid="ignore"):
-            distance = float(ot.gaussian.bures_wasserstein_distance(mean_0, mean_1, first, second))
+            distance = float(bures_wasserstein_distance(mean_0, mean_1, first, second))
     except np.linalg.LinAlgError:  # raised on the NaN of an undefined root
         distance = np.nan
     if np.isfinite(distance):
