@@ -14,6 +14,16 @@ from pipeline.columns import described
 
 # Settings of kernel jobs for the small problems of tests, which are all within these limits.
 KERNEL = {"full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 150}
+# Settings of a job on few samples and a small network; a test lays over them what matters to it.
+RUN = {
+    "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "label_noise": 0,
+    "test_count": 1700, "model": "fully_connected", "depth": 3, "width": 12,
+    "parameterisation": "ntk", "initialisation": "he", "output_scale": 1, "subtract_start": False,
+    "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
+    "relative_tolerance": 1e-3, "learning_rate": 0.5, "learning_rate_unit": "stability_limit",
+    "final_time": 100, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
+    "snapshots_per_decade": 4, "moment": "start", **KERNEL, "seed": 11, "code": "test",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -11,20 +11,23 @@ import subset
 import time_unit
 import train
 import warm_start
+from conftest import RUN
 
 from pipeline.stores import read_json, read_netcdf
 
 SAMPLES = 300
-SETTINGS = {
-    "dataset": "taught", "n": SAMPLES, "selection": "uniform", "subset": 0, "label_noise": 0,
-    "model": "fully_connected", "width": 8, "depth": 1, "parameterisation": "ntk",
-    "initialisation": "he", "targets": "real", "precision": "float64", "output_scale": 1,
-    "subtract_start": True, "dynamics": "gradient_flow", "relative_tolerance": 0.002,
-    "final_time": 1000, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
-    "snapshots_per_decade": 4, "seed": 5, "full_rows_limit": 20000,
-    "stored_rows_limit": 20000, "quadrature_steps": 160,
-    "code": "x",
-}  # fmt: skip
+SETTINGS = RUN | {
+    "dataset": "taught",
+    "n": SAMPLES,
+    "selection": "uniform",
+    "targets": "real",
+    "depth": 1,
+    "subtract_start": True,
+    "relative_tolerance": 0.002,
+    "final_time": 1000,
+    "full_rows_limit": 20000,
+    "stored_rows_limit": 20000,
+}
 ANALYSIS = {
     "seed": 5, "confidence": 0.95, "resamples": 500, "first_rank": 2, "last_rank_fraction": 0.5,
     "bins_per_decade": 8, "code": "x",

@@ -8,23 +8,13 @@ import subset
 import time_unit
 import torch
 import train
-from conftest import KERNEL
+from conftest import RUN
 
 from pipeline.problem import build_problem
 from pipeline.stores import read_json, read_netcdf, read_snapshots
 from speedlimits.kernel import Cost
 
-SETTINGS = {
-    "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "label_noise": 0,
-    "seed": 11, "code": "test", "test_count": 1700,
-    "model": "fully_connected", "depth": 3, "width": 30, "parameterisation": "ntk",
-    "initialisation": "he", "output_scale": 1, "subtract_start": False,
-    "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
-    "relative_tolerance": 1e-3, "learning_rate": 0.5, "learning_rate_unit": "stability_limit",
-    "final_time": 100, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
-    "snapshots_per_decade": 4, **KERNEL,
-    "quadrature_steps": 10,
-}  # fmt: skip
+SETTINGS = RUN | {"width": 30, "quadrature_steps": 10}
 
 
 @pytest.fixture

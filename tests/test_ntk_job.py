@@ -9,7 +9,7 @@ import prepare
 import pytest
 import subset
 import torch
-from conftest import KERNEL
+from conftest import RUN
 
 from pipeline.log import Progress
 from pipeline.stores import read_netcdf
@@ -17,13 +17,7 @@ from speedlimits.kernel import Cost, spectrum_cost
 from speedlimits.networks import fully_connected, initialise_
 from speedlimits.ntk_dynamics import predict
 
-SETTINGS = {
-    "dataset": "digits", "n": 20, "selection": "balanced", "subset": 0, "seed": 11, "code": "test",
-    "label_noise": 0, "output_scale": 1, "subtract_start": False,
-    "model": "fully_connected", "depth": 3, "width": 12, "parameterisation": "ntk",
-    "initialisation": "he", "targets": "one_hot", "precision": "float64", "moment": "start",
-    **KERNEL, "test_count": 1700,
-}  # fmt: skip
+SETTINGS = RUN | {"n": 20}
 
 
 @pytest.fixture

@@ -26,20 +26,20 @@ import time_unit
 import torch
 import torch._dynamo  # noqa: F401  or every process imports it anew
 import train
-from conftest import KERNEL, ROOT, Files
+from conftest import ROOT, RUN, Files
 
 from pipeline import trajectory
 
-SETTINGS = {
-    "dataset": "digits", "n": 20, "selection": "balanced", "subset": 0, "label_noise": 0,
-    "seed": 11, "code": "test", "test_count": 1700,
-    "model": "myrtle5", "width": 4, "parameterisation": "ntk", "initialisation": "he",
-    "output_scale": 1, "subtract_start": False, "targets": "one_hot", "precision": "float32",
-    "dynamics": "gradient_flow", "relative_tolerance": 1e-3, "learning_rate": 0.1,
-    "learning_rate_unit": "stability_limit", "final_time": 2, "first_snapshot": 0.1,
-    "time_unit": "inverse_lambda_1", "snapshots_per_decade": 3,
-    "moment": "start", **KERNEL, "quadrature_steps": 12,
-}  # fmt: skip
+SETTINGS = RUN | {
+    "n": 20,
+    "model": "myrtle5",
+    "width": 4,
+    "precision": "float32",
+    "learning_rate": 0.1,
+    "final_time": 2,
+    "snapshots_per_decade": 3,
+    "quadrature_steps": 12,
+}
 PERCEPTRON = {"model": "fully_connected", "depth": 2, "width": 2}
 FEW_WEIGHTS = {"n": 40, "model": "residual_network", "depth": 1, "width": 1}  # 337, below 400 rows
 LANGEVIN = {

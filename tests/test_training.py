@@ -13,6 +13,7 @@ import torch
 import train
 import warm_start
 import xarray as xr
+from conftest import RUN
 from scipy.integrate import quad
 
 from pipeline.files import remove
@@ -22,18 +23,15 @@ from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent
 
-SETTINGS = {
-    "dataset": "digits", "n": 12, "selection": "balanced", "subset": 0, "label_noise": 0,
-    "seed": 11, "code": "test",
-    "model": "fully_connected", "depth": 1, "width": 4, "parameterisation": "ntk",
-    "initialisation": "he",
-    "output_scale": 1, "subtract_start": False,
-    "targets": "one_hot", "precision": "float64", "dynamics": "gradient_flow",
-    "relative_tolerance": 1e-6, "learning_rate": 0.0005, "learning_rate_unit": "stability_limit",
+SETTINGS = RUN | {
+    "depth": 1,
+    "width": 4,
+    "relative_tolerance": 1e-6,
+    "learning_rate": 0.0005,
     "temperature": 0.01,
-    "final_time": 300, "first_snapshot": 0.1, "time_unit": "inverse_lambda_1",
-    "snapshots_per_decade": 5, "test_count": 1700,
-}  # fmt: skip
+    "final_time": 300,
+    "snapshots_per_decade": 5,
+}
 
 
 @pytest.fixture

@@ -198,6 +198,15 @@ def test_flow_lies_over_another_preset(tmp_path):
     assert "gradient_descent-" not in laid.stdout + laid.stderr
 
 
+def test_every_study_on_images_has_its_size_at_the_papers_width(tmp_path):
+    folder = checkout(tmp_path)
+    process = snakemake(folder, "-n", "studies", configfile=folder / "configs/paper_studies.yaml")
+    plan = process.stdout + process.stderr
+    sizes = set(re.findall(r"results/data/cifar10/n(\d+)-", plan))
+    assert sizes == {"500", "1000", "2000"}
+    assert "-width128-" in plan
+
+
 # import name -> conda package, where they differ
 CONDA_NAMES = {"torch": "pytorch", "sklearn": "scikit-learn", "ot": "pot", "requests": "pooch"}
 
