@@ -144,7 +144,7 @@ rule collect:
         "../scripts/collect.py"
 
 
-# Fully connected networks of several widths against their limit of infinite width.
+# Networks of several widths against their limit of infinite width.
 rule infinite_width:
     input:
         subsets=inputs.study_subsets(PLAN),

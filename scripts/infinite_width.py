@@ -1,4 +1,4 @@
-"""Compare fully connected networks of several widths with the limit of infinite width.
+"""Compare networks of several widths with their limit of infinite width.
 
 For every run and recorded time: the inefficiency, what its own NTK at the start predicts, and what
 the kernel of infinite width predicts for the outputs that this run starts from; for every ensemble
@@ -36,7 +36,24 @@ LAWS = (
 )
 
 
-def limits(settings: dict, subset: str, realisations: int, times: np.ndarray) -> list[np.ndarray]:
+def closed_form(settings: dict, subset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return Sigma and Theta at infinite width, for the network and the training subset of a run.
+
+    Args:
+        settings: of the ensemble, with ``seed``; its width changes nothing.
+        subset: file of its training subset.
+    """
+    problem = build_problem(settings, subset, 0, torch.device("cpu"))
+    return infinite_width.kernels(problem.network, problem.inputs.double().numpy())
+
+
+def limits(
+    settings: dict,
+    subset: str,
+    realisations: int,
+    times: np.ndarray,
+    kernels: tuple[np.ndarray, np.ndarray],
+) -> list[np.ndarray]:
     """Return the inefficiency at infinite width: of each run's own outputs, and the exact mean.
 
     Args:
@@ -44,29 +61,39 @@ def limits(settings: dict, subset: str, realisations: int, times: np.ndarray) ->
         subset: file of its training subset.
         realisations: number of runs R.
         times: T, shape (M,).
+        kernels: of ``closed_form``.
 
     Returns:
         R + 1 arrays (M,): T/T_SL for the residue that each run starts with, and its ratio of
         averages over the Gaussian starts.
     """
+    covariance, kernel = kernels
     found = []
-    given = {"depth": settings["depth"], "output_scale": settings["output_scale"]}
     for r in range(realisations):
         problem = build_problem(settings, subset, r, torch.device("cpu"))
-        inputs = problem.inputs.double().numpy()
         residue = problem.targets - network_outputs(problem.network, problem.inputs)
-        modes = infinite_width.spectrum(
-            inputs, residue.double().numpy(), random_start=False, **given
-        )
+        modes = infinite_width.expected_residue_projections(kernel, residue.double().numpy())
         found.append(ntk_dynamics.inefficiency(*modes, times))
-    plain = problem.plain_targets.double().numpy()
-    random_start = not settings["subtract_start"]
-    modes = infinite_width.spectrum(inputs, plain, random_start=random_start, **given)
+    modes = infinite_width.expected_residue_projections(
+        kernel,
+        problem.plain_targets.double().numpy(),
+        None if settings["subtract_start"] else covariance,
+    )
     return [*found, ntk_dynamics.inefficiency(*modes, times)]
 
 
-def compared(ensemble: dict, speed_limits: pd.DataFrame, kernels: pd.DataFrame, seed: int):
-    """Return the rows of one ensemble: its runs at every time, then the ensemble."""
+def compared(
+    ensemble: dict, speed_limits: pd.DataFrame, kernels: pd.DataFrame, seed: int, known: dict
+):
+    """Return the rows of one ensemble: its runs at every time, then the ensemble.
+
+    Args:
+        ensemble: path, manifests and settings.
+        speed_limits: table of the study.
+        kernels: table of the study.
+        seed: master seed.
+        known: subset file -> Sigma and Theta, which all widths share; a new subset is added.
+    """
     settings = ensemble["settings"] | {"seed": seed}
     rows = speed_limits[
         (speed_limits["ensemble"] == ensemble["path"]) & (speed_limits["start"] == "cold")
@@ -75,7 +102,10 @@ def compared(ensemble: dict, speed_limits: pd.DataFrame, kernels: pd.DataFrame, 
     realisations = len(ensemble["manifests"])
     times = rows.loc[names == "ensemble", "time"].to_numpy(float)
     _, _, dataset, subset, *_ = ensemble["path"].split("/")
-    exact = limits(settings, f"results/data/{dataset}/{subset}.nc", realisations, times)
+    file = f"results/data/{dataset}/{subset}.nc"
+    if file not in known:
+        known[file] = closed_form(settings, file)
+    exact = limits(settings, file, realisations, times, known[file])
     front = list(speed_limits.columns[: list(speed_limits.columns).index("start")])
     kept = [*front, "realisation", "time", "time_lambda_1", "inefficiency"]
     kept += ["inefficiency_low", "inefficiency_high", "inefficiency_predicted"]
@@ -156,8 +186,9 @@ def main(snakemake) -> None:
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
     with logged(snakemake.log[0]):
         speed_limits, kernels = read_table(given.speed_limits), read_table(given.kernels)
+        known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         tables = [
-            compared(ensemble, speed_limits, kernels, settings["seed"])
+            compared(ensemble, speed_limits, kernels, settings["seed"], known)
             for ensemble in settings["ensembles"]
         ]
         table = with_means(pd.concat(tables, ignore_index=True), settings)

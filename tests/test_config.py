@@ -321,7 +321,11 @@ def test_more_digits_than_there_are(shipped_config):
 NO_LIMIT = [
     ("vary", {"width": [8, 16], "n": [16, 32]}, ["nothing else but subset"]),
     ("vary", {"subset": [0, 1]}, ["vary width and nothing else"]),
-    ("set.model", "myrtle5", ["infinite_width: model is myrtle5", "set model: fully_connected"]),
+    (
+        "set.model",
+        "residual_network",
+        ["infinite_width: model is residual_network", "set model: fully_connected or myrtle5"],
+    ),
     ("set.parameterisation", "standard", ["parameterisation is standard", "form for ntk only"]),
     ("set.dynamics", "gradient_descent", ["closed form for gradient_flow only"]),
     ("set.depth", 1, ["infinite_width: depth is 1, a network without a width"]),
@@ -334,6 +338,8 @@ def test_networks_without_a_closed_form_at_infinite_width(shipped_config, key, v
     config = shipped_config | {"studies": {"infinite_width": study}}
     config["default_studies"] = ["infinite_width"]
     validate(config)
+    myrtle = {"model": "myrtle10", "depth": 1}  # which Myrtle does not read
+    validate(changed(config, "studies.infinite_width.set", study["set"] | myrtle))
     with pytest.raises(ConfigError, match="has 1 problem:") as caught:
         validate(changed(config, f"studies.infinite_width.{key}", value))
     assert all(word in str(caught.value) for word in words)

@@ -44,13 +44,18 @@ def data(job):
     return make
 
 
+def limits(settings, realisations):
+    kernels = infinite_width.closed_form(settings, SUBSET)
+    return infinite_width.limits(settings, SUBSET, realisations, TIMES, kernels)
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"subtract_start": True, "targets": "centred_one_hot"}, {"output_scale": 3}]
 )
 def test_a_very_wide_network_starts_as_its_limit_says(job, data, changes):
     """Prediction of the measured NTK and of the closed form, for the same start: 1/sqrt(width)."""
     settings = data(**changes)
-    found = infinite_width.limits(settings, SUBSET, 2, TIMES)
+    found = limits(settings, 2)
     for r in range(2):
         job(
             ntk.main, inputs={"subset": SUBSET}, outputs={"o": "ntk.nc"}, settings=settings,
@@ -64,10 +69,21 @@ def test_a_very_wide_network_starts_as_its_limit_says(job, data, changes):
     assert (np.abs(found[2] / found[0] - 1).max() < 1e-12) == settings["subtract_start"]
 
 
+def test_the_closed_form_of_myrtle_has_the_output_scale_and_no_width(data):
+    found = [
+        infinite_width.closed_form(data(model="myrtle5", **changes), SUBSET)
+        for changes in ({"width": 4}, {"width": 8}, {"width": 4, "output_scale": 3})
+    ]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+    np.testing.assert_allclose(found[2], np.multiply(9, found[0]), rtol=1e-12)
+    dense = infinite_width.closed_form(data(), SUBSET)
+    assert not np.allclose(found[0][1], dense[1], rtol=0.1)  # another network
+
+
 def test_the_exact_mean_is_the_ratio_of_averages_over_many_starts(data):
     settings = data(width=64)
     # outputs of networks with one hidden layer have the covariance Sigma at every width
-    *single, exact = infinite_width.limits(settings, SUBSET, 150, TIMES)
+    *single, exact = limits(settings, 150)
     assert np.std(single, axis=0).max() > 0.05 * exact.max()
     # a ratio of averages; the mean of ratios differs from it by the variance of the lengths
     np.testing.assert_allclose(np.mean(single, axis=0), exact, rtol=0.2)
@@ -87,8 +103,8 @@ def tables(job, data):
         path = f"results/runs/digits/n10/width{width}/flow/ensemble{RUNS}"
         own = {key: value for key, value in settings.items() if key != "seed"} | {"width": width}
         ensembles.append({"path": path, "manifests": ["m"] * RUNS, "settings": own})
-        limits = infinite_width.limits(own | {"seed": 11}, SUBSET, RUNS, TIMES)
-        for r, limit in enumerate(limits):
+        exact = limits(own | {"seed": 11}, RUNS)
+        for r, limit in enumerate(exact):
             drawn = {
                 name: mean / width + scatter * width**-0.5 * generator.standard_normal()
                 for name, (mean, scatter) in LAWS.items()

@@ -60,7 +60,7 @@ def draw(infinite_width: pd.DataFrame, infinite_width_powers: pd.DataFrame) -> F
         axis.set_xlim(widths[0] / 1.4, widths[-1] * 1.4)
         axis.set_xticks(widths, [f"{width:g}" for width in widths])
         axis.xaxis.set_minor_locator(ticker.NullLocator())
-        axis.set_xlabel("Width (hidden units)")
+        axis.set_xlabel("Width (units or channels of a layer)")
     legend(figure, runs)
     return figure
 
