@@ -9,6 +9,7 @@ PYTHON ?= python3
 CUDA ?= 12.8
 CORES ?= all
 CONFIG ?= configs/demo.yaml
+REPORT ?= report.html
 BIN := .venv/bin
 
 .PHONY: verify demo report test test-slurm lint docs clean pins
@@ -28,8 +29,8 @@ test-slurm: .venv/.installed-dev
 report: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 	$(BIN)/snakemake --cores $(CORES) report --configfile $(CONFIG)
-	$(BIN)/snakemake report --report report.html --configfile $(CONFIG)
-	@echo "Report: $(CURDIR)/report.html"
+	$(BIN)/snakemake report --report $(REPORT) --configfile $(CONFIG)
+	@echo "Report: $(CURDIR)/$(REPORT)"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

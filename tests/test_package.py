@@ -36,8 +36,9 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(SCRIPTS / "speedlimits", source / "scripts/speedlimits", ignore=ignore)
-    for name in ("pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]):
+    for name in ("scripts/speedlimits", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("pyproject.toml", "MANIFEST.in", PROJECT["readme"], *PROJECT["license-files"]):
         shutil.copy(ROOT / name, source)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source, cwd=folder)
     return folder
@@ -55,7 +56,9 @@ def test_wheel_installs_and_imports_in_an_environment_of_its_own(built, tmp_path
     run(*pip, "install", "--no-index", wheel, cwd=tmp_path)
     modules = sorted(path.stem for path in (SCRIPTS / "speedlimits").glob("[!_]*.py"))
     program = f"""
-import importlib, importlib.metadata, speedlimits
+import importlib, importlib.metadata, sys
+sys.modules["torchvision"] = None  # as if it were missing
+import speedlimits
 for name in {modules!r}:
     module = importlib.import_module("speedlimits." + name)
     assert module.__file__.startswith({str(tmp_path)!r}), module.__file__
@@ -70,6 +73,13 @@ def test_sdist_holds_the_library_and_its_license(built):
     inside = {name.split("/", 1)[1] for name in listed}
     wanted = {str(p.relative_to(ROOT)) for p in (SCRIPTS / "speedlimits").glob("*.py")}
     assert wanted | {"LICENSE", "README.md", "pyproject.toml"} <= inside
+    assert not [name for name in inside if name.startswith("tests/")]  # they need the checkout
+
+
+def test_library_pulls_in_no_torchvision_unasked():
+    """The newest torchvision wants its own torch: pip would replace the one that is there."""
+    names = [re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"]]
+    assert "torch" in names and "torchvision" not in names
 
 
 def test_version_is_the_same_everywhere():
@@ -95,7 +105,7 @@ def instructions(path):
 
 def test_container_recipe_copies_what_there_is_and_runs_the_commands_of_the_readme():
     found = instructions(ROOT / "Dockerfile")
-    assert {name for name, _ in found} <= {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "CMD"}
+    assert {name for name, _ in found} <= {"FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "CMD"}
     assert found[0][0] == "FROM" and found[-1][0] == "CMD"
     assert "python:3.11" in found[0][1]
     for name, arguments in found:
@@ -108,6 +118,14 @@ def test_container_recipe_copies_what_there_is_and_runs_the_commands_of_the_read
             for goal in re.findall(r"make (\S+)", arguments):
                 run("make", "--dry-run", goal, cwd=ROOT)
     assert f"\n{' '.join(json.loads(found[-1][1]))} " in README  # ends with a command of the README
+
+
+def test_container_leaves_out_what_git_ignores():
+    def names(file):
+        lines = (ROOT / file).read_text().splitlines()
+        return {line.removeprefix("**/").rstrip("/") for line in lines}
+
+    assert names(".dockerignore") == names(".gitignore")
 
 
 def test_workflow_catalogue_lists_this_repository():
