@@ -16,7 +16,7 @@ from pipeline import inputs
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
-from pipeline.workdir import register
+from pipeline.workdir import refuse_what_cannot_be_written, register
 
 
 configfile: "config.yaml"
@@ -26,7 +26,7 @@ report: "report/workflow.rst"
 
 
 try:
-    CONFIG = validated(config, workflow.configfiles)
+    CONFIG = validated(config, workflow.configfiles, workflow.config_settings.config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -107,6 +107,10 @@ rule clean_states:
         "envs/analysis.yaml"
     shell:
         "rm -rf results/.partial results/.states 2>&1 | tee {log}"
+
+
+onstart:
+    refuse_what_cannot_be_written()
 
 
 onsuccess:

@@ -69,6 +69,8 @@ def dry_run(arguments: list[str], answer) -> None:
         main(arguments)
     except SystemExit as end:
         status = end.code or 0
+        if isinstance(status, str):  # as Python itself does at the end of a process
+            print(status, file=sys.stderr)
     found = []
     if not status:
         dag = seen[0].dag

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from checkouts import checkout
 from conftest import ROOT
+from dry_runs import DryRuns
 
 from pipeline import inputs
 from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated
 from pipeline.config_files import configuration_files, file_problems
-from pipeline.runs import Plan
+from pipeline.runs import Plan, Refusal
 from speedlimits.vision_transformer import HEADS
 
 REMOVE = object()
@@ -154,7 +156,7 @@ BAD = [
     ("datasets", {None: {}}, ["datasets has the key null"]),
     (f"{STUDY}.vary.temperature", [0, 0.1], ["dataset_size.vary has temperature", "no run"]),
     (f"{STUDY}.vary.depth", [2, 3], ["vary has depth", "no run of the study reads"]),
-    (f"{STUDY}.vary.momentum", [0.1, 0.9], ["gradient_flow", "dynamics that reads it"]),
+    (f"{STUDY}.vary.momentum", [0.1, 0.9], ["gradient_flow", "set dynamics: heavy_ball or"]),
     (
         f"{STUDY}.cases",
         [{"label": "a", "width": 4}, {"label": "a", "width": 8, "precision": "float64"}],
@@ -162,7 +164,11 @@ BAD = [
     ),
     (
         f"{STUDY}.cases",
-        [{"label": "a", "width": 4}, {"label": "b", "width": 4, "momentum": 0.5}],
+        [
+            {"label": "a", "width": 4},
+            {"label": "b", "width": 4, "momentum": 0.5},
+            {"label": "c", "dynamics": "nesterov"},
+        ],
         ["the cases a and b are the same runs"],
     ),
     (f"{STUDY}.realisations", REMOVE, ["lacks the key realisations"]),
@@ -235,7 +241,10 @@ def test_bad_value_is_refused_in_one_sentence(one_study, key, value, words):
 
 
 NO_NETWORK = [
-    ({"dynamics": "sgd", "batch_size": 65}, ["batch_size is 65, more than n = 64"]),
+    (
+        {"dynamics": "sgd", "batch_size": 65, "learning_rate": 0.1},
+        ["batch_size is 65, more than n = 64"],
+    ),
     ({"model": "vision_transformer", "width": 6}, ["width is 6", "a multiple of its 4 heads"]),
     ({"model": "vision_transformer", "patch_size": 3}, ["a multiple of patch_size 3", "(1, 8, 8)"]),
     ({"model": "fully_connected", "depth": 1, "parameterisation": "mean_field"}, ["depth 1 has"]),
@@ -259,10 +268,10 @@ def test_a_study_that_nobody_asked_for_does_not_refuse_the_data_of_another(shipp
     validate(shipped_config)
     files = inputs.study_files(Plan(shipped_config), shipped_config)
     assert files(SimpleNamespace(study="dataset_size"))
-    with pytest.raises(ValueError, match="studies.architecture .* model is myrtle5, which needs"):
+    with pytest.raises(Refusal, match="studies.architecture .* model is myrtle5, which needs"):
         files(SimpleNamespace(study="architecture"))
     shipped_config["theory"]["langevin"]["set"] |= {"dataset": "taught"}
-    with pytest.raises(ValueError, match="theory.langevin: model is myrtle5, which needs images"):
+    with pytest.raises(Refusal, match="theory.langevin: model is myrtle5, which needs images"):
         inputs.langevin_subsets(Plan(shipped_config), shipped_config)(None)
 
 
@@ -272,7 +281,7 @@ def test_networks_and_batches_that_do_not_fit_are_told_before_any_job(one_study,
                "test_count": 0}  # fmt: skip
     one_study["datasets"]["taught"] = {"teacher": teacher}
     real = {"targets": "real", "selection": "uniform"} if "dataset" in wrong else {}
-    right = {"dataset": "digits", "learning_rate": 0.1} | real
+    right = {"dataset": "digits"} | real
     study = {"vary": {"n": [64]}, "realisations": 2}
     one_study["studies"]["dataset_size"] = study | {"set": right | wrong}
     with pytest.raises(ConfigError, match="has 1 problem:") as caught:
@@ -283,6 +292,74 @@ def test_networks_and_batches_that_do_not_fit_are_told_before_any_job(one_study,
     other |= {"model": "fully_connected"} if "dataset" in wrong else {}
     one_study["studies"]["dataset_size"] = study | {"set": right | wrong | other}
     validate(one_study)
+
+
+UNREAD = [
+    ({"set": {"temperature": 0.1}}, "set has temperature", "set dynamics: langevin"),
+    ({"vary": {"temperature": [0, 0.1]}}, "vary has temperature", "set dynamics: langevin"),
+    ({"set": {"dynamics": "sgd", "momentum": 0.5}}, "set has momentum", "heavy_ball or nesterov"),
+    (
+        {"set": {"dynamics": "gradient_descent", "batch_size": 4}},
+        "set has batch_size",
+        "(dynamics: gradient_descent); remove it, or set dynamics: sgd",
+    ),
+    ({"set": {"learning_rate": 0.1}}, "set has learning_rate", "gradient_descent or heavy_ball"),
+    (
+        {"cases": [{"dynamics": "adam", "learning_rate": 0.1, "relative_tolerance": 0.01}],
+         "set": {"learning_rate_unit": "absolute", "time_unit": "steps", "first_snapshot": 1}},
+        "cases has relative_tolerance",
+        "(dynamics: adam); remove it, or set dynamics: gradient_flow",
+    ),
+    ({"set": {"depth": 3}}, "set has depth", "set model: fully_connected or residual_network"),
+    ({"set": {"patch_size": 2}}, "set has patch_size", "set model: vision_transformer"),
+    (
+        {"set": {"model": "vision_transformer", "parameterisation": "ntk"}},
+        "set has parameterisation",
+        "(model: vision_transformer); remove it, or set model: myrtle5 or ",
+    ),
+    (
+        {"set": {"model": "fully_connected", "depth": 1}, "vary": {"width": [8, 16]}},
+        "vary has width",
+        "(model: fully_connected of depth 1)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("study", "what", "remedy"), UNREAD, ids=lambda v: str(v)[:40])
+def test_what_a_study_names_and_none_of_its_runs_reads_is_refused(one_study, study, what, remedy):
+    one_study["studies"]["dataset_size"] = {"realisations": 2, **study}
+    with pytest.raises(ConfigError, match="has 1 problem:") as caught:
+        validate(one_study)
+    assert f"studies.dataset_size.{what}, which no run" in str(caught.value)
+    assert remedy in str(caught.value)
+    one_study["default_studies"] = ["other"]
+    one_study["studies"]["other"] = {"set": {"n": 100}, "realisations": 2}
+    validate(one_study)  # nobody asks for it
+    files = inputs.study_files(Plan(one_study), one_study)
+    assert files(SimpleNamespace(study="other"))
+    with pytest.raises(Refusal, match=re.escape(remedy)):
+        files(SimpleNamespace(study="dataset_size"))
+
+
+def test_what_some_run_of_a_study_reads_may_be_set(one_study):
+    flow, noisy = {"dynamics": "gradient_flow"}, {"dynamics": "langevin"}
+    more = {"dynamics": "heavy_ball", "momentum": 0.5}
+    one_study["base"]["batch_size"] = 8  # of the base: no study names it
+    for study in (
+        {"cases": [flow, noisy, more], "set": {"temperature": 0.1, "learning_rate": 0.1}},
+        {"set": {"temperature": 0.1}, "vary": {"dynamics": ["gradient_flow", "langevin"]}},
+        {"cases": [{"model": "myrtle5"}, {"model": "fully_connected", "depth": 2}]},
+        {"set": {"warm_start_accuracy": 0.3, "dataset": "digits", "selection": "uniform"}},
+    ):
+        one_study["studies"]["dataset_size"] = {"realisations": 2, **study}
+        validate(one_study)
+
+
+@pytest.mark.parametrize("base", [{"model": "vision_transformer"}, {"dynamics": "sgd"}])
+def test_studies_that_nobody_asked_for_stand_beside_any_base(shipped_config, base):
+    """The shipped studies vary widths and parameterisations, which not every network has."""
+    shipped_config["base"] |= base | {"dataset": "digits"}
+    validate(shipped_config)
 
 
 def test_heads_of_the_transformer_are_those_of_the_library():
@@ -497,6 +574,58 @@ def test_bad_files_end_the_real_command_without_a_traceback(tmp_path, content, w
     assert not (tmp_path / "results").exists()
 
 
+def test_values_within_braces_of_the_command_line_are_read_as_in_a_file(shipped_config):
+    """Snakemake leaves all that stands in --config 'base={n: 8}' text."""
+    given = {"base": {"n": "8", "precision": "float64", "subtract_start": "true"}, "seed": 3}
+    given["studies"] = {"a": {"vary": {"n": ["8", "16"]}, "realisations": "2"}}
+    given["datasets"] = {"cifar10": {"archive": "null"}}
+    config = copy.deepcopy(shipped_config)
+    for key in ("base", "studies"):
+        config[key] |= given[key]
+    config["datasets"]["cifar10"] |= given["datasets"]["cifar10"]
+    config["seed"] = 3
+    config = validated(config, given=given)
+    assert (config["base"]["n"], config["base"]["subtract_start"]) == (8, True)
+    assert config["base"]["precision"] == "float64"
+    assert config["base"]["width"] == shipped_config["base"]["width"]
+    assert config["studies"]["a"] == {"vary": {"n": [8, 16]}, "realisations": 2}
+    assert config["datasets"]["cifar10"]["archive"] is None
+    with pytest.raises(ConfigError, match=re.escape("write 1.0e-3")):
+        config = changed(shipped_config, "base.learning_rate", "1e-3")
+        validated(config, given={"base": {"learning_rate": "1e-3"}})
+    with pytest.raises(ConfigError, match=re.escape("(remove the quotes: 8)")):
+        validated(changed(shipped_config, "base.n", "8"))
+
+
+TARGETS = [
+    (
+        "results/studies/nope/findings.md",
+        "the configuration has no study nope; it has architecture, ",
+    ),
+    ("results/studies/dataset_size/figures/nope.png", "there is no figure nope; there are"),
+    ("results/data/nope/images.nc", "the configuration has no data set nope; it has cifar10, dig"),
+    ("results/data/digits/n7-x.nc", "no study of the configuration has the subset n7-x"),
+    ("results/runs/digits/n32-balanced-subset0/nope/time_unit.json", "has the network nope"),
+    ("experiment_width", "add studies.infinite_width with infinite_width among its figures"),
+    ("study_width", "studies.width.vary has parameterisation, which no run of the study reads"),
+]
+
+
+def test_targets_that_the_configuration_lacks_are_told_in_one_sentence(tmp_path):
+    folder = checkout(tmp_path)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["studies"]["infinite_width"]
+    config["base"]["model"] = "vision_transformer"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with DryRuns(folder) as dry_runs:
+        for target, words in TARGETS:
+            with pytest.raises(RuntimeError) as caught:
+                dry_runs.plan(target)
+            told = str(caught.value)
+            assert "Traceback" not in told and "Exception" not in told, told
+            assert len([line for line in told.splitlines() if words in line]) == 1, told
+
+
 def test_no_rule_has_the_name_that_a_study_may_get():
     rules = [path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk")]
     assert not re.findall(r"^(?:rule|use rule \w+ as) study_\w+", "\n".join(rules), re.MULTILINE)
@@ -508,6 +637,7 @@ def test_no_rule_has_the_name_that_a_study_may_get():
         ("theory.langevin.set.dataset", "nope", "theory.langevin: dataset is 'nope'; allowed: "),
         ("theory.langevin.set.n", 5000, "theory.langevin asks for n = 5000 training samples"),
         ("base.targets", "real", "theory.langevin has targets: real, but digits has classes"),
+        ("theory.langevin.set.momentum", 0.5, "theory.langevin has momentum, which the experiment"),
     ],
 )
 def test_data_of_the_langevin_experiment_are_checked_where_it_is_asked_for(
@@ -517,5 +647,5 @@ def test_data_of_the_langevin_experiment_are_checked_where_it_is_asked_for(
         return inputs.langevin_subsets(Plan(config), config)(None)
 
     assert files(shipped_config) == ["results/data/digits/n32-balanced-subset0.nc"] * 2
-    with pytest.raises(ValueError, match=re.escape(words)):
+    with pytest.raises(Refusal, match=re.escape(words)):
         files(changed(shipped_config, key, value))

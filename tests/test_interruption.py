@@ -1,6 +1,7 @@
 """Jobs that are stopped, killed, starved of disk, met by another, extended; results that change."""
 
 import base64
+import ctypes
 import errno
 import os
 import resource
@@ -240,6 +241,49 @@ def test_the_lock_of_another_host_or_of_another_workflow_stays(tmp_path, monkeyp
     assert workdir.take_over(tmp_path) == [] and lock.exists()
     os.close(workdir._held.pop())
     assert "elsewhere" in capfd.readouterr().err
+
+
+FOLDERS = [
+    ("file", "results", "results is no folder; move it away"),
+    ("link", "results", "results is a link to nowhere, which is not there; correct it or move it"),
+    ("link", "results/runs", "results/runs is a link to nowhere, which is not there"),
+    ("locked", "results", "results is a folder that this user may not write to"),
+    ("locked", "results/runs", "results/runs is a folder that this user may not write to"),
+    ("file", ".snakemake", ".snakemake is no folder; move it away"),
+    ("link", ".snakemake", ".snakemake is a link to nowhere, which is not there"),
+    ("locked", ".snakemake", ".snakemake is a folder that this user may not write to"),
+    ("locked", ".", ".snakemake cannot be made, since this user may not write to its folder"),
+]
+
+
+def without_privileges():
+    """Let the process that follows be held by permissions, of root too."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; no right: no need
+
+
+@pytest.mark.parametrize(("kind", "name", "words"), FOLDERS)
+def test_a_folder_that_cannot_be_written_is_told_before_any_job(tmp_path, kind, name, words):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "file":
+        path.write_text("")
+    elif kind == "link":
+        path.symlink_to("nowhere")
+    else:
+        path.mkdir(exist_ok=True)
+        path.chmod(0o555)
+    target = "results/data/digits/n8-balanced-subset0.nc"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", target, "--directory", tmp_path]
+    command += ["--configfile", ROOT / "config.yaml", ROOT / "tests/miniature.yaml"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, preexec_fn=without_privileges, timeout=90
+    )
+    path.chmod(0o755) if kind == "locked" else None
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in told, told
+    assert len([line for line in told.splitlines() if words in line]) == 1, told
+    assert "Reading the data set" not in told and not list(tmp_path.rglob("*.nc"))
 
 
 @pytest.fixture

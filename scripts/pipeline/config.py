@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -280,8 +281,8 @@ def _langevin(config: dict) -> dict:
     return {"set": langevin["set"], "cases": langevin["networks"]}
 
 
-def langevin_data_problems(config: dict) -> list[str]:
-    """Return what the Langevin experiment wrongly asks of its data, in sentences.
+def langevin_problems(config: dict) -> list[str]:
+    """Return what the Langevin experiment wrongly asks of its data or names in vain, in sentences.
 
     They are told where it is asked for: most of its settings are those of the base, and a base of
     real targets, say, is no mistake of who does not want this experiment.
@@ -289,8 +290,10 @@ def langevin_data_problems(config: dict) -> list[str]:
     Args:
         config: a validated configuration.
     """
-    where, problems = "theory.langevin", []
-    for settings in combinations(config["base"], _langevin(config)):
+    where, problems, study = "theory.langevin", [], _langevin(config)
+    read = {"dataset", "final_time", "model_arguments"}
+    for settings in combinations(config["base"], study):
+        read.update(_read(settings, ("subset", "network")))
         name = settings["dataset"]
         unknown = _unknown_name(f"{where}: dataset", name, config["datasets"], "add datasets.")
         if not unknown:
@@ -299,6 +302,13 @@ def langevin_data_problems(config: dict) -> list[str]:
             unknown = [f"{where} {problem}" for problem in found]
             unknown += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
         problems += unknown
+    problems += [
+        f"{where} has {key}, which the experiment does not read: it has a step and temperatures of "
+        "its own; remove it"
+        for part in (study["set"], *study["cases"])
+        for key in part
+        if key not in read
+    ]
     return list(dict.fromkeys(problems))
 
 
@@ -429,7 +439,6 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
         ]
     problems += _label_problems(name, study)
     models: dict[str, list[str]] = {}
-    read: set[str] = set()  # the keys that any run reads
     for settings in combinations(config["base"], study):
         where = _where(name, settings)
         unknown = _unknown_name(
@@ -447,7 +456,6 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
         if unknown:
             problems += unknown
             continue
-        read.update(key for keys in level_keys(settings).values() for key in keys)
         if is_own(model) and len(network_slug(settings)) > LONGEST_FOLDER_NAME:
             problems.append(
                 f"studies.{name}: model and model_arguments make a folder's name of "
@@ -469,9 +477,15 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
         if limit:
             problems += _limit_problems(name, study, settings)
     problems += _argument_name_problems(config, name, study)
-    if not problems:  # else a name may be unknown
-        problems += _idle_axes(config, name, study, read) or _repeated_cases(config, name, study)
+    if not problems and name in config["default_studies"]:  # else a name may be unknown
+        problems += _idle_problems(config, name)
     return problems
+
+
+def _idle_problems(config: dict, name: str) -> list[str]:
+    """Return what a study names in vain, in sentences."""
+    study = config["studies"][name]
+    return _idle_settings(config, name, study) or _repeated_cases(config, name, study)
 
 
 def _label_problems(name: str, study: dict) -> list[str]:
@@ -485,21 +499,42 @@ def _label_problems(name: str, study: dict) -> list[str]:
     ]
 
 
-def _idle_axes(config: dict, name: str, study: dict, read: set[str]) -> list[str]:
-    """Return a sentence per setting of ``vary`` that changes no run of a study."""
-    always = ("dataset", "warm_start_accuracy", "model_arguments")
+def _idle_settings(config: dict, name: str, study: dict) -> list[str]:
+    """Return a sentence per setting that a study names and none of its runs reads."""
+    runs = list(combinations(config["base"], study))
+    read = {"label", "dataset", "warm_start_accuracy", "model_arguments"}
+    read.update(key for settings in runs for key in _read(settings))
+    cases = {key: None for case in study.get("cases", []) for key in case}
+    named = {"set": study.get("set", {}), "cases": cases, "vary": study.get("vary", {})}
     problems = []
-    for key in study.get("vary", {}):
-        if key in (*always, *read) or key not in config["base"]:
-            continue
-        level = "dynamics" if any(key in keys for keys in DYNAMICS_KEYS.values()) else "model"
-        runs = combinations(config["base"], study)
-        has = ", ".join(dict.fromkeys(settings[level] for settings in runs))
-        problems.append(
-            f"studies.{name}.vary has {key}, which no run of the study reads ({level}: {has}); "
-            f"remove it, or set a {level} that reads it"
-        )
+    for part, keys in named.items():
+        for key in (key for key in keys if key not in read):
+            kind = "dynamics" if any(key in keys for keys in DYNAMICS_KEYS.values()) else "model"
+            readers = {"dynamics": DYNAMICS_KEYS, "model": MODEL_KEYS}[kind].items()
+            has = dict.fromkeys(_in_words(settings, kind) for settings in runs)
+            problems.append(
+                f"studies.{name}.{part} has {key}, which no run of the study reads ({kind}: "
+                f"{', '.join(has)}); remove it, or set {kind}: "
+                f"{' or '.join(reader for reader, keys in readers if key in keys)}"
+            )
     return problems
+
+
+def _read(settings: dict, levels: Iterable[str] = ("subset", "network", "dynamics")) -> set[str]:
+    """Return the run settings that a run reads at some levels, besides its data set."""
+    keys = {key for level, keys in level_keys(settings).items() if level in levels for key in keys}
+    return keys - {"width"} if _is_linear_regression(settings) else keys
+
+
+def _is_linear_regression(settings: dict) -> bool:
+    """Return whether the network is one layer, which has no width."""
+    return settings["model"] == "fully_connected" and settings["depth"] == 1
+
+
+def _in_words(settings: dict, kind: str) -> str:
+    """Return the dynamics or the model of a run in words."""
+    layer = " of depth 1" if kind == "model" and _is_linear_regression(settings) else ""
+    return settings[kind] + layer
 
 
 def _repeated_cases(config: dict, name: str, study: dict) -> list[str]:
@@ -619,12 +654,12 @@ def _fit_problems(settings: dict, data: Source) -> list[str]:
     return problems
 
 
-def fit_problems(config: dict, name: str) -> list[str]:
-    """Return which networks and minibatches of a study do not fit its data, in sentences.
+def problems_where_asked(config: dict, name: str) -> list[str]:
+    """Return what of a study does not fit its data, and what it names in vain, in sentences.
 
-    Of default studies ``validate`` tells them; of any other study they are told where it is asked
-    for: the shipped ones lie over the base, and a base of vectors, say, is no mistake of who does
-    not want a study of convolutional networks.
+    Of default studies ``validate`` tells it; of any other study it is told where it is asked for:
+    the shipped ones lie over the base, and a base of vectors, say, or a network without a width is
+    no mistake of who does not want a study of convolutional networks, or of widths.
 
     Args:
         config: a validated configuration.
@@ -636,7 +671,7 @@ def fit_problems(config: dict, name: str) -> list[str]:
         where = _where(name, settings)
         data = sources(settings["dataset"])
         problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems)) or _idle_problems(config, name)
 
 
 def _where(name: str, settings: dict) -> str:
@@ -649,8 +684,7 @@ def _network_problems(settings: dict) -> list[str]:
     model, width = settings["model"], settings["width"]
     if model == "vision_transformer" and width % TRANSFORMER_HEADS:
         return [f"width is {width}; {model} needs a multiple of its {TRANSFORMER_HEADS} heads"]
-    single = model == "fully_connected" and settings["depth"] == 1
-    if single and settings["parameterisation"] == "mean_field":
+    if _is_linear_regression(settings) and settings["parameterisation"] == "mean_field":
         return ["parameterisation is mean_field, a mean over hidden units; depth 1 has none"]
     return []
 
@@ -714,12 +748,28 @@ def _duplicate_studies(config: dict) -> list[str]:
     return problems
 
 
-def validated(config: dict, paths: Iterable[str | Path] = ()) -> dict:
+def _typed(value: Any, given: Any) -> Any:
+    """Return a value with the texts in it that the command line gave read as YAML."""
+    if isinstance(value, dict) and isinstance(given, Mapping):
+        return {key: _typed(part, given.get(key)) for key, part in value.items()}
+    if isinstance(value, list) and value == given:
+        return [_typed(part, part) for part in value]
+    if isinstance(value, str) and value == given:
+        with contextlib.suppress(yaml.YAMLError):
+            return yaml.safe_load(value)
+    return value
+
+
+def validated(
+    config: dict, paths: Iterable[str | Path] = (), given: Mapping[str, Any] | None = None
+) -> dict:
     """Return a deep copy of the configuration after checking it.
 
     Args:
         config: the configuration as Snakemake merged it.
         paths: the files that it comes from.
+        given: what ``--config`` gave of it; Snakemake reads all numbers within ``base={n: 8}`` as
+            text, and here they become numbers.
 
     Returns:
         A plain copy that nothing else mutates.
@@ -730,6 +780,9 @@ def validated(config: dict, paths: Iterable[str | Path] = ()) -> dict:
     problems = [problem for path in dict.fromkeys(paths) for problem in file_problems(path)]
     if problems:
         raise ConfigError("\n".join(problems))
+    for key, value in (given or {}).items():
+        if not isinstance(value, str):  # Snakemake has read it
+            config = {**config, key: _typed(config[key], value)}
     validate(config)
     archive = config["datasets"].get("cifar10", {}).get("archive")
     if archive and "://" not in archive and not ARCHIVE.is_file():

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.config import fit_problems, langevin_data_problems
-from pipeline.runs import Ensemble, Plan, subset_slug
+from pipeline.config import langevin_problems, problems_where_asked
+from pipeline.runs import Ensemble, Plan, Refusal, subset_slug
 from pipeline.settings import FIGURES
 from pipeline.sources import source
 
@@ -30,12 +30,16 @@ def data_source(config: dict) -> Callable[[Any], list[str]]:
     """Return a function from wildcards to what the rule ``prepare`` reads.
 
     An archive or the user's file; digits come with scikit-learn, a teacher is drawn.
+
+    Raises:
+        Refusal: by that function, if the configuration has no such data set.
     """
 
     def files(wildcards: Any) -> list[str]:
+        _known("data set", wildcards.dataset, config["datasets"])
         if wildcards.dataset == "cifar10":
             return ["results/data/cifar10/archive.tar.gz"]
-        entry = config["datasets"].get(wildcards.dataset, {})
+        entry = config["datasets"][wildcards.dataset]
         return [entry["file"]] if "file" in entry else []
 
     return files
@@ -55,12 +59,13 @@ def study_files(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
     """Return a function from wildcards to all files that the rule ``collect`` reads.
 
     Raises:
-        ValueError: by that function, if a network of the study does not fit its data.
+        Refusal: by that function, if there is no such study, or if it asks for what cannot be made.
     """
 
     def files(wildcards: Any) -> list[str]:
+        _known("study", wildcards.study, plan.studies)
         if wildcards.study not in plan.default_studies:  # of those it is known
-            _refuse(fit_problems(config, wildcards.study))
+            _refuse(problems_where_asked(config, wildcards.study))
         found = []
         for ensemble in plan.studies[wildcards.study]:
             tables = ("speed_limits.csv", "transport.json", "exponents.csv", "warm_start.json")
@@ -74,13 +79,23 @@ def study_files(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
 
 
 def _refuse(problems: list[str]) -> None:
-    """Raise all problems as one error, if there are any.
+    """Refuse for all problems at once, if there are any.
 
     Raises:
-        ValueError: one sentence per problem.
+        Refusal: one sentence a line.
     """
     if problems:
-        raise ValueError("; ".join(problems))
+        raise Refusal("\n".join(problems))
+
+
+def _known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that the configuration does not have.
+
+    Raises:
+        Refusal: with the names that it has.
+    """
+    if name not in known:
+        raise Refusal(f"the configuration has no {kind} {name}; it has {', '.join(known)}")
 
 
 def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
@@ -97,11 +112,11 @@ def langevin_subsets(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
     """Return a function to the training subsets of the Langevin experiment, one per network.
 
     Raises:
-        ValueError: by that function, if its settings do not fit their data sets.
+        Refusal: by that function, if its settings do not fit their data sets or it reads them not.
     """
 
     def files(_wildcards: Any) -> list[str]:
-        _refuse(langevin_data_problems(config))
+        _refuse(langevin_problems(config))
         return [f"results/data/{n['dataset']}/{subset_slug(n)}.nc" for n in plan.langevin]
 
     return files
@@ -111,12 +126,12 @@ def experiment(plan: Plan, study: str, figure: str) -> Callable[[Any], list[str]
     """Return a function to what an experiment makes: one figure of a study, and its tables.
 
     Raises:
-        ValueError: by that function, if the configuration has no such study or figure.
+        Refusal: by that function, if the configuration has no such study or figure.
     """
 
     def files(_wildcards: Any) -> list[str]:
         if figure not in plan.figures.get(study, ()):
-            raise ValueError(
+            raise Refusal(
                 f"this experiment is the figure {figure} of the study {study}, which the "
                 f"configuration does not have; add studies.{study} with {figure} among its figures"
             )
@@ -128,7 +143,13 @@ def experiment(plan: Plan, study: str, figure: str) -> Callable[[Any], list[str]
 
 
 def figure_tables(wildcards: Any) -> dict[str, str]:
-    """Return name -> file of the tables that a figure is drawn from."""
+    """Return name -> file of the tables that a figure is drawn from.
+
+    Raises:
+        Refusal: if there is no such figure.
+    """
+    if wildcards.figure not in FIGURES:
+        raise Refusal(f"there is no figure {wildcards.figure}; there are {', '.join(FIGURES)}")
     folder = f"results/studies/{wildcards.study}"
     return {
         name: f"{folder}/{name}.{'nc' if name == 'spectra' else 'csv'}"

@@ -38,6 +38,13 @@ DYNAMICS_KEYS = {
 }
 
 
+class Refusal(SystemExit):
+    """What the command line asks for cannot be made: one sentence, which ends the process with 1.
+
+    Functions of a rule raise it: of any other exception Snakemake prints a traceback.
+    """
+
+
 def is_own(model: str) -> bool:
     """Return whether a model is the user's own, ``package.module:factory``."""
     return ":" in model
@@ -372,15 +379,14 @@ class Plan:
             Setting -> value.
 
         Raises:
-            KeyError: if no study of the configuration has such a run.
+            Refusal: if no study of the configuration has such a run.
         """
-        try:
-            return dict(self._settings[level, slug])
-        except KeyError:
-            raise KeyError(
+        if (level, slug) not in self._settings:
+            raise Refusal(
                 f"no study of the configuration has the {level} {slug}; "
                 "ask for results of a study that config.yaml describes"
-            ) from None
+            )
+        return dict(self._settings[level, slug])
 
     def ensemble(self, wildcards: Any) -> Ensemble:
         """Return the ensemble that a job's wildcards name."""

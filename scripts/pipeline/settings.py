@@ -18,7 +18,7 @@ from pipeline.cifar10 import OFFICIAL_SHA256
 from pipeline.code_digest import SCRIPTS, code_digest
 from pipeline.files import content_digest
 from pipeline.own_code import own_digest
-from pipeline.runs import Plan, is_own
+from pipeline.runs import Plan, Refusal, is_own
 
 FIGURES = {
     "training_curves": ("training_curves", "warm_starts"),
@@ -233,7 +233,7 @@ class RuleSettings:
             for level in ("subset", "network", "dynamics"):
                 if level in wildcards:
                     self.plan.settings(level, wildcards[level])
-        except KeyError:
+        except Refusal:
             return False
         return True
 

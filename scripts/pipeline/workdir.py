@@ -17,7 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interruption import announce_launcher
+from pipeline.runs import Refusal
 
+STATE = ".snakemake"
+# What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
+FOLDERS = (
+    STATE,
+    "results",
+    *(
+        f"results/{name}"
+        for name in (
+            "data", "runs", "studies", "theory", "report", "logs", "benchmarks",
+            ".digests", ".partial", ".states",
+        )
+    ),
+)  # fmt: skip
 _held: list[int] = []  # descriptors that stay open as long as this process lives
 
 
@@ -26,14 +40,64 @@ def register(workflow: Any) -> None:
 
     Args:
         workflow: Snakemake's own object.
+
+    Raises:
+        Refusal: if Snakemake would find a file where it needs a folder, or may not write its state.
     """
+    if workflow.is_main_process:
+        kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
+        _refuse(kinds or folder_problems(STATE, written=True))
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process and not workflow.dryrun:
         take_over()
 
 
-def take_over(folder: str | Path = ".snakemake") -> list[Path]:
+def refuse_what_cannot_be_written() -> None:
+    """End a Snakemake that is about to start jobs, if it may not write their results.
+
+    Raises:
+        Refusal: one sentence a line.
+    """
+    _refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise Refusal("\n".join(problems))
+
+
+def folder_problems(name: str, *, written: bool = False) -> list[str]:
+    """Return why a path is or can become no folder, and if asked no folder to write to.
+
+    Args:
+        name: relative to the working folder.
+        written: whether this user has to be able to write to it.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if os.access(path, os.R_OK | os.W_OK | os.X_OK) or not written:
+            return []
+        return [
+            f"{name} is a folder that this user may not write to; change its owner or permissions, "
+            "or work in another folder (--directory)"
+        ]
+    if path.is_symlink() and not path.exists():
+        return [
+            f"{name} is a link to {os.readlink(path)}, which is not there; correct it or move it "
+            "away"
+        ]
+    if path.exists():
+        return [f"{name} is no folder; move it away, the workflow makes a folder of that name"]
+    if written and path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
+        return [
+            f"{name} cannot be made, since this user may not write to its folder; change "
+            "permissions, or work in another folder (--directory)"
+        ]
+    return []
+
+
+def take_over(folder: str | Path = STATE) -> list[Path]:
     """Register this Snakemake, and remove the lock of a dead one.
 
     Args:
