@@ -243,6 +243,21 @@ def test_the_lock_of_another_host_or_of_another_workflow_stays(tmp_path, monkeyp
     assert "elsewhere" in capfd.readouterr().err
 
 
+def test_times_of_a_clock_that_was_ahead_move_to_before_now_in_their_order(tmp_path):
+    now = time.time()
+    years = {"old": -1, "newer": -0.5, "input": 80, "beside": 80, "output": 81, "deep/last": 81.5}
+    for name, after in years.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+        os.utime(path, (now + after * 3.2e7,) * 2)
+    assert workdir.settle_times(tmp_path) == 4
+    times = {name: (tmp_path / name).stat().st_mtime for name in years}
+    assert times["old"] == pytest.approx(now - 3.2e7) and max(times.values()) < time.time()
+    assert times["newer"] < times["input"] == times["beside"] < times["output"] < times["deep/last"]
+    assert workdir.settle_times(tmp_path) == 0
+
+
 FOLDERS = [
     ("file", "results", "results is no folder; move it away"),
     ("link", "results", "results is a link to nowhere, which is not there; correct it or move it"),

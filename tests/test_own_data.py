@@ -318,6 +318,21 @@ def test_a_study_that_does_not_fit_its_data_is_refused_before_any_job(
     validate(config)
 
 
+def test_a_file_of_the_future_is_refused_before_any_job(tmp_path, shipped_config):
+    """Snakemake fails each job whose output is older than its input."""
+    path = write(tmp_path / "mine.npz", VECTORS)
+    shipped_config["datasets"]["mine"] = {"file": str(path)}
+    fitting = {"n": 10, "targets": "real", "selection": "uniform", "model": "fully_connected"}
+    own = {"set": {"dataset": "mine", **fitting}, "realisations": 2}
+    shipped_config["studies"]["own"] = own
+    validate(shipped_config)
+    os.utime(path, (4e9, 4e9))  # 2096
+    with pytest.raises(
+        ConfigError, match=r"mine\.npz was last changed on .* 2096, .* touch the file"
+    ):
+        validate(shipped_config)
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [

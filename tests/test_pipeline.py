@@ -13,7 +13,7 @@ import xarray as xr
 from conftest import ROOT
 
 from pipeline import code_digest as cd
-from pipeline.runs import Plan
+from pipeline.runs import Plan, Refusal
 from pipeline.seeds import derived_seed
 from pipeline.settings import RULES, RuleSettings
 from pipeline.stores import (
@@ -44,7 +44,7 @@ def test_slugs_stand_for_their_settings(shipped_config):
     }  # fmt: skip
     assert plan.settings("network", ensemble.network)["width"] == 32
     assert plan.settings("dynamics", ensemble.dynamics)["final_time"] == 2000
-    with pytest.raises(KeyError, match="no study of the configuration"):
+    with pytest.raises(Refusal, match="no study of the configuration"):
         plan.settings("subset", "n7-balanced-subset0")
 
 

@@ -8,6 +8,7 @@ import difflib
 import functools
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.y
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
+CLOCKS_APART = 60  # seconds that a file server's clock may be ahead; own choice
 # What `speedlimits.infinite_width` is derived for.
 CLOSED_FORM = {
     "model": ("fully_connected", "myrtle5", "myrtle7", "myrtle10"),
@@ -261,6 +263,7 @@ def _inconsistencies(config: dict) -> list[str]:
         if name in used and not wrong:
             try:
                 sources[name] = source(name, entry)
+                wrong = _time_problems(name, entry)
             except ValueError as error:
                 wrong = [f"datasets.{name}.file: {error}"]
         problems += wrong
@@ -358,6 +361,17 @@ def _dataset_problems(name: str, entry: dict) -> list[str]:
             f"number at most samples = {teacher['samples']}"
         ]
     return []
+
+
+def _time_problems(name: str, entry: dict) -> list[str]:
+    """Return a sentence if the user's file is of the future: Snakemake fails jobs that read it."""
+    moment, now = Path(entry["file"]).stat().st_mtime if "file" in entry else 0.0, time.time()
+    if moment < now + CLOCKS_APART:
+        return []
+    return [
+        f"datasets.{name}.file: {entry['file']} was last changed on {time.ctime(moment)}, but this "
+        f"machine's clock shows {time.ctime(now)}; correct the clock, or touch the file"
+    ]
 
 
 def _theory_problems(theory: dict) -> list[str]:
