@@ -16,7 +16,7 @@ from pipeline import inputs
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
-from pipeline.workdir import refuse_what_cannot_be_written, register
+from pipeline.workdir import refuse_what_cannot_start, register
 
 
 configfile: "config.yaml"
@@ -110,7 +110,7 @@ rule clean_states:
 
 
 onstart:
-    refuse_what_cannot_be_written()
+    refuse_what_cannot_start(workflow.resource_settings.cores)
 
 
 onsuccess:

@@ -415,8 +415,8 @@ def test_networks_without_a_closed_form_at_infinite_width(shipped_config, key, v
     config = shipped_config | {"studies": {"infinite_width": study}}
     config["default_studies"] = ["infinite_width"]
     validate(config)
-    myrtle = {"model": "myrtle10", "depth": 1}  # which Myrtle does not read
-    validate(changed(config, "studies.infinite_width.set", study["set"] | myrtle))
+    shallow = changed(config, "base.depth", 1)  # which Myrtle does not read
+    validate(changed(shallow, "studies.infinite_width.set.model", "myrtle10"))
     with pytest.raises(ConfigError, match="has 1 problem:") as caught:
         validate(changed(config, f"studies.infinite_width.{key}", value))
     assert all(word in str(caught.value) for word in words)

@@ -301,6 +301,16 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_job(tmp_path, kind, 
     assert "Reading the data set" not in told and not list(tmp_path.rglob("*.nc"))
 
 
+def test_no_cores_are_refused_where_snakemake_would_wait_for_ever(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "results/data/digits/images.nc"]
+    command += ["--cores", "0", "--directory", str(tmp_path)]
+    command += ["--configfile", str(ROOT / "config.yaml"), str(ROOT / "tests/miniature.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in told
+    assert "--cores is 0, with which no job can start; give at least 1" in told
+
+
 @pytest.fixture
 def tree(tmp_path):
     results = tmp_path / "results"

@@ -54,12 +54,17 @@ def register(workflow: Any) -> None:
         take_over()
 
 
-def refuse_what_cannot_be_written() -> None:
-    """End a Snakemake that is about to start jobs, if it may not write their results.
+def refuse_what_cannot_start(cores: int | None) -> None:
+    """End a Snakemake that is about to start jobs, if it has no core or may not write results.
+
+    Args:
+        cores: of the command line; Snakemake itself waits for ever if there are none.
 
     Raises:
         Refusal: one sentence a line.
     """
+    if cores is not None and cores < 1:
+        raise Refusal(f"--cores is {cores}, with which no job can start; give at least 1")
     _refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
 
 
