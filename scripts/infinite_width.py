@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.log import logged
+from pipeline.log import Progress, logged
 from pipeline.problem import build_problem, network_outputs
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_table, write_table
@@ -44,7 +44,12 @@ def closed_form(settings: dict, subset: str) -> tuple[np.ndarray, np.ndarray]:
         subset: file of its training subset.
     """
     problem = build_problem(settings, subset, 0, torch.device("cpu"))
-    return infinite_width.kernels(problem.network, problem.inputs.double().numpy())
+    progress = Progress(1.0)
+    return infinite_width.kernels(
+        problem.network,
+        problem.inputs.double().numpy(),
+        on_progress=lambda share: progress.update(share, lambda: "of the kernel of infinite width"),
+    )
 
 
 def limits(

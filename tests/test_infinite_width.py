@@ -239,6 +239,14 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, block):
     np.testing.assert_allclose(limits(build=myrtle5, inputs=IMAGES), wanted, rtol=1e-7)
 
 
+def test_progress_is_the_share_of_pairs_of_blocks(monkeypatch):
+    monkeypatch.setattr(infinite_width, "BLOCK", 1)  # one pair of images at a time
+    network = myrtle5(input_shape=(2, 4, 8), outputs=3, width=8, parameterisation="ntk")
+    shares = []
+    infinite_width.kernels(network, IMAGES[:4], on_progress=shares.append)
+    np.testing.assert_allclose(shares, np.arange(10) / 10)
+
+
 def test_networks_without_a_limit_are_refused():
     settings = {"input_shape": (2, 4, 8), "outputs": 3, "width": 8}
     standard = myrtle5(parameterisation="standard", **settings)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,7 +30,12 @@ WEIGHTS = (ScaledLinear, ScaledConv2d)
 POOLS = (nn.AvgPool2d, GlobalAveragePool)
 
 
-def kernels(network: nn.Sequential, inputs: ArrayLike, other_inputs: ArrayLike | None = None):
+def kernels(
+    network: nn.Sequential,
+    inputs: ArrayLike,
+    other_inputs: ArrayLike | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
+):
     """Return the output covariance Sigma and the NTK Theta of one output, each (N, M), float64.
 
     S(p, p') and T(p, p') are covariance and NTK of one channel at positions p of x and p' of x', at
@@ -52,6 +58,7 @@ def kernels(network: nn.Sequential, inputs: ArrayLike, other_inputs: ArrayLike |
             wide.
         inputs: x, shape (N, ...) of the network's inputs.
         other_inputs: x', shape (M, ...); None means ``inputs``.
+        on_progress: called with the share of the pairs done, 0 at the start.
 
     Returns:
         (Sigma, Theta).
@@ -73,9 +80,10 @@ def kernels(network: nn.Sequential, inputs: ArrayLike, other_inputs: ArrayLike |
     squares = _squares(layers, x, side**2)
     other_squares = squares if y is x else _squares(layers, y, side**2)
     found = torch.empty(2, len(x), len(y), dtype=torch.float64)
-    for i, j in itertools.product(range(0, len(x), side), range(0, len(y), side)):
-        if y is x and j < i:
-            continue
+    starts = itertools.product(range(0, len(x), side), range(0, len(y), side))
+    blocks = [(i, j) for i, j in starts if y is not x or j >= i]
+    for number, (i, j) in enumerate(blocks):
+        on_progress(number / len(blocks))
         rows, columns = slice(i, i + side), slice(j, j + side)
         start = torch.einsum("ncij,mckl->nmikjl", x[rows], y[columns]) / x.shape[1]
         both = zip(squares, other_squares, strict=True)
