@@ -94,8 +94,8 @@ rule verify:
     localrule: True
     conda:
         "envs/analysis.yaml"
-    shell:
-        "python scripts/verify.py 2>&1 | tee {log}"
+    script:
+        "scripts/verify.py"
 
 
 # Removes the states that unfinished jobs and longer runs would continue from.

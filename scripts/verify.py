@@ -71,17 +71,19 @@ def unrecorded(results: Path) -> list[str]:
     ]
 
 
-def main(results: Path) -> int:
-    """Return the exit status, after printing all problems."""
-    if not results.is_dir():
-        print(f"{results} is no folder; name the results folder")
-        return 1
-    found = problems(results)
-    print("\n".join(found) if found else f"{results}: everything is as it was written")
-    for path in unrecorded(results):
-        print(f"note: nothing is recorded about {path}")
+def main(results: Path, log: str | None = None) -> int:
+    """Return the exit status, after printing all problems, into a log too if one is named."""
+    found = problems(results) if results.is_dir() else [f"{results} is no folder; name another"]
+    lines = found or [f"{results}: everything is as it was written"]
+    lines += [f"note: nothing is recorded about {path}" for path in unrecorded(results)]
+    print("\n".join(lines))
+    if log:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        Path(log).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return int(bool(found))
 
 
 if __name__ == "__main__":
+    if "snakemake" in globals():
+        raise SystemExit(main(Path("results"), snakemake.log[0]))  # noqa: F821
     raise SystemExit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "results")))

@@ -330,6 +330,25 @@ def test_sound_results_verify_and_open_with_pandas(tree, capsys):
     assert done.returncode == 0
 
 
+def test_the_target_verify_needs_no_activated_environment_and_any_folder(tree):
+    command = [sys.executable, "-m", "snakemake", "verify", "--cores", "1"]
+    command += ["--directory", str(tree.parent), "--configfile", str(ROOT / "config.yaml")]
+    for status, words in ((0, "everything is as it was written"), (1, "has been altered")):
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        told = done.stdout + done.stderr
+        assert done.returncode == status and words in told and "Traceback" not in told, told
+        assert words in (tree / "logs/verify.log").read_text()
+        with (tree / "a/t.csv").open("a") as table:
+            table.write("5,6\n")
+
+
 def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):
     table, other = tree / "a/t.csv", tree / "b/t.json"
     table.write_text(table.read_text()[:-3])
