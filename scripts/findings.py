@@ -11,7 +11,7 @@ import math
 import pandas as pd
 
 from pipeline.log import logged
-from pipeline.outcomes import PRIMARY
+from pipeline.outcomes import PRIMARY, each_run_once
 from pipeline.stores import read_table
 from speedlimits.power_law import regime
 from speedlimits.statistics import geometric_mean, holm
@@ -375,13 +375,13 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     confidence, axes = settings["confidence"], settings["axes"]
     level = f"{1 - confidence:.2g}"
     predictions = prediction_lines(tables["outcomes"], axes, confidence)
-    regimes = regime_lines(tables["exponents"], axes)
+    regimes = regime_lines(each_run_once(tables["exponents"]), axes)
     short = [
         *range_sentences(tables["outcomes"], axes),
         *noise_sentence(tables["outcomes"]),
         *prediction_summary(predictions),
         *regime_summary(regimes),
-        *transport_sentence(tables["transport"]),
+        *transport_sentence(each_run_once(tables["transport"])),
         *effect_summary(tables, confidence),
     ]
     parts = [

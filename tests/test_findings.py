@@ -13,7 +13,7 @@ from findings import (
 )
 
 from pipeline.columns import described
-from pipeline.outcomes import along_axes, correlations
+from pipeline.outcomes import THRESHOLD, along_axes, correlations, each_run_once
 from plots.outcomes import series_label
 from speedlimits.statistics import holm, rank_correlation, trend
 
@@ -268,3 +268,33 @@ def test_runs_that_do_not_read_an_axis_say_nothing_about_it(missing):
     assert "nan" not in text and "None" not in text and "kind relu" in text
     labels = series_label(tables["outcomes"], ["model", "kind", "depth"])
     assert set(labels) >= {"a", "b, tanh, depth 2"} and not labels.str.contains("nan").any()
+
+
+def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
+    """They train nothing anew: the cold start's rows of all thresholds are the same runs."""
+    one = runs(sizes=(8, 16), realisations=4).drop(columns="at")
+    warm = one.assign(start="warm")
+    many, factors = [], {0.15: 3.0, 0.2: 2.0, 0.3: 1.0}
+    for threshold, factor in factors.items():
+        for table in (one, warm.assign(inefficiency=factor * warm["inefficiency"])):
+            table = table.assign(ensemble=table["ensemble"] + f"-{threshold}")
+            table.insert(4, THRESHOLD, threshold)
+            many.append(table)
+    found = each_run_once(pd.concat(many, ignore_index=True))
+    cold = found[found["start"] == "cold"]
+    assert cold[THRESHOLD].isna().all()
+    pd.testing.assert_frame_equal(
+        cold.drop(columns=["ensemble", THRESHOLD]).reset_index(drop=True),
+        one.drop(columns="ensemble"),
+    )
+    assert len(found) == len(one) + len(factors) * len(warm)
+    table = found.assign(at="end")
+    axes = {"width": [8, 16], THRESHOLD: list(factors)}
+    text, tables = written(table, axes)
+    alone = correlations(one.assign(at="end"), SETTINGS)
+    pd.testing.assert_frame_equal(tables["correlations"], alone)
+    against = tables["trends"][tables["trends"]["against"] == THRESHOLD]
+    assert set(against["start"]) == {"warm"}
+    assert "nan" not in text and f"falls with {THRESHOLD.replace('_', ' ')}" in text
+    table = pd.DataFrame({"ensemble": ["a"], "moment": ["start"]})
+    pd.testing.assert_frame_equal(each_run_once(table), table)  # no such axis

@@ -328,6 +328,24 @@ def test_temperatures_stand_at_their_places_and_zero_in_a_strip(realisations):
     assert len(bars) == 2  # least to most of every series
 
 
+def test_runs_that_the_axis_does_not_touch_stand_as_a_line_with_its_band(tables):
+    rows = tables["outcomes"]
+    rows = rows[(rows["n"] == 16) & (rows["start"] == "cold")]
+    warm = rows.assign(start="warm")
+    parts = [warm.assign(warm_start_accuracy=value) for value in (0.12, 0.15, 0.3)]
+    table = pd.concat([rows.assign(warm_start_accuracy=np.nan), *parts])
+    columns = list(table.columns.drop("warm_start_accuracy"))
+    columns.insert(columns.index("start"), "warm_start_accuracy")
+    figure = importlib.import_module("plots.outcomes").draw(table[columns])
+    cold, warm_panel = figure.axes[:2]
+    mean = rows.loc[rows["realisation"].astype(str) == "ensemble", "inefficiency"].item()
+    lines = [line for line in cold.lines if list(line.get_xdata()) == [0, 1]]
+    np.testing.assert_allclose([line.get_ydata() for line in lines], [[mean, mean]])
+    assert "the same runs throughout" in [text.get_text() for text in cold.texts]
+    assert not warm_panel.texts
+    assert [label.get_rotation() for label in cold.get_xticklabels()] == [35] * 3  # too close
+
+
 def test_a_study_without_temperature_says_so(tables):
     given = tables["speed_limits"].assign(loss_drop=1.0)
     words = texts(importlib.import_module("plots.speed_limit_temperature").draw(given))

@@ -41,6 +41,26 @@ QUANTITIES = {
 PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift", "alignment_gain",
            "test_error", "test_loss")  # fmt: skip
 MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
+THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
+
+
+def each_run_once(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the repetitions of ensembles that differ in their warm start alone.
+
+    They share everything but what follows the warm start. The threshold is empty in the rows of the
+    rest, as any setting that a run does not read, and the first of these ensembles stands for all.
+
+    Args:
+        table: the columns that identify an ensemble, then ``start`` or ``moment``, and values.
+    """
+    if THRESHOLD not in table:
+        return table
+    columns = list(table.columns)
+    moment = next(name for name in ("start", "moment") if name in columns)
+    shared = table[moment] != "warm"
+    table = table.assign(**{THRESHOLD: table[THRESHOLD].where(~shared)})
+    of_row = [*columns[1 : columns.index(moment) + 1], "realisation", "at", "kernel"]
+    return table[~(shared & table.duplicated([name for name in of_row if name in columns]))]
 
 
 def outcomes(
@@ -48,8 +68,9 @@ def outcomes(
 ) -> pd.DataFrame:
     """Return one row per run, start and moment.
 
-    The moments are the end; ``equal_loss``, where the training loss over that of the start has
-    fallen to the least share that every run of the study reaches; and ``equal_gradients``, the
+    Runs that ensembles share stand once (``each_run_once``). The moments are the end;
+    ``equal_loss``, where the training loss over that of the start has fallen to the least share
+    that every run of the study reaches; and ``equal_gradients``, the
     gradient evaluations that every run makes. At the last two, values are interpolated between
     recorded times, linearly in ln time, and only from the cold start. A run that diverged has
     ``diverged`` = 1 and no values at the end.
@@ -104,7 +125,7 @@ def outcomes(
             if at == "end" and start == "cold":
                 row |= kernel_columns(kernels, ensemble, str(realisation))
             rows.append(row)
-    return pd.DataFrame(rows)
+    return each_run_once(pd.DataFrame(rows))
 
 
 def _crossing(values: pd.Series, level: float) -> float:
@@ -209,6 +230,8 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
                 "log_y": factor,
             }
             label = {"at": at, "start": start, "quantity": quantity, "against": axis}
+            if group[axis].isna().all():  # nothing here reads it
+                continue
             if _is_numeric(axes[axis]):
                 x = group[axis].to_numpy(float)
                 logarithmic = bool(np.nanmin(x) > 0)

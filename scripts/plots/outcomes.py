@@ -22,6 +22,7 @@ PANELS = (
 MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
 HOLLOW = {"linestyle": "none", "marker": "D", "markersize": 3.5, "mfc": "white", "zorder": 2}
 WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the lesser ones
+CROWDED = 0.25  # share of the axis below which labels of neighbours touch, at this panel's width
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
 
 
@@ -115,6 +116,8 @@ def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict,
     if column not in rows or not np.isfinite(rows[column].astype(float)).any():
         return False
     shown = rows[np.isfinite(rows[column].astype(float))]
+    if axis and shown[axis].isna().all():
+        return plot_unread(axes, shown, column, colour)
     position = shown[axis].map(places) if axis else pd.Series(0.0, shown.index)
     logarithmic = numeric and min(places) > 0
     x = position * np.exp(shift) if logarithmic else position + shift
@@ -135,6 +138,27 @@ def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict,
     return True
 
 
+def plot_unread(axes: Axes, rows: pd.DataFrame, column: str, colour: str) -> bool:
+    """Return True; draw what the axis does not touch: a line, its interval as a band, and runs."""
+    values = rows[column].astype(float)
+    values = values.abs() if column == "discretisation" else values
+    whole = rows["realisation"].astype(str) == "ensemble"
+    middle = axes.get_yaxis_transform()
+    axes.plot([0.5] * sum(~whole), values[~whole], ".", color=colour, alpha=0.5, markersize=4,
+              transform=middle)  # fmt: skip
+    for mean in values[whole]:
+        axes.plot([0, 1], [mean, mean], color=colour, linewidth=1, transform=middle)
+    if column != "discretisation" and style.has_interval(rows[whole], column):
+        for low, high in rows.loc[whole, [f"{column}_low", f"{column}_high"]].to_numpy(float):
+            axes.fill_between([0, 1], low, high, color=colour, alpha=0.2, lw=0, transform=middle)
+    for predicted in rows.loc[whole].get(f"{column}_predicted", pd.Series(dtype=float)):
+        axes.plot([0.5], [predicted], color=colour, transform=middle, **HOLLOW)
+    axes.margins(y=0.15)
+    axes.text(0.5, 0.03, "the same runs throughout", transform=axes.transAxes, ha="center",
+              fontsize=6, color=style.GREY)  # fmt: skip
+    return True
+
+
 def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool) -> None:
     """Put a tick at every value of the axis."""
     if axis is None:
@@ -152,6 +176,9 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool) -> None
         axes.set_xlim(-0.6, len(places) - 0.4)
         labels = [style.folded(style.describe(axis, value)) for value in places]
     long = max(len(line) for label in labels for line in str(label).split("\n")) > 4
+    if axes.get_xscale() == "log" and len(places) > 1:
+        gaps = np.diff(np.log(sorted(places)))
+        long |= gaps.min() < CROWDED * gaps.sum()
     kind = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(list(places.values()), labels, **kind)
 
