@@ -87,8 +87,18 @@ def limits(
     return [*found, ntk_dynamics.inefficiency(*modes, times)]
 
 
+def subset_file(ensemble: dict) -> str:
+    """Return the file of an ensemble's training subset."""
+    _, _, dataset, subset, *_ = ensemble["path"].split("/")
+    return f"results/data/{dataset}/{subset}.nc"
+
+
 def compared(
-    ensemble: dict, speed_limits: pd.DataFrame, kernels: pd.DataFrame, seed: int, known: dict
+    ensemble: dict,
+    speed_limits: pd.DataFrame,
+    kernels: pd.DataFrame,
+    seed: int,
+    form: tuple[np.ndarray, np.ndarray],
 ):
     """Return the rows of one ensemble: its runs at every time, then the ensemble.
 
@@ -97,7 +107,7 @@ def compared(
         speed_limits: table of the study.
         kernels: table of the study.
         seed: master seed.
-        known: subset file -> Sigma and Theta, which all widths share; a new subset is added.
+        form: of ``closed_form``.
     """
     settings = ensemble["settings"] | {"seed": seed}
     rows = speed_limits[
@@ -106,11 +116,7 @@ def compared(
     names = rows["realisation"].astype(str)
     realisations = len(ensemble["manifests"])
     times = rows.loc[names == "ensemble", "time"].to_numpy(float)
-    _, _, dataset, subset, *_ = ensemble["path"].split("/")
-    file = f"results/data/{dataset}/{subset}.nc"
-    if file not in known:
-        known[file] = closed_form(settings, file)
-    exact = limits(settings, file, realisations, times, known[file])
+    exact = limits(settings, subset_file(ensemble), realisations, times, form)
     front = list(speed_limits.columns[: list(speed_limits.columns).index("start")])
     kept = [*front, "realisation", "time", "time_lambda_1", "inefficiency"]
     kept += ["inefficiency_low", "inefficiency_high", "inefficiency_predicted"]
@@ -191,10 +197,16 @@ def main(snakemake) -> None:
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
     with logged(snakemake.log[0]):
         speed_limits, kernels = read_table(given.speed_limits), read_table(given.kernels)
-        known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        seed, ensembles = settings["seed"], settings["ensembles"]
+        # All widths share the limit: the first ensemble of a subset stands for them.
+        firsts = {subset_file(ensemble): ensemble for ensemble in reversed(ensembles)}
+        forms = {
+            file: closed_form(ensemble["settings"] | {"seed": seed}, file)
+            for file, ensemble in firsts.items()
+        }
         tables = [
-            compared(ensemble, speed_limits, kernels, settings["seed"], known)
-            for ensemble in settings["ensembles"]
+            compared(ensemble, speed_limits, kernels, seed, forms[subset_file(ensemble)])
+            for ensemble in ensembles
         ]
         table = with_means(pd.concat(tables, ignore_index=True), settings)
         fitted = powers(table, settings)

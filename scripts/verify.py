@@ -78,7 +78,6 @@ def main(results: Path, log: str | None = None) -> int:
     lines += [f"note: nothing is recorded about {path}" for path in unrecorded(results)]
     print("\n".join(lines))
     if log:
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
         Path(log).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return int(bool(found))
 

@@ -9,7 +9,7 @@ import pandas as pd
 import prepare
 import pytest
 import subset
-from conftest import KERNEL, ROOT
+from conftest import ROOT, RUN
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipeline.columns import described
@@ -18,14 +18,7 @@ from plots import infinite_width as plot
 from plots import style
 from speedlimits.ntk_dynamics import inefficiency
 
-SETTINGS = {
-    "dataset": "digits", "n": 10, "selection": "balanced", "subset": 0, "seed": 11, "code": "test",
-    "label_noise": 0, "output_scale": 1, "subtract_start": False,
-    "model": "fully_connected", "depth": 2, "width": 8192, "parameterisation": "ntk",
-    "initialisation": "he", "targets": "one_hot", "precision": "float64", "moment": "start",
-    **KERNEL, "test_count": 1700,
-    "confidence": 0.95, "resamples": 500,
-}  # fmt: skip
+SETTINGS = RUN | {"n": 10, "depth": 2, "width": 8192, "confidence": 0.95, "resamples": 500}
 SUBSET = "results/data/digits/n10.nc"
 TIMES = np.array([0.05, 0.5, 5.0])
 

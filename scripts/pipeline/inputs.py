@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.config import langevin_problems, problems_where_asked
-from pipeline.runs import Ensemble, Plan, Refusal, subset_slug
+from pipeline.runs import Ensemble, Plan, Refusal, refuse, subset_slug
 from pipeline.settings import FIGURES
 from pipeline.sources import source
 
@@ -65,7 +65,7 @@ def study_files(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
     def files(wildcards: Any) -> list[str]:
         _known("study", wildcards.study, plan.studies)
         if wildcards.study not in plan.default_studies:  # of those it is known
-            _refuse(problems_where_asked(config, wildcards.study))
+            refuse(problems_where_asked(config, wildcards.study))
         found = []
         for ensemble in plan.studies[wildcards.study]:
             tables = ("speed_limits.csv", "transport.json", "exponents.csv", "warm_start.json")
@@ -76,16 +76,6 @@ def study_files(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
         return found
 
     return files
-
-
-def _refuse(problems: list[str]) -> None:
-    """Refuse for all problems at once, if there are any.
-
-    Raises:
-        Refusal: one sentence a line.
-    """
-    if problems:
-        raise Refusal("\n".join(problems))
 
 
 def _known(kind: str, name: str, known: Iterable[str]) -> None:
@@ -116,7 +106,7 @@ def langevin_subsets(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
     """
 
     def files(_wildcards: Any) -> list[str]:
-        _refuse(langevin_problems(config))
+        refuse(langevin_problems(config))
         return [f"results/data/{n['dataset']}/{subset_slug(n)}.nc" for n in plan.langevin]
 
     return files

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,16 @@ class Refusal(SystemExit):
 
     Functions of a rule raise it: of any other exception Snakemake prints a traceback.
     """
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Refuse for all problems at once, if there are any.
+
+    Raises:
+        Refusal: one sentence a line.
+    """
+    if problems := list(problems):
+        raise Refusal("\n".join(problems))
 
 
 def is_own(model: str) -> bool:

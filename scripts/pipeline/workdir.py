@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interruption import announce_launcher
-from pipeline.runs import Refusal
+from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
 # What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
@@ -47,7 +47,7 @@ def register(workflow: Any) -> None:
     """
     if workflow.is_main_process:
         kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
-        _refuse(kinds or folder_problems(STATE, written=True))
+        refuse(kinds or folder_problems(STATE, written=True))
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process and not workflow.dryrun:
@@ -65,12 +65,7 @@ def refuse_what_cannot_start(cores: int | None) -> None:
     """
     if cores is not None and cores < 1:
         raise Refusal(f"--cores is {cores}, with which no job can start; give at least 1")
-    _refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise Refusal("\n".join(problems))
+    refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
 
 
 def folder_problems(name: str, *, written: bool = False) -> list[str]:
