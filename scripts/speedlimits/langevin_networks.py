@@ -170,8 +170,10 @@ def bounds(
     spread = np.asarray(variances, dtype=np.float64)
     widened = np.sum(sizes * (np.sqrt(spread) - np.sqrt(start_variance)) ** 2, axis=-1)
     squared = np.maximum(mean_squared, 0.0) + widened
-    gain = np.sum(0.5 * sizes * np.log(spread / start_variance), axis=-1)
-    drop = np.asarray(loss_drop, dtype=np.float64) + temperature * gain
+    with np.errstate(divide="ignore"):  # without noise a variance decays to 0 and S to -inf
+        gain = np.sum(0.5 * sizes * np.log(spread / start_variance), axis=-1)
+    heat = temperature * gain if temperature > 0 else 0.0
+    drop = np.asarray(loss_drop, dtype=np.float64) + heat
     return {
         "wasserstein_squared": squared,
         "entropy_gain": gain,
