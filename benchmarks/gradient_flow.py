@@ -31,7 +31,7 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -338,13 +338,16 @@ def accurate_descent_step(problem: Problem) -> float:
     return step * ACCURACY / largest_distance(trajectory, reference)
 
 
-def network_rows(problem: Problem, end: float, tight: float, peers_up_to: float) -> Iterator[Row]:
+def network_rows(
+    problem: Problem, end: float, tight: float, tolerances: Sequence[float], peers_up_to: float
+) -> Iterator[Row]:
     """Yield the rows of a network trained in full to lambda_1 T = end.
 
     Args:
         problem: of the network.
         end: lambda_1 T.
         tight: tolerance of the reference.
+        tolerances: of the other runs.
         peers_up_to: largest end to which constant steps and general solvers are run.
     """
     reference, gradients, seconds = timed(lambda: run_flow(problem, end, tight))
@@ -352,7 +355,7 @@ def network_rows(problem: Problem, end: float, tight: float, peers_up_to: float)
     yield Row(problem.name, end, name, gradients, 0.0, seconds)
     runs = [
         (f"flow, tolerance {tolerance:g}", lambda tol=tolerance: run_flow(problem, end, tol))
-        for tolerance in (1e-2, RELATIVE_TOLERANCE, 3e-4)
+        for tolerance in tolerances
     ]
     if end <= peers_up_to:
         step = 0.5 / problem.lambda_1  # lambda_1 grows severalfold: 1/lambda_1 diverges
@@ -490,6 +493,9 @@ def main() -> None:
         help="of the reference of the network trained in full",
     )  # fmt: skip
     parser.add_argument(
+        "--network-tolerances", nargs="+", type=float, default=(1e-2, RELATIVE_TOLERANCE, 3e-4)
+    )
+    parser.add_argument(
         "--network-peers-up-to", type=float, default=2e3,
         help="largest time to which descent and general solvers train the network",
     )  # fmt: skip
@@ -517,6 +523,7 @@ def main() -> None:
                     network_problem(inputs, targets, 16),
                     end,
                     arguments.reference_tolerance,
+                    arguments.network_tolerances,
                     arguments.network_peers_up_to,
                 )
         if "sensitivity" in arguments.parts:
