@@ -456,7 +456,7 @@ def main(snakemake) -> None:
             for name, (snapshot, files) in starts.items()
         ]
         table = pd.concat(tables, ignore_index=True)
-        ends = table[table["realisation"] == "ensemble"].groupby("start").last()
+        ends = table[table["realisation"] == "ensemble"].groupby("start").tail(1).set_index("start")
         print(ends.T.to_string())
         (warn_of_noise if "note" in table else warn_of_discretisation)(table)
         couplings = {name: transport(runs, snapshot) for name, (snapshot, _) in starts.items()}

@@ -12,7 +12,18 @@ import pytest
 import yaml
 from checkouts import planned, snakemake
 from conftest import ROOT
-from reproduction import Measured, Row, configuration, falling, flat, only_size_varies, overlaps
+from reproduction import (
+    Measured,
+    Row,
+    at_a_temperature,
+    at_end,
+    configuration,
+    falling,
+    flat,
+    only_size_varies,
+    overlaps,
+    rows_of_study,
+)
 
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
@@ -154,6 +165,23 @@ def test_captions_name_what_a_study_compares(study):
         assert case["label"] in text
     for values in CONFIG["studies"][study].get("vary", {}).values():
         assert ", ".join(map(str, values)) in text
+    thresholds = {"warm_start": "12, 15, 20, 25, 30"}.get(study, "15")
+    assert f"mean test accuracy {thresholds} %." in text
+
+
+@pytest.mark.parametrize(
+    ("study", "percents"),
+    [
+        ({"set": {"warm_start_accuracy": 0.2}}, "20"),
+        ({"cases": [{"warm_start_accuracy": 0.3}, {"n": 8}]}, "30, 15"),
+        ({"vary": {"warm_start_accuracy": [None, 0.3]}}, "15, 30"),
+    ],
+)
+def test_captions_tell_the_threshold_of_their_study(study, percents):
+    config = {**CONFIG, "studies": {"own": study | {"realisations": 2}}}
+    page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure="outcomes"))
+    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    assert f"mean test accuracy {percents} %." in text
 
 
 NAN = float("nan")
@@ -183,6 +211,44 @@ def test_criteria():
     assert fall(0.3, 0.2, 0.4, 0.01) is False and fall(-0.3, -0.7, 0.1, 0.01) is None
     assert flat(-0.1, -0.2, 0.1, 0.5) is True and flat(-0.3, -0.5, 0.1, 0.5) is None
     assert flat(-0.8, -0.9, -0.5, 0.01) is False
+
+
+def test_what_is_missing_at_the_end_is_not_taken_from_before():
+    columns = ("inefficiency", "inefficiency_low", "inefficiency_high")
+    rows = [(t, *values) for t, values in enumerate([(20, 15, 25), (3, 2, 4), (NAN,) * 3])]
+    table = pd.DataFrame(rows, columns=["time", *columns])
+    table = table.assign(start="cold", realisation="ensemble", ensemble="diverged")
+    whole = table[:2].assign(ensemble="whole")
+    found = at_end(
+        pd.concat([whole, table]), {"whole": "a", "diverged": "b"}, "cold", columns[0], (10, 30)
+    )
+    assert found == [Measured("a", 3, 2, 4, False)]
+
+
+def test_a_study_without_speed_limit_times_meets_and_breaks_no_bound():
+    """Adam's time is a length: its T/T_SL is missing everywhere."""
+    settings = {"dynamics": "adam", "warm_start_accuracy": None}
+    study = [{"path": str(n), "settings": settings | {"n": n}} for n in (8, 16)]
+    names = ("inefficiency", "path_excess")
+    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    limits = pd.DataFrame({"ensemble": ["8", "16"], "start": "cold", "realisation": "ensemble"})
+    limits = limits.assign(time=1.0, **dict.fromkeys(columns, NAN))
+    exponents = ("ensemble", "kernel", "moment", "delta", "delta_low", "delta_high")
+    tables = {
+        "speed_limits": limits,
+        "trends": pd.DataFrame(columns=["at", "start", "quantity", "slope"]),
+        "exponents": pd.DataFrame(columns=exponents),
+        "warm_starts": pd.DataFrame({"ensemble": ["8", "16"]}),
+    }
+    rows = rows_of_study(tables, study, 0.05)
+    assert rows[0].paper == "at least 1" and rows[0].verdict == "not measured"
+    assert not at_a_temperature(study)
+
+
+@pytest.mark.parametrize(("temperature", "bounds"), [(0, False), (0.001, True)])
+def test_lower_bounds_at_a_temperature_are_not_held_against_the_paper(temperature, bounds):
+    settings = {"dynamics": "langevin", "temperature": temperature}
+    assert at_a_temperature([{"settings": settings | {"n": n}} for n in (8, 16)]) is bounds
 
 
 def test_differences_from_the_paper_are_named():
