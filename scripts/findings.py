@@ -11,7 +11,7 @@ import math
 import pandas as pd
 
 from pipeline.log import logged
-from pipeline.outcomes import PRIMARY, each_run_once
+from pipeline.outcomes import PRIMARY, each_run_once, independent
 from pipeline.stores import read_table
 from speedlimits.power_law import regime
 from speedlimits.statistics import geometric_mean, holm
@@ -181,7 +181,7 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         return []
     rows = []
     for (_, start), group in ends.groupby(["ensemble", "start"], sort=False):
-        found = geometric_mean(group["prediction_ratio"], confidence)
+        found = geometric_mean(independent(group)["prediction_ratio"], confidence)
         if found["points"] > 1:
             label = f"{name_of(group.iloc[0], axes)}, {start} start"
             rows.append(found | {"label": label, "noisy": noisy(group.iloc[0])})

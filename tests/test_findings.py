@@ -13,7 +13,7 @@ from findings import (
 )
 
 from pipeline.columns import described
-from pipeline.outcomes import THRESHOLD, along_axes, correlations, each_run_once
+from pipeline.outcomes import THRESHOLD, along_axes, correlations, each_run_once, independent
 from plots.outcomes import series_label
 from speedlimits.statistics import holm, rank_correlation, trend
 
@@ -268,6 +268,32 @@ def test_runs_that_do_not_read_an_axis_say_nothing_about_it(missing):
     assert "nan" not in text and "None" not in text and "kind relu" in text
     labels = series_label(tables["outcomes"], ["model", "kind", "depth"])
     assert set(labels) >= {"a", "b, tanh, depth 2"} and not labels.str.contains("nan").any()
+
+
+def test_realisations_of_one_start_count_once():
+    """A network whose start does not depend on the seed gives the same run R times."""
+    one = runs(realisations=1)
+    same = pd.concat([one.assign(realisation=str(r)) for r in range(3)], ignore_index=True)
+    for repeated, alone in zip(along_axes(same, AXES, SETTINGS), along_axes(one, AXES, SETTINGS),
+                               strict=True):  # fmt: skip
+        pd.testing.assert_frame_equal(repeated, alone)
+    pd.testing.assert_frame_equal(correlations(same, SETTINGS), correlations(one, SETTINGS))
+    assert prediction_lines(same, AXES, 0.95) == []  # one run has no scatter to judge by
+
+
+def test_thresholds_of_one_run_are_no_runs_of_their_own():
+    """Along other axes each run counts once, at the threshold that most runs have reached."""
+    warm = runs(sizes=(8, 16), realisations=4).assign(start="warm")
+    at = {0.1: warm[:5], 0.2: warm, 0.3: warm.assign(inefficiency=2 * warm["inefficiency"])}
+    table = pd.concat([t.assign(**{THRESHOLD: k}) for k, t in at.items()], ignore_index=True)
+    axes = {"width": [8, 16], THRESHOLD: list(at)}
+    trends, _ = along_axes(table, axes, SETTINGS)
+    alone, _ = along_axes(warm, {"width": [8, 16]}, SETTINGS)
+    of_width = trends[trends["against"] == "width"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_width.drop(columns="p_adjusted"),
+                                  alone.drop(columns="p_adjusted"))  # fmt: skip
+    assert trends[trends["against"] == THRESHOLD]["points"].max() == len(table)
+    assert len(independent(table, "width")) == len(warm)
 
 
 def test_thresholds_of_the_warm_start_count_their_shared_runs_once():

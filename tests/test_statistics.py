@@ -80,6 +80,23 @@ def test_exact_permutation_test_agrees_with_enumeration():
     assert run_trend(x, y)["p_value"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        pytest.param([500.0, 1000, 2000, 5000], id="uneven"),
+        pytest.param([32.0, 64, 128, 256], id="even"),
+        pytest.param([8.0, 8, 16, 32, 32], id="even, repeated"),
+        pytest.param([8.0, 8, 16, 32], id="uneven in numbers"),
+    ],
+)
+def test_no_p_value_lies_below_the_least_and_one_reaches_it(x):
+    generator = np.random.default_rng(0)
+    found = [run_trend(x, generator.lognormal(size=len(x)), resamples=10) for _ in range(50)]
+    found.append(run_trend(x, x))
+    (least,) = {row["p_smallest"] for row in found}
+    assert least == pytest.approx(min(row["p_value"] for row in found))
+
+
 def test_trend_is_found_where_there_is_one_and_rarely_where_there_is_none():
     generator = np.random.default_rng(5)
     x = np.repeat([64.0, 128, 256, 512], 4)

@@ -63,6 +63,24 @@ def each_run_once(table: pd.DataFrame) -> pd.DataFrame:
     return table[~(shared & table.duplicated([name for name in of_row if name in columns]))]
 
 
+def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
+    """Return the rows of runs that are no repetitions of others: those that tests may count.
+
+    Realisations with equal values are one run, of a start that does not depend on the seed. From
+    the warm start one run has a row for each threshold: unless thresholds are what is compared,
+    it counts once, at the threshold that most runs have reached (the first of several).
+
+    Args:
+        runs: rows of ``outcomes`` of one moment.
+        axis: what is compared.
+    """
+    runs = runs.drop_duplicates([name for name in runs if name != "realisation"])
+    if THRESHOLD not in runs or axis == THRESHOLD:
+        return runs
+    words = runs[THRESHOLD].map(str)
+    return runs[words == words.value_counts(sort=False).idxmax()]
+
+
 def outcomes(
     speed_limits: pd.DataFrame, curves: pd.DataFrame, kernels: pd.DataFrame
 ) -> pd.DataFrame:
@@ -218,9 +236,10 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """
     trends: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    for (at, start), group in runs.groupby(["at", "start"], sort=False):
-        present = [q for q in QUANTITIES if q in group and group[q].notna().any()]
+    for (at, start), together in runs.groupby(["at", "start"], sort=False):
+        present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
         for axis, quantity in itertools.product(axes, present):
+            group = independent(together, axis)
             factor = QUANTITIES[quantity]
             stream = derived_seed(settings["seed"], "bootstrap", "trend", at, start, axis, quantity)
             options = {
@@ -286,7 +305,7 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     agree, so that no setting can be the common cause.
     """
     rows = []
-    ends = runs[(runs["at"] == "end") & (runs["start"] == "cold")]
+    ends = independent(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
     for quantity in ("test_error", "test_loss", "inefficiency_predicted", "drift"):
         if quantity not in ends or ends[quantity].isna().all():
             continue

@@ -182,13 +182,12 @@ def trend(
         )
         ends = percentile_interval(_slopes(centred[order], y[rows])[:, None], confidence)
         low, high = (float(end[0]) for end in ends)
-    sizes = [[int((x[group] == v).sum()) for v in np.unique(x[group])] for group in groups]
     return {
         "slope": slope,
         "slope_low": low,
         "slope_high": high,
         "p_value": _permutation_p_value(centred, y, groups, slope, resamples, generator),
-        "p_smallest": _smallest_p_value(sizes, resamples),
+        "p_smallest": _smallest_p_value([x[group] for group in groups], resamples),
         "points": len(x),
     }
 
@@ -206,15 +205,17 @@ def _arrangements(sizes: list[list[int]]) -> int:
     )
 
 
-def _smallest_p_value(sizes: list[list[int]], resamples: int) -> float:
-    """Return the least p-value that a permutation test of cells of these sizes can give.
+def _smallest_p_value(strata: list[Array], resamples: int) -> float:
+    """Return the least p-value that a permutation test over the x of these strata can give.
 
-    Where reversing the order of the cells leaves their sizes as they are, the reversed
-    arrangement has the opposite slope, which counts too.
+    Where the x of every stratum are their own mirror image, in values and in numbers of runs, the
+    reversed arrangement has the opposite slope, which counts too. Else y = x has no equal.
     """
-    symmetric = all(cells == cells[::-1] for cells in sizes)
+    ordered = [np.sort(x) for x in strata]
+    symmetric = all(np.ptp(x + x[::-1]) <= 1e-9 * np.ptp(x) for x in ordered)
+    sizes = [np.unique(x, return_counts=True)[1].tolist() for x in ordered]
     exact = (2 if symmetric else 1) / _arrangements(sizes)
-    permutations = math.prod(math.factorial(sum(cells)) for cells in sizes)
+    permutations = math.prod(math.factorial(len(x)) for x in ordered)
     return exact if permutations <= EXACT_PERMUTATION_LIMIT else max(exact, 1 / (1 + resamples))
 
 
