@@ -13,7 +13,15 @@ from findings import (
 )
 
 from pipeline.columns import described
-from pipeline.outcomes import THRESHOLD, along_axes, correlations, each_run_once, independent
+from pipeline.outcomes import (
+    CURVES,
+    THRESHOLD,
+    along_axes,
+    correlations,
+    each_run_once,
+    independent,
+    outcomes,
+)
 from plots.outcomes import series_label
 from speedlimits.statistics import holm, rank_correlation, trend
 
@@ -268,6 +276,28 @@ def test_runs_that_do_not_read_an_axis_say_nothing_about_it(missing):
     assert "nan" not in text and "None" not in text and "kind relu" in text
     labels = series_label(tables["outcomes"], ["model", "kind", "depth"])
     assert set(labels) >= {"a", "b, tanh, depth 2"} and not labels.str.contains("nan").any()
+
+
+def test_outcomes_are_interpolated_and_count_gradients_from_their_start():
+    """Losses 4^-k and gradients 10 k or 25 k at times 2^k: 60 gradients lie between 2 and 3."""
+    k = np.arange(1, 7)
+    limits, curves = [], []
+    for name, cost in (("cheap", 10), ("dear", 25)):
+        curves.append(pd.DataFrame({
+            "ensemble": name, "realisation": 0, "time": np.append(0, 2.0**k), "test_accuracy": 0.5,
+            "train_loss_per_sample": 4.0 ** -np.append(0, k) * (1 if name == "cheap" else 7),
+            "gradients": cost * np.append(0, k),
+        }))  # fmt: skip
+        for start, first in (("cold", 0), ("warm", 2)):
+            rows = pd.DataFrame({"ensemble": name, "n": 8, "start": start, "realisation": "0",
+                                 "time": 2.0 ** k[first:] - 2.0**first * (first > 0)})  # fmt: skip
+            limits.append(rows.assign(**dict.fromkeys(CURVES, 2.0 ** k[first:])))
+    found = outcomes(pd.concat(limits), pd.concat(curves), pd.DataFrame())
+    found = found.set_index(["ensemble", "start", "at"])
+    assert found.loc[("dear", "cold", "end"), "gradients"] == 150
+    assert found.loc[("dear", "warm", "end"), "gradients"] == 100  # from the second record on
+    assert found.loc[("dear", "cold", "equal_gradients"), "inefficiency"] == pytest.approx(5.6)
+    assert found.loc[("dear", "cold", "equal_loss"), "train_loss_share"] == pytest.approx(4.0**-6)
 
 
 def test_realisations_of_one_start_count_once():

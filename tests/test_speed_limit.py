@@ -57,6 +57,16 @@ def test_nothing_has_moved_at_time_zero():
     assert np.isnan(sl.speed_limit_time([0.0], [0.0])[0])
 
 
+def test_a_loss_that_has_risen_sets_no_limit():
+    """T_SL and T/T_SL are missing together: steps beyond stability, noise of minibatches."""
+    drop, squared, time = np.array([2.0, 0.0, -2.0]), np.ones(3), np.full(3, 5.0)
+    exists = [True, False, False]
+    limit, whole = sl.speed_limit_time(squared, drop), sl.inefficiency(time, squared, drop)
+    for found in (limit, whole, sl.speed_unevenness(time, squared, drop)):
+        assert np.isfinite(found).tolist() == exists
+    np.testing.assert_allclose(whole, time / limit)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

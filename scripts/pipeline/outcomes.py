@@ -118,7 +118,8 @@ def outcomes(
         key = (ensemble, str(realisation))
         curve = trained[key].iloc[-len(of_run) :]
         values = of_run[[*CURVES]].reset_index(drop=True).astype(float)
-        values["gradients"] = curve["gradients"].to_numpy(float)
+        before = 0 if start == "cold" else trained[key]["gradients"].iloc[-len(of_run) - 1]
+        values["gradients"] = curve["gradients"].to_numpy(float) - before
         values["train_loss_share"] = share[key].iloc[-len(of_run) :].to_numpy(float)
         generalisation = ("test_error", 1 - curve["test_accuracy"])
         if trained[key]["test_accuracy"].isna().all():

@@ -44,12 +44,12 @@ def inefficiency(
         loss_drop: L_0 - L_T (or its mean over realisations), shape (...).
 
     Returns:
-        T/T_SL, shape (...); NaN where nothing has moved.
+        T/T_SL, shape (...); NaN where nothing has moved or the loss has not dropped: no bound.
 
     >>> float(inefficiency(6.0, 2.0, 0.5))
     1.5
     """
-    return _ratio(np.asarray(time, float) * np.asarray(loss_drop, float), geodesic_length_squared)
+    return _ratio(np.asarray(time, float) * _dropped(loss_drop), geodesic_length_squared)
 
 
 def speed_unevenness(
@@ -66,9 +66,9 @@ def speed_unevenness(
         loss_drop: L_0 - L_T (or its mean over realisations), shape (...).
 
     Returns:
-        The factor, shape (...); NaN where nothing has moved.
+        The factor, shape (...); NaN where nothing has moved or the loss has not dropped.
     """
-    return _ratio(np.asarray(time, float) * np.asarray(loss_drop, float), path_length_squared)
+    return _ratio(np.asarray(time, float) * _dropped(loss_drop), path_length_squared)
 
 
 def path_excess(path_length_squared: ArrayLike, geodesic_length_squared: ArrayLike) -> Array:
@@ -111,7 +111,7 @@ def discretisation(action: ArrayLike, loss_drop: ArrayLike) -> Array:
         loss_drop: L_0 - L_T, shape (...).
 
     Returns:
-        Relative difference, shape (...); NaN where the loss has not moved.
+        Relative difference, shape (...); NaN where the loss has not dropped.
     """
     return _ratio(np.asarray(action, float) - np.asarray(loss_drop, float), loss_drop)
 
@@ -175,6 +175,12 @@ def _assert_at_least(name: str, left: Array, right: Array, slack: float, time: A
             f"the inequality {name} is broken at time {time[k]:.6g}: {left[k]:.9g} < "
             f"{right[k]:.9g}; the trajectory's lengths are wrong, do not use this run"
         )
+
+
+def _dropped(loss_drop: ArrayLike) -> Array:
+    """Return the loss drop, NaN where it is not positive."""
+    drop = np.asarray(loss_drop, float)
+    return np.where(drop > 0, drop, np.nan)
 
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Array:
