@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from findings import (
     findings,
     noise_sentence,
     outcome_lines,
     prediction_lines,
     regime_lines,
+    short_intervals,
     transport_sentence,
 )
 
@@ -23,7 +25,9 @@ from pipeline.outcomes import (
     outcomes,
 )
 from plots.outcomes import series_label
-from speedlimits.statistics import holm, rank_correlation, trend
+from speedlimits import ntk_dynamics
+from speedlimits.dynamics import GradientFlow
+from speedlimits.statistics import geometric_mean, holm, rank_correlation, trend
 
 SETTINGS = {"seed": 3, "confidence": 0.95, "resamples": 999}
 
@@ -109,6 +113,42 @@ def test_measured_against_predicted_is_decided_by_its_own_test():
     assert len(lines) == 1 and "adjusted p" in lines[0]
     ratio = float(lines[0].removeprefix("- model b, cold start: ").split()[0])
     assert ratio == pytest.approx(2, rel=0.15)  # 3 standard errors: 0.1 / sqrt(5)
+
+
+def test_the_error_of_the_integration_is_no_difference():
+    """Gradient flow of an exactly linear model: all runs are off by the same small factor."""
+    k, ratios = np.arange(1.0, 101), []
+    for seed in range(4):
+        residue = np.random.default_rng(seed).normal(size=100) * k**-0.25
+        pull, target = torch.from_numpy(1 / k), torch.from_numpy(residue)
+
+        def loss(theta, pull=pull, target=target):
+            left = target - pull * theta
+            return 0.5 * float(left @ left), -pull * left
+
+        flow = GradientFlow(loss, torch.zeros(100, dtype=torch.float64))
+        flow.advance(100.0)
+        drop = 0.5 * float(target @ target) - flow.loss
+        moved = float(flow.displacement @ flow.displacement)
+        predicted = ntk_dynamics.inefficiency(k**-2, residue**2, 100.0)
+        ratios.append(100.0 * drop / moved / float(predicted))
+    table = runs(sizes=(8,), realisations=4)[:4].assign(prediction_ratio=ratios)
+    assert geometric_mean(ratios, 0.95)["p_value"] < 0.05  # it is seen, and says nothing
+    (line,) = prediction_lines(table, AXES, 0.95)
+    assert "equal within the 1 %" in line and "than predicted" not in line
+    (line,) = prediction_lines(table.assign(prediction_ratio=1.05 * table["prediction_ratio"]),
+                               AXES, 0.95)  # fmt: skip
+    assert "slower than predicted" in line
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, "50 %"), (3, "75 %"), (5, "93.8 %"), (6, "")])
+def test_intervals_of_few_runs_are_called_short(count, held):
+    table = pd.DataFrame({"realisation": ["0", "ensemble", "ensemble"], "runs": [np.nan, 1, count]})
+    said = short_intervals(table, 0.95)
+    assert bool(said) == bool(held) and held in said
+    draws = np.random.default_rng(0).lognormal(size=(4000, count))
+    inside = np.mean((draws.min(axis=1) < 1) & (draws.max(axis=1) > 1))  # their median is 1
+    assert inside == pytest.approx(1 - 2.0 ** (1 - count), abs=0.025)  # 3 standard errors
 
 
 @pytest.mark.parametrize(
