@@ -10,9 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.columns import described
-from pipeline.files import recorded
 from pipeline.log import logged
-from pipeline.stores import provenance, read_table, variable
+from pipeline.stores import provenance, read_table, variable, write_tree
 
 TIMES = ("time", "time_lambda_1")
 CURVES = (
@@ -131,8 +130,7 @@ def main(snakemake) -> None:
         ensembles = list({e["path"]: e for e in described}.values())
         found = tree(ensembles, limits, training)
         found.attrs = provenance(settings, title=settings["title"])
-        with recorded(snakemake.output[0]) as partial:
-            found.to_netcdf(partial, engine="h5netcdf")
+        write_tree(found, snakemake.output[0])
         print(f"{len(ensembles)} ensembles")
 
 

@@ -108,10 +108,16 @@ def stop(sentence: str) -> Interrupted:
 
 
 def system_sentence(error: BaseException) -> str | None:
-    """Return one sentence for a full disk or a lack of memory, None for any other error."""
-    if isinstance(error, OSError) and error.errno in FULL:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"{FULL[error.errno]}{where}: make room; what is finished is kept, and {AGAIN}"
+    """Return one sentence for a full disk or a lack of memory, None for any other error.
+
+    What fails because a library closes a file that it could not write is a full disk too.
+    """
+    origin: BaseException | None = error
+    while origin is not None:
+        if isinstance(origin, OSError) and origin.errno in FULL:
+            where = f" ({origin.filename})" if origin.filename else ""
+            return f"{FULL[origin.errno]}{where}: make room; what is finished is kept, and {AGAIN}"
+        origin = origin.__cause__ or (None if origin.__suppress_context__ else origin.__context__)
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return (
             f"the memory does not suffice ({' '.join(str(error).split())[:200]}): give the job "

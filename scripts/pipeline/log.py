@@ -99,7 +99,8 @@ def logged(path: str) -> Iterator[None]:
         tell(f"\n{stopped}")
         raise SystemExit(stopped.status) from None
     except OSError as error:
-        tell(f"\n{system_sentence(error) or error}")
+        if not isinstance(error.__context__, SystemExit):  # else the log alone could not be closed
+            tell(f"\n{system_sentence(error) or error}")
         raise SystemExit(1) from None
 
 
@@ -127,9 +128,10 @@ def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
                 print(stopped)
                 raise
             except Exception as error:
+                sentence = system_sentence(error) or f"{type(error).__name__}: {error}"
                 with contextlib.suppress(OSError):  # the disk may be full
                     traceback.print_exc(file=log)
-                sentence = system_sentence(error) or f"{type(error).__name__}: {error}"
+                    print(sentence)
                 tell(f"\n{sentence}\n(traceback in {path})")
                 raise SystemExit(1) from None
             finally:

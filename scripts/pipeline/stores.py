@@ -71,6 +71,13 @@ def write_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
         dataset.to_netcdf(partial, engine="scipy")
 
 
+def write_tree(tree: xr.DataTree, path: str | Path) -> None:
+    """Write a tree of datasets as NetCDF 4; it appears when it is complete."""
+    with recorded(path) as partial:
+        # In memory first: HDF5 that cannot write a file crashes the process when it closes it.
+        partial.write_bytes(tree.to_netcdf(engine="h5netcdf"))
+
+
 def read_netcdf(path: str | Path) -> xr.Dataset:
     """Read a NetCDF result into memory.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 import sys
@@ -45,6 +46,7 @@ def register(workflow: Any) -> None:
     Raises:
         Refusal: if Snakemake would find a file where it needs a folder, or may not write its state.
     """
+    logging.raiseExceptions = False  # no traceback for each line of Snakemake's log on a full disk
     if workflow.is_main_process:
         kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
         refuse(kinds or folder_problems(STATE, written=True))
