@@ -160,6 +160,8 @@ def with_means(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
         )
         low, high = percentile_interval(draws, settings["confidence"])
         value = STATISTICS[statistic](sample) if several or statistic == "mean" else low
+        # a run that diverged leaves no ensemble, and no interval of its survivors
+        low, high = (np.where(np.isfinite(value), ends, np.nan) for ends in (low, high))
         for end, values in {"": value, "_low": low, "_high": high}.items():
             table.loc[place & whole, f"{column}{end}"] = values
     return table

@@ -319,6 +319,18 @@ def test_two_sets_give_a_part_of_the_kernels_of_both(given):
     np.testing.assert_allclose(whole, whole.swapaxes(1, 2), rtol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_samples_that_agree_leave_no_negative_projection(seed):
+    """Nothing projects on the difference of two equal samples of one target; rounding does."""
+    inputs = np.random.default_rng(seed).standard_normal((6, 7))
+    inputs[3] = inputs[0]
+    targets = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    covariance, kernel = infinite_width.kernels(network(inputs=inputs), inputs)
+    found = infinite_width.expected_residue_projections(kernel, targets, covariance)
+    assert found[1].min() >= 0 and found[1].min() < 1e-12
+    assert np.isfinite(ntk_dynamics.inefficiency(*found, 1.0))
+
+
 def test_a_given_residue_is_projected_and_followed_exactly():
     """Gradient flow of the limit from one residue, by matrix exponentials of the kernel."""
     kernel, times = limits()[1], np.array([0.05, 0.6, 4.0])

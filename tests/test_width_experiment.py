@@ -156,6 +156,19 @@ def test_deviations_come_back_with_their_powers_and_intervals(tables):
             assert row["drift"] == pytest.approx(LAWS["drift"][0] / width, abs=reach + 1 / width)
 
 
+def test_a_run_that_diverged_leaves_no_mean_and_no_interval(tables):
+    table = tables[0].copy()
+    end = table["time"] == TIMES[-1]
+    names = ["deviation", "deviation_of_start", "deviation_in_training", "drift"]
+    table.loc[end & (table["width"] == WIDTHS[0]) & (table["realisation"] == "0"), names] = np.nan
+    again = infinite_width.with_means(table, SETTINGS)
+    means = again[again["realisation"] == "ensemble"]
+    columns = [c for c in means if c.startswith("deviation")]
+    lost = end[means.index] & (means["width"] == WIDTHS[0])
+    assert means.loc[lost, columns].isna().all(axis=None) and lost.sum() == 1
+    assert means.loc[~lost, columns].notna().all(axis=None)
+
+
 def test_every_column_has_a_unit_and_is_documented(tables):
     text = (ROOT / "results/README.md").read_text(encoding="utf-8")
     for name in set().union(*tables):

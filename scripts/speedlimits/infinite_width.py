@@ -276,7 +276,8 @@ def expected_residue_projections(
     squares = np.sum((vectors.T @ targets) ** 2, axis=1)
     if covariance is not None:
         spread = np.einsum("nk,nm,mk->k", vectors, np.asarray(covariance, float), vectors)
-        squares = squares + targets.shape[1] * spread
+        # of samples that agree it is 0, and rounding may leave it below
+        squares = squares + targets.shape[1] * np.maximum(spread, 0.0)
     return eigenvalues, squares
 
 

@@ -98,7 +98,8 @@ def fitted_power(
     """Power of the width by which a statistic over runs falls, with its bootstrap interval.
 
     The runs of each width are resampled; the spread of the statistic gives the errors s_w of
-    `weighted_power`, which fits every resample.
+    `weighted_power`, which fits every resample. With few runs the interval is too short: of 8 runs
+    at each width a nominal 95 % interval holds the power in 85 to 90 % of simulated cases.
 
     Args:
         widths: w, one per sample, distinct.
