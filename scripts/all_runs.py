@@ -51,8 +51,9 @@ def curves(table: pd.DataFrame, columns: tuple[str, ...]) -> dict[str, xr.Variab
         Name -> variable.
     """
     found = {}
+    number = table["realisation"].astype(int)  # as words 10 would come before 2
     for column in columns:
-        rows = [of.sort_values("time")[column] for _, of in table.groupby("realisation")]
+        rows = [of.sort_values("time")[column] for _, of in table.groupby(number)]
         found[column] = xr.Variable(("realisation", "snapshot"), rows, described(column))
     return found
 

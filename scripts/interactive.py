@@ -47,7 +47,8 @@ def curves(rows: pd.DataFrame) -> dict:
     for name, column in LAWS.items():
         if whole[column].notna().any():
             found[name] = numbers(whole[column])
-    runs = rows[rows["realisation"] != "ensemble"].groupby("realisation")
+    runs = rows[rows["realisation"] != "ensemble"]
+    runs = runs.groupby(runs["realisation"].astype(int))  # as words 10 would come before 2
     found["runs"] = [{name: numbers(run[name]) for name in FACTORS} for _, run in runs]
     return found
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import all_runs
+import interactive
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,3 +163,20 @@ def test_a_tree_of_any_study_can_be_written(shipped_config, tmp_path):
         first = read[f"{ensembles[0]['path'].removeprefix('results/runs/')}"]
         assert first.attrs["n"] == ensembles[0]["settings"]["n"]
         assert np.all(first["cold"]["inefficiency"].shape == (2, 2))
+
+
+def test_more_than_ten_realisations_keep_their_numbers():
+    numbers = np.arange(12)
+    names = {*all_runs.CURVES, *all_runs.ENSEMBLE, *all_runs.LAWS, *interactive.LAWS.values()}
+    names |= {f"{name}{end}" for name in interactive.FACTORS
+              for end in ("", "_low", "_high", "_predicted")}  # fmt: skip
+    row = {"start": "cold", "prediction_kernel": "full", "time": 1.0, "time_lambda_1": 1.0}
+    table = pd.DataFrame(
+        [row | {"realisation": str(r)} | dict.fromkeys(names, float(r)) for r in numbers]
+        + [row | {"realisation": "ensemble"} | dict.fromkeys(names, 0.0)]
+    )
+    node = all_runs.start_node(table, "cold")
+    for r in numbers:
+        assert float(node["inefficiency"].sel(realisation=r)[0]) == r
+    drawn = interactive.curves(table)["runs"]
+    assert [run["inefficiency"] for run in drawn] == [[r] for r in numbers]
