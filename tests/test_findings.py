@@ -340,6 +340,16 @@ def test_outcomes_are_interpolated_and_count_gradients_from_their_start():
     assert found.loc[("dear", "cold", "equal_loss"), "train_loss_share"] == pytest.approx(4.0**-6)
 
 
+def test_a_study_in_which_nothing_can_be_tested_is_told():
+    """All runs diverged, and the NTK predicts nothing."""
+    table = runs()
+    table[["inefficiency", "kinematic_inefficiency", "inefficiency_predicted", "prediction_ratio",
+           "test_error"]] = np.nan  # fmt: skip
+    text, tables = written(table.assign(diverged=1.0), AXES)
+    assert len(tables["correlations"]) == len(tables["trends"]) == 0
+    assert text.count("5 of 5 runs diverged") == 8 and "nan" not in text
+
+
 def test_realisations_of_one_start_count_once():
     """A network whose start does not depend on the seed gives the same run R times."""
     one = runs(realisations=1)

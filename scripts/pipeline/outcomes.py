@@ -324,6 +324,6 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
                 generator=np.random.default_rng(stream),
             )
             rows.append({"quantity": "inefficiency", "with": quantity, "level": level, **found})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=None if rows else ["quantity", "with", "level", "p_value"])
     table["p_adjusted"] = holm(table["p_value"])
     return table
