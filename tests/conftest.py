@@ -82,11 +82,24 @@ def cifar10_archive():
     return found[0]
 
 
+def reordered(value):
+    """Return the same configuration with the keys of every mapping in reverse."""
+    if isinstance(value, dict):
+        return {key: reordered(value[key]) for key in reversed(value)}
+    return value
+
+
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory):
-    """A checkout in which the miniature has been run, with its report and the file of its study."""
+    """A checkout in which the miniature has been run, with its report and the file of its study.
+
+    With the keys in another order and with three jobs at once, which must change no result.
+    """
     folder = checkout(tmp_path_factory.mktemp("report"))
+    config = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text(encoding="utf-8"))
+    configfile = folder / "reordered.yaml"
+    configfile.write_text(yaml.safe_dump(reordered(config), sort_keys=False), encoding="utf-8")
     for arguments in (["report", "study_dataset_size"], ["report", "--report", "report.html"]):
-        process = snakemake(folder, *arguments)
+        process = snakemake(folder, "--cores", "3", *arguments, configfile=configfile)
         assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-5000:]
     return folder
