@@ -3,6 +3,7 @@
 Data -> training -> kernel -> analysis -> figures; each theme has its file in rules/.
 """
 
+import logging
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -18,6 +19,8 @@ from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
 from pipeline.workdir import refuse_what_cannot_start, register
 
+# No traceback for each line of the log that a full disk has no room for.
+logging.raiseExceptions = False
 
 configfile: "config.yaml"
 

@@ -3,13 +3,16 @@
 import base64
 import ctypes
 import errno
+import functools
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,7 @@ from conftest import ROOT
 
 from pipeline import files, interruption, workdir
 from pipeline.log import logged
+from pipeline.runs import Refusal
 from pipeline.stores import read_json, read_netcdf, read_table, write_json, write_table
 from pipeline.trajectory import StagedTrajectory, remembered
 from speedlimits.dynamics import GradientDescent, GradientFlow, LangevinDynamics
@@ -65,6 +69,64 @@ def test_a_longer_run_extends_a_shorter_one_to_the_same_bits(tmp_path, dynamics,
     assert fresh.keys() == extended.keys()
     for name in fresh:
         np.testing.assert_array_equal(extended[name], fresh[name], err_msg=name)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def folder_in_place(path):
+    path.unlink()
+    path.mkdir()
+
+
+# of a stage: what somebody does to one of its files, given that of another run beside it
+DAMAGE = {
+    "truncated": lambda path, other: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path, other: os.truncate(path, 0),
+    "altered": lambda path, other: flip(path),
+    "deleted": lambda path, other: path.unlink(),
+    "a folder": lambda path, other: folder_in_place(path),
+    "of another run": lambda path, other: shutil.copy(other, path),
+    "of another moment": lambda path, other: shutil.copy(
+        path.with_name("snapshot_00002.npz"), path
+    ),
+    "read-only": lambda path, other: path.chmod(0o444),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", ["checkpoint.npz", "snapshot_00001.npz"])
+@pytest.mark.parametrize("kept", ["unfinished", "finished"])
+def test_stages_that_somebody_damages_cost_time_but_no_bits(tmp_path, how, name, kept):
+    times = snapshot_times(0.1, 30.0, 5)
+
+    def run(folder, until=np.inf, final=None, dynamics="gradient_flow"):
+        def recorder(evolution):
+            if evolution.time > until:
+                raise InterruptedError
+            return {}
+
+        stage, finished = tmp_path / folder / "stage", tmp_path / folder / f"of {folder}"
+        wanted = times if final is None else snapshot_times(0.1, final, 5)
+        staged = StagedTrajectory(evolution(dynamics), wanted, recorder, stage, finished)
+        try:
+            found = staged.run()
+        except InterruptedError:
+            return stage
+        staged.finish()
+        return found if final is None else finished
+
+    whole = run("whole")
+    stop = {"until": times[4]} if kept == "unfinished" else {"final": 10.0}
+    stage, other = run("one", **stop), run("two", **stop, dynamics="gradient_descent")
+    DAMAGE[how](stage / name, other / name)
+    found = run("one")
+    assert found.keys() == whole.keys()
+    for key in whole:
+        np.testing.assert_array_equal(found[key], whole[key], err_msg=key)
 
 
 def test_another_grid_is_not_extended(tmp_path, capsys):
@@ -341,6 +403,24 @@ def test_a_job_that_fails_says_one_sentence_and_where_its_traceback_is(tmp_path)
     assert "Traceback" in (tmp_path / log).read_text()
 
 
+def test_no_room_for_snakemake_itself_is_told_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "results/data/digits/images.nc"]
+    command += ["--cores", "1", "--directory", str(tmp_path)]
+    command += ["--configfile", str(ROOT / "config.yaml"), str(ROOT / "tests/miniature.yaml")]
+    no_room = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (60_000, 60_000))
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, preexec_fn=no_room, timeout=90
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in told, told
+    assert told.count("larger than this system allows: make room") == 1, told
+
+
+def test_a_workflow_in_a_folder_with_braces_is_refused():
+    with pytest.raises(Refusal, match="/a/{b}/c holds braces"):
+        workdir.register(types.SimpleNamespace(basedir="/a/{b}/c"))
+
+
 def test_no_cores_are_refused_where_snakemake_would_wait_for_ever(tmp_path):
     command = [sys.executable, "-m", "snakemake", "results/data/digits/images.nc"]
     command += ["--cores", "0", "--directory", str(tmp_path)]
@@ -409,6 +489,14 @@ def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):
     assert len(told) == 5
     for words in ("cut short", "holds the content", "is missing", "half-written", "results/z.csv"):
         assert sum(words in line for line in told) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"\n"])
+def test_a_damaged_record_of_a_digest_is_no_record(tree, content):
+    for name in ("a/t.csv", "b/t.csv"):
+        files.digest_record(tree / name).write_bytes(content)
+    with pytest.raises(files.IntegrityError, match="a/t.csv has been altered or cut short"):
+        read_table(tree / "a/t.csv")
 
 
 def test_a_result_without_a_recorded_digest_is_refused(tmp_path):

@@ -356,10 +356,32 @@ def test_states_that_take_long_to_write_are_written_seldom(tmp_path, monkeypatch
     assert written == [begin + trajectory.CHECKPOINT_SECONDS]
 
 
-def test_an_unreadable_state_is_not_used(tmp_path, capsys):
-    partway = trajectory.Partway(tmp_path, "kernels")
+def test_an_unreadable_state_is_not_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trajectory, "CHECKPOINT_SECONDS", -1.0)
+    partway = trajectory.Partway(tmp_path / "one", "kernels")
     assert partway.load() is None
-    trajectory._save(partway.path, {"done": 3})
+    partway.offer(-1, lambda: {"done": 3})
     assert partway.load() == {"done": 3}
     partway.path.write_bytes(partway.path.read_bytes()[:-10])
     assert partway.load() is None and "cannot be used" in capsys.readouterr().out
+    other = trajectory.Partway(tmp_path / "other", "kernels")
+    other.offer(-1, lambda: {"done": 4})
+    shutil.copy(other.path, partway.path)
+    assert partway.load() is None and "of another job" in capsys.readouterr().out
+    partway.path.unlink()
+    partway.path.mkdir()  # where a state belongs
+    assert partway.load() is None
+    partway.offer(-1, lambda: {"done": 5})
+    assert partway.load() == {"done": 5}
+
+
+def test_a_state_with_any_byte_altered_is_whole_or_unreadable(tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectory, "CHECKPOINT_SECONDS", -1.0)
+    partway = trajectory.Partway(tmp_path, "kernels")
+    partway.offer(-1, lambda: {"done": 3, "sums": np.linspace(0, 1, 9)})
+    sound, known = partway.path.read_bytes(), partway.load()
+    for place, byte in enumerate(sound):
+        for other in {byte ^ 1, byte ^ 0x80}:
+            partway.path.write_bytes(sound[:place] + bytes([other]) + sound[place + 1 :])
+            found = partway.load()
+            assert found is None or str(found) == str(known), place

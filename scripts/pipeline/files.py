@@ -126,7 +126,7 @@ def check(path: str | Path) -> None:
             f"workflow wrote; {ADVICE}"
         )
     found = file_digest(path)
-    if found != record.read_text(encoding="utf-8").split()[0]:
+    if [found] != record.read_text(encoding="utf-8", errors="replace").split()[:1]:
         other = _owner_of(found, record, results_root(path) / DIGESTS)
         what = f"holds the content of {other}" if other else "has been altered or cut short"
         raise IntegrityError(f"{path} {what} since it was written; {ADVICE}")
@@ -136,7 +136,7 @@ def _owner_of(digest: str, record: Path, folder: Path) -> str | None:
     """Return the file that a digest was recorded for, other than that of one record."""
     for other in sorted(folder.rglob("*.sha256")):
         if other != record:
-            text = other.read_text(encoding="utf-8").strip()
-            if text.startswith(digest):
-                return text.split(maxsplit=1)[1]
+            known, _, name = other.read_text(encoding="utf-8", errors="replace").partition("  ")
+            if known == digest:
+                return name.strip()
     return None

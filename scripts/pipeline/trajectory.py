@@ -39,7 +39,8 @@ Recorder = Callable[[Evolution], dict[str, float | NDArray]]
 UNFINISHED = f"{RESULTS}/.partial"  # stages of unfinished jobs
 FINISHED = f"{RESULTS}/.states"  # stages of finished runs, for longer ones
 CHECKPOINT = "checkpoint.npz"
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)  # of an npz file
+# what reading an altered npz file raises
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)
 
 
 def stage_folder(parts: dict[str, Any], root: str | Path = UNFINISHED) -> Path:
@@ -56,19 +57,33 @@ def stage_folder(parts: dict[str, Any], root: str | Path = UNFINISHED) -> Path:
     return Path(root) / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def _owned(content: dict[str, Any], path: Path, owner: str) -> dict[str, Any]:
+    """Return arrays with the job and the file name that they belong to, as the last of them."""
+    return content | {"belongs_to": f"{owner}/{path.name}"}
+
+
 def _save(path: Path, content: dict[str, Any]) -> None:
     """Write arrays to an npz file that appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        remove(path)  # somebody else's: the job would fail on it every time
     with replaced(path) as partial, open(partial, "wb") as file:
         np.savez(file, **content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _load(path: Path) -> dict[str, NDArray]:
-    """Return the arrays of an npz file, read into memory."""
+def _load(path: Path, owner: str) -> dict[str, NDArray]:
+    """Return the arrays of an npz file, read into memory.
+
+    Raises:
+        ValueError: if they are not all there, or are those of another job or another file.
+    """
     with np.load(path, allow_pickle=False) as content:
-        return {name: content[name] for name in content.files}
+        found = {name: content[name] for name in content.files}
+    if str(found.pop("belongs_to", "")) != f"{owner}/{path.name}":
+        raise ValueError(f"{path.name} is incomplete or of another job")
+    return found
 
 
 def remembered(
@@ -87,13 +102,13 @@ def remembered(
     path = stage / f"{name}.npz"
     if path.is_file():
         with contextlib.suppress(*UNREADABLE):
-            found = _load(path)
+            found = _load(path, stage.name)
             print(f"{name}: taken from a job that was killed")
             return found
     start = time.monotonic()
     found = compute()
     if time.monotonic() - start > CHECKPOINT_SECONDS:
-        _save(path, found)
+        _save(path, _owned(found, path, stage.name))
         remove(Partway(stage, name).path)
     return found
 
@@ -120,7 +135,7 @@ class Partway:
         if not self.path.is_file():
             return None
         try:
-            found = _load(self.path)
+            found = _load(self.path, self.path.parent.name)
         except UNREADABLE as error:
             print(f"the state {self.path} cannot be used ({error}); starting anew")
             return None
@@ -138,7 +153,7 @@ class Partway:
         wait = max(CHECKPOINT_SECONDS, size * self._seconds_per_byte / WRITE_SHARE)
         if start - self._last_save < wait:
             return
-        _save(self.path, state())
+        _save(self.path, _owned(state(), self.path, self.path.parent.name))
         self._last_save = time.monotonic()
         self._seconds_per_byte = (self._last_save - start) / max(size, 1)
 
@@ -168,6 +183,7 @@ class StagedTrajectory:
         self.recorder = recorder
         self.stage = stage
         self.finished = finished
+        self.owner = (finished or stage).name  # the same for all final times
         self.next_snapshot = 0
         self.last_save = time.monotonic()
 
@@ -195,7 +211,8 @@ class StagedTrajectory:
 
     def recorded(self) -> dict[str, NDArray]:
         """Return the snapshots so far, as ``run`` does in the end."""
-        snapshots = [_load(self._snapshot_path(k)) for k in range(self.next_snapshot)]
+        paths = map(self._snapshot_path, range(self.next_snapshot))
+        snapshots = [_load(path, self.owner) for path in paths]
         return {name: np.stack([s[name] for s in snapshots]) for name in snapshots[0]}
 
     def finish(self) -> None:
@@ -212,11 +229,10 @@ class StagedTrajectory:
         with contextlib.suppress(OSError):
             self.stage.parent.rmdir()  # if this was the last one
 
-    @staticmethod
-    def _reach(folder: Path) -> float:
+    def _reach(self, folder: Path) -> float:
         """Return the final time of a kept stage, 0 if there is none."""
         try:
-            return float(_load(folder / CHECKPOINT)["times"][-1])
+            return float(_load(folder / CHECKPOINT, self.owner)["times"][-1])
         except UNREADABLE:
             return 0.0
 
@@ -239,7 +255,8 @@ class StagedTrajectory:
             **self.recorder(evolution),
         }
         weights = evolution.weights.cpu().numpy()
-        _save(self._snapshot_path(self.next_snapshot), {"weights": weights, **record})
+        path = self._snapshot_path(self.next_snapshot)
+        _save(path, _owned({"weights": weights, **record}, path, self.owner))
         self.next_snapshot += 1
         print(
             f"snapshot {self.next_snapshot} of {len(self.times) + 1}: time {record['time']:.4g}, "
@@ -250,7 +267,7 @@ class StagedTrajectory:
 
     @functools.cached_property
     def _start_loss(self) -> float:
-        return float(_load(self._snapshot_path(0))["train_loss"])
+        return float(_load(self._snapshot_path(0), self.owner)["train_loss"])
 
     def _on_step(self, evolution: Evolution) -> None:
         self._progress.update(self._work(evolution.time), self._state_text)
@@ -299,7 +316,8 @@ class StagedTrajectory:
             for name, value in self.evolution.state().items()
         }
         content = {"next_snapshot": self.next_snapshot, "times": self.times, **state}
-        _save(self.stage / CHECKPOINT, content)
+        path = self.stage / CHECKPOINT
+        _save(path, _owned(content, path, self.owner))
         self.last_save = time.monotonic()
 
     def _resume(self) -> bool:
@@ -307,10 +325,15 @@ class StagedTrajectory:
         if not path.is_file():
             return False
         try:
-            self._restore(_load(path))
+            content = _load(path, self.owner)
+            if not np.array_equal(content["times"], self.times):
+                raise ValueError("it is of a run to another time")
+            for number in range(int(content["next_snapshot"])):
+                _load(self._snapshot_path(number), self.owner)
         except UNREADABLE as error:
             print(f"the checkpoint {path} cannot be used ({error}); starting anew")
             return False
+        self._restore(content)
         print(f"continuing an interrupted run at time {self.evolution.time:.6g}")
         return True
 
@@ -326,7 +349,7 @@ class StagedTrajectory:
         if self.finished is None or not 0.0 < self._reach(self.finished) < self.times[-1]:
             return False
         try:
-            content = _load(self.finished / CHECKPOINT)
+            content = _load(self.finished / CHECKPOINT, self.owner)
             theirs = content["times"]
             count = int((theirs[: len(self.times)] == self.times[: len(theirs)]).cumprod().sum())
             if count < len(theirs) - 1 or self.times[count] <= theirs[-1]:
@@ -335,6 +358,7 @@ class StagedTrajectory:
             self.stage.mkdir(parents=True)
             for number in range(count + 1):
                 path = self._snapshot_path(number)
+                _load(self.finished / path.name, self.owner)
                 shutil.copyfile(self.finished / path.name, path)
         except UNREADABLE as error:
             print(f"the state in {self.finished} cannot be used ({error}); starting anew")
@@ -347,10 +371,10 @@ class StagedTrajectory:
 
     def _restore(self, content: dict[str, NDArray]) -> None:
         """Set the evolution to a checkpoint."""
-        self.next_snapshot = int(content["next_snapshot"])
         state = {
             name.removeprefix("state_"): torch.from_numpy(value) if value.ndim else value.item()
             for name, value in content.items()
             if name.startswith("state_")
         }
         self.evolution.load_state(state)
+        self.next_snapshot = int(content["next_snapshot"])

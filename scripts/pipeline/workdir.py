@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.interruption import announce_launcher
+from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
+ROOM = 100_000  # bytes, own choice: the files of some hundred jobs
 # What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
 FOLDERS = (
     STATE,
@@ -44,9 +45,11 @@ def register(workflow: Any) -> None:
         workflow: Snakemake's own object.
 
     Raises:
-        Refusal: if Snakemake would find a file where it needs a folder, or may not write its state.
+        Refusal: if Snakemake would find a file where it needs a folder, may not write its state or
+            has no room for it, or takes the workflow's own path for a pattern.
     """
-    logging.raiseExceptions = False  # no traceback for each line of Snakemake's log on a full disk
+    if "{" in workflow.basedir or "}" in workflow.basedir:
+        raise Refusal(f"{workflow.basedir} holds braces, which Snakemake takes for wildcards; move")
     if workflow.is_main_process:
         kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
         refuse(kinds or folder_problems(STATE, written=True))
@@ -54,6 +57,18 @@ def register(workflow: Any) -> None:
         announce_launcher()
     elif workflow.is_main_process and not workflow.dryrun:
         take_over()
+        refuse(room_problems(STATE))
+
+
+def room_problems(folder: str | Path) -> list[str]:
+    """Return why a folder has no room for the lists of files that Snakemake starts with."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+    except OSError as error:
+        return [sentence for sentence in [system_sentence(error)] if sentence]
+    return []
 
 
 def refuse_what_cannot_start(cores: int | None) -> None:
