@@ -22,6 +22,7 @@ from pipeline.workdir import refuse_what_cannot_start, register
 # No traceback for each line of the log that a full disk has no room for.
 logging.raiseExceptions = False
 
+
 configfile: "config.yaml"
 
 
