@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import ntk
@@ -284,7 +285,7 @@ def test_a_job_told_to_stop_says_so_and_continues_to_the_same_bits(tmp_path, uni
 def test_a_job_without_memory_says_so_and_continues_to_the_same_bits(
     tmp_path, uninterrupted, kind, allocate
 ):
-    """The system refuses an allocation; that it kills the job is the case of SIGKILL above.
+    """The system refuses an allocation; that it kills the job is tested below.
 
     Memory is refused from one moment on, not kept scarce before: there oneDNN and BLAS try other
     algorithms first, whose results round differently.
@@ -295,6 +296,50 @@ def test_a_job_without_memory_says_so_and_continues_to_the_same_bits(
     assert status == 1, told
     assert "the memory does not suffice" in told and "kernel.memory_gb" in told
     assert "same command continues" in told and "Traceback" not in told
+    assert job()[0] == 0 and job.result() == whole
+    assert job.words in job.log()
+
+
+GROUPS = Path("/sys/fs/cgroup")
+
+
+@pytest.fixture
+def small_memory():
+    """Return the folder of a control group whose processes together get 50 MB."""
+    second = (GROUPS / "cgroup.controllers").exists()  # else version 1, with a tree for memory
+    group = (GROUPS if second else GROUPS / "memory") / f"speedlimits{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("groups with little memory can be made by root on Linux only")
+    try:
+        (group / ("memory.max" if second else "memory.limit_in_bytes")).write_text("50000000")
+        yield group
+    except OSError:
+        pytest.skip("this system gives such groups no limit of memory")
+    finally:
+        group.rmdir()
+
+
+def use_memory(group):
+    """Touch memory, within a group, until its limit: there the system chooses whom to kill."""
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    parts = []
+    while len(parts) < 1000:
+        parts.append(np.ones(10**6))
+
+
+@pytest.mark.parametrize("kind", ["training", "kernel"])
+def test_a_job_that_the_system_kills_for_its_memory_continues_to_the_same_bits(
+    tmp_path, uninterrupted, small_memory, kind
+):
+    inputs, whole, stores = uninterrupted(kind)
+    job = Job(tmp_path / "starved", kind, inputs)
+    status, _ = job(Trouble(stores // 2, functools.partial(use_memory, small_memory)))
+    assert status == -signal.SIGKILL
+    counted = [small_memory / "memory.events", small_memory / "memory.oom_control"]
+    told = "".join(path.read_text() for path in counted if path.exists())
+    assert "oom_kill 1" in told.splitlines(), told
     assert job()[0] == 0 and job.result() == whole
     assert job.words in job.log()
 
