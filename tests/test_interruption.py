@@ -416,6 +416,22 @@ def test_no_room_for_snakemake_itself_is_told_in_one_sentence(tmp_path):
     assert told.count("larger than this system allows: make room") == 1, told
 
 
+def test_ctrl_c_while_jobs_are_planned_is_told_in_one_sentence(tmp_path):
+    code = f"""
+import sys, types
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from pipeline import workdir
+planning = {{"is_main_process": True, "remote_exec": False, "dryrun": True}}
+workdir.register(types.SimpleNamespace(basedir="/a", **planning))
+raise KeyboardInterrupt
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "stopped by Ctrl-C before any job was started\n"
+
+
 def test_a_workflow_in_a_folder_with_braces_is_refused():
     with pytest.raises(Refusal, match="/a/{b}/c holds braces"):
         workdir.register(types.SimpleNamespace(basedir="/a/{b}/c"))

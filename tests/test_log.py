@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from pipeline.log import job_name, machine
+from pipeline.log import Progress, job_name, machine
 
 SNAKEFILE = """
 rule train:
@@ -92,3 +92,10 @@ def test_progress_is_only_logged_in_ci(tmp_path):
 )
 def test_jobs_have_short_names(path, name):
     assert job_name(path) == name
+
+
+def test_a_computation_that_has_hardly_begun_has_an_end(capsys):
+    progress = Progress(1e30, every=0.0)
+    for done in (0.0, 1e-30):
+        progress.update(done, lambda: "text")
+    assert "left 277777:46:40" in capsys.readouterr().out

@@ -50,6 +50,7 @@ def register(workflow: Any) -> None:
     """
     if "{" in workflow.basedir or "}" in workflow.basedir:
         raise Refusal(f"{workflow.basedir} holds braces, which Snakemake takes for wildcards; move")
+    sys.excepthook = _tell_in_one_sentence
     if workflow.is_main_process:
         kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
         refuse(kinds or folder_problems(STATE, written=True))
@@ -58,6 +59,14 @@ def register(workflow: Any) -> None:
     elif workflow.is_main_process and not workflow.dryrun:
         take_over()
         refuse(room_problems(STATE))
+
+
+def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:
+    """Spare who presses Ctrl-C while jobs are planned a traceback through Snakemake."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("stopped by Ctrl-C before any job was started\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def room_problems(folder: str | Path) -> list[str]:
