@@ -117,3 +117,5 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # rattler's threads may still run, and then crash an interpreter that shuts down
