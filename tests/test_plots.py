@@ -129,7 +129,9 @@ def study(settings, realisations=3, warm=True):
             "warm_starts": pd.DataFrame([reached]),
         }
         for name, table in tables.items():
-            parts[name].append(table.assign(**front))
+            which = [key for key in ("start", "moment", "realisation") if key in table]
+            columns = dict.fromkeys([*front, *which, *table])
+            parts[name].append(table.assign(**front)[list(columns)])
         for moment in moments:
             values = modes(count, 0.0 if moment == "start" else -0.2)
             spectra[front["ensemble"], moment, row["n"]] = (
@@ -439,6 +441,12 @@ def test_labels_come_from_the_columns_that_vary():
     assert labels(STUDIES["tolerances"]["settings"]) == [
         "$n = 64$, tolerance 0.001",
         "$n = 64$, tolerance 0.01",
+    ]
+    scales = [{"output_scale": scale, "depth": depth} for scale, depth in ((10, 2.0), (3, np.nan))]
+    assert labels([*scales, {"output_scale": 1, "depth": 2.0}]) == [
+        "$n = 64$, output scale 1, depth 2",
+        "$n = 64$, output scale 3",
+        "$n = 64$, output scale 10, depth 2",
     ]
 
 

@@ -87,19 +87,9 @@ def series_label(ends: pd.DataFrame, others: list[str]) -> pd.Series:
     """Return for every row the label of its series, without settings that its run does not read."""
 
     def label(row: pd.Series) -> str:
-        return ", ".join(word(c, row[c]) for c in others if pd.notna(row[c]))
+        return ", ".join(style.word(c, row[c]) for c in others if pd.notna(row[c]))
 
     return ends.apply(label, axis=1).astype(str)
-
-
-def word(column: str, value: object) -> str:
-    """Return a setting as it stands in a legend."""
-    if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
-        value = int(value)
-    text = style.describe(column, value)
-    plain = column in ("n", "width", "subset", "case", "dataset", "model", "dynamics")
-    plain |= isinstance(value, str)
-    return text if plain else f"{column.replace('_', ' ')} {text}"
 
 
 def ticks(ends: pd.DataFrame, axis: str | None, numeric: bool) -> dict:

@@ -132,9 +132,21 @@ def new_figure(rows: int, columns: int, width: float, height: float, **shared) -
 
 def ensemble_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per ensemble with the columns that identify it, in order of these."""
-    columns = [column for column in VARIED if column in table]
+    columns = [column for column in VARIED if column in table] + other_settings(table)
     found = table[["ensemble", *columns]].drop_duplicates("ensemble")
-    return found.sort_values([*columns, "ensemble"]).reset_index(drop=True)
+    order = {"key": lambda c: c if pd.api.types.is_numeric_dtype(c) else c.map(str)}
+    return found.sort_values([*columns, "ensemble"], **order).reset_index(drop=True)
+
+
+def other_settings(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a study's other axes, without those that its cases decide."""
+    columns = list(table)
+    ends = [columns.index(name) for name in ("start", "realisation", "moment") if name in columns]
+    names = [c for c in columns[: min(ends, default=0)] if c not in ("ensemble", *VARIED)]
+    if "case" in names:
+        decided = table.groupby("case")[[c for c in names if c != "case"]].nunique(dropna=False)
+        names = ["case", *(c for c in decided if (decided[c] > 1).any())]
+    return names
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:
@@ -172,6 +184,16 @@ def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:
     return ", ".join(describe(column, row[column]) for column in columns or ["n"])
 
 
+def word(column: str, value: object) -> str:
+    """Return a setting of any column as it stands in a legend, for example ``scale 3``."""
+    if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
+        value = int(value)
+    text = describe(column, value)
+    plain = column in ("n", "width", "subset", "case", "dataset", "model", "dynamics")
+    plain |= isinstance(value, str)
+    return text if plain else f"{column.replace('_', ' ')} {text}"
+
+
 def path_differences(paths: Sequence[str]) -> list[str]:
     """Return what distinguishes paths of ensembles whose identification columns agree."""
     tokens = [[t for t in re.split(r"[/-]", path) if t] for path in paths]
@@ -200,6 +222,11 @@ def ensembles(table: pd.DataFrame) -> list[Ensemble]:
     found = ensemble_table(table)
     columns = varied_columns(found)
     labels = [ensemble_label(row, columns) for _, row in found.iterrows()]
+    others = [name for name in found if name not in ("ensemble", *VARIED)]
+    for index in np.flatnonzero(pd.Series(labels).duplicated(keep=False)):
+        row = found.iloc[index]
+        further = [word(name, row[name]) for name in others if pd.notna(row[name])]
+        labels[index] = ", ".join([labels[index], *further])
     labels = distinct(labels, list(found["ensemble"]))
     sequential = len(columns) == 1 and columns[0] in NUMERIC
     colours = palette(len(found), sequential=sequential)
