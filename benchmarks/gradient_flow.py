@@ -493,8 +493,9 @@ def main() -> None:
         help="of the reference of the network trained in full",
     )  # fmt: skip
     parser.add_argument(
-        "--network-tolerances", nargs="+", type=float, default=(1e-2, RELATIVE_TOLERANCE, 3e-4)
-    )
+        "--network-tolerances", nargs="+", type=float, default=(1e-2, RELATIVE_TOLERANCE, 3e-4),
+        help="of the flow of the network trained in full",
+    )  # fmt: skip
     parser.add_argument(
         "--network-peers-up-to", type=float, default=2e3,
         help="largest time to which descent and general solvers train the network",

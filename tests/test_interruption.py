@@ -388,14 +388,19 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_job(tmp_path, kind, 
     assert "Reading the data set" not in told and not list(tmp_path.rglob("*.nc"))
 
 
+def started_in(folder, target, *, cores="1", **options):
+    """Run snakemake on the miniature in an empty folder, with the workflow where it is."""
+    command = [sys.executable, "-m", "snakemake", target, "--cores", cores]
+    command += ["--directory", str(folder)]
+    command += ["--configfile", str(ROOT / "config.yaml"), str(ROOT / "tests/miniature.yaml")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, **options)
+
+
 def test_a_job_that_fails_says_one_sentence_and_where_its_traceback_is(tmp_path):
     images = tmp_path / "results/data/digits/images.nc"
     images.parent.mkdir(parents=True)
     images.write_text("somebody else's")
-    command = [sys.executable, "-m", "snakemake", "results/data/digits/n8-balanced-subset0.nc"]
-    command += ["--cores", "1", "--directory", str(tmp_path)]
-    command += ["--configfile", str(ROOT / "config.yaml"), str(ROOT / "tests/miniature.yaml")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    done = started_in(tmp_path, "results/data/digits/n8-balanced-subset0.nc")
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in told, told
     assert told.count("no digest of results/data/digits/images.nc is recorded") == 1, told
@@ -404,13 +409,8 @@ def test_a_job_that_fails_says_one_sentence_and_where_its_traceback_is(tmp_path)
 
 
 def test_no_room_for_snakemake_itself_is_told_in_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "snakemake", "results/data/digits/images.nc"]
-    command += ["--cores", "1", "--directory", str(tmp_path)]
-    command += ["--configfile", str(ROOT / "config.yaml"), str(ROOT / "tests/miniature.yaml")]
     no_room = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (60_000, 60_000))
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, preexec_fn=no_room, timeout=90
-    )
+    done = started_in(tmp_path, "results/data/digits/images.nc", preexec_fn=no_room)
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in told, told
     assert told.count("larger than this system allows: make room") == 1, told
@@ -438,10 +438,7 @@ def test_a_workflow_in_a_folder_with_braces_is_refused():
 
 
 def test_no_cores_are_refused_where_snakemake_would_wait_for_ever(tmp_path):
-    command = [sys.executable, "-m", "snakemake", "results/data/digits/images.nc"]
-    command += ["--cores", "0", "--directory", str(tmp_path)]
-    command += ["--configfile", str(ROOT / "config.yaml"), str(ROOT / "tests/miniature.yaml")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    done = started_in(tmp_path, "results/data/digits/images.nc", cores="0")
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in told
     assert "--cores is 0, with which no job can start; give at least 1" in told

@@ -191,11 +191,11 @@ class Trouble:
     def __init__(self, number, function, before=False):
         self.number, self.function, self.before, self.count = number, function, before, 0
 
-    def __call__(self, path, content):
+    def __call__(self, *state):
         self.count += 1
         if self.before and self.count == self.number:
             self.function()
-        self.store(path, content)
+        self.store(*state)
         if not self.before and self.count == self.number:
             self.function()
 
@@ -206,8 +206,8 @@ class Count:
     def __init__(self, path):
         self.path = path
 
-    def __call__(self, path, content):
-        Trouble.store(path, content)
+    def __call__(self, *state):
+        Trouble.store(*state)
         with open(self.path, "a") as file:
             file.write(".")
 
@@ -381,7 +381,7 @@ def test_states_that_take_long_to_write_are_written_seldom(tmp_path, monkeypatch
     monkeypatch.setattr(trajectory.time, "monotonic", lambda: clock.now)
     written = []
 
-    def store(path, content):
+    def store(*_):
         written.append(clock.now)
         clock.now += 30.0
 

@@ -239,8 +239,9 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     comparisons: list[dict[str, Any]] = []
     for (at, start), together in runs.groupby(["at", "start"], sort=False):
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
+        counted = {axis: independent(together, axis) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
-            group = independent(together, axis)
+            group = counted[axis]
             factor = QUANTITIES[quantity]
             stream = derived_seed(settings["seed"], "bootstrap", "trend", at, start, axis, quantity)
             options = {

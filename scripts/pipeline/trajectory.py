@@ -57,18 +57,16 @@ def stage_folder(parts: dict[str, Any], root: str | Path = UNFINISHED) -> Path:
     return Path(root) / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _owned(content: dict[str, Any], path: Path, owner: str) -> dict[str, Any]:
-    """Return arrays with the job and the file name that they belong to, as the last of them."""
-    return content | {"belongs_to": f"{owner}/{path.name}"}
+def _save(path: Path, content: dict[str, Any], owner: str) -> None:
+    """Write arrays to an npz file of a job, which appears when it is complete.
 
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    """Write arrays to an npz file that appears when it is complete."""
+    The job and the file's name are the last array: where they are, none is missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         remove(path)  # somebody else's: the job would fail on it every time
     with replaced(path) as partial, open(partial, "wb") as file:
-        np.savez(file, **content)
+        np.savez(file, **content, belongs_to=f"{owner}/{path.name}")
         file.flush()
         os.fsync(file.fileno())
 
@@ -108,7 +106,7 @@ def remembered(
     start = time.monotonic()
     found = compute()
     if time.monotonic() - start > CHECKPOINT_SECONDS:
-        _save(path, _owned(found, path, stage.name))
+        _save(path, found, stage.name)
         remove(Partway(stage, name).path)
     return found
 
@@ -153,7 +151,7 @@ class Partway:
         wait = max(CHECKPOINT_SECONDS, size * self._seconds_per_byte / WRITE_SHARE)
         if start - self._last_save < wait:
             return
-        _save(self.path, _owned(state(), self.path, self.path.parent.name))
+        _save(self.path, state(), self.path.parent.name)
         self._last_save = time.monotonic()
         self._seconds_per_byte = (self._last_save - start) / max(size, 1)
 
@@ -256,7 +254,7 @@ class StagedTrajectory:
         }
         weights = evolution.weights.cpu().numpy()
         path = self._snapshot_path(self.next_snapshot)
-        _save(path, _owned({"weights": weights, **record}, path, self.owner))
+        _save(path, {"weights": weights, **record}, self.owner)
         self.next_snapshot += 1
         print(
             f"snapshot {self.next_snapshot} of {len(self.times) + 1}: time {record['time']:.4g}, "
@@ -316,8 +314,7 @@ class StagedTrajectory:
             for name, value in self.evolution.state().items()
         }
         content = {"next_snapshot": self.next_snapshot, "times": self.times, **state}
-        path = self.stage / CHECKPOINT
-        _save(path, _owned(content, path, self.owner))
+        _save(self.stage / CHECKPOINT, content, self.owner)
         self.last_save = time.monotonic()
 
     def _resume(self) -> bool:

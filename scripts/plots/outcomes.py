@@ -69,12 +69,7 @@ def draw(outcomes: pd.DataFrame) -> Figure:
 
 def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:
     """Return the axis with the most values, numeric ones first, and the other axes."""
-    columns = list(ends.columns)
-    names = [c for c in columns[1 : columns.index("start")] if c != "subset"]
-    varied = [c for c in names if ends[c].nunique(dropna=False) > 1]
-    if "case" in varied:  # settings that the case decides say nothing more
-        decided = ends.groupby("case")[[c for c in varied if c != "case"]].nunique(dropna=False)
-        varied = ["case", *(c for c in decided if (decided[c] > 1).any())]
+    varied = [name for name in style.varied_settings(ends) if name != "subset"]
 
     def order(name: str) -> tuple:
         return (not pd.api.types.is_numeric_dtype(ends[name]), -ends[name].nunique())

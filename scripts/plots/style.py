@@ -132,21 +132,26 @@ def new_figure(rows: int, columns: int, width: float, height: float, **shared) -
 
 def ensemble_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per ensemble with the columns that identify it, in order of these."""
-    columns = [column for column in VARIED if column in table] + other_settings(table)
+    columns = [column for column in VARIED if column in table]
+    columns += [column for column in varied_settings(table) if column not in VARIED]
     found = table[["ensemble", *columns]].drop_duplicates("ensemble")
     order = {"key": lambda c: c if pd.api.types.is_numeric_dtype(c) else c.map(str)}
     return found.sort_values([*columns, "ensemble"], **order).reset_index(drop=True)
 
 
-def other_settings(table: pd.DataFrame) -> list[str]:
-    """Return the columns of a study's other axes, without those that its cases decide."""
+def varied_settings(table: pd.DataFrame) -> list[str]:
+    """Return the columns of settings that vary in a table, without those that cases decide.
+
+    Settings stand between the ensemble and the start, realisation or moment of a row.
+    """
     columns = list(table)
     ends = [columns.index(name) for name in ("start", "realisation", "moment") if name in columns]
-    names = [c for c in columns[: min(ends, default=0)] if c not in ("ensemble", *VARIED)]
-    if "case" in names:
-        decided = table.groupby("case")[[c for c in names if c != "case"]].nunique(dropna=False)
-        names = ["case", *(c for c in decided if (decided[c] > 1).any())]
-    return names
+    names = [name for name in columns[: min(ends, default=0)] if name != "ensemble"]
+    varied = [name for name in names if table[name].nunique(dropna=False) > 1]
+    if "case" in varied:  # settings that the case decides say nothing more
+        decided = table.groupby("case")[[c for c in varied if c != "case"]].nunique(dropna=False)
+        varied = ["case", *(c for c in decided if (decided[c] > 1).any())]
+    return varied
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:
@@ -185,7 +190,7 @@ def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:
 
 
 def word(column: str, value: object) -> str:
-    """Return a setting of any column as it stands in a legend, for example ``scale 3``."""
+    """Return a setting of any column as it stands in a legend, for example ``output scale 3``."""
     if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
         value = int(value)
     text = describe(column, value)
