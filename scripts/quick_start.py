@@ -2,12 +2,31 @@
 
 Nothing that imports create becomes garbage, and the system takes back a process's memory by itself.
 So garbage is collected only from the start of the work (``pipeline.log.logged``) to its end.
+NumPy's Fortran wrapper generator, which SciPy imports for its name alone, loads when it is used.
 """
 
 import atexit
 import gc
+import importlib.machinery
+import importlib.util
 import sys
+
+
+class LoadWhenUsed:
+    """Finds ``numpy.f2py`` as a module that runs at the first use of an attribute."""
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
+        """Return the module's spec with a lazy loader; None for every other module."""
+        if name != "numpy.f2py":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
 
 if hasattr(sys.modules["__main__"], "snakemake"):
     gc.disable()
     atexit.register(gc.freeze)  # registered first, it is called last
+    sys.meta_path.insert(0, LoadWhenUsed)
