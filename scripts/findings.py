@@ -92,25 +92,38 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
         slope = interval(row, "slope", confidence)
         return f"No evidence that {name} depends on {axis} (slope {slope}; {tested(row)})."
     verb = "grows" if row["slope"] > 0 else "falls"
-    law = f"as {axis}^s with s =" if row["scale"] == "log" else f"as e^(s x {axis}) with s ="
+    laws = {
+        ("factor", "log"): f"as {axis}^s",
+        ("factor", "linear"): f"as e^(s x {axis})",
+        ("difference", "log"): f"by s ln({axis})",
+        ("difference", "linear"): f"by s x {axis}",
+    }
+    law = laws[row["kind"], row["scale"]]
     value = interval(row, "slope", confidence)
-    return f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} {value} ({tested(row)})."
+    return (
+        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value} ({tested(row)})."
+    )
 
 
 def comparison_sentence(row: pd.Series, confidence: float) -> str:
     """Return the sentence of one row of the table comparisons."""
     name, value, reference = NAMES[row["quantity"]], words(row["value"]), words(row["reference"])
     where = "" if row["against"] == "case" else f"{words(row['against'])} "
-    factor = interval(row, "effect", confidence)
+    effect = interval(row, "effect", confidence)
     if evidence(row, 1 - confidence) == "none":
         return (
             f"No evidence that {name} of {where}{value} differs from that of {reference} "
-            f"(factor {factor}; {tested(row)})."
+            f"({row['kind']} {effect}; {tested(row)})."
         )
-    return (
-        f"{name[0].upper()}{name[1:]} of {where}{value} is {factor} times that of {reference} "
-        f"({tested(row)})."
-    )
+    told = f"{effect} times that of {reference}"
+    if row["kind"] == "difference":
+        told = f"{change(row)} than that of {reference}, the difference being {effect}"
+    return f"{name[0].upper()}{name[1:]} of {where}{value} is {told} ({tested(row)})."
+
+
+def change(row: pd.Series) -> str:
+    """Return whether a quantity is higher or lower than that of the reference."""
+    return "higher" if row["effect"] > (1 if row["kind"] == "factor" else 0) else "lower"
 
 
 def correlation_sentence(row: pd.Series, confidence: float) -> str:
@@ -331,10 +344,9 @@ def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[s
                     claimed.append(f"{NAMES[row['quantity']]} {verb} with {axis}")
                 else:
                     where = "" if row["against"] == "case" else f"{axis} "
-                    change = "higher" if row["effect"] > 1 else "lower"
                     claimed.append(
-                        f"{NAMES[row['quantity']]} is {change} for {where}{words(row['value'])} "
-                        f"than for {words(row['reference'])}"
+                        f"{NAMES[row['quantity']]} is {change(row)} for {where}"
+                        f"{words(row['value'])} than for {words(row['reference'])}"
                     )
         if made:
             found = "; ".join(claimed) if claimed else "none"

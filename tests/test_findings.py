@@ -115,6 +115,32 @@ def test_measured_against_predicted_is_decided_by_its_own_test():
     assert ratio == pytest.approx(2, rel=0.15)  # 3 standard errors: 0.1 / sqrt(5)
 
 
+def test_runs_without_a_test_error_count_in_its_trend():
+    """A test error of 0 has no logarithm; left out, the trend would be that of the other runs."""
+    table = runs(realisations=8)
+    chance = np.random.default_rng(1).normal(0, 0.01, len(table))
+    straight = 0.1 - 0.05 * np.log2(table["width"] / 8) + chance
+    table["test_error"] = np.where(straight > 0.03, straight, 0.0)
+    text, tables = written(table, AXES)
+    (row,) = tables["trends"].query("quantity == 'test_error'").itertuples()
+    fit = np.polynomial.Polynomial.fit(np.log(table["width"]), table["test_error"], 1)
+    assert row.points == len(table) and row.kind == "difference"
+    assert row.slope == pytest.approx(fit.convert().coef[1], rel=1e-9)
+    assert "The test error falls with width, by s ln(width) with s = -0.0" in text
+    (row,) = tables["comparisons"].query("quantity == 'test_error'").itertuples()
+    means = table.groupby("model")["test_error"].mean()
+    assert row.effect == pytest.approx(means["b"] - means["a"], rel=1e-9)
+    assert "test error of model b differs from that of a (difference " in text
+
+
+def test_a_lower_test_error_is_told_as_a_difference():
+    table = runs(realisations=8)
+    table.loc[table["model"] == "b", "test_error"] += 0.2
+    text, _ = written(table, AXES)
+    assert "The test error of model b is higher than that of a, the difference being 0.2" in text
+    assert "the test error is higher for model b than for a" in text
+
+
 def test_the_error_of_the_integration_is_no_difference():
     """Gradient flow of an exactly linear model: all runs are off by the same small factor."""
     k, ratios = np.arange(1.0, 101), []

@@ -22,7 +22,8 @@ CURVES = (
     "speed_limit_time",
     "discretisation",
 )
-# quantity -> tested as a factor (of its logarithm), else as a difference
+# quantity -> tested as a factor (of its logarithm), else as a difference: of either sign, or zero
+# in some runs, which have no logarithm and must not be left out
 QUANTITIES = {
     "inefficiency": True,
     "prediction_ratio": True,
@@ -33,7 +34,7 @@ QUANTITIES = {
     "discretisation": False,
     "drift": True,
     "alignment_gain": True,
-    "test_error": True,
+    "test_error": False,
     "test_loss": True,  # per sample; where there is no accuracy
     "gradients": True,
 }
@@ -233,7 +234,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
 
     Returns:
         Two tables. A factor in comparisons is the ratio of geometric means of ``value`` to
-        ``reference``; for quantities of either sign it is a difference of means.
+        ``reference``; for the other quantities it is a difference of means.
     """
     trends: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
@@ -243,6 +244,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
         for axis, quantity in itertools.product(axes, present):
             group = counted[axis]
             factor = QUANTITIES[quantity]
+            kind = "factor" if factor else "difference"
             stream = derived_seed(settings["seed"], "bootstrap", "trend", at, start, axis, quantity)
             options = {
                 "confidence": settings["confidence"],
@@ -260,7 +262,8 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
                     x, group[quantity], strata=_strata(group, axes, axis),
                     log_x=logarithmic, **options,
                 )  # fmt: skip
-                trends.append(label | {"scale": "log" if logarithmic else "linear"} | found)
+                scale = "log" if logarithmic else "linear"
+                trends.append(label | {"scale": scale, "kind": kind} | found)
                 continue
             reference, *values = axes[axis]
             for value in values:
@@ -271,7 +274,6 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
                     log_x=False, **options,
                 )  # fmt: skip
                 effect = {k: found.pop(k) for k in ("slope", "slope_low", "slope_high")}
-                kind = "factor" if factor else "difference"
                 shown = [np.exp(v) if factor else v for v in effect.values()]
                 names = ("effect", "effect_low", "effect_high")
                 comparisons.append(
