@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipeline.settings import FIGURES
-from plots import style
+from plots import style, theory
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
 
@@ -197,6 +197,10 @@ STUDIES = {
     },
     "tolerances": {"settings": [{"path": f"runs/n64-tolerance{t}-a"} for t in ("0.01", "0.001")]},
 }
+OWN = "my_laboratory.networks:perceptron_number_"
+STUDIES["own networks without a width"] = {
+    "settings": [{"model": f"{OWN}1", "width": np.nan}, {"width": 8}, {"width": 16}]
+}
 RENDERED = {("never warm", "inefficiency_time"), ("models", "inefficiency_size")}
 
 
@@ -265,7 +269,42 @@ def test_axes_are_labelled_with_symbols(name, drawn):
 def test_every_study_can_be_drawn(kind):
     given = study(**STUDIES[kind])
     for name in OF_ANY_STUDY:
-        assert len(panels(draw(name, given, render=(kind, name) in RENDERED))) >= 2, name
+        figure = draw(name, given, render=(kind, name) in RENDERED)
+        assert len(panels(figure)) >= 2, name
+        assert not any("nan" in text or "8.0" in text for text in texts(figure)), name
+
+
+BOUNDED = ("speed_limit_time", "inefficiency_time", "inefficiency_size", "inefficiency_factors")
+
+
+@pytest.mark.parametrize("name", [*BOUNDED, "outcomes"])
+def test_studies_without_speed_limit_times_say_that_there_is_nothing(name, tables):
+    """Adam has none, and trainings that all diverged; their warm start is reached all the same."""
+    given = {key: tables[key].copy() for key in ("speed_limits", "outcomes", "trends", "exponents")}
+    for table in given.values():
+        table[[c for c in table if c.startswith((*QUANTITIES, "slope", "kinematic"))]] = np.nan
+    words = texts(draw(name, given))
+    assert words.count("nothing to show") >= 2
+    assert not any("not reached" in text for text in words)
+
+
+def test_many_long_names_leave_room_for_panels_and_keep_their_places():
+    given = study([{"model": f"{OWN}{k:02d}", "width": 16 * (1 + k % 3)} for k in range(12)], 2)
+    given["outcomes"] = given["outcomes"].assign(diverged=0.5)  # the longest legend
+    for name in ("speed_limit_time", "outcomes"):
+        figure = draw(name, given, render=True)
+        assert min(axes.get_window_extent().height for axes in figure.axes) > 0.9 * figure.dpi
+        assert all(box.get_window_extent().x1 <= figure.bbox.width for box in figure.legends)
+    x = np.concatenate([line.get_xdata() for line in figure.axes[0].lines]).astype(float)
+    nearest = np.abs(np.log(x[:, None] / [16, 32, 48])).min(axis=1)
+    assert len(x) >= 48 and nearest.max() < np.log(48 / 32) / 2
+
+
+def test_ticks_of_sizes_are_whole_numbers():
+    figure = draw("outcomes", study([{"n": n} for n in (500, 1000, 1024)], 1))
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["500", "1000", "1024"]
+    words = texts(figure)
+    assert "ensemble of 1 run" in words
 
 
 @pytest.mark.parametrize("name", OF_ANY_STUDY)
@@ -409,6 +448,19 @@ def test_trend_is_annotated_with_interval_and_p_value(drawn):
         assert any(text in t.get_text() and "p = 0.031" in t.get_text() for t in axes.texts)
 
 
+def test_runs_without_a_value_do_not_move_the_line_of_the_trend(tables):
+    limits = tables["speed_limits"]
+    lost = (limits["n"] == 16) & (limits["realisation"] == "0")
+    limits = limits.assign(inefficiency=limits["inefficiency"].mask(lost))
+    figure = draw("inefficiency_size", tables | {"speed_limits": limits})
+    runs = style.last_rows(limits, "cold").query("realisation != 'ensemble'")
+    runs = runs[runs["inefficiency"].notna()]
+    line = next(line for line in figure.axes[0].lines if line.get_linestyle() == "--")
+    (x0, x1), (y0, _) = line.get_xdata(), line.get_ydata()
+    centre = np.log(runs["inefficiency"]).mean() - 0.12 * (np.log(x0) - np.log(runs["n"]).mean())
+    assert np.isclose(np.log(y0), centre) and x1 == 128
+
+
 def test_end_values_are_the_last_rows_even_if_the_table_is_shuffled(tables):
     shuffled = tables["speed_limits"].sample(frac=1.0, random_state=0)
     shuffled["realisation"] = [int(r) if r.isdigit() else r for r in shuffled["realisation"]]
@@ -491,3 +543,26 @@ def test_uneven_speed_below_one_is_explained(tables):
 def test_words_of_paths_stand_apart_from_their_numbers():
     paths = [f"runs/digits/n32/fully_connected-width8-depth{depth}-ntk" for depth in (2, 5)]
     assert style.path_differences(paths) == ["depth 2", "depth 5"]
+
+
+def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours():
+    names = [f"network {k}" for k in range(9)]
+    spectrum = pd.DataFrame({"name": np.repeat(names, 2), "rank": [1, 2] * 9, "eigenvalue": 0.5})
+    predicted = spectrum.assign(time=spectrum["rank"], inefficiency=1.5, path_excess=1.2)
+    lines = theory.spectra_measured(spectrum, predicted).axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 9
+    ends = {f"{name}{end}": 0.5 for name in ("alpha", "delta") for end in ("", "_low", "_high")}
+    grid = pd.DataFrame(itertools.product((1.0, 2.0), (0.0, 1.5)), columns=["alpha", "delta"])
+    grid = grid.assign(inefficiency=2.0, growth_exponent=grid["delta"])
+    figure = theory.phase_diagram(grid, pd.DataFrame({"label": names}).assign(**ends))
+    shown = figure.axes[0].get_legend_handles_labels()
+    assert shown[1] == names and len({bars.lines[0].get_color() for bars in shown[0]}) == 9
+    routes = [theory.LIMIT, theory.SIMULATION, *(f"sum, d = {d}" for d in range(5))]
+    values = ["inefficiency", "speed_limit_time"]
+    columns = [f"{name}{end}" for name in values for end in ("", "_low", "_high")]
+    rows = itertools.product([0.5], range(9), routes, [1.0, 2.0])
+    table = pd.DataFrame(rows, columns=["ratio", "temperature", "route", "time"])
+    figure = theory.linear_regression(table.assign(**dict.fromkeys(columns, 1.0)))
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(routes) - {theory.SIMULATION} <= set(words)
+    assert sum(r"\beta^{-1}" in text for text in words) == 9

@@ -44,8 +44,8 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         style.panel_title(panel, letter, f"{start} start")
         panel.set_ylabel(r"Inefficiency at the end, $T/T_{\mathrm{SL}}$")
         style.abscissa_ticks(panel, against, shown)
-        if len(ends) == 0:
-            style.say(panel)
+        if not ends["inefficiency"].notna().any():
+            style.say(panel, style.NOTHING if len(ends) else style.NEVER_WARM)
             panel.set_yticks([])
             continue
         headroom(panel)
@@ -92,7 +92,7 @@ def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.Dat
     if len(rows) == 0 or not np.isfinite(rows["slope"].iloc[0]):
         return
     row = rows.iloc[0]
-    runs = ends[ends["realisation"].astype(str) != "ensemble"]
+    runs = ends[(ends["realisation"].astype(str) != "ensemble") & ends["inefficiency"].notna()]
     x = runs["ensemble"].map(against.positions).to_numpy(float)
     centre = np.log(x).mean(), np.log(runs["inefficiency"].astype(float)).mean()
     line = np.array([x.min(), x.max()])

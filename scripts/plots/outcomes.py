@@ -1,5 +1,7 @@
 """What every ensemble of a study came to at the end, along the study's axis."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
@@ -21,6 +23,7 @@ PANELS = (
 )  # fmt: skip
 MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
 HOLLOW = {"linestyle": "none", "marker": "D", "markersize": 3.5, "mfc": "white", "zorder": 2}
+MARGIN = 1.4  # the ends of a logarithmic axis, over its least and largest value
 WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the lesser ones
 CROWDED = 0.25  # share of the axis below which labels of neighbours touch, at this panel's width
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
@@ -48,14 +51,15 @@ def draw(outcomes: pd.DataFrame) -> Figure:
     ):
         drawn = False
         for k, (colour, rows) in enumerate(zip(colours, series.values(), strict=True)):
-            shift = (k - (len(series) - 1) / 2) * 0.12
+            shift = (k - (len(series) - 1) / 2) * aside(places, numeric, len(series))
             of_start = rows[rows["start"] == start]
             drawn |= plot(panel, of_start, column, colour, places, (axis, numeric, shift))
         style.panel_title(panel, letter, title)
         panel.set_ylabel(label)
         set_ticks(panel, places, axis, numeric)
         if not drawn:
-            style.say(panel, style.NEVER_WARM if start == "warm" else "nothing to show")
+            reached = (ends["start"] == start).any()
+            style.say(panel, style.NOTHING if reached else style.NEVER_WARM)
             panel.set_yticks([])
             continue
         if panel.dataLim.y0 > 0 and panel.dataLim.y1 > WIDE * panel.dataLim.y0:
@@ -93,6 +97,16 @@ def ticks(ends: pd.DataFrame, axis: str | None, numeric: bool) -> dict:
     if numeric and min(values) > 0:
         return {value: float(value) for value in sorted(values)}
     return {value: float(k) for k, value in enumerate(sorted(values) if numeric else values)}
+
+
+def aside(places: dict, numeric: bool, series: int) -> float:
+    """Return the step between marks of several series at one value of the axis.
+
+    Marks of a value stay apart from those of the next, and inside the panel.
+    """
+    values = np.array(sorted(places.values()))
+    gaps = np.diff(np.log(values) if numeric and values[0] > 0 else values)
+    return min(0.12, 0.8 * gaps.min(initial=2 * math.log(MARGIN)) / series)
 
 
 def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict, place) -> bool:
@@ -155,8 +169,8 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool) -> None
     if numeric and min(places) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(ticker.NullLocator())
-        axes.set_xlim(min(places) / 1.4, max(places) * 1.4)
-        labels = [f"{value:.3g}" for value in places]
+        axes.set_xlim(min(places) / MARGIN, max(places) * MARGIN)
+        labels = [f"{value:g}" for value in places]
     else:
         axes.set_xlim(-0.6, len(places) - 0.4)
         labels = [style.folded(style.describe(axis, value)) for value in places]
@@ -172,10 +186,11 @@ def legend(figure: Figure, ends: pd.DataFrame) -> None:
     """Say what the marks are and how many runs an ensemble has."""
     counts = sorted({int(n) for n in ends["runs"].dropna()})
     size = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    several = "runs, bootstrap interval" if counts[-1] > 1 else "run"
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
     more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
     kinds = {
-        f"ensemble of {size} runs, bootstrap interval{more}": MARK | {"color": "black"},
+        f"ensemble of {size} {several}{more}": MARK | {"color": "black"},
         "single runs": {"linestyle": "none", "marker": ".", "color": "black"},
         "predicted from the NTK there": HOLLOW | {"color": "black"},
     }
@@ -184,4 +199,4 @@ def legend(figure: Figure, ends: pd.DataFrame) -> None:
         Line2D([], [], label=text, **{k: v for k, v in kind.items() if k not in drop})
         for text, kind in kinds.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if diverged else 3)

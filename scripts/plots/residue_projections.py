@@ -38,7 +38,7 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
     kernel = "full" if (spectra["kernel"] == "full").any() else "traced"
     for panel, letter, (moment, words) in zip(axes[0], "ab", MOMENTS.items(), strict=True):
         title = f"{words}, {shown.label}" + (", output-traced kernel" if kernel == "traced" else "")
-        style.panel_title(panel, letter, title)
+        style.panel_title(panel, letter, style.folded(title, 45))
         panel.set_xlabel("Rank $k$ of the NTK eigenvector")
         found = spectrum(spectra, shown.path, moment, kernel)
         if found is None:

@@ -26,7 +26,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         panel.set_xlabel(r"Speed-limit time $\lambda_1 T_{\mathrm{SL}}$")
         panel.set_ylabel(f"Training time {symbol}")
         if not any(some):
-            style.say(panel)
+            reached = (speed_limits["start"] == start).any()
+            style.say(panel, style.NOTHING if reached else style.NEVER_WARM)
             panel.set_yticks([])
             continue
         style.log_axes(panel, "xy")
@@ -42,7 +43,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
 def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.Ensemble) -> bool:
     """Return whether one ensemble has anything to draw; draw it, measured and predicted."""
     rows = style.select(table, start, ensemble.path)
-    if len(rows) == 0:
+    if not rows["speed_limit_time"].notna().any():
         return False
     time = rows["time_lambda_1"].to_numpy(float)
     rate = time / rows["time"].to_numpy(float)
@@ -67,7 +68,7 @@ def draw_bound(axes: Axes) -> None:
     for power in range(1, int(np.log10(top / left))):
         factor = 10.0**power
         axes.plot(ends, factor * ends, color=style.GREY, linewidth=0.5, linestyle=":", zorder=1)
-        label = r"$T/T_{\mathrm{SL}} = 10$" if power == 1 else f"{factor:g}"
+        label = r"$T/T_{\mathrm{SL}} = 10$" if power == 1 else style.tick_text(factor)
         x = left * (right / left) ** 0.04
         axes.text(x, factor * x, label, va="center", bbox=box, zorder=1.5, **text)
     axes.set(xlim=(left, right), ylim=(bottom, top))

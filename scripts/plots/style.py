@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.files import recorded
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
+LEGEND_ROW = 0.15  # inches
 GREY, SHADE = "0.45", "0.92"
 # Okabe and Ito (2008): told apart under every form of colour blindness; yellow left out (faint)
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -51,6 +52,7 @@ NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order o
 VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "subset")
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = "warm start not reached\n(test accuracy stays below\nthe threshold)"
+NOTHING = "nothing to show"
 
 
 class Ensemble(NamedTuple):
@@ -161,6 +163,8 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
 
 def describe(column: str, value: object) -> str:
     """Return a setting as it stands in a legend, for example ``$n = 64$``."""
+    if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
+        value = int(value)
     if column == "n":
         return f"$n = {value}$"
     if column in ("width", "subset"):
@@ -185,14 +189,13 @@ def folded(text: str, most: int = 18) -> str:
 
 
 def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:
-    """Return the label of an ensemble from the columns that vary; n if none does."""
-    return ", ".join(describe(column, row[column]) for column in columns or ["n"])
+    """Return the label of an ensemble from those columns that vary and that it reads; n if none."""
+    read = [column for column in columns if pd.notna(row[column])]
+    return ", ".join(describe(column, row[column]) for column in read or ["n"])
 
 
 def word(column: str, value: object) -> str:
     """Return a setting of any column as it stands in a legend, for example ``output scale 3``."""
-    if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
-        value = int(value)
     text = describe(column, value)
     plain = column in ("n", "width", "subset", "case", "dataset", "model", "dynamics")
     plain |= isinstance(value, str)
@@ -352,7 +355,7 @@ def log_axes(axes: Axes, which: str = "x") -> None:
         axis.set_major_locator(_labelled_ticks(low, high, decades))
         subs = [1.0] if decades > 7 else np.arange(2, 10)
         axis.set_minor_locator(ticker.LogLocator(10, subs=subs, numticks=60))
-        axis.set_major_formatter(ticker.FuncFormatter(_tick_text))
+        axis.set_major_formatter(ticker.FuncFormatter(tick_text))
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -373,7 +376,7 @@ def _powers_of_ten(low: float, high: float, step: int) -> list[float]:
     return [10.0**k for k in range(first, math.floor(round(math.log10(high), 9)) + 1, step)]
 
 
-def _tick_text(value: float, _position: int | None = None) -> str:
+def tick_text(value: float, _position: int | None = None) -> str:
     """Return a tick's label: plain from 0.01 to 1000, beyond as a power of ten."""
     if 0.0099 < value < 1001:
         return f"{value:g}"
@@ -395,9 +398,11 @@ def say(axes: Axes, text: str = NEVER_WARM) -> None:
 
 
 def colour_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
-    """Say above the panels which colour is which ensemble."""
+    """Say above the panels which colour is which ensemble; many rows make the figure higher."""
     longest = max(len(e.label.replace("$", "")) for e in shown)
     columns = max(1, min(len(shown), int(130 / (longest + 9) * figure.get_figwidth() / 7)))
+    rows = math.ceil(len(shown) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))
     handles = [Line2D([], [], color=e.colour, linewidth=2.0, label=e.label) for e in shown]
     figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
@@ -433,6 +438,8 @@ def finish_bounded(panels: Sequence[Axes], notes: dict[Axes, str]) -> None:
         panel.set_yscale("log")
         if panel.has_data():
             log_axes(panel, "x")
+        elif not any(text.get_text() for text in panel.texts):
+            say(panel, NOTHING)
     for panel in panels:
         forbid_below(panel, notes.get(panel))
         log_axes(panel, "y")
@@ -455,10 +462,14 @@ class Abscissa(NamedTuple):
 
 
 def abscissa(table: pd.DataFrame) -> Abscissa:
-    """Return the axis for results at the end: n if it varies, else width, else one tick each."""
+    """Return the axis for results at the end: n if it varies, else width, else one tick each.
+
+    The width is no axis where an ensemble, as one of an own network, has none.
+    """
     found = ensemble_table(table)
     varied = varied_columns(found)
-    column = next((name for name in NUMERIC if name in varied), None)
+    numeric = [name for name in NUMERIC if name in varied and found[name].notna().all()]
+    column = next(iter(numeric), None)
     if column is None and len(found) == 1:
         column = "n"
     if column is None:
@@ -503,8 +514,10 @@ def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> 
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.set_xlabel(against.label)
+        if len(values) > 6:  # own choice: more labels than that touch
+            axes.tick_params(axis="x", labelrotation=45)
     else:
-        labels = [e.label for e in shown]
+        labels = [folded(e.label, 26) for e in shown]
         axes.set_xticks([against.positions[e.path] for e in shown], labels, rotation=30, ha="right")
         axes.set_xlim(-0.6, len(labels) - 0.4)
 

@@ -14,13 +14,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots.style import DOUBLE_COLUMN, GREY, SHADE, describe, log_axes, new_figure
+from plots.style import DOUBLE_COLUMN, GREY, SHADE, describe, log_axes, new_figure, palette
 from plots.style import OKABE_ITO as COLOURS
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LIMIT = "Marchenko-Pastur"
 SIMULATION = "simulation"
-FINITE_LINES = ("--", ":", "-.")
+FINITE_LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 4)))
 
 
 def linear_regression(table: pd.DataFrame) -> Figure:
@@ -197,9 +197,8 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.9)
     whole = table[table["realisation"].astype(str) == "ensemble"]
     least = whole.loc[whole["temperature"] > 0, "temperature"].min() / 10
-    for (model, rows), colour, marker in zip(
-        whole.groupby("model", sort=False), COLOURS, MARKERS, strict=False
-    ):
+    networks = whole.groupby(["model", "dataset", "n", "width"], sort=False, dropna=False)
+    for ((model, *_), rows), colour, marker in zip(networks, COLOURS, MARKERS, strict=False):
         first = rows.iloc[0]
         label = describe("model", model)
         label += f", width {first['width']:g}" if pd.notna(first["width"]) else ""
@@ -340,7 +339,8 @@ def spectra(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
         (predictions, "time", "path_excess", r"$\lambda_1 T$", r"$(\ell_{NTK}/\ell_{geo})^2$"),
     )
     for axis, (table, x, y, x_label, y_label) in zip(axes[0], quantities, strict=True):
-        for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False):
+        colours = palette(len(names), sequential=False)
+        for name, colour, marker in zip(names, colours, cycle(MARKERS), strict=False):
             rows = table[table["name"] == name]
             style = {"color": colour, "marker": marker, "markevery": 0.12, "markersize": 4}
             axis.loglog(rows[x], rows[y], label=name, **style)
@@ -367,7 +367,8 @@ def spectra_measured(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figur
 
 def _styles(values: pd.Series) -> list[tuple[float, str, str]]:
     """Return (value, colour, marker) for each distinct value in increasing order."""
-    return list(zip(sorted(values.unique()), COLOURS, MARKERS, strict=False))
+    found = sorted(values.unique())
+    return list(zip(found, palette(len(found), sequential=False), cycle(MARKERS), strict=False))
 
 
 def _temperature(value: float) -> str:
@@ -382,7 +383,7 @@ def _regression_panel(axis: Axes, table: pd.DataFrame, quantity: str) -> None:
         rows = table[table["temperature"] == value]
         for route, line in _route_lines(table).items():
             part = rows[rows["route"] == route]
-            axis.plot(part["time"], part[quantity], line, color=colour, linewidth=1.0)
+            axis.plot(part["time"], part[quantity], linestyle=line, color=colour, linewidth=1.0)
         part = rows[rows["route"] == SIMULATION]
         values = (part[f"{quantity}{end}"] for end in ("", "_low", "_high"))
         _points_with_intervals(
@@ -390,10 +391,10 @@ def _regression_panel(axis: Axes, table: pd.DataFrame, quantity: str) -> None:
         )
 
 
-def _route_lines(table: pd.DataFrame) -> dict[str, str]:
+def _route_lines(table: pd.DataFrame) -> dict[str, str | tuple]:
     """Return the line style of each closed-form route: solid for the limit."""
     finite = [name for name in dict.fromkeys(table["route"]) if name not in (LIMIT, SIMULATION)]
-    return {LIMIT: "-"} | dict(zip(finite, FINITE_LINES, strict=False))
+    return {LIMIT: "-"} | dict(zip(finite, cycle(FINITE_LINES), strict=False))
 
 
 def _simulation_handle() -> Line2D:
@@ -423,8 +424,10 @@ def _regime_names(axis: Axes, alpha: np.ndarray, delta: np.ndarray) -> None:
 
 def _measured_points(axis: Axes, measured: pd.DataFrame) -> None:
     """Place trained networks with their intervals."""
+    count = measured["label"].nunique()
+    colours = palette(count + 1, sequential=False)[1:]
     for (label, rows), colour, marker in zip(
-        measured.groupby("label", sort=False), COLOURS[1:], MARKERS[1:], strict=False
+        measured.groupby("label", sort=False), colours, cycle(MARKERS[1:]), strict=False
     ):
         sides = [
             np.clip([rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]], 0, None)
