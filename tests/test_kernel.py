@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +19,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from speedlimits import kernel, kernel_sequential, networks  # noqa: E402
 from speedlimits.ensembles import EnsembleLoss  # noqa: E402
+from speedlimits.spectrum import noise_floor  # noqa: E402
 
 SAMPLES, OUTPUTS, SHAPE = 7, 3, (3, 8, 8)
 OPTIONS = {"fully_connected": {"depth": 3}, "residual_network": {"depth": 2}}
@@ -319,6 +321,21 @@ def test_centring_keeps_small_eigenvalues_of_float32_kernels():
         for theta in factors
     )
     assert 5 * centred < plain
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_float32_noise_is_below_the_noise_floor(seed):
+    # The kernels of narrow networks lack full rank, and rounding fills it up.
+    images = torch.from_numpy(load_digits().images[:16, None] / 8 - 1)
+    ranks = []
+    for dtype in (torch.float32, torch.float64):
+        network = networks.myrtle5(
+            input_shape=(1, 8, 8), outputs=10, width=4, parameterisation="ntk"
+        )
+        networks.initialise_(network, torch.Generator().manual_seed(seed)).to(dtype)
+        values = torch.linalg.eigvalsh(kernel.empirical_ntk(network, images.to(dtype)))
+        ranks.append(int((values > noise_floor(values)).sum()))
+    assert ranks[0] == ranks[1] < len(values)
 
 
 def test_one_sample_one_output_and_depth_one():

@@ -85,7 +85,7 @@ OTHER_COLUMNS = {
     "note": ("", "why there is no fit, or no T_SL at a temperature"),
     # exponents
     "eigenvalues": ("1", "number of eigenvalues"),
-    "above_noise_floor": ("1", "number of eigenvalues above K eps lambda_1"),
+    "above_noise_floor": ("1", "number of eigenvalues above rounding noise"),
     "first_rank": ("1", "first rank of the fit window"),
     "last_rank": ("1", "last rank of the fit window"),
     "alpha": ("1", "spectral exponent alpha, lambda_k ~ k^-alpha"),

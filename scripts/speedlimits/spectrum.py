@@ -207,10 +207,12 @@ def kernel_target_alignment(kernel: ArrayLike, targets: ArrayLike) -> float:
 
 
 def noise_floor(eigenvalues: ArrayLike, *, data_dtype: type = np.float64) -> float:
-    """Return K eps lambda_1, below which computed eigenvalues are rounding noise.
+    """Return max(K eps lambda_1, -2 lambda_K), below which computed eigenvalues are rounding noise.
 
     A symmetric eigenvalue moves by at most the norm of the perturbation (Weyl), and the rounding
     of a K x K matrix has norm up to K eps lambda_1; LAPACK and numpy.linalg.matrix_rank use it.
+    Products in float32 round more. Theta has no negative eigenvalue, so that the most negative one
+    found shows their rounding, which reaches about as far above 0 (twice as far: own choice).
 
     Args:
         eigenvalues: (K,), any order.
@@ -220,7 +222,8 @@ def noise_floor(eigenvalues: ArrayLike, *, data_dtype: type = np.float64) -> flo
         The floor, in the units of the eigenvalues.
     """
     values = np.asarray(eigenvalues, float)
-    return float(len(values) * np.finfo(data_dtype).eps * values.max())
+    rounding = len(values) * np.finfo(data_dtype).eps * values.max()
+    return float(max(rounding, -2.0 * values.min()))
 
 
 def spectral_measure_lanczos(
