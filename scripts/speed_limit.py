@@ -348,7 +348,7 @@ def power_law(exponents: pd.DataFrame, moment: str, kind: str, times: np.ndarray
     alpha, delta, lambda_1 = row["alpha"], row["delta"], row["alpha_amplitude"]
     if alpha <= 0:
         return missing
-    count = int(row["eigenvalues"])
+    count = int(row["above_noise_floor"])  # the others never move
     finite = finite_power_law_inefficiency(alpha, delta, count, times, lambda_1)
     asymptote = inefficiency_asymptote(alpha, delta, times, lambda_1, order="leading")
     return {"inefficiency_power_law": finite, "inefficiency_power_law_asymptote": asymptote}

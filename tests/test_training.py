@@ -407,3 +407,14 @@ def test_lengths_of_a_flow_whose_action_is_off_are_left_out(trained):
     row = speed_limit.ensemble_table(found, good, settings, "cold").iloc[-1]
     assert np.isfinite(row["inefficiency"]) and row["discretisation"] > 0.3
     assert np.isnan(row["path_excess"]) and np.isnan(row["kinematic_inefficiency"])
+
+
+def test_the_power_law_has_the_modes_that_move():
+    rank, times = np.arange(1, 61.0), np.geomspace(0.1, 1e4, 20)
+    row = {"moment": "start", "kernel": "full", "alpha": 1.2, "delta": 0.5, "alpha_amplitude": 2.0,
+           "eigenvalues": 300, "above_noise_floor": 60}  # fmt: skip
+    found = speed_limit.power_law(pd.DataFrame([row]), "start", "full", times)
+    rates, squares = 2.0 * rank**-1.2, rank**-0.5
+    drop = 0.5 * squares @ -np.expm1(-2 * np.outer(rates, times))
+    geodesic = (squares / rates) @ np.expm1(-np.outer(rates, times)) ** 2
+    np.testing.assert_allclose(found["inefficiency_power_law"], times * drop / geodesic)
