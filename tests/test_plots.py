@@ -540,6 +540,23 @@ def test_uneven_speed_below_one_is_explained(tables):
     assert any("below 1" in text and "25 %" in text for text in words[1])
 
 
+@pytest.mark.parametrize("name", ["inefficiency_time", "inefficiency_factors", "speed_limit_time"])
+def test_finite_steps_below_the_speed_limit_are_not_called_forbidden(name, tables, drawn):
+    """Large learning rates come there: T_SL bounds gradient flow alone."""
+    assert any(text.startswith("forbidden") for text in texts(drawn(name)))
+    limits = tables["speed_limits"].assign(inefficiency=0.5)
+    words = texts(draw(name, tables | {"speed_limits": limits}))
+    assert any("not to finite steps" in text for text in words)
+    assert not any(text.startswith("forbidden") for text in words)
+
+
+def test_learning_rates_have_their_unit():
+    rows = pd.DataFrame({"ensemble": ["runs/rate0.1of_limit-a"], "learning_rate": [0.1]})
+    unit = importlib.import_module("plots.outcomes").unit
+    assert unit(rows, "learning_rate") == r" / $(2/\lambda_1)$" and unit(rows, "n") == ""
+    assert unit(rows.assign(ensemble="runs/rate0.1-a"), "learning_rate") == " (time)"
+
+
 def test_words_of_paths_stand_apart_from_their_numbers():
     paths = [f"runs/digits/n32/fully_connected-width8-depth{depth}-ntk" for depth in (2, 5)]
     assert style.path_differences(paths) == ["depth 2", "depth 5"]

@@ -99,7 +99,8 @@ def test_every_figure_of_the_report_shows_with_a_caption_of_this_run(reported, p
         if set(item["labels"]) - {"figure"}:  # figures of the theory have no study
             assert {"n", "width", "model"} <= set(item["labels"])
             assert "varied: n = 8, 16" in item["caption"] and "2 realisations" in item["caption"]
-            assert "100 resamples" in item["caption"]
+            ranges = item["labels"]["figure"] == "training curves"
+            assert ("100 resamples" in item["caption"]) is not ranges
     assert page.problems == []
 
 
@@ -167,6 +168,20 @@ def test_captions_name_what_a_study_compares(study):
         assert ", ".join(map(str, values)) in text
     thresholds = {"warm_start": "12, 15, 20, 25, 30"}.get(study, "15")
     assert f"mean test accuracy {thresholds} %." in text
+
+
+@pytest.mark.parametrize(
+    ("figure", "realisations", "bars"),
+    [("outcomes", 3, True), ("outcomes", 1, False), ("training_curves", 3, False)],
+)
+def test_captions_speak_of_intervals_where_they_are_drawn(figure, realisations, bars):
+    study = {"vary": {"learning_rate": [0.1, 0.3]}, "realisations": realisations}
+    config = {**CONFIG, "studies": {"own": study}}
+    page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure=figure))
+    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    assert ("Bands and bars" in text) is bars
+    assert ("the range from the smallest" in text) is (figure == "training_curves")
+    assert "learning rate over 2/lambda_1 = 0.1, 0.3" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ COLUMNS = {
     "path_excess": ("bent path", r"$\ell_\gamma^2 / \ell_{\mathrm{geo}}^2$"),
     "inefficiency": ("product", r"Inefficiency $T/T_{\mathrm{SL}}$"),
 }
-FORBIDDEN = r"forbidden: $T < T_{\mathrm{SL}}$"
 
 
 def draw(speed_limits: pd.DataFrame) -> Figure:
@@ -26,7 +25,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.4, sharey=True)
     shown = style.ensembles(speed_limits)
-    letters, notes = iter("abcdef"), {axes[0, 2]: FORBIDDEN}
+    letters, notes = iter("abcdef"), {axes[0, 2]: style.forbidden(speed_limits)}
     for row, start in zip(axes, style.STARTS, strict=True):
         of_start = speed_limits[speed_limits["start"] == start]
         for panel, (column, (word, symbol)) in zip(row, COLUMNS.items(), strict=True):
@@ -60,4 +59,5 @@ def discretisation_note(rows: pd.DataFrame) -> str:
     if len(below) == 0:
         return ""
     worst = 100 * float(np.abs(below["discretisation"]).max())
-    return f"below 1: finite steps, whose action\nis off $\\Delta L$ by up to {worst:.2g} %"
+    shown = f"{worst:.2g}" if worst < 100 else f"{worst:.0f}"
+    return f"below 1: finite steps, whose action\nis off $\\Delta L$ by up to {shown} %"

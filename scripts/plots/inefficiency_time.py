@@ -41,7 +41,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
         if len(of_start) == 0:
             style.say(panel)
     axes[0, 0].set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
-    style.finish_bounded(axes[0], {axes[0, 0]: r"forbidden: $T < T_{\mathrm{SL}}$"})
+    style.finish_bounded(axes[0], {axes[0, 0]: style.forbidden(speed_limits)})
     style.colour_legend(figure, shown)
     found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
     band = "bootstrap interval" if style.has_interval(speed_limits, "inefficiency") else None

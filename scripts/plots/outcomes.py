@@ -56,7 +56,7 @@ def draw(outcomes: pd.DataFrame) -> Figure:
             drawn |= plot(panel, of_start, column, colour, places, (axis, numeric, shift))
         style.panel_title(panel, letter, title)
         panel.set_ylabel(label)
-        set_ticks(panel, places, axis, numeric)
+        set_ticks(panel, places, axis, numeric, unit(ends, axis))
         if not drawn:
             reached = (ends["start"] == start).any()
             style.say(panel, style.NOTHING if reached else style.NEVER_WARM)
@@ -158,13 +158,21 @@ def plot_unread(axes: Axes, rows: pd.DataFrame, column: str, colour: str) -> boo
     return True
 
 
-def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool) -> None:
+def unit(ends: pd.DataFrame, axis: str | None) -> str:
+    """Return the unit of the axis of learning rates, which the folders of the ensembles name."""
+    if axis != "learning_rate":
+        return ""
+    relative = ends.loc[ends[axis].notna(), "ensemble"].str.contains("of_limit")
+    return r" / $(2/\lambda_1)$" if relative.all() else "" if relative.any() else " (time)"
+
+
+def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: str) -> None:
     """Put a tick at every value of the axis."""
     if axis is None:
         axes.set_xticks([])
         return
     axes.set_xlabel(
-        AXIS_LABELS.get(axis, "" if axis == "case" else axis.replace("_", " ").capitalize())
+        AXIS_LABELS.get(axis, "" if axis == "case" else axis.replace("_", " ").capitalize()) + unit
     )
     if numeric and min(places) > 0:
         axes.set_xscale("log")

@@ -31,7 +31,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
             panel.set_yticks([])
             continue
         style.log_axes(panel, "xy")
-        draw_bound(panel)
+        draw_bound(panel, style.forbidden(speed_limits))
         style.log_axes(panel, "xy")
     style.colour_legend(figure, shown)
     band = "bootstrap interval" if style.has_interval(speed_limits, "speed_limit_time") else None
@@ -56,8 +56,8 @@ def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.E
     return True
 
 
-def draw_bound(axes: Axes) -> None:
-    """Draw T = T_SL, shade T < T_SL and draw lines of inefficiency 10, 100, ..."""
+def draw_bound(axes: Axes, said: str) -> None:
+    """Draw T = T_SL, shade and name T < T_SL, and draw lines of inefficiency 10, 100, ..."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     left, bottom = [min(left, bottom)] * 2
     ends = np.array([left, max(right, top)])
@@ -73,4 +73,4 @@ def draw_bound(axes: Axes) -> None:
         axes.text(x, factor * x, label, va="center", bbox=box, zorder=1.5, **text)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     place = {"transform": axes.transAxes, "ha": "right"}
-    axes.text(0.96, 0.05, r"forbidden: $T < T_{\mathrm{SL}}$", **place, **text)
+    axes.text(0.96, 0.05, said, **place, **text)

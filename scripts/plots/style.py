@@ -53,6 +53,7 @@ VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "sub
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = "warm start not reached\n(test accuracy stays below\nthe threshold)"
 NOTHING = "nothing to show"
+BELOW_ONE = 0.98  # of T/T_SL: less is no error of the integration, but of finite steps or a bound
 
 
 class Ensemble(NamedTuple):
@@ -320,6 +321,13 @@ def plot_curve(
         plot_band(axes, x, low, high, ensemble.colour)
 
 
+def forbidden(speed_limits: pd.DataFrame) -> str:
+    """Return what stands in the region T < T_SL, which finite steps may enter, but no flow."""
+    if speed_limits["inefficiency"].min() < BELOW_ONE:
+        return r"$T < T_{\mathrm{SL}}$: forbidden to gradient flow," + "\nnot to finite steps"
+    return r"forbidden: $T < T_{\mathrm{SL}}$"
+
+
 def forbid_below(axes: Axes, label: str | None = None, bound: float = 1.0) -> None:
     """Draw a lower bound on a logarithmic axis and shade what it forbids.
 
@@ -517,7 +525,8 @@ def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> 
         if len(values) > 6:  # own choice: more labels than that touch
             axes.tick_params(axis="x", labelrotation=45)
     else:
-        labels = [folded(e.label, 26) for e in shown]
+        most = 26 if len(shown) <= 4 else 80  # own choice: lines of more labels would touch
+        labels = [folded(e.label, most) for e in shown]
         axes.set_xticks([against.positions[e.path] for e in shown], labels, rotation=30, ha="right")
         axes.set_xlim(-0.6, len(labels) - 0.4)
 
