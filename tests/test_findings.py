@@ -170,6 +170,8 @@ def test_the_error_of_the_integration_is_no_difference():
 @pytest.mark.parametrize(("count", "held"), [(2, "50 %"), (3, "75 %"), (5, "93.8 %"), (6, "")])
 def test_intervals_of_few_runs_are_called_short(count, held):
     table = pd.DataFrame({"realisation": ["0", "ensemble", "ensemble"], "runs": [np.nan, 1, count]})
+    elsewhere = table[2:].assign(at="equal_loss", runs=2)  # fewer runs reach it
+    table = pd.concat([table.assign(at="end"), elsewhere])
     said = short_intervals(table, 0.95)
     assert bool(said) == bool(held) and held in said
     draws = np.random.default_rng(0).lognormal(size=(4000, count))
@@ -192,6 +194,18 @@ def test_regime_is_named_where_the_intervals_decide_it(delta, said):
     table[["delta", "delta_low", "delta_high"]] = [delta]
     (line,) = regime_lines(table, {"width": [8, 16]})
     assert line.startswith("- width 8: ") and line.endswith(said)
+
+
+def test_kernels_that_ensembles_share_count_once():
+    """Learning rates start alike."""
+    table = pd.DataFrame({"ensemble": list("abcd"), "learning_rate": [0.1, 0.2, 0.3, 0.4]})
+    table = table.assign(moment="start", **EXPONENTS)
+    table.loc[3, "alpha"] += 0.01
+    lines = regime_lines(table, {"learning_rate": [0.1, 0.2, 0.3, 0.4]})
+    assert len(lines) == 2 and lines[1].startswith("- learning rate 0.4: ")
+    assert lines[0].startswith("- learning rate 0.1 and 2 more with the same kernels: ")
+    lost = table.assign(alpha_low=np.nan)  # without a fit nothing is the same
+    assert len(regime_lines(lost, {"learning_rate": [0.1]})) == 4
 
 
 def test_effects_are_claimed_with_their_numbers():
@@ -271,6 +285,44 @@ def test_rank_correlation_agrees_with_scipy():
     assert found["correlation_low"] < reference.statistic < found["correlation_high"]
 
 
+def test_runs_from_one_start_are_no_independent_points():
+    """Eight starts, whose values seven learning rates repeat: p is that of eight points."""
+    generator, settings = np.random.default_rng(4), {"confidence": 0.95, "resamples": 999}
+    units, strata = np.tile(np.arange(8), 7), np.repeat(np.arange(7), 8)
+    found = []
+    for _ in range(60):
+        x, y = np.tile(generator.normal(size=(2, 8)), 7)
+        found.append(
+            rank_correlation(x, y, strata=strata, units=units, generator=generator, **settings)
+        )
+    assert np.mean([row["p_value"] <= 0.05 for row in found]) < 0.17  # 4 standard errors
+    alone = rank_correlation(x[:8], y[:8], generator=generator, **settings)
+    for name in ("correlation", "p_value", "correlation_low", "correlation_high"):
+        assert found[-1][name] == pytest.approx(alone[name], abs=0.2), name
+    few = np.isin(units, range(4))
+    row = rank_correlation(
+        x[few], y[few], strata=strata[few], units=units[few], generator=generator, **settings
+    )
+    assert row["p_smallest"] == pytest.approx(2 / 24) and row["points"] == 28
+    families = units + 8 * (strata > 3)  # two networks, each with starts of its own
+    row = rank_correlation(
+        x[few], y[few], strata=strata[few], units=families[few], generator=generator, **settings
+    )
+    assert row["p_smallest"] == pytest.approx(2 / 24**2) and row["points"] == 28
+    lacking = (strata == 0) & (units == 0)  # this run diverged
+    row = rank_correlation(
+        np.where(lacking, np.nan, x), y, strata=strata, units=units, generator=generator, **settings
+    )
+    assert row["points"] == 49
+
+
+def test_finite_steps_below_the_speed_limit_are_called_no_efficiency():
+    text, _ = written(runs(), AXES)
+    assert "T_SL bounds gradient flow" not in text
+    text, _ = written(runs().assign(inefficiency=0.5), AXES)
+    assert "T/T_SL is below 1 in 8 of 8 cases (ensembles and starts): T_SL bounds gradient" in text
+
+
 def test_in_short_counts_what_the_lists_say():
     text, _ = written(runs(slope=-0.5, ratio=2.0), AXES)
     short, rest = text.split("Permutation tests;")
@@ -287,7 +339,7 @@ def test_in_short_counts_what_the_lists_say():
     assert count == sum(at_end.count(effect) for effect in effects)
     slower = int(short.split("cold start, ")[1].split(" of")[0])
     assert slower == rest.count("slower than predicted")
-    assert "by ensembles: optimal 8." in short
+    assert "at the start: optimal 8." in short
     assert "- W2 between starts and ends: in all 2 cases" in short
 
 

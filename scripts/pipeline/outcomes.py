@@ -306,22 +306,26 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """Return rank correlations at the end of the inefficiency with what it may go with.
 
     ``between`` correlates means of ensembles; ``within`` runs of the same ensemble, whose settings
-    agree, so that no setting can be the common cause.
+    agree, so that no setting can be the common cause. Realisations of equal number share their
+    start in ensembles of one network, as learning rates do: they are permuted as one.
     """
     rows = []
     ends = independent(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
     for quantity in ("test_error", "test_loss", "inefficiency_predicted", "drift"):
         if quantity not in ends or ends[quantity].isna().all():
             continue
-        pair = ends[["ensemble", "inefficiency", quantity]].dropna()
-        means = pair.groupby("ensemble", sort=False).mean().reset_index()
-        means["one"] = ""
+        network = [name for name in ("model", "width", "depth", "realisation") if name in ends]
+        one_start = ends[network].astype(object).map(str).agg("|".join, axis=1)
+        pair = ends[["ensemble", "inefficiency", quantity]].assign(one_start=one_start).dropna()
+        means = pair.drop(columns="one_start").groupby("ensemble", sort=False).mean()
+        means = means.reset_index().assign(one="")
         for level, table, strata in (("between", means, "one"), ("within", pair, "ensemble")):
             stream = derived_seed(settings["seed"], "bootstrap", "correlation", level, quantity)
             found = rank_correlation(
                 table["inefficiency"],
                 table[quantity],
                 strata=table[strata],
+                units=table["one_start"] if level == "within" else None,
                 confidence=settings["confidence"],
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),

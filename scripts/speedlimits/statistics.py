@@ -248,10 +248,13 @@ def rank_correlation(
     resamples: int,
     generator: np.random.Generator,
     strata: ArrayLike | None = None,
+    units: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Return Spearman's rank correlation with a bootstrap interval and a permutation test.
 
-    With strata the ranks are taken, centred, resampled and permuted inside each of them.
+    With strata the ranks are taken, centred, resampled and permuted inside each of them. Points of
+    one unit, as runs from one start, are no independent points: strata that share units are
+    resampled and permuted alike, with the units that all of them have.
 
     Args:
         x: values, shape (M,).
@@ -260,6 +263,7 @@ def rank_correlation(
         resamples: bootstrap resamples and random permutations.
         generator: random stream.
         strata: label of each point's stratum, shape (M,); None is one stratum.
+        units: label of each point's unit, shape (M,), once in a stratum; None is a unit for each.
 
     Returns:
         correlation, correlation_low, correlation_high, p_value, p_smallest, points; NaN where
@@ -273,6 +277,15 @@ def rank_correlation(
     x, y, labels = x[usable], y[usable], labels[usable]
     names = ("correlation", "correlation_low", "correlation_high", "p_value", "p_smallest")
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    blocks = [group[None] for group in groups]
+    if units is not None:
+        blocks = _aligned([group for group in groups if len(group) > 1], np.asarray(units)[usable])
+        kept = np.concatenate([block.ravel() for block in blocks] or [np.empty(0, int)])
+        x, y = x[kept], y[kept]
+        places = np.empty(len(usable), int)
+        places[kept] = np.arange(len(kept))
+        blocks = [places[block] for block in blocks]
+        groups = [group for block in blocks for group in block]
 
     def ranks(values: Array) -> Array:
         """Return centred ranks of values of shape (..., M) inside the groups."""
@@ -292,16 +305,18 @@ def rank_correlation(
     if not math.isfinite(value):
         return {**dict.fromkeys(names, math.nan), "points": len(x)}
     rows = np.empty((resamples, len(x)), int)
-    for group in groups:
-        rows[:, group] = generator.choice(group, (resamples, len(group)))
+    for block in blocks:
+        drawn = generator.integers(0, block.shape[1], (resamples, block.shape[1]))
+        rows[:, block] = block[:, drawn].swapaxes(0, 1)
     draws = correlation(ranks(x[rows]), ranks(y[rows]))
     low, high = percentile_interval(draws[:, None], confidence)
-    for group in groups:
-        rows[:, group] = generator.permuted(np.tile(group, (resamples, 1)), axis=1)
+    for block in blocks:
+        orders = np.tile(np.arange(block.shape[1]), (resamples, 1))
+        rows[:, block] = block[:, generator.permuted(orders, axis=1)].swapaxes(0, 1)
     permuted = np.abs(correlation(rank_x, rank_y[rows]))
     p_value = (1 + np.sum(permuted >= abs(value) * (1 - 1e-12))) / (1 + resamples)
     # Reversing the order inside every group turns the sign: an extreme arrangement has a twin.
-    arrangements = math.prod(math.factorial(len(group)) for group in groups)
+    arrangements = math.prod(math.factorial(block.shape[1]) for block in blocks)
     return {
         "correlation": value,
         "correlation_low": float(low[0]),
@@ -310,6 +325,29 @@ def rank_correlation(
         "p_smallest": max(2 / arrangements, 1 / (1 + resamples)),
         "points": len(x),
     }
+
+
+def _aligned(groups: list[NDArray[np.int64]], units: NDArray) -> list[NDArray[np.int64]]:
+    """Return the points of the strata that share units, shape (strata, units), for each such set.
+
+    Args:
+        groups: indices of each stratum's points.
+        units: label of each point's unit.
+    """
+    families: list[list[NDArray[np.int64]]] = []
+    for group in groups:
+        sharing = (f for f in families if set(units[f[0]]) & set(units[group]))
+        family = next(sharing, None)
+        if family is None:
+            families.append([group])
+        else:
+            family.append(group)
+    blocks = []
+    for family in families:
+        common = sorted(set.intersection(*(set(units[group]) for group in family)))
+        ordered = [[group[units[group] == unit][0] for unit in common] for group in family]
+        blocks.append(np.array(ordered, int).reshape(len(family), len(common)))
+    return blocks
 
 
 def holm(p_values: ArrayLike) -> Array:
