@@ -316,6 +316,15 @@ def test_runs_from_one_start_are_no_independent_points():
     assert row["points"] == 49
 
 
+def test_starts_are_shared_by_what_decides_their_seed():
+    """Learning rates share their starts, subsets do not: 2 / 4! against 2 / (4!)^2."""
+    table = runs(sizes=(8,), realisations=4).assign(inefficiency_predicted=lambda t: t.index % 5)
+    for subsets, least in (((0, 0), 2 / 24), ((0, 1), 2 / 24**2)):
+        table = table.assign(subset=np.repeat(subsets, 4), model="a", dataset="digits", n=32)
+        found = correlations(table, SETTINGS | {"resamples": 5000}).set_index(["with", "level"])
+        assert found.loc[("test_error", "within"), "p_smallest"] == pytest.approx(least)
+
+
 def test_finite_steps_below_the_speed_limit_are_called_no_efficiency():
     text, _ = written(runs(), AXES)
     assert "T_SL bounds gradient flow" not in text

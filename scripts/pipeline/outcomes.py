@@ -307,15 +307,21 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
 
     ``between`` correlates means of ensembles; ``within`` runs of the same ensemble, whose settings
     agree, so that no setting can be the common cause. Realisations of equal number share their
-    start in ensembles of one network, as learning rates do: they are permuted as one.
+    start in ensembles of one network and one subset, as learning rates do (``problem.start_seed``):
+    they are permuted as one.
     """
     rows = []
     ends = independent(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
     for quantity in ("test_error", "test_loss", "inefficiency_predicted", "drift"):
         if quantity not in ends or ends[quantity].isna().all():
             continue
-        network = [name for name in ("model", "width", "depth", "realisation") if name in ends]
-        one_start = ends[network].astype(object).map(str).agg("|".join, axis=1)
+        decides = ("dataset", "n", "selection", "subset", "model", "width", "depth", "realisation")
+        one_start = (
+            ends[[name for name in decides if name in ends]]
+            .astype(object)
+            .map(str)
+            .agg("|".join, axis=1)
+        )
         pair = ends[["ensemble", "inefficiency", quantity]].assign(one_start=one_start).dropna()
         means = pair.drop(columns="one_start").groupby("ensemble", sort=False).mean()
         means = means.reset_index().assign(one="")
