@@ -29,6 +29,7 @@ PAPER_SETTINGS = {
     "width": 128,
     "dynamics": "gradient_descent",
     "learning_rate": 1e-5,
+    "learning_rate_unit": "absolute",
 }
 PAPER_SIZES = (500, 5000)
 PAPER_REALISATIONS = 6
@@ -181,7 +182,7 @@ def residue_spread(exponents: pd.DataFrame, labels: dict[str, str]) -> list[Meas
 
     Returns:
         |delta| at the warm start minus |delta| at the start, decided where the two intervals of
-        delta are disjoint.
+        |delta| are disjoint: a delta of the other sign may be as far from 0.
     """
     found = []
     kernel = "full" if (exponents["kernel"] == "full").any() else "traced"
@@ -191,13 +192,18 @@ def residue_spread(exponents: pd.DataFrame, labels: dict[str, str]) -> list[Meas
         if not {"start", "warm"} <= set(rows.index):
             continue
         start, warm = rows.loc["start"], rows.loc["warm"]
-        disjoint = (
-            warm["delta_high"] < start["delta_low"] or warm["delta_low"] > start["delta_high"]
-        )
+        (start_low, start_high), (warm_low, warm_high) = map(size_interval, (start, warm))
+        disjoint = warm_high < start_low or warm_low > start_high
         change = abs(warm["delta"]) - abs(start["delta"])
         told = f"{label}: delta {start['delta']:.2f} to {warm['delta']:.2f}, change of |delta|"
         found.append(Measured(told, change, math.nan, math.nan, change < 0 if disjoint else None))
     return found
+
+
+def size_interval(fit: pd.Series) -> tuple[float, float]:
+    """Return the ends of the interval of |delta|, which begins at 0 where that of delta holds 0."""
+    low, high = fit["delta_low"], fit["delta_high"]
+    return max(low, -high, 0.0), max(-low, high)
 
 
 def warm_epochs(warm: pd.DataFrame, study: list[dict], labels: dict[str, str]) -> list[Measured]:
@@ -291,7 +297,7 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
             "residue projections on the NTK eigenvectors",
             "more uniform at the warm start",
             FIGURE_1,
-            "|delta| falls from the start to the warm start, intervals of delta disjoint",
+            "|delta| falls from the start to the warm start, intervals of |delta| disjoint",
             residue_spread(tables["exponents"], labels),
             "no fit at both moments",
         ),
@@ -314,7 +320,7 @@ def configuration(study: list[dict], realisations: int, accuracy: float) -> str:
         f"{name.replace('_', ' ')} {settings.get(name, 'none')}"
         + ("" if settings.get(name) == value else f" (paper: {value})")
         for name, value in PAPER_SETTINGS.items()
-        if name != "learning_rate" or settings["dynamics"] == "gradient_descent"
+        if not name.startswith("learning_rate") or settings["dynamics"] == "gradient_descent"
     ]
     paper_sizes = "" if (sizes[0], sizes[-1]) == PAPER_SIZES else " (paper: 500 to 5000)"
     told.append(f"n {', '.join(map(str, sizes))}{paper_sizes}")

@@ -22,6 +22,7 @@ from reproduction import (
     flat,
     only_size_varies,
     overlaps,
+    residue_spread,
     rows_of_study,
 )
 
@@ -228,6 +229,22 @@ def test_criteria():
     assert flat(-0.8, -0.9, -0.5, 0.01) is False
 
 
+@pytest.mark.parametrize(
+    ("start", "warm", "agrees"),
+    [
+        ((0.8, 0.6, 0.9), (0.1, -0.1, 0.3), True),
+        ((0.6, 0.3, 0.9), (-0.3, -0.9, 0.2), None),  # delta changes sign, |delta| may have grown
+        ((0.1, -0.1, 0.2), (-0.8, -0.9, -0.5), False),
+        ((0.6, 0.3, 0.9), (0.1, NAN, NAN), None),
+    ],
+)
+def test_uniform_projections_are_told_by_the_size_of_delta(start, warm, agrees):
+    columns = ["delta", "delta_low", "delta_high"]
+    table = pd.DataFrame([start, warm], columns=columns).assign(ensemble="a", kernel="full")
+    (found,) = residue_spread(table.assign(moment=["start", "warm"]), {"a": "n = 8"})
+    assert found.agrees is agrees
+
+
 def test_what_is_missing_at_the_end_is_not_taken_from_before():
     columns = ("inefficiency", "inefficiency_low", "inefficiency_high")
     rows = [(t, *values) for t, values in enumerate([(20, 15, 25), (3, 2, 4), (NAN,) * 3])]
@@ -273,10 +290,15 @@ def test_differences_from_the_paper_are_named():
         "width": 128,
         "dynamics": "gradient_descent",
         "learning_rate": 1e-5,
+        "learning_rate_unit": "absolute",
     }
     study = [{"settings": {**paper, "n": n}} for n in (500, 5000)]
     assert only_size_varies(study)
     assert "paper" not in configuration(study, 6, 0.12)
+    relative = [
+        {"settings": e["settings"] | {"learning_rate_unit": "stability_limit"}} for e in study
+    ]
+    assert "stability_limit (paper: absolute)" in configuration(relative, 6, 0.12)
     narrow = [{"settings": {**e["settings"], "width": 32}} for e in study]
     assert configuration(narrow, 3, 0.15).count("(paper:") == 3
     assert not only_size_varies([*study, *narrow])
