@@ -26,6 +26,7 @@ from reproduction import (
     rows_of_study,
 )
 
+from pipeline.pages import page as template
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
 
@@ -102,6 +103,22 @@ def test_every_figure_of_the_report_shows_with_a_caption_of_this_run(reported, p
             assert "varied: n = 8, 16" in item["caption"] and "2 realisations" in item["caption"]
             ranges = item["labels"]["figure"] == "training curves"
             assert ("100 resamples" in item["caption"]) is not ranges
+    assert page.problems == []
+
+
+def test_interactive_page_says_why_it_is_empty_and_writes_large_numbers(page):
+    """Adam has no T/T_SL from a warm start that is reached all the same."""
+    curve = {"time_lambda_1": [1.0, 2.0], "inefficiency": [2.0, 3.0], "runs": []}
+    empty = {"time_lambda_1": [None, None], "runs": []}
+    ensemble = {"label": "n = 8", "settings": {"n": "8"}, "starts": {"cold": curve, "warm": empty}}
+    study = {"varied": {"n": ["8"]}, "sequential": True, "ensembles": [ensemble]}
+    data = json.dumps({"studies": {"adam": study}, "footer": ""})
+    page.set_content(template("interactive").replace("@DATA@", data))
+    assert page.evaluate("[1e5, 2e5, 5e5, 2e-4, 500].map(label)") == [
+        "10\u2075", "2\u00b710\u2075", "5\u00b710\u2075", "2\u00b710\u207b\u2074", "500",
+    ]  # fmt: skip
+    page.get_by_label("warm").check()
+    assert page.locator("#plot text").text_content() == "nothing to show"
     assert page.problems == []
 
 

@@ -30,7 +30,8 @@ COLUMNS = {
     "action": ("weight^2 / time", "action, integral of |d theta/dt|^2"),
     "discretisation": (
         "1",
-        "(action with velocity noise - loss drop) / loss drop, 0 for exact gradient flow",
+        "(action with velocity noise - energy drop) / energy drop, 0 for exact gradient flow; the "
+        "energy is the loss, with momentum plus the kinetic energy",
     ),
     "heat": ("loss", "heat -int grad L o d theta (midpoint of each step) since the start"),
     "curvature_heat": ("loss", "temperature x integral of the loss's Laplacian"),
