@@ -74,14 +74,18 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
 
 
 def too_few(rows: pd.DataFrame) -> list[str]:
-    """Return one sentence for each axis or value whose tests the runs cannot decide."""
+    """Return sentences on each axis or value whose tests the runs cannot decide, or not make."""
     keys = ["against"] + (["value"] if "value" in rows else [])
     sentences = []
-    for key, group in rows.groupby(keys, sort=False):
+    possible = rows["p_smallest"].notna().rename("possible")
+    for (*key, _), group in rows.groupby([*keys, possible], sort=False):
         about = " ".join(words(part) for part in key if part != "case")
         least = group["p_smallest"].min()
         names = ", ".join(NAMES[q] for q in group["quantity"])
-        limit = f", which cannot give a p-value below {least:.2g}" if math.isfinite(least) else ""
+        if not math.isfinite(least):  # Adam, or all but one value have diverged
+            sentences.append(f"No values of {names} to compare for {about}.")
+            continue
+        limit = f", which cannot give a p-value below {least:.2g}"
         count = int(group["points"].max())
         sentences.append(f"Too few runs ({count}{limit}) to say anything of {about} on {names}.")
     return sentences

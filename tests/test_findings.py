@@ -11,6 +11,7 @@ from findings import (
     prediction_lines,
     regime_lines,
     short_intervals,
+    too_few,
     transport_sentence,
 )
 
@@ -232,6 +233,17 @@ def test_no_effect_says_no_evidence():
     assert "No evidence that the inefficiency T/T_SL depends on width" in text
     assert "No evidence that the inefficiency T/T_SL of model b differs from that of a" in text
     assert " falls with" not in text and " grows with" not in text
+
+
+def test_values_that_are_not_there_are_not_too_few():
+    """Adam has no T/T_SL."""
+    table = runs(realisations=5)
+    lost = table["model"] == "b"
+    names = ["inefficiency", "prediction_ratio"]
+    _, comparisons = along_axes(table.assign(**table[names].mask(lost)), AXES, SETTINGS)
+    shown = "the inefficiency T/T_SL, the inefficiency over its prediction from the NTK"
+    undecided = comparisons[comparisons["quantity"].isin(names)]
+    assert too_few(undecided) == [f"No values of {shown} to compare for model b."]
 
 
 def test_too_few_runs_say_so():

@@ -550,6 +550,15 @@ def test_finite_steps_below_the_speed_limit_are_not_called_forbidden(name, table
     assert not any(text.startswith("forbidden") for text in words)
 
 
+def test_optimisers_have_their_names_and_adam_no_training_time(tables, drawn):
+    given = study([{"dynamics": name} for name in ("adam", "nesterov", "sgd")], 1)
+    words = texts(draw("training_curves", given))
+    assert {"Adam", "Nesterov", "minibatches"} <= set(words)
+    assert any("no training time" in text for text in words)
+    assert not any("no training time" in text for text in texts(drawn("training_curves")))
+    assert style.tick_text(2000) == "2000" and style.tick_text(2e4) == r"$2\times10^{4}$"
+
+
 def test_learning_rates_have_their_unit():
     rows = pd.DataFrame({"ensemble": ["runs/rate0.1of_limit-a"], "learning_rate": [0.1]})
     unit = importlib.import_module("plots.outcomes").unit

@@ -45,6 +45,10 @@ NAMES = {
     "standard": "standard parameterisation",
     "gradient_flow": "gradient flow",
     "gradient_descent": "gradient descent",
+    "nesterov": "Nesterov",
+    "sgd": "minibatches",
+    "adam": "Adam",
+    "langevin": "Langevin",
 }
 # Words of a path that carry their number: depth5 reads "depth 5".
 NUMBERED = re.compile(r"\b(depth|width|patch|scale|tolerance|rate|momentum|batch|temperature)(\d)")
@@ -385,8 +389,8 @@ def _powers_of_ten(low: float, high: float, step: int) -> list[float]:
 
 
 def tick_text(value: float, _position: int | None = None) -> str:
-    """Return a tick's label: plain from 0.01 to 1000, beyond as a power of ten."""
-    if 0.0099 < value < 1001:
+    """Return a tick's label: plain from 0.01 to below 10000, beyond as a power of ten."""
+    if 0.0099 < value < 9999:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
     factor = value / 10.0**exponent

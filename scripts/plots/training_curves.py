@@ -13,6 +13,8 @@ PANELS = {
     "test_loss_per_sample": "Test loss per sample",
     "test_accuracy": "Test accuracy (%)",
 }
+# Its steps have the length of the learning rate, whatever the gradient.
+ADAM = r"Adam: $\lambda_1 \times$ learning rate $\times$ steps," + "\nwhich is no training time"
 
 
 def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
@@ -43,6 +45,10 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
             style.say(panel, "not measured\n(no test part,\nor no classes)")
             panel.set_yticks([])
         style.log_axes(panel, "x" if column == "test_accuracy" or not measured else "xy")
+    if "adam" in set(training_curves["dynamics"]):
+        # In the upper right corner, which falling losses leave free.
+        place = {"transform": axes[0, 0].transAxes, "va": "top", "ha": "right"}
+        axes[0, 0].text(0.97, 0.97, ADAM, fontsize=6, color=style.GREY, **place)
     if training_curves["test_accuracy"].notna().any():
         accuracy_panel(axes[0, 2], warm_starts, marked > 0)
     style.colour_legend(figure, shown)
