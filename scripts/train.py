@@ -158,9 +158,9 @@ def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> 
 def test_recorder(loss: TrainingLoss, problem: Problem):
     """Return a function that measures losses and test accuracy of an evolution's weights.
 
-    The training loss is measured too: between its steps gradient flow interpolates it. Without
-    test samples, and the accuracy without labels, they are NaN. Of Langevin dynamics the heats and
-    the inner products per layer are recorded besides.
+    The training loss and its gradient are measured too: between its steps gradient flow
+    interpolates them. Without test samples, and the accuracy without labels, they are NaN. Of
+    Langevin dynamics the heats and the inner products per layer are recorded besides.
     """
     layers = list(parameter_ranges(problem.network).values())
 
@@ -168,10 +168,10 @@ def test_recorder(loss: TrainingLoss, problem: Problem):
         return 0.5 * (targets - outputs).cpu().double().square().sum().item()
 
     def record(evolution: Evolution) -> dict[str, float | np.ndarray]:
+        train_loss, gradient = loss.loss_and_gradient(evolution.weights)
         found = {
-            "train_loss": half_square(
-                loss.outputs(evolution.weights, problem.inputs), problem.targets
-            ),
+            "train_loss": train_loss,
+            "gradient_norm": gradient.norm().item(),
             "test_loss": math.nan,
             "test_accuracy": math.nan,
         }

@@ -418,3 +418,18 @@ def test_the_power_law_has_the_modes_that_move():
     drop = 0.5 * squares @ -np.expm1(-2 * np.outer(rates, times))
     geodesic = (squares / rates) @ np.expm1(-np.outer(rates, times)) ** 2
     np.testing.assert_allclose(found["inefficiency_power_law"], times * drop / geodesic)
+
+
+def test_the_recorded_gradient_is_that_of_the_recorded_weights(trained):
+    # Between its steps the flow interpolates the velocity, which jumps where a ReLU changes sides.
+    settings = {"depth": 2, "width": 3, "relative_tolerance": 0.002, "precision": "float64"}
+    run = trained(**settings, dynamics="gradient_flow", final_time=100)
+    data = read_netcdf("n.nc")
+    x = torch.from_numpy(data["train_inputs"].values).double().flatten(1)
+    y = torch.eye(10, dtype=torch.float64)[torch.from_numpy(data["train_labels"].values).long()]
+    for weights, norm in zip(run["weights"].values, run["gradient_norm"].values, strict=True):
+        theta = torch.from_numpy(weights).double().requires_grad_()
+        first, second = theta[:192].reshape(3, 64) / 8, theta[192:].reshape(10, 3) / 3**0.5
+        outputs = torch.relu(2**0.5 * x @ first.T) @ second.T
+        (gradient,) = torch.autograd.grad(0.5 * (outputs - y).square().sum(), theta)
+        assert norm == pytest.approx(gradient.norm().item(), rel=1e-4)  # weights in float32
