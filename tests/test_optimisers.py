@@ -99,6 +99,17 @@ def test_heavy_ball_dissipates_what_the_loss_loses_less_its_kinetic_energy():
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.2)  # first order in the step
 
 
+@pytest.mark.parametrize("kind", [HeavyBall, Nesterov])
+def test_kinetic_energy_is_that_of_the_last_step(kind):
+    evolution = kind(quadratic, START, 0.01, 0.9)
+    assert evolution.kinetic_energy == 0
+    for step in range(1, 6):
+        before = evolution.displacement
+        evolution.advance(step * evolution.step)
+        speed = (evolution.displacement - before).norm().item() / evolution.step
+        assert evolution.kinetic_energy == pytest.approx(evolution.mass * speed**2 / 2)
+
+
 def test_nesterov_dissipates_more_than_its_action_in_a_convex_valley():
     # Relative to heavy ball the extra friction mu h H lowers action + kinetic energy.
     for step in (0.02, 0.01):

@@ -83,9 +83,19 @@ class Nesterov(HeavyBall):
     the step h (Shi, Du, Jordan, Su 2021): curvature adds friction.
     """
 
+    _SCALARS = HeavyBall._SCALARS + ("_last_length",)
+    _last_length = 0.0
+
+    @property
+    def kinetic_energy(self) -> float:
+        """Kinetic energy m |theta'|^2 / 2, with theta' of the last step, which is not v."""
+        return 0.5 * self.mass * (self._last_length / self.step) ** 2
+
     def _move(self) -> Tensor:
         super()._move()
-        return self.momentum * self._velocity - self.learning_rate * self._gradient
+        move = self.momentum * self._velocity - self.learning_rate * self._gradient
+        self._last_length = move.norm().item()
+        return move
 
 
 class Adam(_ConstantStep):
