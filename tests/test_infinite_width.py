@@ -251,7 +251,8 @@ def test_networks_without_a_limit_are_refused():
     settings = {"input_shape": (2, 4, 8), "outputs": 3, "width": 8}
     standard = myrtle5(parameterisation="standard", **settings)
     uniform = myrtle5(parameterisation="ntk", initialisation="torch_default", **settings)
-    for other in (standard, uniform):
+    mean_field = myrtle5(parameterisation="mean_field", **settings)
+    for other in (standard, uniform, mean_field):
         with pytest.raises(ValueError, match="parameterisation ntk and initialisation he"):
             infinite_width.kernels(other, IMAGES)
     with pytest.raises(

@@ -107,10 +107,11 @@ def _checked(network: nn.Sequential) -> list[nn.Module]:
     gaussian = False  # a ReLU needs the output of a weight layer, pooled or not
     for layer in layers:
         if isinstance(layer, WEIGHTS):
-            if layer.start_deviation != 1 or layer.uniform_start:
+            mean = isinstance(layer, ScaledLinear) and layer.is_mean
+            if layer.start_deviation != 1 or layer.uniform_start or mean:
                 raise ValueError(
-                    "a layer's weights do not start as N(0, 1); infinite width has its closed form "
-                    "for parameterisation ntk and initialisation he"
+                    "a layer's weights do not start as N(0, 1) or its output is a mean; infinite "
+                    "width has its closed form for parameterisation ntk and initialisation he"
                 )
             gaussian = True
         elif isinstance(layer, nn.ReLU) and gaussian:

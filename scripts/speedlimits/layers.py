@@ -36,6 +36,7 @@ class ScaledLinear(nn.Module):
     """Linear layer x -> scale * W x, W of shape (out_features, in_features), no bias."""
 
     uniform_start = False
+    is_mean = False  # an output layer in mean-field parameterisation
 
     def __init__(self, in_features: int, out_features: int, gain: float, parameterisation: str):
         super().__init__()
@@ -123,6 +124,7 @@ def output_layer(
     layer = ScaledLinear(in_features, outputs, gain, parameterisation)
     if parameterisation == "mean_field":
         layer.scale /= math.sqrt(in_features)
+        layer.is_mean = True
     return layer
 
 
