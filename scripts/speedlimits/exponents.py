@@ -139,8 +139,8 @@ def fit_exponent(
     itself, by the method of moments (DerSimonian, Laird 1986). The interval is the percentile
     bootstrap over realisations and, inside each resample, over bins (pairs bootstrap: it holds
     whatever the misfit looks like). Scatter that is independent in ranks and realisations enters
-    by both, and the interval is then too wide, by up to sqrt 2; where realisations are alike it
-    enters once.
+    by both and by their product, and the interval is then too wide, by sqrt(3 - 2/R) for R
+    realisations; where they are alike it enters once.
 
     Args:
         values: lambda_k or Delta_k^2 per realisation, shape (R, K), rank 1 first, positive in the
