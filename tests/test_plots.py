@@ -369,6 +369,18 @@ def test_temperatures_stand_at_their_places_and_zero_in_a_strip(realisations):
     assert len(bars) == 2  # least to most of every series
 
 
+def test_temperatures_without_speed_limit_times_say_so():
+    """Own networks have none."""
+    settings = [{"temperature": t} for t in (1e-3, 1e-2)]
+    table = study(settings, 2)["speed_limits"].assign(loss_drop=5.0)
+    table[[c for c in table if c.startswith(("speed_limit_time", "inefficiency"))]] = np.nan
+    front = ["ensemble", *BASE, "temperature", "start"]
+    table = table[[*front, *table.columns.difference(front)]]
+    figure = importlib.import_module("plots.speed_limit_temperature").draw(table)
+    assert texts(figure).count("nothing to show") == 2
+    assert "" not in [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+
+
 def test_runs_that_the_axis_does_not_touch_stand_as_a_line_with_its_band(tables):
     rows = tables["outcomes"]
     rows = rows[(rows["n"] == 16) & (rows["start"] == "cold")]

@@ -84,7 +84,7 @@ def plot_inefficiency(axis: Axes, runs: pd.DataFrame, means: pd.DataFrame) -> No
     axis.plot(means["width"], limit, color="black", label=r"infinite width, exact mean $I_\infty$")
     axis.set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
     low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.25 * (high - low))
+    axis.set_ylim(low, high + 0.5 * (high - low))
     axis.legend(loc="upper right")
 
 
@@ -194,10 +194,11 @@ def legend(figure: Figure, runs: pd.DataFrame) -> None:
     """Say what points, bars and lines are, and how many runs an ensemble has."""
     sizes = runs.groupby("ensemble").size()
     count = " to ".join(dict.fromkeys(str(size) for size in (sizes.min(), sizes.max())))
+    label = f"{count} runs, bootstrap interval" if sizes.max() > 1 else "1 run"
     plain = {"color": "0.3", "linestyle": "none"}
     handles = [
         Line2D([], [], label="single runs", **RUN),
-        Line2D([], [], marker="o", label=f"{count} runs, bootstrap interval", **plain),
+        Line2D([], [], marker="o", label=label, **plain),
         Line2D([], [], marker="o", mfc="white", label="negative mean", **plain),
     ]
     handles += [

@@ -54,8 +54,9 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         x = shift * rows["temperature"].where(rows["temperature"] > 0, zero)
         plot_series(axes[0], x.to_numpy(float), rows, colour)
     finish(axes[0], np.append(zero, positive), bool(len(positive) < len(temperatures)))
-    pairs = zip([name for name, _ in series], colours, strict=True)
-    style.colour_legend(figure, [style.Ensemble("", str(name), c) for name, c in pairs])
+    if len(series) > 1:
+        pairs = zip([name for name, _ in series], colours, strict=True)
+        style.colour_legend(figure, [style.Ensemble("", str(name), c) for name, c in pairs])
     kinds = {
         "a: from above, b: from below; bootstrap interval": {"marker": "o", "linestyle": "none"},
         "linearised network, exact": LINE,
@@ -109,6 +110,9 @@ def finish(axes: np.ndarray, ticks: np.ndarray, with_zero: bool) -> None:
         panel.minorticks_off()
     for panel in axes[:2]:
         positive_axis(panel)
+        if not np.isfinite(panel.dataLim.y0):  # of own networks, or every run diverged
+            style.say(panel, style.NOTHING)
+            panel.set_yticks([])
     low, high = axes[1].get_ylim()
     if low < 1 < high:
         axes[1].axhline(1.0, color="black", linewidth=0.8, zorder=1)
