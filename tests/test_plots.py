@@ -330,6 +330,17 @@ def test_missing_warm_start_is_said_beside_its_threshold():
     assert "warm start at 20 %: not reached" in texts(draw("training_curves", given))
 
 
+def test_thresholds_of_the_warm_start_are_named_in_one_line_each_kind():
+    given = study(SIZES[:3])
+    thresholds = {"threshold": [0.15, 0.2, 0.4], "reached": [True, True, False]}
+    given["warm_starts"] = given["warm_starts"].assign(**thresholds)
+    figure = draw("training_curves", given)
+    (said,) = [text.get_text() for text in figure.axes[2].texts]
+    assert said == "warm start at 15, 20 %\nwarm start at 40 %: not reached"
+    lines = [line.get_ydata()[0] for line in figure.axes[2].lines if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(lines, [15, 20, 40])
+
+
 def test_what_was_not_measured_for_want_of_a_test_part_is_said():
     given = study(SIZES[:2], warm=False)
     columns = ["test_loss_per_sample", "test_accuracy"]

@@ -221,6 +221,11 @@ def columns() -> str:
         "[loss convention](../results/README.md), with weight^2 = loss x time; a label has none.",
         "Which table has which columns: [results/README.md](../results/README.md).",
         "",
+        "A study's axes are columns of their own, named and described as the settings in the",
+        "README's table of keys: `output_scale` and `warm_start_accuracy` (both 1),",
+        "`learning_rate` (in units of 2/lambda_1 where `learning_rate_unit` is",
+        "`stability_limit`, else of time) and so on.",
+        "",
         "| column | unit | meaning |",
         "|---|---|---|",
     ]

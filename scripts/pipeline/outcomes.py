@@ -43,6 +43,7 @@ PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift"
            "test_error", "test_loss")  # fmt: skip
 MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
+OF_THE_END = ("test_error", "test_loss")  # whatever the start
 
 
 def each_run_once(table: pd.DataFrame) -> pd.DataFrame:
@@ -254,6 +255,8 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
             }
             label = {"at": at, "start": start, "quantity": quantity, "against": axis}
             if group[axis].isna().all():  # nothing here reads it
+                continue
+            if axis == THRESHOLD and quantity in OF_THE_END:  # the same runs with the same end
                 continue
             if _is_numeric(axes[axis]):
                 x = group[axis].to_numpy(float)

@@ -50,7 +50,7 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
         place = {"transform": axes[0, 0].transAxes, "va": "top", "ha": "right"}
         axes[0, 0].text(0.97, 0.97, ADAM, fontsize=6, color=style.GREY, **place)
     if training_curves["test_accuracy"].notna().any():
-        accuracy_panel(axes[0, 2], warm_starts, marked > 0)
+        accuracy_panel(axes[0, 2], warm_starts)
     style.colour_legend(figure, shown)
     several = training_curves["realisation"].nunique() > 1
     kinds = {"measured": "mean over realisations" if several else "one realisation"}
@@ -95,12 +95,16 @@ def plot_mean(axes: Axes, values: pd.DataFrame, ensemble: Ensemble, warm: float 
         axes.plot([at], [height], color=ensemble.colour, **style.WARM_MARKER)
 
 
-def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame, reached: bool) -> None:
-    """Draw the threshold of the warm start; say so if no ensemble reaches it."""
-    for threshold in warm_starts["threshold"].unique():
+def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
+    """Draw the thresholds of the warm start; say which of them no ensemble reaches."""
+    reached = (warm_starts["reached"].astype(str) == "True").groupby(warm_starts["threshold"]).any()
+    for threshold in reached.index:
         axes.axhline(100 * threshold, color=style.GREY, linewidth=0.7, linestyle=":")
-        text = f"warm start at {100 * threshold:g} %" + ("" if reached else ": not reached")
-        # In the upper left corner, which rising accuracies leave free.
-        place = {"transform": axes.transAxes, "va": "top", "ha": "left"}
-        axes.text(0.03, 0.97, text, fontsize=6, color=style.GREY, **place)
+    lines = []
+    for some, end in ((reached, ""), (~reached, ": not reached")):
+        shown = ", ".join(f"{100 * threshold:g}" for threshold in reached.index[some])
+        lines += [f"warm start at {shown} %{end}"] if shown else []
+    # In the upper left corner, which rising accuracies leave free.
+    place = {"transform": axes.transAxes, "va": "top", "ha": "left"}
+    axes.text(0.03, 0.97, "\n".join(lines), fontsize=6, color=style.GREY, **place)
     axes.set_ylim(bottom=0)
