@@ -453,6 +453,23 @@ def test_curves_are_those_of_the_tables(tables, drawn):
             assert has_curve(bound_panels[k], rows["speed_limit_time"] * LAMBDA_1, x)
 
 
+def test_curves_that_ensembles_share_are_drawn_once_in_black(tables):
+    """Thresholds of the warm start have one cold start."""
+    limits = tables["speed_limits"]
+    limits = limits[limits["n"] == 16]
+    warm = limits[limits["start"] == "warm"].copy()
+    warm["inefficiency"] *= 1.1
+    other = pd.concat([limits[limits["start"] == "cold"], warm]).assign(ensemble="other")
+    shared = tables | {"speed_limits": pd.concat([limits, other])}
+    for name, cold, after in (("inefficiency_time", 0, 1), ("inefficiency_factors", 2, 5)):
+        axes = draw(name, shared).axes
+        x = style.select(limits, "cold", limits["ensemble"].iloc[0])["time_lambda_1"]
+        solid = [line for line in axes[cold].lines if line.get_linestyle() == "-"]
+        assert [line.get_color() for line in solid if len(line.get_xdata()) == len(x)] == ["black"]
+        assert "black: the same runs" in [text.get_text() for text in axes[cold].texts]
+        assert not any("same runs" in text.get_text() for text in axes[after].texts)
+
+
 def test_training_curves_show_the_mean_and_the_warm_start(tables, drawn):
     figure = drawn("training_curves")
     table = tables["training_curves"]

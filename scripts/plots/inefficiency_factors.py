@@ -29,7 +29,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     for row, start in zip(axes, style.STARTS, strict=True):
         of_start = speed_limits[speed_limits["start"] == start]
         for panel, (column, (word, symbol)) in zip(row, COLUMNS.items(), strict=True):
-            for ensemble in shown:
+            for ensemble in style.once(panel, of_start, shown):
                 rows = style.select(of_start, start, ensemble.path)
                 style.plot_curve(panel, rows, column, ensemble)
                 style.plot_curve(panel, rows, f"{column}_predicted", ensemble, "predicted")

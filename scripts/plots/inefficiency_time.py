@@ -32,7 +32,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     curves = CURVES if len(shown) <= MOST_LAWS else dict(list(CURVES.items())[:2])
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
         of_start = speed_limits[speed_limits["start"] == start]
-        for ensemble in shown:
+        for ensemble in style.once(panel, of_start, shown):
             rows = style.select(of_start, start, ensemble.path)
             for kind, (column, _) in curves.items():
                 style.plot_curve(panel, rows, column, ensemble, kind)

@@ -273,6 +273,27 @@ def select(
     return rows.sort_values("time", kind="stable")
 
 
+def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ensemble]:
+    """Return the ensembles to draw in a panel: one, in black, for those whose curves are the same.
+
+    Thresholds of the warm start share their cold start; the last colour would hide the others.
+
+    Args:
+        axes: the panel, in which it is said.
+        rows: rows of one start.
+        shown: all ensembles.
+    """
+    same: dict[bytes, list[Ensemble]] = {}
+    for ensemble in shown:
+        of = rows[(rows["ensemble"] == ensemble.path) & (rows["realisation"] == "ensemble")]
+        curve = of.sort_values("time")["inefficiency"].dropna().to_numpy(float)
+        same.setdefault(curve.tobytes() or ensemble.path.encode(), []).append(ensemble)
+    if any(len(alike) > 1 for alike in same.values()):
+        place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+        axes.text(0.97, 0.97, "black: the same runs", fontsize=6, color=GREY, **place)
+    return [of[0] if len(of) == 1 else of[0]._replace(colour="black") for of in same.values()]
+
+
 def last_rows(table: pd.DataFrame, start: str) -> pd.DataFrame:
     """Return the row of each run and each ensemble at its last time."""
     of_start = table[table["start"] == start].sort_values("time", kind="stable")
