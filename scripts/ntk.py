@@ -60,6 +60,7 @@ from speedlimits.spectrum import (
     eigenvalues_and_projections,
     kernel_drift,
     kernel_target_alignment,
+    leading_eigenspace_exists,
     leading_eigenvectors,
     noise_floor,
     spectral_measure_lanczos,
@@ -390,7 +391,8 @@ def measure(
         device: as for ``solved``.
 
     Returns:
-        eigenvalues (K,), projections (K,), alignment (), drift (), overlap ().
+        eigenvalues (K,), projections (K,), alignment (), drift (), overlap (), which is NaN where
+        degenerate eigenvalues leave the leading eigenvectors open.
     """
     shape = (-1, 1) if kind == "full" else delta.shape
     delta = delta.reshape(shape)
@@ -401,10 +403,11 @@ def measure(
     if start is not None:
         drift = kernel_drift(kernel, start)
         if device is None:
-            then = leading_eigenvectors(start, count)[1]
+            values, then = leading_eigenvectors(start, min(count + 1, len(start)))
         else:
-            then = solved(start, delta, count, device)[2]
-        overlap = eigenspace_overlap(now, then)
+            values, _, then = solved(start, delta, count, device)
+        exists = all(leading_eigenspace_exists(v, count) for v in (eigenvalues, values))
+        overlap = eigenspace_overlap(now, then[:, :count]) if exists else np.nan
     return {
         "eigenvalues": eigenvalues,
         "projections": projections,

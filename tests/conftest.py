@@ -59,7 +59,7 @@ def job(tmp_path, monkeypatch):
             output=Files(outputs),
             params=SimpleNamespace(settings=settings, **params),
             wildcards=SimpleNamespace(**(wildcards or {})),
-            resources=SimpleNamespace(device="cpu", deterministic=1, kernel_memory_mb=200),
+            resources=SimpleNamespace(device="auto", deterministic=1, kernel_memory_mb=200),
             threads=threads,
             log=[str(tmp_path / "job.log")],
         )

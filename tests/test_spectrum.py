@@ -109,6 +109,19 @@ def test_parseval_is_checked(monkeypatch):
         spectrum.eigenvalues_and_projections(np.diag([3.0, 2.0, 1.0]), np.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("values", "count", "exists"),
+    [
+        ((3, 2, 1), 2, True),
+        ((3, 2, 2 - 1e-7), 2, False),
+        ((3, 2, 2), 3, True),
+        ((2, 2, 1), 2, True),
+    ],
+)
+def test_equal_eigenvalues_leave_the_leading_space_open(values, count, exists):
+    assert spectrum.leading_eigenspace_exists(values, count) == exists
+
+
 def test_leading_eigenvectors_and_their_overlap():
     kernel, values, vectors = power_law_kernel(30, 1.0)
     eigenvalues, leading = spectrum.leading_eigenvectors(kernel, 4)

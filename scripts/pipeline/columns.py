@@ -103,7 +103,10 @@ OTHER_COLUMNS = {
     "lambda_1": ("1 / time", "largest NTK eigenvalue lambda_1"),
     "drift": ("1", "kernel drift |Theta_t - Theta_0|_F / |Theta_0|_F"),
     "alignment": ("1", "alignment of kernel and targets"),
-    "overlap": ("1", "overlap of the C leading eigenvectors with those at the start"),
+    "overlap": (
+        "1",
+        "overlap of the C leading eigenvectors with those at the start; empty if not unique",
+    ),
     # outcomes and their statistics
     "diverged": ("1", "1 for a run that diverged; share of such runs for an ensemble"),
     "runs": ("1", "number of runs"),

@@ -27,7 +27,12 @@ from torch import Tensor, nn
 
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, _block_size, _check, _jacobian_block, _outputs
 from speedlimits.kernel_sequential import _product
-from speedlimits.spectrum import eigenvalues_and_projections, leading_eigenvectors, noise_floor
+from speedlimits.spectrum import (
+    eigenvalues_and_projections,
+    leading_eigenspace_exists,
+    leading_eigenvectors,
+    noise_floor,
+)
 
 Array = NDArray[np.float64]
 
@@ -237,9 +242,14 @@ def overlap(matrix: Array, start: Array, cross: Array, count: int) -> float:
 
     Returns:
         Mean squared cosine of the principal angles, as ``spectrum.eigenspace_overlap``; NaN if one
-        of the leading eigenvalues vanishes, so that Theta does not define its eigenvector.
+        of the leading eigenvalues vanishes or the last equals the next, so that Theta does not
+        define their eigenvectors.
     """
-    (now, w_now), (then, w_then) = (leading_eigenvectors(g, count) for g in (matrix, start))
+    more = min(count + 1, len(matrix))
+    found = [leading_eigenvectors(g, more) for g in (matrix, start)]
+    if not all(leading_eigenspace_exists(values, count) for values, _ in found):
+        return math.nan
+    (now, w_now), (then, w_then) = ((values[:count], w[:, :count]) for values, w in found)
     if min(now[-1] / now[0], then[-1] / then[0]) < len(matrix) * np.finfo(float).eps:
         return math.nan
     cosines = w_then.T @ cross @ w_now / np.sqrt(np.outer(then, now))

@@ -137,7 +137,8 @@ def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:
         ]
         weights = torch.stack([row.cpu() for row in rows])
     else:
-        weights = torch.as_tensor(np.asarray(snapshots, float))
+        rows = [x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in snapshots]
+        weights = torch.as_tensor(np.asarray(rows, float))
     if weights.dim() != 2 or weights.shape[1] != size:
         raise ValueError(
             f"the snapshots have shape {tuple(weights.shape)}; they must be (snapshots, {size})"

@@ -18,6 +18,8 @@ from scipy.linalg import lapack
 # Rounding in a symmetric reduction of dimension K is a small multiple of K eps (Higham 2002,
 # section 19.3); 1e-10 leaves room for K = 50 000 and still catches any wrong route.
 PARSEVAL_TOLERANCE = 1e-10
+# Share of lambda_1 within which eigenvalues count as equal (own choice): float32 rounds to 1e-7.
+DEGENERATE = 1e-6
 # lambda_1 t over which the quadrature error is estimated: from before the first mode moves to
 # beyond the condition number, 1e5 to 1e6, of NTKs on images.
 QUADRATURE_TIMES = np.logspace(-1, 6, 71)
@@ -138,6 +140,21 @@ def leading_eigenvectors(kernel: ArrayLike, count: int) -> tuple[Array, Array]:
         raise ValueError(f"count is {count}; a kernel of size {size} has 1 to {size} eigenvectors")
     values, vectors = scipy.linalg.eigh(kernel, subset_by_index=(size - count, size - 1))
     return values[::-1].copy(), vectors[:, ::-1].copy()
+
+
+def leading_eigenspace_exists(eigenvalues: ArrayLike, count: int) -> bool:
+    """Return whether the ``count`` leading eigenvectors span a space that the matrix decides.
+
+    They do not if lambda_count = lambda_(count + 1) but for rounding: then any vectors of the
+    degenerate space serve.
+
+    Args:
+        eigenvalues: descending, all of them or at least ``count`` + 1, shape (K,).
+        count: number of leading eigenvectors, 1 to K.
+    """
+    values = np.asarray(eigenvalues, float)
+    gap = np.inf if count == len(values) else values[count - 1] - values[count]
+    return bool(gap > DEGENERATE * values[0])
 
 
 def eigenspace_overlap(first: ArrayLike, second: ArrayLike) -> float:

@@ -1,0 +1,122 @@
+"""A CUDA device that computes on the CPU, so that GPU code runs where there is no GPU.
+
+Tensors "on the card" say that they are on cuda:0 and hold their values on the CPU. An operation
+on tensors of both devices fails as on a card, and so do ``.numpy()`` and numbers drawn there by a
+CPU generator. Speed, memory and rounding of a real card are not shown.
+"""
+
+import contextlib
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+aten = torch.ops.aten
+CARD = torch.device("cuda", 0)
+COPIES = {aten._to_copy.default, aten.copy_.default}
+INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
+
+
+class OnCard(torch.Tensor):
+    """A tensor on the card. For torch's own code it is on the device without values, "meta"."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held):
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(),
+            dtype=held.dtype, layout=held.layout, device="meta",
+        )  # fmt: skip
+        tensor.held = held
+        return tensor
+
+    device = property(lambda self: CARD)
+    is_cuda = property(lambda self: True)
+    is_meta = property(lambda self: False)
+
+    def data_ptr(self):
+        return self.held.data_ptr()
+
+    def __deepcopy__(self, memo):
+        copied = self.detach().clone()
+        if isinstance(self, torch.nn.Parameter):
+            copied = torch.nn.Parameter(copied, self.requires_grad)
+        return memo.setdefault(id(self), copied)
+
+    @property
+    def data(self):
+        return self.detach()
+
+    @data.setter
+    def data(self, other):
+        torch.Tensor.data.__set__(self, other)
+        self.held = other.held
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        return compute(operation, args, kwargs or {})
+
+
+def compute(operation, args, kwargs):
+    """Carry out an operation on the CPU; its result is on the card if an argument is."""
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    on_card = [x for x in tensors if isinstance(x, OnCard)]
+    device = kwargs.get("device")
+    to_card = bool(on_card) if device is None else torch.device(device).type != "cpu"
+    if operation in COPIES:
+        to_card = to_card if device is not None else isinstance(args[0], OnCard)
+    elif on_card and not (operation in INDEXED and isinstance(args[0], OnCard)):
+        beside = [tuple(x.shape) for x in tensors if not isinstance(x, OnCard) and x.dim() > 0]
+        if beside:
+            raise RuntimeError(f"{operation}: tensors of the shapes {beside} are on the CPU")
+    if to_card and kwargs.get("generator") is not None:
+        raise RuntimeError(f"{operation}: the generator is on the CPU")
+    if device is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    if operation is aten._efficientzerotensor.default:
+        operation = aten.zeros.default  # held in another tensor it is not known as one
+    args, kwargs = tree_map(lambda x: x.held if isinstance(x, OnCard) else x, (args, kwargs))
+    found = operation(*args, **kwargs)
+    known = {id(x.held): x for x in on_card}  # what is changed in place stays the same tensor
+
+    def placed(x):
+        if not isinstance(x, torch.Tensor) or not to_card:
+            return x
+        return known.get(id(x)) if id(x) in known else OnCard(x)
+
+    return tree_map(placed, found)
+
+
+class Operations(TorchDispatchMode):
+    """Tensors made without arguments on the card, as zeros, must come here too."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        return compute(operation, args, kwargs or {})
+
+
+class Devices(TorchFunctionMode):
+    """Asks torch, which may be built without CUDA, for "meta" instead of "cuda"."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        def asked(x):
+            cuda = isinstance(x, str | torch.device) and str(x).startswith("cuda")
+            return torch.device("meta") if cuda else x
+
+        if function is torch.Tensor.tolist and isinstance(args[0], OnCard):
+            args = (args[0].held,)  # refused for every subclass
+        if function is not torch.device:
+            args, kwargs = tree_map(asked, (args, kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def card():
+    """Within this, a CUDA device is there."""
+    with pytest.MonkeyPatch.context() as patch, Devices(), Operations():
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "get_device_name", lambda _: "emulated")
+        patch.setattr(torch.cuda, "max_memory_allocated", lambda: 1_000_000)
+        yield

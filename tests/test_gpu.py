@@ -1,0 +1,215 @@
+"""The GPU's code paths, on a card that computes on the CPU (``emulated_gpu``).
+
+Asked is whether all data meet on one device, and whether the routes that only a GPU takes give what
+the CPU gives.
+"""
+
+import itertools
+
+import ntk
+import numpy as np
+import prepare
+import pytest
+import subset
+import time_unit
+import torch
+import train
+from conftest import RUN
+from emulated_gpu import card
+
+import speedlimits
+from pipeline import trajectory
+from pipeline.files import remove
+from pipeline.stores import read_netcdf, read_snapshots
+from pipeline.trajectory import FINISHED
+from speedlimits.ensembles import EnsembleLoss
+from speedlimits.kernel import Cost
+from speedlimits.networks import fully_connected, initialise_
+from speedlimits.ntk_dynamics import predict
+
+SETTINGS = RUN | {"n": 8, "depth": 2, "width": 4, "final_time": 20}
+MODELS = {
+    "fully_connected": {},
+    "myrtle5": {"width": 2},
+    "residual_network": {"width": 2},
+    "vision_transformer": {"depth": 1, "patch_size": 4},
+}
+DYNAMICS = {
+    "gradient_flow": {},
+    "gradient_descent": {},
+    "heavy_ball": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9},
+    "adam": {"momentum": 0.9, "learning_rate": 0.01, "learning_rate_unit": "absolute"},
+    "sgd": {"batch_size": 4},
+    "langevin": {"temperature": 0.01},
+}
+
+
+@pytest.fixture
+def train_with(job):
+    """Train through the scripts and return the trajectory."""
+
+    def run(settings):
+        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+        job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
+        job(
+            train.main,
+            inputs={"subset": "n.nc", "time_unit": "unit.json"},
+            outputs={"manifest": "snapshots.json"},
+            settings=settings,
+            store="snapshots.zarr",
+            wildcards={"realisation": "0"},
+        )
+        return read_snapshots("snapshots.json")
+
+    return run
+
+
+@pytest.fixture
+def spectrum_with(job):
+    """Run the rule ntk through its script and return its file."""
+
+    def run(settings, **inputs):
+        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+        job(ntk.main, inputs={"subset": "n.nc", **inputs}, outputs={"o": "ntk.nc"},
+            settings=settings, wildcards={"realisation": "0"})  # fmt: skip
+        return read_netcdf("ntk.nc")
+
+    return run
+
+
+def test_the_card_refuses_what_a_card_refuses():
+    with card():
+        there, here = torch.ones(3, device="cuda"), torch.ones(3)
+        assert there.device.type == "cuda" and (2 * there).device == there.device
+        for mixed in (lambda: there + here, lambda: here @ there, lambda: there.add_(here)):
+            with pytest.raises(RuntimeError, match="on the CPU"):
+                mixed()
+        with pytest.raises(RuntimeError, match="generator is on the CPU"):
+            torch.randn(3, device="cuda", generator=torch.Generator())
+        with pytest.raises(RuntimeError, match="numpy"):
+            there.numpy()
+        assert (there.cpu() + here).tolist() == [2, 2, 2]
+        there.mul_(3)[0] = 5
+        assert there.tolist() == [5, 3, 3]
+
+
+@pytest.mark.parametrize("dynamics", DYNAMICS)
+def test_training_on_a_card_is_that_on_the_cpu(train_with, dynamics):
+    settings = SETTINGS | {"dynamics": dynamics} | DYNAMICS[dynamics]
+    wanted = train_with(settings)
+    with card():
+        found = train_with(settings)
+    assert found.attrs["device"] == "cuda: emulated"
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-7, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("dynamics", ("gradient_flow", "sgd"))
+def test_training_that_stops_on_a_card_continues_there_to_the_same_bits(
+    train_with, monkeypatch, tmp_path, dynamics
+):
+    settings = SETTINGS | {"dynamics": dynamics, "final_time": 3} | DYNAMICS[dynamics]
+    save, saved = trajectory._save, itertools.count()
+
+    def stopping(*state):
+        save(*state)
+        if next(saved) == 4:
+            raise RuntimeError("stopped")
+
+    with card():
+        with monkeypatch.context() as patch:
+            patch.setattr(trajectory, "CHECKPOINT_SECONDS", -1.0)
+            patch.setattr(trajectory, "WRITE_SHARE", -1.0)
+            patch.setattr(trajectory, "_save", stopping)
+            with pytest.raises(SystemExit):
+                train_with(settings)
+        continued = train_with(settings)
+        assert "continu" in (tmp_path / "job.log").read_text()
+        remove(tmp_path / "snapshots.json")
+        remove(tmp_path / "snapshots.zarr")
+        remove(tmp_path / FINISHED)
+        whole = train_with(settings)
+        assert "continu" not in (tmp_path / "job.log").read_text()
+    for name in whole:
+        np.testing.assert_array_equal(continued[name], whole[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("model", "route"),
+    [(m, "explicit") for m in MODELS] + [("fully_connected", r) for r in Cost._fields[1:]],
+)
+def test_spectra_on_a_card_are_those_on_the_cpu(spectrum_with, monkeypatch, model, route):
+    costs = dict.fromkeys(Cost._fields, 1.0) | {route: 0.0}
+    monkeypatch.setattr(ntk, "spectrum_cost", lambda *_: Cost(**costs))
+    limits = {"quadrature": (1, 1), "stored": (1, 1000)}.get(route, (1000, 1000))
+    limits = dict(zip(("full_rows_limit", "stored_rows_limit"), limits, strict=True))
+    settings = SETTINGS | {"model": model} | MODELS[model] | limits
+    wanted = spectrum_with(settings)
+    with card():
+        found = spectrum_with(settings)
+    same_spectra(found, wanted)
+
+
+def same_spectra(found, wanted, tolerance=1e-6):
+    """Hold sums over spectra, which do not depend on the basis of degenerate modes, and scalars."""
+    assert set(found) == set(wanted)
+    for name in wanted:
+        if name.startswith("eigenvalues_"):
+            kind = name.removeprefix("eigenvalues_")
+            times = np.logspace(-1, 2, 20) / wanted[name].values[0]
+            sums, expected = (
+                predict(file[name].values, file[f"residue_projections_{kind}"].values, times)
+                for file in (found, wanted)
+            )
+            for word in ("loss_drop", "geodesic_length_squared", "path_length"):
+                np.testing.assert_allclose(sums[word], expected[word], rtol=tolerance)
+        elif wanted[name].ndim == 0 and not name.startswith(("noise_floor", "error_")):
+            np.testing.assert_allclose(found[name], wanted[name], rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("weights", ("few", "many"))
+def test_kernel_at_the_end_and_its_drift_on_a_card(train_with, spectrum_with, weights):
+    width = {"few": 2, "many": 40}[weights]
+    settings = SETTINGS | {"width": width, "precision": "float64"}
+    wanted_run = train_with(settings)
+    end = settings | {"moment": "end"}
+    wanted = spectrum_with(end, manifest="snapshots.json")
+    # With 2 channels for 10 outputs the kernel has equal eigenvalues across the tenth.
+    assert np.isnan(wanted["overlap_full"]) == (weights == "few")
+    assert float(wanted["drift_full"]) > 0.01 and len(wanted_run["time"]) > 5
+    with card():
+        found = spectrum_with(end, manifest="snapshots.json")
+    same_spectra(found, wanted, tolerance=1e-6)
+
+
+def test_stacked_networks_and_measurements_on_a_card():
+    generator = torch.Generator().manual_seed(3)
+    shape, outputs = (1, 4, 4), 2
+    inputs = torch.randn(6, *shape, generator=generator, dtype=torch.float64)
+    targets = torch.randn(6, outputs, generator=generator, dtype=torch.float64)
+
+    def networks():
+        made = [fully_connected(input_shape=shape, outputs=outputs, width=5, depth=2,
+                                parameterisation="ntk") for _ in range(3)]  # fmt: skip
+        for seed, network in enumerate(made):
+            initialise_(network, torch.Generator().manual_seed(seed)).double()
+        return made
+
+    together = EnsembleLoss(networks(), inputs, targets)
+    losses, gradients = together.losses_and_gradients(together.weights)
+    snapshots = torch.stack([together.weights[0] - t * gradients[0] for t in (0, 0.01, 0.02)])
+    wanted = speedlimits.measure(networks()[0], inputs, targets, snapshots, [0, 0.01, 0.02])
+    with card():
+        x, y = inputs.to("cuda"), targets.to("cuda")
+        there = EnsembleLoss([n.to("cuda") for n in networks()], x, y)
+        found = there.losses_and_gradients(there.weights)
+        assert found[1].device.type == "cuda"
+        torch.testing.assert_close(found[0].cpu(), losses)
+        torch.testing.assert_close(found[1].cpu(), gradients)
+        network = networks()[0].to("cuda")
+        measured = speedlimits.measure(network, x, y, snapshots.to("cuda"), [0, 0.01, 0.02])
+    for a, b in zip(measured, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8)
