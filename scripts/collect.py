@@ -79,13 +79,16 @@ def kernel_rows(ensemble: dict, kernels: dict[str, list[str]]) -> pd.DataFrame:
 
 
 def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
-    """Return eigenvalues and projections, averaged over realisations, padded with NaN."""
+    """Return eigenvalues and projections, averaged over realisations, padded with NaN.
+
+    Moments that a diverged run has not reached are left out: the others are no sample of all.
+    """
     parts = {}
     for ensemble in ensembles:
         for moment in MOMENTS:
             files = [read_netcdf(path) for path in ensemble["kernels"][moment]]
-            files = [file for file in files if file.data_vars]
-            for kind in ("full", "traced") if files else ():
+            reached = bool(files) and all(file.data_vars for file in files)
+            for kind in ("full", "traced") if reached else ():
                 if f"eigenvalues_{kind}" in files[0]:
                     key = (ensemble["path"], moment, kind)
                     parts[key] = [

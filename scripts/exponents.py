@@ -20,14 +20,18 @@ from speedlimits.exponents import ExponentFit, fit_exponent, fit_window
 KINDS = ("full", "traced")
 
 
-def fit_moment(files: list[xr.Dataset], kind: str, moment: str, settings: dict) -> dict:
+def fit_moment(
+    files: list[xr.Dataset], kind: str, moment: str, settings: dict, *, realisations: int
+) -> dict:
     """Return one row of the table.
 
     Args:
-        files: NTK files of the realisations.
+        files: NTK files of the realisations that have a kernel there.
         kind: "full" or "traced".
         moment: "start", "warm" or "end".
         settings: fit window, confidence, resamples, seed.
+        realisations: how many there are; no fit if some have diverged, since the others are no
+            sample of all.
 
     Returns:
         Column -> value.
@@ -43,6 +47,7 @@ def fit_moment(files: list[xr.Dataset], kind: str, moment: str, settings: dict) 
     row |= {"eigenvalues": eigenvalues.shape[1], "above_noise_floor": count}
     fits = {"alpha": (eigenvalues, False), "delta": (projections, True)}
     try:
+        require_all(realisations, len(files))
         first, last = fit_window(count, first, settings["last_rank_fraction"])
         row |= {"first_rank": first, "last_rank": last}
         for name, (values, scattered) in fits.items():
@@ -68,6 +73,16 @@ def fit_moment(files: list[xr.Dataset], kind: str, moment: str, settings: dict) 
     return row
 
 
+def require_all(realisations: int, found: int) -> None:
+    """Refuse to fit the survivors of an ensemble.
+
+    Raises:
+        ValueError: if fewer are found than there are realisations.
+    """
+    if found < realisations:
+        raise ValueError(f"{realisations - found} of {realisations} runs diverged: no fit")
+
+
 def columns(name: str, fit: ExponentFit) -> dict:
     """Return a fit as columns alpha, alpha_low, ..."""
     return {
@@ -82,11 +97,12 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         rows = []
         for moment in ("start", "warm", "end"):
-            files = [read_netcdf(path) for path in snakemake.input[moment]]
-            files = [file for file in files if file.data_vars]
+            paths = snakemake.input[moment]
+            files = [file for file in map(read_netcdf, paths) if file.data_vars]
             for kind in KINDS if files else ():
                 if f"eigenvalues_{kind}" in files[0]:
-                    rows.append(fit_moment(files, kind, moment, settings))
+                    row = fit_moment(files, kind, moment, settings, realisations=len(paths))
+                    rows.append(row)
         table = pd.DataFrame(rows)
         print(table.T.to_string())
         write_table(table, snakemake.output[0])

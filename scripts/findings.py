@@ -11,7 +11,7 @@ import math
 import pandas as pd
 
 from pipeline.log import logged
-from pipeline.outcomes import PRIMARY, each_run_once, independent
+from pipeline.outcomes import PRIMARY, THRESHOLD, each_run_once, independent
 from pipeline.stores import read_table
 from speedlimits.power_law import regime
 from speedlimits.statistics import geometric_mean, holm
@@ -61,7 +61,10 @@ def tested(row: pd.Series) -> str:
     def shown(p: float) -> str:
         return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
-    return f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} runs"
+    counted = "values at thresholds" if row.get("against") == THRESHOLD else "runs"
+    return (
+        f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} {counted}"
+    )
 
 
 def interval(row: pd.Series, name: str, confidence: float) -> str:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import xarray as xr
+from exponents import fit_moment
 
 from speedlimits.exponents import fit_exponent, fit_window, log_bins, squares_per_rank
 
@@ -148,3 +150,19 @@ def test_short_windows_are_refused():
 def test_non_positive_values_are_refused():
     with pytest.raises(ValueError, match="not positive"):
         fit(np.linspace(1, -1, 200), 2, 200)
+
+
+def test_the_survivors_of_a_diverged_ensemble_are_not_fitted():
+    rank = np.arange(1.0, 201)
+    spectrum = {
+        "eigenvalues_traced": ("rank", rank**-2), "noise_floor_traced": 0.0,
+        "residue_projections_traced": ("rank", rank**-0.5), "time": 1.0,
+    }  # fmt: skip
+    files = [xr.Dataset(spectrum, attrs={"outputs": 10})] * 3
+    settings = {"first_rank": 2, "last_rank_fraction": 0.5, "bins_per_decade": 8, "seed": 1,
+                "confidence": 0.95, "resamples": 200}  # fmt: skip
+    whole = fit_moment(files, "traced", "end", settings, realisations=3)
+    assert whole["alpha"] == pytest.approx(2) and whole["note"] == ""
+    part = fit_moment(files, "traced", "end", settings, realisations=4)
+    assert np.isnan([part["alpha"], part["delta"]]).all()
+    assert part["note"] == "1 of 4 runs diverged: no fit"

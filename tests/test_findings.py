@@ -502,5 +502,6 @@ def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
     assert set(against["start"]) == {"warm"}
     assert "test_error" not in set(against["quantity"])  # the end is the same
     assert "nan" not in text and f"falls with {THRESHOLD.replace('_', ' ')}" in text
+    assert "values at thresholds)" in text
     table = pd.DataFrame({"ensemble": ["a"], "moment": ["start"]})
     pd.testing.assert_frame_equal(each_run_once(table), table)  # no such axis

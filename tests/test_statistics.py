@@ -49,6 +49,19 @@ def test_one_realisation_has_no_interval():
     assert low.shape == (4,) and np.all(np.isnan(low)) and np.all(np.isnan(high))
 
 
+def test_resamples_without_a_value_leave_no_interval():
+    """T/T_SL has none where the loss of a resample's mean has not dropped."""
+    low, high = statistics.bootstrap_interval(
+        {"drop": np.array([[3.0, 3.0], [-2.0, 2.0], [1.0, 1.0]])},
+        lambda drop: np.where(drop > 0, drop, np.nan),
+        confidence=0.95,
+        resamples=1000,
+        generator=np.random.default_rng(0),
+    )
+    assert np.isnan([low[0], high[0]]).all()
+    assert low[1] == 1 and high[1] == 3
+
+
 def test_samples_must_agree():
     with pytest.raises(ValueError, match="realisations"):
         statistics.bootstrap_interval(

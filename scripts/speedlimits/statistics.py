@@ -47,7 +47,8 @@ def bootstrap_interval(
         generator: random stream.
 
     Returns:
-        Lower and upper end, shape (...); NaN for a single realisation.
+        Lower and upper end, shape (...); NaN for a single realisation, and where the statistic of a
+        resample has no value: an interval of the others would leave out one side.
 
     Raises:
         ValueError: if the samples disagree about the number of realisations.
@@ -66,7 +67,10 @@ def bootstrap_interval(
         name: np.tensordot(weights, np.asarray(values, float), axes=1)
         for name, values in samples.items()
     }
-    return percentile_interval(statistic(**means), confidence)
+    draws = statistic(**means)
+    low, high = percentile_interval(draws, confidence)
+    open_ended = np.isnan(draws).any(axis=0)
+    return np.where(open_ended, np.nan, low), np.where(open_ended, np.nan, high)
 
 
 def percentile_interval(draws: ArrayLike, confidence: float) -> tuple[Array, Array]:
