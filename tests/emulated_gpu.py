@@ -1,8 +1,9 @@
 """A CUDA device that computes on the CPU, so that GPU code runs where there is no GPU.
 
 Tensors "on the card" say that they are on cuda:0 and hold their values on the CPU. An operation
-on tensors of both devices fails as on a card, and so do ``.numpy()`` and numbers drawn there by a
-CPU generator. Speed, memory and rounding of a real card are not shown.
+on tensors of both devices fails as on a card, and so do ``.numpy()``, numbers drawn there by a
+CPU generator, and in deterministic mode operations that torch documents to have no deterministic
+CUDA code. Speed, memory and rounding of a real card are not shown.
 """
 
 import contextlib
@@ -17,6 +18,17 @@ aten = torch.ops.aten
 CARD = torch.device("cuda", 0)
 COPIES = {aten._to_copy.default, aten.copy_.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
+# Those that torch.use_deterministic_algorithms documents to raise on CUDA, floating-point tensors
+NOT_DETERMINISTIC = {
+    "avg_pool3d_backward", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward",
+    "max_pool3d_with_indices_backward", "adaptive_max_pool2d_backward",
+    "fractional_max_pool2d_backward",
+    "fractional_max_pool3d_backward", "upsample_linear1d_backward", "upsample_bicubic2d_backward",
+    "upsample_trilinear3d_backward", "reflection_pad1d_backward", "reflection_pad3d_backward",
+    "replication_pad1d_backward", "replication_pad2d_backward", "replication_pad3d_backward",
+    "nll_loss2d_forward", "_ctc_loss_backward", "put_", "histc", "bincount", "kthvalue", "median",
+    "grid_sampler_2d_backward", "grid_sampler_3d_backward", "cumsum", "scatter_reduce",
+}  # fmt: skip
 
 
 class OnCard(torch.Tensor):
@@ -72,6 +84,9 @@ def compute(operation, args, kwargs):
         beside = [tuple(x.shape) for x in tensors if not isinstance(x, OnCard) and x.dim() > 0]
         if beside:
             raise RuntimeError(f"{operation}: tensors of the shapes {beside} are on the CPU")
+    name = operation._schema.name.removeprefix("aten::")
+    if to_card and name in NOT_DETERMINISTIC and torch.get_deterministic_debug_mode() == 2:
+        raise RuntimeError(f"{name} does not have a deterministic implementation")
     if to_card and kwargs.get("generator") is not None:
         raise RuntimeError(f"{operation}: the generator is on the CPU")
     if device is not None:

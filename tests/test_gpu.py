@@ -91,6 +91,10 @@ def test_the_card_refuses_what_a_card_refuses():
             torch.randn(3, device="cuda", generator=torch.Generator())
         with pytest.raises(RuntimeError, match="numpy"):
             there.numpy()
+        torch.set_deterministic_debug_mode("error")
+        image = torch.ones(1, 1, 6, 6, device="cuda", requires_grad=True)
+        with pytest.raises(RuntimeError, match="deterministic implementation"):
+            torch.nn.functional.adaptive_avg_pool2d(image, 4).sum().backward()
         assert (there.cpu() + here).tolist() == [2, 2, 2]
         there.mul_(3)[0] = 5
         assert there.tolist() == [5, 3, 3]
