@@ -4,13 +4,19 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import ntk
 import pandas as pd
+import prepare
 import pytest
+import subset
+import time_unit
 import torch
+import train
 import yaml
 from checkouts import ROOT, checkout, snakemake
 
 from pipeline.columns import described
+from pipeline.stores import read_netcdf, read_snapshots
 
 # Settings of kernel jobs for the small problems of tests, which are all within these limits.
 KERNEL = {"full_rows_limit": 1000, "stored_rows_limit": 1, "quadrature_steps": 150}
@@ -68,6 +74,47 @@ def job(tmp_path, monkeypatch):
             if str(path).endswith(".csv"):
                 for column in pd.read_csv(path, nrows=0):
                     described(column)  # its unit and meaning, or a KeyError that asks for them
+
+    return run
+
+
+@pytest.fixture
+def train_with(job):
+    """Run the scripts up to training, or training alone, and return the trajectory."""
+
+    def run(settings, *, only_train=False, realisation=0):
+        if not only_train:
+            job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+            job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+            job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
+        job(
+            train.main,
+            inputs={"subset": "n.nc", "time_unit": "unit.json"},
+            outputs={"manifest": "snapshots.json"},
+            settings=settings,
+            store="snapshots.zarr",
+            wildcards={"realisation": str(realisation)},
+        )
+        return read_snapshots("snapshots.json")
+
+    return run
+
+
+@pytest.fixture
+def spectrum_with(job):
+    """Run the scripts of the data, and the rule ntk; return its file."""
+
+    def run(settings, **inputs):
+        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+        job(
+            ntk.main,
+            inputs={"subset": "n.nc", **inputs},
+            outputs={"o": "ntk.nc"},
+            settings=settings,
+            wildcards={"realisation": "0"},
+        )
+        return read_netcdf("ntk.nc")
 
     return run
 

@@ -8,19 +8,14 @@ import itertools
 
 import ntk
 import numpy as np
-import prepare
 import pytest
-import subset
-import time_unit
 import torch
-import train
 from conftest import RUN
 from emulated_gpu import card
 
 import speedlimits
 from pipeline import trajectory
 from pipeline.files import remove
-from pipeline.stores import read_netcdf, read_snapshots
 from pipeline.trajectory import FINISHED
 from speedlimits.ensembles import EnsembleLoss
 from speedlimits.kernel import Cost
@@ -43,41 +38,6 @@ DYNAMICS = {
     "sgd": {"batch_size": 4},
     "langevin": {"temperature": 0.01},
 }
-
-
-@pytest.fixture
-def train_with(job):
-    """Train through the scripts and return the trajectory."""
-
-    def run(settings):
-        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
-        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
-        job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
-        job(
-            train.main,
-            inputs={"subset": "n.nc", "time_unit": "unit.json"},
-            outputs={"manifest": "snapshots.json"},
-            settings=settings,
-            store="snapshots.zarr",
-            wildcards={"realisation": "0"},
-        )
-        return read_snapshots("snapshots.json")
-
-    return run
-
-
-@pytest.fixture
-def spectrum_with(job):
-    """Run the rule ntk through its script and return its file."""
-
-    def run(settings, **inputs):
-        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
-        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
-        job(ntk.main, inputs={"subset": "n.nc", **inputs}, outputs={"o": "ntk.nc"},
-            settings=settings, wildcards={"realisation": "0"})  # fmt: skip
-        return read_netcdf("ntk.nc")
-
-    return run
 
 
 def test_the_card_refuses_what_a_card_refuses():

@@ -5,43 +5,24 @@ import numpy as np
 import prepare
 import pytest
 import subset
-import time_unit
 import torch
-import train
 from conftest import RUN
 
 from pipeline.problem import build_problem
-from pipeline.stores import read_json, read_netcdf, read_snapshots
+from pipeline.stores import read_json, read_netcdf
 from speedlimits.kernel import Cost
 
 SETTINGS = RUN | {"width": 30, "quadrature_steps": 10}
 
 
 @pytest.fixture
-def trained(job):
+def trained(train_with, spectrum_with):
     """Run the scripts up to the kernel at the end; return settings, trajectory and that kernel."""
 
     def run(**changes):
         settings = SETTINGS | changes
-        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
-        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
-        job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
-        job(
-            train.main,
-            inputs={"subset": "n.nc", "time_unit": "unit.json"},
-            outputs={"manifest": "snapshots.json"},
-            settings=settings,
-            store="snapshots.zarr",
-            wildcards={"realisation": "0"},
-        )
-        job(
-            ntk.main,
-            inputs={"subset": "n.nc", "manifest": "snapshots.json"},
-            outputs={"o": "ntk.nc"},
-            settings=settings | {"moment": "end"},
-            wildcards={"realisation": "0"},
-        )
-        return settings, read_snapshots("snapshots.json"), read_netcdf("ntk.nc")
+        run = train_with(settings)
+        return settings, run, spectrum_with(settings | {"moment": "end"}, manifest="snapshots.json")
 
     return run
 

@@ -5,14 +5,11 @@ import re
 
 import ntk
 import numpy as np
-import prepare
 import pytest
-import subset
 import torch
 from conftest import RUN
 
 from pipeline.log import Progress
-from pipeline.stores import read_netcdf
 from speedlimits.kernel import Cost, spectrum_cost
 from speedlimits.networks import fully_connected, initialise_
 from speedlimits.ntk_dynamics import predict
@@ -21,23 +18,9 @@ SETTINGS = RUN | {"n": 20}
 
 
 @pytest.fixture
-def spectrum(job):
+def spectrum(spectrum_with):
     """Run the rule ntk_start with some settings changed and return its file."""
-
-    def run(**changes):
-        settings = SETTINGS | changes
-        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
-        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
-        job(
-            ntk.main,
-            inputs={"subset": "n.nc"},
-            outputs={"o": "ntk.nc"},
-            settings=settings,
-            wildcards={"realisation": "0"},
-        )
-        return read_netcdf("ntk.nc")
-
-    return run
+    return lambda **changes: spectrum_with(SETTINGS | changes)
 
 
 @pytest.mark.parametrize("stored", (False, True))

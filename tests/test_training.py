@@ -4,20 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import prepare
 import pytest
 import speed_limit
-import subset
-import time_unit
 import torch
-import train
 import warm_start
 import xarray as xr
 from conftest import RUN
 from scipy.integrate import quad
 
 from pipeline.files import remove
-from pipeline.stores import read_json, read_netcdf, read_snapshots
+from pipeline.stores import read_json, read_netcdf
 from pipeline.trajectory import FINISHED, StagedTrajectory
 from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
@@ -35,24 +31,11 @@ SETTINGS = RUN | {
 
 
 @pytest.fixture
-def trained(job, tmp_path):
+def trained(train_with):
     """Run the scripts up to training, with some settings changed, and return the trajectory."""
 
     def run(only_train=False, realisation=0, **changes):
-        settings = SETTINGS | changes
-        if not only_train:
-            job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
-            job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
-            job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
-        job(
-            train.main,
-            inputs={"subset": "n.nc", "time_unit": "unit.json"},
-            outputs={"manifest": "snapshots.json"},
-            settings=settings,
-            store="snapshots.zarr",
-            wildcards={"realisation": str(realisation)},
-        )
-        return read_snapshots("snapshots.json")
+        return train_with(SETTINGS | changes, only_train=only_train, realisation=realisation)
 
     return run
 
