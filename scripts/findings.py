@@ -11,9 +11,10 @@ import math
 import pandas as pd
 
 from pipeline.log import logged
-from pipeline.outcomes import PRIMARY, THRESHOLD, each_run_once, independent
+from pipeline.outcomes import PRIMARY, THRESHOLD, each_run_once, independent, joined
 from pipeline.stores import read_table
 from speedlimits.power_law import regime
+from speedlimits.speed_limit import BELOW_ONE
 from speedlimits.statistics import geometric_mean, holm
 
 NAMES = {
@@ -29,7 +30,6 @@ NAMES = {
 # Of T/T_SL over its prediction: an exactly linear model is off 1 by 0.1 to 0.3 %, the error of the
 # integration at tolerances of 0.001 to 0.005, which all runs share and no p-value knows of.
 NUMERICAL_ERROR = 0.01
-BELOW_ONE = 0.98  # of T/T_SL: less is no error of the integration
 MOMENTS = {
     "end": "at the end of training",
     "equal_loss": "at equal training loss",
@@ -253,9 +253,8 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
         return []
     at_start = exponents[exponents["moment"] == "start"].drop_duplicates("ensemble")
     fits = [f"{name}{end}" for name in ("alpha", "delta") for end in ("", "_low", "_high")]
-    same = [*fits, *(name for name in ("dataset", "n", "model", "width") if name in at_start)]
     fitted = at_start[fits].notna().all(axis=1)
-    keys = at_start[same].astype(object).map(str).agg("|".join, axis=1)
+    keys = joined(at_start, [*fits, "dataset", "n", "model", "width"])
     repeated = fitted & keys.duplicated()
     lines = []
     for index, row in at_start[~repeated].iterrows():

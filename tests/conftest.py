@@ -79,13 +79,24 @@ def job(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def train_with(job):
-    """Run the scripts up to training, or training alone, and return the trajectory."""
+def subset_with(job):
+    """Make the subset n.nc through the scripts."""
 
-    def run(settings, *, only_train=False, realisation=0):
-        if not only_train:
-            job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
-            job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+    def run(settings):
+        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
+        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+
+    return run
+
+
+@pytest.fixture
+def train_with(job, subset_with):
+    """Run the scripts up to training and return the trajectory, after what has been made before."""
+
+    def run(settings, *, after="nothing", realisation=0):
+        if after == "nothing":
+            subset_with(settings)
+        if after in ("nothing", "subset"):
             job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
         job(
             train.main,
@@ -101,12 +112,12 @@ def train_with(job):
 
 
 @pytest.fixture
-def spectrum_with(job):
-    """Run the scripts of the data, and the rule ntk; return its file."""
+def spectrum_with(job, subset_with):
+    """Run the rule ntk and return its file; of a training's end, after that training."""
 
     def run(settings, **inputs):
-        job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
-        job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "n.nc"}, settings=settings)
+        if not inputs:
+            subset_with(settings)
         job(
             ntk.main,
             inputs={"subset": "n.nc", **inputs},

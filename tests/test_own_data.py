@@ -10,9 +10,7 @@ import numpy as np
 import prepare
 import pytest
 import subset
-import time_unit
 import torch
-import train
 import warm_start
 import zarr
 from conftest import ROOT, RUN
@@ -22,7 +20,7 @@ from pipeline.files import content_digest
 from pipeline.own_data import DataError, layout, read
 from pipeline.problem import build_problem
 from pipeline.sources import source
-from pipeline.stores import read_json, read_netcdf, read_snapshots
+from pipeline.stores import read_json, read_netcdf
 from speedlimits.kernel import empirical_ntk
 from speedlimits.teacher import teacher_data
 
@@ -230,25 +228,10 @@ def test_one_hot_and_real_targets_are_not_mixed_up(job):
         build_problem(SETTINGS | REAL, "n.nc", 0, torch.device("cpu"))
 
 
-def trained(job, settings):
-    """Return the run on n.nc."""
-    job(time_unit.main, inputs={"s": "n.nc"}, outputs={"o": "time_unit.json"}, settings=settings)
-    job(
-        train.main,
-        inputs={"subset": "n.nc", "time_unit": "time_unit.json"},
-        outputs={"manifest": "run/snapshots.json"},
-        settings=settings,
-        wildcards={"realisation": 0},
-        store="run/snapshots.zarr",
-    )
-    return read_snapshots("run/snapshots.json")
-
-
-def test_real_targets_without_test_part_train_and_leave_test_values_missing(job, tmp_path):
+def test_real_targets_without_test_part_train_and_leave_test_values_missing(job, train_with):
     settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20}
-    (tmp_path / "run").mkdir()
     data = subset_of(job, VECTORS, settings)
-    run = trained(job, settings)
+    run = train_with(settings, after="subset")
     assert run["test_loss"].isnull().all() and run["test_accuracy"].isnull().all()
     # Linear regression: the flow's residue e^{-Theta t} (y - f_0) in closed form.
     x, y = data["train_inputs"].values, data["train_targets"].values
@@ -259,7 +242,7 @@ def test_real_targets_without_test_part_train_and_leave_test_values_missing(job,
         assert run["train_loss"].values[k] == pytest.approx(0.5 * (rest**2).sum(), rel=2e-2)
     job(
         warm_start.main,
-        inputs={"manifests": ["run/snapshots.json"]},
+        inputs={"manifests": ["snapshots.json"]},
         outputs={"o": "warm.json"},
         settings={"test_accuracy": 0.1, "code": "x"},
     )
@@ -267,13 +250,12 @@ def test_real_targets_without_test_part_train_and_leave_test_values_missing(job,
     assert not found["reached"] and found["largest_mean_test_accuracy"] is None
 
 
-def test_test_loss_of_real_targets_is_that_of_the_network(job, tmp_path):
+def test_test_loss_of_real_targets_is_that_of_the_network(job, train_with):
     content = VECTORS | {"test_inputs": VECTORS["train_inputs"][:4] + 1.0,
                          "test_targets": VECTORS["train_targets"][:4]}  # fmt: skip
     settings = SETTINGS | REAL | {"normalise": False, "depth": 1}
-    (tmp_path / "run").mkdir()
     subset_of(job, content, settings)
-    run = trained(job, settings)
+    run = train_with(settings, after="subset")
     w = run["weights"].values[-1].astype(float).reshape(2, 6) / np.sqrt(6)
     rest = content["test_targets"] - content["test_inputs"] @ w.T
     assert run["test_loss"].values[-1] == pytest.approx(0.5 * (rest**2).sum(), rel=1e-5)

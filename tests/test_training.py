@@ -35,7 +35,8 @@ def trained(train_with):
     """Run the scripts up to training, with some settings changed, and return the trajectory."""
 
     def run(only_train=False, realisation=0, **changes):
-        return train_with(SETTINGS | changes, only_train=only_train, realisation=realisation)
+        after = "time_unit" if only_train else "nothing"
+        return train_with(SETTINGS | changes, after=after, realisation=realisation)
 
     return run
 

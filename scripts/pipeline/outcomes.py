@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.seeds import derived_seed
+from pipeline.seeds import START_KEYS, derived_seed
 from speedlimits.statistics import bootstrap_interval, holm, rank_correlation, trend
 
 # Of speed_limits, at the time in question
@@ -63,6 +63,15 @@ def each_run_once(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(**{THRESHOLD: table[THRESHOLD].where(~shared)})
     of_row = [*columns[1 : columns.index(moment) + 1], "realisation", "at", "kernel"]
     return table[~(shared & table.duplicated([name for name in of_row if name in columns]))]
+
+
+def joined(table: pd.DataFrame, columns: list[str]) -> pd.Series:
+    """Return a label for each row from those columns that the table has.
+
+    They are empty where a run does not read a setting, as myrtle5 the depth.
+    """
+    words = table[[name for name in columns if name in table]].astype(object).map(str)
+    return words.agg("|".join, axis=1) if words.shape[1] else pd.Series("", table.index)
 
 
 def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
@@ -215,10 +224,7 @@ def ensemble_outcomes(
 
 def _strata(runs: pd.DataFrame, axes: dict[str, list], axis: str) -> pd.Series:
     """Return the label of each run's stratum: all other axes and the subset."""
-    others = [name for name in (*axes, "subset") if name != axis and name in runs]
-    # Empty where a run does not read the axis: the depth of myrtle5.
-    words = runs[others].astype(object).map(str)
-    return words.agg("|".join, axis=1) if others else runs["start"] * 0 + ""
+    return joined(runs, [name for name in (*axes, "subset") if name != axis])
 
 
 def _is_numeric(values: list) -> bool:
@@ -315,16 +321,10 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """
     rows = []
     ends = independent(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
+    one_start = joined(ends, [*START_KEYS, "realisation"])
     for quantity in ("test_error", "test_loss", "inefficiency_predicted", "drift"):
         if quantity not in ends or ends[quantity].isna().all():
             continue
-        decides = ("dataset", "n", "selection", "subset", "model", "width", "depth", "realisation")
-        one_start = (
-            ends[[name for name in decides if name in ends]]
-            .astype(object)
-            .map(str)
-            .agg("|".join, axis=1)
-        )
         pair = ends[["ensemble", "inefficiency", quantity]].assign(one_start=one_start).dropna()
         means = pair.drop(columns="one_start").groupby("ensemble", sort=False).mean()
         means = means.reset_index().assign(one="")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.own_network import check_code, drawn_own_network
 from pipeline.runs import MODEL_KEYS, is_own, own_words
-from pipeline.seeds import derived_seed
+from pipeline.seeds import START_KEYS, derived_seed
 from pipeline.stores import read_netcdf
 from speedlimits.network_checks import CHECKED_SAMPLES
 from speedlimits.networks import MODELS, drawn_network, scale_output
@@ -75,8 +75,7 @@ def start_seed(settings: dict, realisation: int) -> int:
     Parameterisations share their draws, so that they start from the same function; different n,
     subsets, widths, arguments of an own network and realisations have independent starts.
     """
-    keys = ("dataset", "n", "selection", "subset", "model", "width", "depth")
-    purpose = [settings.get(key, 0) for key in keys]
+    purpose = [settings.get(key, 0) for key in START_KEYS]
     purpose += own_words(settings) if is_own(settings["model"]) else []
     return derived_seed(settings["seed"], "start", *purpose, realisation)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
+# Settings of which each value has starts of its own, beside the realisation (problem.start_seed)
+START_KEYS = ("dataset", "n", "selection", "subset", "model", "width", "depth")
+
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
     """Return the seed of one stream.

@@ -45,8 +45,7 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         panel.set_ylabel(r"Inefficiency at the end, $T/T_{\mathrm{SL}}$")
         style.abscissa_ticks(panel, against, shown)
         if not ends["inefficiency"].notna().any():
-            style.say(panel, style.NOTHING if len(ends) else style.NEVER_WARM)
-            panel.set_yticks([])
+            style.leave_empty(panel, reached=len(ends) > 0)
             continue
         headroom(panel)
         plot_trend(panel, ends, against, trends[trends["start"] == start])

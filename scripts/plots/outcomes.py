@@ -58,9 +58,7 @@ def draw(outcomes: pd.DataFrame) -> Figure:
         panel.set_ylabel(label)
         set_ticks(panel, places, axis, numeric, unit(ends, axis))
         if not drawn:
-            reached = (ends["start"] == start).any()
-            style.say(panel, style.NOTHING if reached else style.NEVER_WARM)
-            panel.set_yticks([])
+            style.leave_empty(panel, reached=(ends["start"] == start).any())
             continue
         if panel.dataLim.y0 > 0 and panel.dataLim.y1 > WIDE * panel.dataLim.y0:
             style.log_axes(panel, "y")

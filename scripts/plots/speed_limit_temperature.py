@@ -111,8 +111,7 @@ def finish(axes: np.ndarray, ticks: np.ndarray, with_zero: bool) -> None:
     for panel in axes[:2]:
         positive_axis(panel)
         if not np.isfinite(panel.dataLim.y0):  # of own networks, or every run diverged
-            style.say(panel, style.NOTHING)
-            panel.set_yticks([])
+            style.leave_empty(panel)
     low, high = axes[1].get_ylim()
     if low < 1 < high:
         axes[1].axhline(1.0, color="black", linewidth=0.8, zorder=1)

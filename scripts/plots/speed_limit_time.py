@@ -26,9 +26,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         panel.set_xlabel(r"Speed-limit time $\lambda_1 T_{\mathrm{SL}}$")
         panel.set_ylabel(f"Training time {symbol}")
         if not any(some):
-            reached = (speed_limits["start"] == start).any()
-            style.say(panel, style.NOTHING if reached else style.NEVER_WARM)
-            panel.set_yticks([])
+            style.leave_empty(panel, reached=(speed_limits["start"] == start).any())
             continue
         style.log_axes(panel, "xy")
         draw_bound(panel, style.forbidden(speed_limits))

@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.files import recorded
+from speedlimits.speed_limit import BELOW_ONE
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
 LEGEND_ROW = 0.15  # inches
@@ -57,7 +58,6 @@ VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "sub
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = "warm start not reached\n(test accuracy stays below\nthe threshold)"
 NOTHING = "nothing to show"
-BELOW_ONE = 0.98  # of T/T_SL: less is no error of the integration, but of finite steps or a bound
 
 
 class Ensemble(NamedTuple):
@@ -428,6 +428,12 @@ def say(axes: Axes, text: str = NEVER_WARM) -> None:
     """Write a message in the middle of a panel that has nothing to show, and blank its ticks."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.tick_params(bottom=False, top=False, labelbottom=False, which="both")
+
+
+def leave_empty(axes: Axes, reached: bool = True) -> None:
+    """Say why a panel has no values: nothing to show, or a warm start that is not reached."""
+    say(axes, NOTHING if reached else NEVER_WARM)
+    axes.set_yticks([])
 
 
 def colour_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:

@@ -221,7 +221,7 @@ class _ConstantStep(Evolution):
     def _take_step(self) -> None:
         move = self._move()
         self.displacement = self.displacement + move
-        length = move.norm().item()
+        self._last_length = length = move.norm().item()
         self.path_length += length
         self.action += length**2 / self.step
         self.steps += 1

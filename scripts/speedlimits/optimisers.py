@@ -39,6 +39,8 @@ class HeavyBall(_ConstantStep):
     """
 
     _TENSORS = _ConstantStep._TENSORS + ("_velocity",)
+    _SCALARS = _ConstantStep._SCALARS + ("_last_length",)
+    _last_length = 0.0
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class HeavyBall(_ConstantStep):
     @property
     def kinetic_energy(self) -> float:
         """Kinetic energy m |theta'|^2 / 2, with theta' of the last step."""
-        return 0.5 * self.mass * (self._velocity.norm().item() / self.step) ** 2
+        return 0.5 * self.mass * (self._last_length / self.step) ** 2
 
     def _move(self) -> Tensor:
         self._velocity = self.momentum * self._velocity - self.learning_rate * self._gradient
@@ -83,19 +85,9 @@ class Nesterov(HeavyBall):
     the step h (Shi, Du, Jordan, Su 2021): curvature adds friction.
     """
 
-    _SCALARS = HeavyBall._SCALARS + ("_last_length",)
-    _last_length = 0.0
-
-    @property
-    def kinetic_energy(self) -> float:
-        """Kinetic energy m |theta'|^2 / 2, with theta' of the last step, which is not v."""
-        return 0.5 * self.mass * (self._last_length / self.step) ** 2
-
     def _move(self) -> Tensor:
         super()._move()
-        move = self.momentum * self._velocity - self.learning_rate * self._gradient
-        self._last_length = move.norm().item()
-        return move
+        return self.momentum * self._velocity - self.learning_rate * self._gradient
 
 
 class Adam(_ConstantStep):

@@ -11,6 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+# T/T_SL below this is no error of an integration (own choice; those are some 1e-3): it is that of
+# finite steps, or a lower bound at a temperature.
+BELOW_ONE = 0.98
+
 
 class SpeedLimitError(ArithmeticError):
     """A measured trajectory breaks T/T_SL >= l_gamma^2 / l_geo^2 >= 1 beyond discretisation."""
