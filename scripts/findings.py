@@ -319,25 +319,6 @@ def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     return sentences
 
 
-def short_intervals(outcomes: pd.DataFrame, confidence: float) -> str:
-    """Return a sentence on intervals of few runs, empty if the runs are enough.
-
-    A bootstrap interval of means reaches at most from the least to the largest of R runs, and
-    these hold the median of their distribution between them with probability 1 - 2^(1 - R).
-    """
-    whole = (outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")
-    runs = outcomes.loc[whole, "runs"]
-    least = runs[runs > 1].min()
-    held = 1 - 2.0 ** (1 - least)
-    if not held < confidence:
-        return ""
-    return (
-        "An ensemble's interval reaches no further than its least and its largest run, which of "
-        f"{least:.0f} runs hold the median between them with probability {100 * held:.3g} % only: "
-        f"intervals of few runs are shorter than {100 * confidence:g} % would need."
-    )
-
-
 def prediction_summary(lines: list[str]) -> list[str]:
     """Return a sentence per start that counts the verdicts of ``prediction_lines``."""
     sentences = []
@@ -462,7 +443,6 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         "settings: they say how well the slope over just these settings is known. The test asks "
         "whether values line up along the axis more than by chance, and may see no trend where the "
         "interval leaves out zero.",
-        short_intervals(tables["outcomes"], confidence),
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
         listed(
             "Measured over predicted inefficiency at the end of training (geometric mean over runs "

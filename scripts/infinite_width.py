@@ -19,7 +19,7 @@ from pipeline.problem import build_problem, network_outputs
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_table, write_table
 from speedlimits import infinite_width, ntk_dynamics
-from speedlimits.statistics import percentile_interval, resampled_rows
+from speedlimits.statistics import interval_of_draws, resampled_rows
 from speedlimits.width_scaling import STATISTICS, fitted_power
 
 DEVIATIONS = ("deviation", "deviation_of_start", "deviation_in_training")
@@ -154,12 +154,13 @@ def with_means(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
         sample = runs.pivot(index="realisation", columns="time", values=quantity).to_numpy(float).T
         stream = derived_seed(settings["seed"], "bootstrap", "infinite_width", path, column)
         rows = resampled_rows(sample.shape[1], settings["resamples"], np.random.default_rng(stream))
-        several = sample.shape[1] > 1
-        draws = (
-            STATISTICS[statistic](sample[:, rows]).T if several else np.full(sample.T.shape, np.nan)
+        function = STATISTICS[statistic] if sample.shape[1] > 1 else STATISTICS["mean"]
+        value, draws = function(sample), function(sample[:, rows]).T
+        low, high = interval_of_draws(
+            value, draws, confidence=settings["confidence"], runs=sample.shape[1]
         )
-        low, high = percentile_interval(draws, settings["confidence"])
-        value = STATISTICS[statistic](sample) if several or statistic == "mean" else low
+        if sample.shape[1] == 1 and statistic == "standard_deviation":
+            value = low  # no value
         # a run that diverged leaves no ensemble, and no interval of its survivors
         low, high = (np.where(np.isfinite(value), ends, np.nan) for ends in (low, high))
         for end, values in {"": value, "_low": low, "_high": high}.items():

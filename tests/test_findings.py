@@ -10,7 +10,6 @@ from findings import (
     outcome_lines,
     prediction_lines,
     regime_lines,
-    short_intervals,
     too_few,
     transport_sentence,
 )
@@ -166,18 +165,6 @@ def test_the_error_of_the_integration_is_no_difference():
     (line,) = prediction_lines(table.assign(prediction_ratio=1.05 * table["prediction_ratio"]),
                                AXES, 0.95)  # fmt: skip
     assert "slower than predicted" in line
-
-
-@pytest.mark.parametrize(("count", "held"), [(2, "50 %"), (3, "75 %"), (5, "93.8 %"), (6, "")])
-def test_intervals_of_few_runs_are_called_short(count, held):
-    table = pd.DataFrame({"realisation": ["0", "ensemble", "ensemble"], "runs": [np.nan, 1, count]})
-    elsewhere = table[2:].assign(at="equal_loss", runs=2)  # fewer runs reach it
-    table = pd.concat([table.assign(at="end"), elsewhere])
-    said = short_intervals(table, 0.95)
-    assert bool(said) == bool(held) and held in said
-    draws = np.random.default_rng(0).lognormal(size=(4000, count))
-    inside = np.mean((draws.min(axis=1) < 1) & (draws.max(axis=1) > 1))  # their median is 1
-    assert inside == pytest.approx(1 - 2.0 ** (1 - count), abs=0.025)  # 3 standard errors
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,16 @@ def test_means_and_scatter_of_the_same_runs_have_their_own_powers():
     assert mean["points"] == 2000
 
 
+@pytest.mark.parametrize("count", [2, 12])
 @pytest.mark.parametrize(("statistic", "power"), [("mean", -1.0), ("standard_deviation", -0.5)])
-def test_intervals_cover_the_power_about_as_often_as_they_say(statistic, power):
+def test_intervals_cover_the_power_about_as_often_as_they_say(statistic, power, count):
     covered = 0
     for seed in range(100):
         generator = np.random.default_rng(seed)
-        found = fitted_power(WIDTHS, runs(generator), statistic, generator=generator, **OPTIONS)
+        samples = runs(generator, count=count)
+        found = fitted_power(WIDTHS, samples, statistic, generator=generator, **OPTIONS)
         covered += found["power_low"] <= power <= found["power_high"]
-    # the bootstrap of 12 runs is somewhat short; 3 standard deviations of 100 draws at 0.95 are 7
-    assert 84 <= covered <= 100
+    assert 86 <= covered  # 3 standard deviations of 100 draws at 0.93 are 8
 
 
 @pytest.mark.parametrize(

@@ -32,16 +32,17 @@ def bootstrap_interval(
     resamples: int,
     generator: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Return the percentile bootstrap interval of a function of means over realisations.
+    """Return the bootstrap interval of a function of means over realisations.
 
     The statistic is applied to the means of each sample over a resample's realisations, so that a
-    ratio of averages is resampled as such (not as an average of ratios). With few realisations the
-    interval is too short: of 3, 4, 6, 8 a nominal 95 % held the ratio of two log-normal means in
-    74, 80, 87, 89 % of simulated cases. With one there is none.
+    ratio of averages is resampled as such (not as an average of ratios). The spread over resamples
+    is its standard error, from which ``interval_of_draws`` makes the interval. Of 2 to 20
+    realisations a nominal 95 % holds the ratio of two log-normal means in 92 to 96 % of simulated
+    cases, where percentiles of resamples would in 50 to 92 % (docs/theory.md, section 11).
 
     Args:
         samples: name -> values, shape (R, ...), one row per realisation.
-        statistic: called with the named means, each of shape (resamples, ...).
+        statistic: called with the named means, each of shape (1 + resamples, ...).
         confidence: confidence level, for example 0.95.
         resamples: number of bootstrap resamples.
         generator: random stream.
@@ -57,10 +58,7 @@ def bootstrap_interval(
     if len(counts) != 1:
         raise ValueError(f"samples have {sorted(counts)} realisations; give each the same number")
     count = counts.pop()
-    if count < 2:
-        shape = np.shape(statistic(**{k: np.asarray(v)[:1] for k, v in samples.items()}))[1:]
-        return np.full(shape, np.nan), np.full(shape, np.nan)
-    rows = resampled_rows(count, resamples, generator)
+    rows = np.concatenate([np.arange(count)[None], resampled_rows(count, resamples, generator)])
     # Weights instead of copies: a mean over a resample is a product with its row counts.
     weights = np.stack([(rows == r).mean(axis=1) for r in range(count)], axis=1)
     means = {
@@ -68,9 +66,72 @@ def bootstrap_interval(
         for name, values in samples.items()
     }
     draws = statistic(**means)
-    low, high = percentile_interval(draws, confidence)
-    open_ended = np.isnan(draws).any(axis=0)
-    return np.where(open_ended, np.nan, low), np.where(open_ended, np.nan, high)
+    return interval_of_draws(draws[0], draws[1:], confidence=confidence, runs=count)
+
+
+def interval_of_draws(
+    value: ArrayLike, draws: ArrayLike, *, confidence: float, runs: int
+) -> tuple[Array, Array]:
+    """Return the interval of a function of runs from its bootstrap draws.
+
+    ``student_interval`` of the logarithm where every draw is positive, so that the ends are too;
+    else of the value itself, cut at 0 where no draw lies below.
+
+    Args:
+        value: f of the runs, shape (...).
+        draws: f of each resample, shape (resamples, ...).
+        confidence: confidence level.
+        runs: number of runs.
+
+    Returns:
+        Lower and upper end, shape (...); NaN where a draw is NaN or there is one run.
+    """
+    value, draws = np.asarray(value, float), np.asarray(draws, float)
+    low, high = student_interval(value, draws, confidence=confidence, runs=runs, groups=1)
+    low = np.where((draws >= 0).all(axis=0), np.maximum(low, 0.0), low)
+    positive = (draws > 0).all(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logarithms = student_interval(
+            np.log(value), np.log(draws), confidence=confidence, runs=runs, groups=1
+        )
+    return tuple(
+        np.where(positive, np.exp(logarithm), end)
+        for logarithm, end in zip(logarithms, (low, high), strict=True)
+    )
+
+
+def student_interval(
+    value: ArrayLike, draws: ArrayLike, *, confidence: float, runs: int, groups: int
+) -> tuple[Array, Array]:
+    """Return Student's interval about a value whose standard error its bootstrap draws give.
+
+        f -+ t s,    s = (M / (M - G))^{1/2} sd(f*)
+
+    with t the quantile of Student's distribution with M - G degrees of freedom. Resamples of R runs
+    scatter by (R - 1) / R of the runs' own variance: M / (M - G) makes up for it. t allows for an
+    error that is itself estimated (Hesterberg, Am. Stat. 69 (2015) 371). For a mean (G = 1) or the
+    difference of two means of equally many runs (G = 2) it is the textbook's interval.
+
+    Args:
+        value: f, shape (...).
+        draws: f* of bootstrap resamples, shape (resamples, ...).
+        confidence: confidence level.
+        runs: number of runs M behind the value.
+        groups: number of groups G inside which they are resampled.
+
+    Returns:
+        Lower and upper end, shape (...); NaN where a draw is NaN or M = G.
+    """
+    from scipy.special import stdtrit  # as in ``geometric_mean``
+
+    value, draws = np.asarray(value, float), np.asarray(draws, float)
+    degrees = runs - groups
+    if degrees < 1:
+        return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
+    with np.errstate(invalid="ignore"):  # the spread of infinite draws is NaN
+        error = math.sqrt(runs / degrees) * draws.std(axis=0)
+    half = stdtrit(degrees, 0.5 + 0.5 * confidence) * error
+    return value - half, value + half
 
 
 def percentile_interval(draws: ArrayLike, confidence: float) -> tuple[Array, Array]:
@@ -143,10 +204,10 @@ def trend(
     """Return the slope of ln y against ln x with its interval and a permutation test.
 
     With strata (other settings that vary too) all of them share the slope and each has its own
-    intercept. The interval resamples the realisations inside each x of each stratum. The p-value is
-    the share of permutations of y over x inside the strata whose slope is at least as large in
-    absolute value: exact by enumeration where there are few, else by random permutations with the
-    add-one rule (Phipson, Smyth 2010).
+    intercept. The interval is ``student_interval`` of resamples inside each x of each stratum. The
+    p-value is the share of permutations of y over x inside the strata whose slope is at least as
+    large in absolute value: exact by enumeration where there are few, else by random permutations
+    with the add-one rule (Phipson, Smyth 2010).
 
     Args:
         x: values, for example n, one per run, shape (M,); an indicator 0 or 1 compares two groups.
@@ -185,8 +246,9 @@ def trend(
         rows = np.concatenate(
             [generator.choice(cell, (resamples, len(cell))) for cell in cells], axis=1
         )
-        ends = percentile_interval(_slopes(centred[order], y[rows])[:, None], confidence)
-        low, high = (float(end[0]) for end in ends)
+        draws = _slopes(centred[order], y[rows])
+        ends = student_interval(slope, draws, confidence=confidence, runs=len(y), groups=len(cells))
+        low, high = (float(end) for end in ends)
     return {
         "slope": slope,
         "slope_low": low,

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from speedlimits.statistics import percentile_interval, resampled_rows
+from speedlimits.statistics import resampled_rows, student_interval
 
 Array = NDArray[np.float64]
 
 # Powers that are tried, with this distance between them: far below any sampling error. Powers of
-# the limit lie between 0 and -1; an interval that reaches an end says nothing of the power.
+# the limit lie between 0 and -1; an interval of several units says nothing of the power.
 POWERS = np.linspace(-4.0, 4.0, 3201)
 
 
@@ -98,8 +98,10 @@ def fitted_power(
     """Power of the width by which a statistic over runs falls, with its bootstrap interval.
 
     The runs of each width are resampled; the spread of the statistic gives the errors s_w of
-    `weighted_power`, which fits every resample. With few runs the interval is too short: of 8 runs
-    at each width a nominal 95 % interval holds the power in 85 to 90 % of simulated cases.
+    `weighted_power`, which fits every resample; `student_interval` makes an interval of their
+    powers. Its degrees of freedom are those of one width, for the errors weigh the widths and are
+    no better known: a nominal 95 % holds the power in 93 to 100 % of simulated cases with 2 to 12
+    runs at each of five widths; with the degrees of all widths in 62 % of those with 2.
 
     Args:
         widths: w, one per sample, distinct.
@@ -126,7 +128,13 @@ def fitted_power(
     if not np.all(errors > 0):
         return {**nothing, "points": points}
     power, amplitude = weighted_power(widths, [function(s) for s in samples], errors)
-    low, high = percentile_interval(weighted_power(widths, draws, errors)[0], confidence)
+    low, high = student_interval(
+        power,
+        weighted_power(widths, draws, errors)[0],
+        confidence=confidence,
+        runs=min(map(len, samples)),
+        groups=1,
+    )
     return {
         "power": float(power),
         "power_low": float(low),
