@@ -7,6 +7,7 @@ import importlib
 import itertools
 import time
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -536,15 +537,36 @@ def test_labels_come_from_the_columns_that_vary():
     ]
     scales = [{"output_scale": scale, "depth": depth} for scale, depth in ((10, 2.0), (3, np.nan))]
     assert labels([*scales, {"output_scale": 1, "depth": 2.0}]) == [
-        "$n = 64$, output scale 1, depth 2",
-        "$n = 64$, output scale 3",
-        "$n = 64$, output scale 10, depth 2",
+        "output scale 1, depth 2",
+        "output scale 3",
+        "output scale 10, depth 2",
     ]
+
+
+def test_cases_stand_for_the_settings_that_they_decide():
+    """Widths that come with an architecture make no axis of widths."""
+    models = {"Myrtle-5": ("myrtle5", 32), "fully connected 2": ("fully_connected", 256)}
+    settings = [{"case": case, "model": m, "width": w} for case, (m, w) in models.items()]
+    table = study(settings, 1)["speed_limits"]
+    assert [e.label for e in style.ensembles(table)] == list(models)
+    assert style.abscissa(table).column is None
 
 
 def test_colours_differ_however_many_ensembles():
     for count, sequential in itertools.product((1, 2, 7, 12), (True, False)):
         assert len(set(style.palette(count, sequential=sequential))) == count
+
+
+def test_many_ensembles_have_a_hue_for_each_value_of_one_setting():
+    """A hue is its channel order: Blues rise from red to blue, Oranges fall, Greys are level."""
+    scales = pd.DataFrame(itertools.product((0.3, 1, 3, 10), ("ntk", "mean_field")))
+    colours = style.grouped_palette(scales)
+    assert len(set(colours)) == 8
+    for place, colour in enumerate(colours):
+        red, _, blue = mpl.colors.to_rgb(colour)
+        assert blue > red if scales[1][place] == "ntk" else red > blue
+    assert style.grouped_palette(pd.DataFrame(itertools.product(range(4), range(5)))) == []
+    assert style.grouped_palette(pd.DataFrame(index=range(9))) == []
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1.3), (0.9, 3), (1, 12), (0.1, 1e3), (1e-9, 1e9)])

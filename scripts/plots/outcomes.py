@@ -84,7 +84,7 @@ def series_label(ends: pd.DataFrame, others: list[str]) -> pd.Series:
     """Return for every row the label of its series, without settings that its run does not read."""
 
     def label(row: pd.Series) -> str:
-        return ", ".join(style.word(c, row[c]) for c in others if pd.notna(row[c]))
+        return ", ".join(style.setting(row, c) for c in others if pd.notna(row[c]))
 
     return ends.apply(label, axis=1).astype(str)
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
+from pandas.api.types import is_numeric_dtype
 
 from pipeline.files import recorded
 from speedlimits.speed_limit import BELOW_ONE
@@ -26,6 +27,7 @@ LEGEND_ROW = 0.15  # inches
 GREY, SHADE = "0.45", "0.92"
 # Okabe and Ito (2008): told apart under every form of colour blindness; yellow left out (faint)
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+HUES = ("Blues", "Oranges", "Greys")  # apart for every kind of colour vision
 STARTS = ("cold", "warm")
 MARKERS = {"cold": "o", "warm": "s"}
 TIME_LABELS = {"cold": r"$\lambda_1 T$", "warm": r"$\lambda_1 (T - t_{\mathrm{w}})$"}
@@ -139,11 +141,16 @@ def new_figure(rows: int, columns: int, width: float, height: float, **shared) -
 
 def ensemble_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per ensemble with the columns that identify it, in order of these."""
-    columns = [column for column in VARIED if column in table]
-    columns += [column for column in varied_settings(table) if column not in VARIED]
+    columns = [column for column in ("case", *VARIED) if column in table]
+    columns += [column for column in varied_settings(table) if column not in columns]
     found = table[["ensemble", *columns]].drop_duplicates("ensemble")
-    order = {"key": lambda c: c if pd.api.types.is_numeric_dtype(c) else c.map(str)}
-    return found.sort_values([*columns, "ensemble"], **order).reset_index(drop=True)
+
+    def key(values: pd.Series) -> pd.Series:
+        if values.name == "case":  # as they stand in the configuration
+            return pd.Series(pd.factorize(values)[0], values.index)
+        return values if is_numeric_dtype(values) else values.map(str)
+
+    return found.sort_values([*columns, "ensemble"], key=key).reset_index(drop=True)
 
 
 def varied_settings(table: pd.DataFrame) -> list[str]:
@@ -162,8 +169,8 @@ def varied_settings(table: pd.DataFrame) -> list[str]:
 
 
 def varied_columns(table: pd.DataFrame) -> list[str]:
-    """Return the identification columns that take more than one value in a table."""
-    return [column for column in VARIED if column in table and table[column].nunique() > 1]
+    """Return the identification columns that vary, the case in place of what it decides."""
+    return [column for column in varied_settings(table) if column in ("case", *VARIED)]
 
 
 def describe(column: str, value: object) -> str:
@@ -207,6 +214,17 @@ def word(column: str, value: object) -> str:
     return text if plain else f"{column.replace('_', ' ')} {text}"
 
 
+def setting(row: pd.Series, column: str) -> str:
+    """Return a setting of an ensemble as ``word`` does, a learning rate with its unit.
+
+    Args:
+        row: with the ensemble, whose folder names the unit.
+        column: the setting.
+    """
+    relative = column == "learning_rate" and "of_limit" in row["ensemble"]
+    return word(column, row[column]) + (r" $\times\,2/\lambda_1$" if relative else "")
+
+
 def path_differences(paths: Sequence[str]) -> list[str]:
     """Return what distinguishes paths of ensembles whose identification columns agree."""
     tokens = [[t for t in re.split(r"[/-]", path) if t] for path in paths]
@@ -230,19 +248,22 @@ def distinct(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
 def ensembles(table: pd.DataFrame) -> list[Ensemble]:
     """Return the ensembles of a table with labels and colours.
 
-    Colours are sequential where one numeric setting varies, else categorical.
+    Colours are sequential where one numeric setting varies, else categorical while they last, then
+    one hue for each value of a setting.
     """
     found = ensemble_table(table)
-    columns = varied_columns(found)
+    varied, columns = varied_settings(table), varied_columns(table)
+    others = [name for name in varied if name not in columns]
     labels = [ensemble_label(row, columns) for _, row in found.iterrows()]
-    others = [name for name in found if name not in ("ensemble", *VARIED)]
     for index in np.flatnonzero(pd.Series(labels).duplicated(keep=False)):
         row = found.iloc[index]
-        further = [word(name, row[name]) for name in others if pd.notna(row[name])]
-        labels[index] = ", ".join([labels[index], *further])
+        further = [setting(row, name) for name in others if pd.notna(row[name])]
+        labels[index] = ", ".join([*([labels[index]] if columns or not further else []), *further])
     labels = distinct(labels, list(found["ensemble"]))
-    sequential = len(columns) == 1 and columns[0] in NUMERIC
+    sequential = len(varied) == 1 and varied[0] != "subset" and is_numeric_dtype(found[varied[0]])
     colours = palette(len(found), sequential=sequential)
+    if not sequential and len(found) > len(OKABE_ITO):
+        colours = grouped_palette(found[varied]) or colours
     return [Ensemble(*item) for item in zip(found["ensemble"], labels, colours, strict=True)]
 
 
@@ -251,6 +272,27 @@ def palette(count: int, *, sequential: bool) -> list[str]:
     if count == 1 or (not sequential and count <= len(OKABE_ITO)):
         return list(OKABE_ITO[:count])
     return [mpl.colors.to_hex(c) for c in mpl.colormaps["viridis"](np.linspace(0.0, 0.78, count))]
+
+
+def grouped_palette(settings: pd.DataFrame) -> list[str]:
+    """Return one hue for each value of the setting that has fewest, darker along its rows.
+
+    Args:
+        settings: the settings that vary, one row per ensemble.
+
+    Returns:
+        Colours, one per row; empty where every setting has more values than there are hues.
+    """
+    counts = settings.nunique(dropna=False)
+    counts = counts[counts > 1]
+    if counts.min() > len(HUES) or not len(counts):
+        return []
+    column = settings[counts.idxmin()].map(str)
+    colours = pd.Series("", index=settings.index)
+    for hue, (_, rows) in zip(HUES, column.groupby(column, sort=False), strict=False):
+        shades = mpl.colormaps[hue](np.linspace(0.4, 1.0, len(rows)))
+        colours[rows.index] = [mpl.colors.to_hex(shade) for shade in shades]
+    return list(colours)
 
 
 def select(
@@ -506,7 +548,7 @@ def abscissa(table: pd.DataFrame) -> Abscissa:
     The width is no axis where an ensemble, as one of an own network, has none.
     """
     found = ensemble_table(table)
-    varied = varied_columns(found)
+    varied = varied_columns(table)
     numeric = [name for name in NUMERIC if name in varied and found[name].notna().all()]
     column = next(iter(numeric), None)
     if column is None and len(found) == 1:
