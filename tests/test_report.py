@@ -20,8 +20,8 @@ from reproduction import (
     configuration,
     falling,
     flat,
+    in_range,
     only_size_varies,
-    overlaps,
     residue_spread,
     rows_of_study,
 )
@@ -226,7 +226,8 @@ NAN = float("nan")
         ([True, True], "reproduced"),
         ([True, False], "partly (1 of 2)"),
         ([True, None], "partly (1 of 2)"),
-        ([False, None], "differs"),
+        ([False, False], "differs"),
+        ([False, None], "differs (1 of 2)"),
         ([None], "not decided"),
         ([], "not reached"),
     ],
@@ -237,8 +238,10 @@ def test_verdicts(agrees, verdict):
 
 
 def test_criteria():
-    assert overlaps(38.0, 12.0, 62.0, 10, 30) and not overlaps(38.0, 31.0, 62.0, 10, 30)
-    assert overlaps(30.0, NAN, NAN, 10, 30) and not overlaps(31.0, NAN, NAN, 10, 30)
+    assert in_range(29.0, 12.0, 62.0, 10, 30) is True
+    assert in_range(38.0, 12.0, 62.0, 10, 30) is None  # no wide interval is an agreement
+    assert in_range(38.0, 31.0, 62.0, 10, 30) is False
+    assert in_range(30.0, NAN, NAN, 10, 30) is True and in_range(31.0, NAN, NAN, 10, 30) is False
     fall = falling(0.05)
     assert fall(-0.3, -0.4, -0.2, 0.2) is None and fall(-0.3, -0.4, -0.2, 0.01) is True
     assert fall(0.3, 0.2, 0.4, 0.01) is False and fall(-0.3, -0.7, 0.1, 0.01) is None
