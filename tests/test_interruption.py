@@ -262,6 +262,18 @@ for path, write in {kinds!r}.items():
     assert list(tmp_path.glob("*.partial")) == []
 
 
+@pytest.mark.parametrize("place", ["a folder", "below a file"])
+def test_a_place_that_is_taken_is_named(tmp_path, place):
+    """A folder where a result belongs, and a file where its folder does."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("something")
+    path = tmp_path / ("folder" if place == "a folder" else "file/result")
+    with pytest.raises(OSError) as found, files.recorded(path) as partial:
+        partial.write_text("result")
+    told = interruption.system_sentence(found.value)
+    assert told.startswith(str(path)) and "move it away" in told and "\n" not in told
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_every_kind_of_full_disk_is_known(tmp_path, monkeypatch, capsys, code):
     monkeypatch.chdir(tmp_path)

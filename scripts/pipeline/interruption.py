@@ -30,6 +30,12 @@ WATCH_SECONDS = 0.5  # own choice: far less than a new Snakemake needs to start 
 AGAIN = "the same command continues from what is stored"
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 FULL[errno.EFBIG] = "the file is larger than this system allows"
+BLOCKED = {
+    errno.EISDIR: "a folder stands where a file belongs: move it away",
+    errno.ENOTDIR: "a file stands where a folder belongs: move it away",
+    errno.EACCES: "you may not read or write this: change its permissions",
+    errno.EROFS: "this can only be read: choose another folder, snakemake --directory FOLDER",
+}
 # What torch on a CPU, CUDA and oneDNN say when an allocation fails; NumPy raises MemoryError.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive")
 
@@ -108,7 +114,7 @@ def stop(sentence: str) -> Interrupted:
 
 
 def system_sentence(error: BaseException) -> str | None:
-    """Return one sentence for a full disk or a lack of memory, None for any other error.
+    """Return one sentence for what the system refuses (room, a place, memory), None for the rest.
 
     What fails because a library closes a file that it could not write is a full disk too.
     """
@@ -118,6 +124,9 @@ def system_sentence(error: BaseException) -> str | None:
             where = f" ({origin.filename})" if origin.filename else ""
             return f"{FULL[origin.errno]}{where}: make room; what is finished is kept, and {AGAIN}"
         origin = origin.__cause__ or (None if origin.__suppress_context__ else origin.__context__)
+    if isinstance(error, OSError) and error.errno in BLOCKED and error.filename:
+        path = error.filename2 or error.filename  # of a renaming its goal
+        return f"{path}: {BLOCKED[error.errno]}; {AGAIN}"
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return (
             f"the memory does not suffice ({' '.join(str(error).split())[:200]}): give the job "
