@@ -153,7 +153,9 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
 def name_of(row: pd.Series, axes: dict) -> str:
     """Return what tells an ensemble from the others of its study."""
     read = [axis for axis in axes if pd.notna(row[axis])]  # myrtle5 does not read the depth
-    label = ", ".join(f"{words(axis)} {words(row[axis])}" for axis in read) or "one ensemble"
+    units = {"learning_rate": " x 2/lambda_1"} if "of_limit" in row.get("ensemble", "") else {}
+    told = [f"{words(axis)} {words(row[axis])}{units.get(axis, '')}" for axis in read]
+    label = ", ".join(told) or "one ensemble"
     return label.replace("case ", "")
 
 

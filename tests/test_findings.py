@@ -6,6 +6,7 @@ import pytest
 import torch
 from findings import (
     findings,
+    name_of,
     noise_sentence,
     outcome_lines,
     prediction_lines,
@@ -231,6 +232,14 @@ def test_values_that_are_not_there_are_not_too_few():
     shown = "the inefficiency T/T_SL, the inefficiency over its prediction from the NTK"
     undecided = comparisons[comparisons["quantity"].isin(names)]
     assert too_few(undecided) == [f"No values of {shown} to compare for model b."]
+
+
+def test_learning_rates_are_named_with_their_unit():
+    row = pd.Series({"ensemble": "runs/rate0.1of_limit-a/ensemble2", "learning_rate": 0.1, "n": 64})
+    axes = {"learning_rate": [0.1, 0.3], "n": [64, 128]}
+    assert name_of(row, axes) == "learning rate 0.1 x 2/lambda_1, n 64"
+    row["ensemble"] = "runs/rate0.1-a/ensemble2"  # in units of time
+    assert name_of(row, axes) == "learning rate 0.1, n 64"
 
 
 def test_too_few_runs_say_so():
