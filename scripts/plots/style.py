@@ -517,6 +517,8 @@ def finish_bounded(panels: Sequence[Axes], notes: dict[Axes, str]) -> None:
     """
     for panel in panels:
         panel.set_yscale("log")
+        for band in panel.collections:  # many, one over the other, would hide the curves
+            band.set_alpha(min(BAND["alpha"], 1 / len(panel.collections)))
         if panel.has_data():
             log_axes(panel, "x")
         elif not any(text.get_text() for text in panel.texts):
