@@ -9,13 +9,13 @@ import scipy.stats
 from speedlimits import statistics
 
 
-def interval(samples, statistic, confidence=0.95, resamples=2000):
+def interval(samples, statistic, confidence=0.95, resamples=2000, seed=1):
     return statistics.bootstrap_interval(
         samples,
         statistic,
         confidence=confidence,
         resamples=resamples,
-        generator=np.random.default_rng(1),
+        generator=np.random.default_rng(seed),
     )
 
 
@@ -56,36 +56,24 @@ def test_interval_of_what_cannot_be_negative_ends_at_zero():
 def test_ratio_of_averages_is_resampled_jointly():
     # numerator = 3 x denominator in every realisation: the ratio has no uncertainty at all
     denominator = np.random.default_rng(0).uniform(1, 5, size=(5, 7))
-    low, high = statistics.bootstrap_interval(
-        {"a": 3 * denominator, "b": denominator},
-        lambda a, b: a / b,
-        confidence=0.95,
-        resamples=200,
-        generator=np.random.default_rng(2),
-    )
+    samples = {"a": 3 * denominator, "b": denominator}
+    low, high = interval(samples, lambda a, b: a / b, resamples=200, seed=2)
     np.testing.assert_allclose(low, 3)
     np.testing.assert_allclose(high, 3)
 
 
 def test_one_realisation_has_no_interval():
-    low, high = statistics.bootstrap_interval(
-        {"a": np.ones((1, 4))},
-        lambda a: a,
-        confidence=0.95,
-        resamples=100,
-        generator=np.random.default_rng(0),
-    )
+    low, high = interval({"a": np.ones((1, 4))}, lambda a: a, resamples=100, seed=0)
     assert low.shape == (4,) and np.all(np.isnan(low)) and np.all(np.isnan(high))
 
 
 def test_resamples_without_a_value_leave_no_interval():
     """T/T_SL has none where the loss of a resample's mean has not dropped."""
-    low, high = statistics.bootstrap_interval(
+    low, high = interval(
         {"drop": np.array([[3.0, 3.0], [-2.0, 2.0], [1.0, 1.0]])},
         lambda drop: np.where(drop > 0, drop, np.nan),
-        confidence=0.95,
         resamples=1000,
-        generator=np.random.default_rng(0),
+        seed=0,
     )
     assert np.isnan([low[0], high[0]]).all()
     assert 0 < low[1] < 2 < high[1]
@@ -93,13 +81,7 @@ def test_resamples_without_a_value_leave_no_interval():
 
 def test_samples_must_agree():
     with pytest.raises(ValueError, match="realisations"):
-        statistics.bootstrap_interval(
-            {"a": np.ones((2, 1)), "b": np.ones((3, 1))},
-            lambda a, b: a,
-            confidence=0.95,
-            resamples=100,
-            generator=np.random.default_rng(0),
-        )
+        interval({"a": np.ones((2, 1)), "b": np.ones((3, 1))}, lambda a, b: a, resamples=100)
 
 
 def test_slope_is_the_exponent_of_a_power_law():

@@ -58,7 +58,8 @@ def bootstrap_interval(
     if len(counts) != 1:
         raise ValueError(f"samples have {sorted(counts)} realisations; give each the same number")
     count = counts.pop()
-    rows = np.concatenate([np.arange(count)[None], resampled_rows(count, resamples, generator)])
+    resampled = resampled_rows(count, resamples if count > 1 else 0, generator)
+    rows = np.concatenate([np.arange(count)[None], resampled])
     # Weights instead of copies: a mean over a resample is a product with its row counts.
     weights = np.stack([(rows == r).mean(axis=1) for r in range(count)], axis=1)
     means = {
