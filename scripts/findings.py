@@ -214,6 +214,48 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
     return lines
 
 
+def transients(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Return the ensembles' rows that tell of the first transient, without bounds for T/T_SL."""
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["start"] == "warm")]
+    if "transient_factor" not in whole or len(whole) == 0:
+        return whole[:0]
+    whole = whole[whole["transient_time_share"].notna()]
+    return whole.assign(transient_factor=whole["transient_factor"].mask(whole.apply(noisy, axis=1)))
+
+
+def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble: what the first transient takes and does to the kernel."""
+    lines = []
+    for _, row in transients(outcomes).iterrows():
+        time, loss = (100 * row[f"transient_{name}_share"] for name in ("time", "loss"))
+        parts = [f"{time:.2g} % of the training time, {loss:.3g} % of the loss drop"]
+        told = {
+            "transient_factor": "T/T_SL from the cold over that from the warm start {}",
+            "transient_alignment_gain": "kernel-target alignment {} times that at the start",
+            "transient_drift": "kernel drift {}",
+        }
+        parts += [
+            text.format(interval(row, name, confidence))
+            for name, text in told.items()
+            if name in row and math.isfinite(row[name])
+        ]
+        runs = f"{row['runs']:.0f} run{'s' if row['runs'] > 1 else ''}"
+        lines.append(f"- {name_of(row, axes)}: {'; '.join(parts)}; {runs}.")
+    return lines
+
+
+def transient_summary(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence: by which factor leaving the first transient out lowers T/T_SL."""
+    rows = transients(outcomes)
+    rows = rows[rows["transient_factor"].notna()] if len(rows) else rows
+    if len(rows) == 0:
+        return []
+    ends = [rows.loc[rows["transient_factor"].agg(end)] for end in ("idxmin", "idxmax")]
+    texts = [f"{row['transient_factor']:.3g} ({name_of(row, axes)})" for row in ends]
+    between = texts[0] if len(rows) == 1 else f"between {texts[0]} and {texts[1]}"
+    return [f"T/T_SL from the cold start over that from the warm start is {between}."]
+
+
 def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble and start: is T/T_SL what the NTK there predicts?
 
@@ -430,6 +472,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     regimes = regime_lines(each_run_once(tables["exponents"]), axes)
     short = [
         *range_sentences(tables["outcomes"], axes),
+        *transient_summary(tables["outcomes"], axes),
         *finite_step_sentence(tables["outcomes"]),
         *noise_sentence(tables["outcomes"]),
         *prediction_summary(predictions),
@@ -446,6 +489,10 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         "whether values line up along the axis more than by chance, and may see no trend where the "
         "interval leaves out zero.",
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
+        listed(
+            "The first transient, from the start to the warm start:",
+            transient_lines(tables["outcomes"], axes, confidence),
+        ),
         listed(
             "Measured over predicted inefficiency at the end of training (geometric mean over runs "
             "with Student's interval; Holm's correction over this list):",

@@ -12,6 +12,8 @@ from findings import (
     prediction_lines,
     regime_lines,
     too_few,
+    transient_lines,
+    transient_summary,
     transport_sentence,
 )
 
@@ -426,13 +428,45 @@ def test_outcomes_are_interpolated_and_count_gradients_from_their_start():
         for start, first in (("cold", 0), ("warm", 2)):
             rows = pd.DataFrame({"ensemble": name, "n": 8, "start": start, "realisation": "0",
                                  "time": 2.0 ** k[first:] - 2.0**first * (first > 0)})  # fmt: skip
-            limits.append(rows.assign(**dict.fromkeys(CURVES, 2.0 ** k[first:])))
-    found = outcomes(pd.concat(limits), pd.concat(curves), pd.DataFrame())
+            limits.append(rows.assign(**dict.fromkeys(CURVES, 2.0 ** k[first:] / (1 + first))))
+    kernels = {"moment": ["start", "warm", "warm"], "alignment": [0.2, 0.3, 9.0]}
+    kernels |= {"drift": [0.0, 0.1, 9.0], "kernel": ["full", "full", "traced"]}
+    kernels = pd.DataFrame(kernels | {"ensemble": "dear", "realisation": 0})
+    found = outcomes(pd.concat(limits), pd.concat(curves), kernels)
     found = found.set_index(["ensemble", "start", "at"])
     assert found.loc[("dear", "cold", "end"), "gradients"] == 150
     assert found.loc[("dear", "warm", "end"), "gradients"] == 100  # from the second record on
     assert found.loc[("dear", "cold", "equal_gradients"), "inefficiency"] == pytest.approx(5.6)
     assert found.loc[("dear", "cold", "equal_loss"), "train_loss_share"] == pytest.approx(4.0**-6)
+    transient = found.loc[("dear", "warm", "end")].filter(like="transient")
+    expected = {"time_share": 4 / 64, "loss_share": (1 - 4.0**-2) / (1 - 4.0**-6), "factor": 3}
+    expected |= {"drift": 0.1, "alignment_gain": 1.5}
+    for name, value in expected.items():
+        assert transient.pop(f"transient_{name}") == pytest.approx(value)
+    assert len(transient) == 0
+    cheap = found.loc[("cheap", "warm", "end")]
+    assert cheap["transient_factor"] == 3 and np.isnan(cheap["transient_drift"])
+    assert found.xs("cold", level="start").filter(like="transient").isna().all(axis=None)
+
+
+def test_the_first_transient_is_told_of_every_ensemble_that_reaches_its_warm_start():
+    row = {"ensemble": "e", "start": "warm", "realisation": "ensemble", "at": "end", "runs": 4}
+    row |= {"transient_time_share": 0.0125, "transient_loss_share": 0.75}
+    for name, value in (("factor", 8.0), ("alignment_gain", 1.5), ("drift", 0.1)):
+        row |= {f"transient_{name}": value, f"transient_{name}_low": value / 2}
+        row |= {f"transient_{name}_high": value * 2}
+    noise = {"dynamics": "langevin", "temperature": 0.1, "n": 16}  # of bounds no ratio is told
+    cold = {"start": "cold", "n": 32} | {name: np.nan for name in row if "transient" in name}
+    table = pd.DataFrame([row | {"n": 8}, row | noise, row | cold])
+    first, second = transient_lines(table, {"n": [8, 16, 32]}, 0.95)
+    assert "n 8: 1.2 % of the training time, 75 % of the loss drop; " in first
+    assert "from the warm start 8 (95 % interval 4 to 16); " in first
+    assert "alignment 1.5 (95 % interval 0.75 to 3) times that at the start; " in first
+    assert "kernel drift 0.1 (95 % interval 0.05 to 0.2); 4 runs." in first
+    assert "warm start" not in second and "drift" in second
+    assert transient_summary(table, {"n": [8]})[0].endswith("is 8 (n 8).")
+    assert transient_lines(table.iloc[2:], {"n": [8]}, 0.95) == []
+    assert transient_summary(runs(), AXES) == []
 
 
 def test_a_study_in_which_nothing_can_be_tested_is_told():

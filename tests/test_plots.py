@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from pipeline.outcomes import correlations as measured_correlations
 from pipeline.settings import FIGURES
 from plots import style, theory
 from speedlimits.ntk_dynamics import predict
@@ -21,6 +22,7 @@ from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_as
 
 ALPHA, DELTA, LAMBDA_1 = 1.8, 0.6, 40.0
 OF_ANY_STUDY = [name for name in FIGURES if name != "infinite_width"]  # test_width_experiment.py
+TRANSIENT = ("factor", "time_share", "loss_share", "alignment_gain", "drift")
 QUANTITIES = ("inefficiency", "speed_unevenness", "path_excess", "speed_limit_time")
 BASE = {
     "dataset": "cifar10",
@@ -41,6 +43,8 @@ AXIS_LABELS = {
     "outcomes": {r"T/T_{\mathrm{SL}}", r"\Theta_0", "Alignment"},
     "speed_limit_temperature": {r"Temperature $\beta^{-1}$", r"T/T_{\mathrm{SL}}", "at most"},
     "inefficiency_factors": {r"\ell_\gamma^2", r"T/T_{\mathrm{SL}}", r"\lambda_1 T$"},
+    "generalisation": {r"T/T_{\mathrm{SL}}", "Test error", "ensemble mean"},
+    "first_transient": {r"T/T_{\mathrm{SL}}", r"t_{\mathrm{w}} / T", r"\Theta_{\mathrm{w}}"},
 }
 
 
@@ -141,6 +145,7 @@ def study(settings, realisations=3, warm=True):
             )
     tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
     tables["outcomes"] = outcomes(tables["speed_limits"], realisations)
+    tables["correlations"] = correlations(tables["outcomes"])
     return tables | {"trends": trends(settings, warm), "spectra": dataset(spectra)}
 
 
@@ -150,10 +155,20 @@ def outcomes(speed_limits, realisations):
     table = table.assign(at="end", diverged=0.0, drift=0.3, alignment_gain=1.5)
     table["runs"] = np.where(table["realisation"].astype(str) == "ensemble", realisations, np.nan)
     table["kinematic_inefficiency"] = table["inefficiency"] * 1.01
-    for name in ("drift", "alignment_gain", "kinematic_inefficiency"):
+    table["test_error"] = 0.7 + 0.01 * np.log(table["inefficiency"])
+    transient = [f"transient_{name}" for name in TRANSIENT]
+    share = (0.4 + 0.1 * table["n"] / 64).where(table["start"] == "warm")
+    table = table.assign(**dict.fromkeys(transient, share))
+    for name in ("drift", "alignment_gain", "kinematic_inefficiency", "test_error", *transient):
         table[f"{name}_low"], table[f"{name}_high"] = 0.9 * table[name], 1.1 * table[name]
     front = ["ensemble", *BASE]
     return table[[*front, "start", *table.columns.difference([*front, "start"])]]
+
+
+def correlations(table):
+    """Rank correlations as the rule collect writes them, from runs without repetition."""
+    runs = table[table["realisation"].astype(str) != "ensemble"]
+    return measured_correlations(runs, {"seed": 1, "confidence": 0.95, "resamples": 200})
 
 
 def trends(settings, warm):
@@ -318,7 +333,7 @@ def test_legends_stay_inside_and_apart_from_the_panels(name, tables):
         assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
-WITHOUT_WARM = ("training_curves", "speed_limit_temperature", "infinite_width")
+WITHOUT_WARM = ("training_curves", "speed_limit_temperature", "infinite_width", "generalisation")
 
 
 @pytest.mark.parametrize("name", [n for n in FIGURES if n not in WITHOUT_WARM])
@@ -391,6 +406,35 @@ def test_temperatures_without_speed_limit_times_say_so():
     figure = importlib.import_module("plots.speed_limit_temperature").draw(table)
     assert texts(figure).count("nothing to show") == 2
     assert "" not in [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+
+
+def test_test_error_stands_against_the_inefficiency_with_its_rank_correlations(tables):
+    figure = draw("generalisation", tables)
+    between, within = figure.axes
+    ends = tables["outcomes"][tables["outcomes"]["start"] == "cold"]
+    whole = ends["realisation"].astype(str) == "ensemble"
+    for n in ends["n"].unique():
+        mean, runs = ends[(ends["n"] == n) & whole], ends[(ends["n"] == n) & ~whole]
+        x, y = runs["inefficiency"].to_numpy(), runs["test_error"].to_numpy()
+        assert has_curve(between, mean["inefficiency"], mean["test_error"])
+        assert has_curve(between, x, y)
+        assert has_curve(within, x / np.exp(np.log(x).mean()), y - y.mean())
+    for axes, level in ((between, "between"), (within, "within")):
+        rows = tables["correlations"]
+        row = rows[(rows["with"] == "test_error") & (rows["level"] == level)].iloc[0]
+        assert row["correlation"] == pytest.approx(1)  # the error rises with the inefficiency
+        assert f"rank correlation {row['correlation']:.2f} [" in axes.get_title(loc="left")
+
+
+def test_what_has_no_test_error_is_not_drawn_against_the_inefficiency(tables):
+    """Without a test part there is neither error nor loss; without classes, the loss alone."""
+    lost = tables["outcomes"].drop(columns=[c for c in tables["outcomes"] if "test_error" in c])
+    rows = tables["correlations"][tables["correlations"]["with"] != "test_error"]
+    words = texts(draw("generalisation", tables | {"outcomes": lost, "correlations": rows}))
+    assert words.count("nothing to show") == 2
+    lost = lost.assign(test_loss=0.3)
+    figure = draw("generalisation", tables | {"outcomes": lost, "correlations": rows})
+    assert "Test loss per sample" in texts(figure) and "nothing to show" not in texts(figure)
 
 
 def test_runs_that_the_axis_does_not_touch_stand_as_a_line_with_its_band(tables):

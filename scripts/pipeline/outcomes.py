@@ -154,6 +154,11 @@ def outcomes(
             row = label | {"at": at, "diverged": diverged} | there | {"prediction_ratio": ratio}
             if at == "end" and start == "cold":
                 row |= kernel_columns(kernels, ensemble, str(realisation))
+            if at == "end" and start == "warm":
+                of_cold = (runs["ensemble"] == ensemble) & (runs["start"] == "cold")
+                of_cold &= runs["realisation"].astype(str) == str(realisation)
+                row |= transient_columns(runs[of_cold], of_run, trained[key], share[key])
+                row |= transient_kernel_columns(kernels, ensemble, str(realisation))
             rows.append(row)
     return each_run_once(pd.DataFrame(rows))
 
@@ -168,12 +173,56 @@ def _crossing(values: pd.Series, level: float) -> float:
     return k - 1 + (level - values[k - 1]) / (values[k] - values[k - 1])
 
 
+def transient_columns(
+    cold: pd.DataFrame, warm: pd.DataFrame, curve: pd.DataFrame, share: pd.Series
+) -> dict[str, float]:
+    """Return what the first transient of one run, from its start to its warm start, comes to.
+
+    Args:
+        cold: rows of ``speed_limits`` of the run from its start.
+        warm: the same from its warm start, in order of time.
+        curve: rows of training_curves of the run, in order of time.
+        share: training loss over that of the start, of these rows.
+
+    Returns:
+        Its shares of training time, (t_w - 0) / T, and of the loss drop, (L_0 - L_w) / (L_0 - L_T),
+        and T/T_SL from the cold over that from the warm start: by how much leaving it out lowers
+        the inefficiency.
+    """
+    at = len(curve) - len(warm) - 1
+    end = cold.loc[cold["time"].idxmax()]
+    return {
+        "transient_time_share": float(curve["time"].iloc[at] / curve["time"].iloc[-1]),
+        "transient_loss_share": float((1 - share.iloc[at]) / (1 - share.iloc[-1])),
+        "transient_factor": float(end["inefficiency"] / warm["inefficiency"].iloc[-1]),
+    }
+
+
+def run_kernels(kernels: pd.DataFrame, ensemble: str, realisation: str) -> pd.DataFrame:
+    """Return the rows of the table kernels of one run by moment, the full kernel's where known."""
+    if "moment" not in kernels:
+        return pd.DataFrame()
+    own = (kernels["ensemble"] == ensemble) & (kernels["realisation"].astype(str) == realisation)
+    return kernels[own].drop_duplicates("moment").set_index("moment")  # full before traced
+
+
+def transient_kernel_columns(
+    kernels: pd.DataFrame, ensemble: str, realisation: str
+) -> dict[str, float]:
+    """Return drift of the kernel, and alignment over that at the start, at one run's warm start."""
+    rows = run_kernels(kernels, ensemble, realisation)
+    if "warm" not in rows.index:
+        return {}
+    warm = rows.loc["warm"]
+    return {
+        "transient_drift": float(warm["drift"]),
+        "transient_alignment_gain": float(warm["alignment"]) / rows.loc["start", "alignment"],
+    }
+
+
 def kernel_columns(kernels: pd.DataFrame, ensemble: str, realisation: str) -> dict[str, float]:
     """Return drift, and alignment at the end and over that at the start, of one run."""
-    if "moment" not in kernels:
-        return {}
-    own = (kernels["ensemble"] == ensemble) & (kernels["realisation"].astype(str) == realisation)
-    rows = kernels[own].drop_duplicates("moment").set_index("moment")  # full before traced
+    rows = run_kernels(kernels, ensemble, realisation)
     if "end" not in rows.index:
         return {}
     end = rows.loc["end"]

@@ -29,6 +29,8 @@ FIGURES = {
     "residue_projections": ("spectra", "exponents"),
     "inefficiency_factors": ("speed_limits",),
     "outcomes": ("outcomes",),
+    "generalisation": ("outcomes", "correlations"),
+    "first_transient": ("outcomes",),
     "speed_limit_temperature": ("speed_limits",),
     "infinite_width": ("infinite_width", "infinite_width_powers"),
 }

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from plots import style
 
-# panel: (start, column, title, label, logarithmic)
+# panel: (start, column, title, label)
 PANELS = (
     ("cold", "inefficiency", "cold start", r"Inefficiency $T/T_{\mathrm{SL}}$"),
     ("warm", "inefficiency", "warm start", r"Inefficiency $T/T_{\mathrm{SL}}$"),
@@ -33,8 +33,21 @@ def draw(outcomes: pd.DataFrame) -> Figure:
     """Draw the figure.
 
     Args:
-        outcomes: the table of that name; its columns between dataset settings and ``start`` that
-            vary are the axes.
+        outcomes: the table of that name.
+
+    Returns:
+        Its figure, as ``draw_panels`` says.
+    """
+    return draw_panels(outcomes, PANELS)
+
+
+def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
+    """Draw columns of the table outcomes at the end of training along the axis of the study.
+
+    Args:
+        outcomes: the table; its columns between dataset settings and ``start`` that vary are the
+            axes.
+        panels: six times start, column, title and label.
 
     Returns:
         Six panels: ensembles with bootstrap intervals, single runs as dots, prediction hollow.
@@ -47,7 +60,7 @@ def draw(outcomes: pd.DataFrame) -> Figure:
     colours = style.palette(len(series), sequential=False)
     places = ticks(ends, axis, numeric)
     for panel, letter, (start, column, title, label) in zip(
-        axes.ravel(), "abcdef", PANELS, strict=True
+        axes.ravel(), "abcdef", panels, strict=True
     ):
         drawn = False
         for k, (colour, rows) in enumerate(zip(colours, series.values(), strict=True)):
