@@ -6,8 +6,8 @@ Nothing half-written is left behind: the archive appears under its name once its
 import quick_start  # noqa: F401
 
 import shutil
-import time
 from pathlib import Path
+from time import monotonic, sleep
 from urllib.parse import urlparse
 
 import pooch
@@ -19,6 +19,7 @@ from pipeline.interruption import FULL
 from pipeline.log import logged
 
 ATTEMPTS = 3  # own choice: a passing fault rarely lasts three tries
+PAUSE = 2.0  # seconds before the second try, four times that before the third; own choice
 PASSING = (408, 425, 429)  # the answers 4xx that ask for another try (RFC 9110, 8470, 6585)
 CONNECT_TIMEOUT, READ_TIMEOUT = 15, 60  # seconds without an answer; own choice
 SLOWEST_BYTES_PER_SECOND = 10_000  # mean over READ_TIMEOUT; the archive would take 5 hours at it
@@ -63,6 +64,8 @@ def fetch(archive: str | None, sha256: str, target: Path) -> None:
                 status = getattr(getattr(error, "response", None), "status_code", 0)
                 if 400 <= status < 500 and status not in PASSING:
                     break  # the host refuses this request for good, a fault 5xx may pass
+                if attempt < ATTEMPTS:
+                    sleep(PAUSE * 4 ** (attempt - 1))
     raise DownloadError(
         f"CIFAR-10 could not be downloaded ({'; '.join(dict.fromkeys(failures))}); {HELP}"
     )
@@ -101,16 +104,16 @@ def stream(url: str, output: str, _pooch: object) -> None:
     with requests.get(url, stream=True, timeout=timeout) as answer, open(output, "wb") as file:
         answer.raise_for_status()
         announced = int(answer.headers.get("Content-Length", 0))
-        since, received, total = time.monotonic(), 0, 0
+        since, received, total = monotonic(), 0, 0
         for part in answer.iter_content(CHUNK_BYTES):
             file.write(part)
             received, total = received + len(part), total + len(part)
-            seconds = time.monotonic() - since
+            seconds = monotonic() - since
             if seconds > READ_TIMEOUT:
                 print(f"{total / 1e6:.1f} of {announced / 1e6:.1f} MB")
                 if received < SLOWEST_BYTES_PER_SECOND * seconds:
                     raise requests.Timeout(f"only {received} bytes came in {seconds:.0f} s")
-                since, received = time.monotonic(), 0
+                since, received = monotonic(), 0
 
 
 def copy_local(source: Path, sha256: str, target: Path) -> None:

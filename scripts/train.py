@@ -115,7 +115,7 @@ def build_evolution(
         return GradientFlow(evaluate, start, relative_tolerance=settings["relative_tolerance"])
     rate = learning_rate(settings, lambda_1)
     if dynamics == "adam":
-        return Adam(evaluate, start, rate, settings["momentum"])
+        return Adam(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
     if dynamics in ("heavy_ball", "nesterov"):
         kind = HeavyBall if dynamics == "heavy_ball" else Nesterov
         return kind(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)

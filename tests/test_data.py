@@ -116,6 +116,14 @@ def test_local_archive_missing_or_wrong(tmp_path, archive):
     assert not target.exists()
 
 
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """The pauses between attempts, counted and not waited for."""
+    waited = []
+    monkeypatch.setattr(download, "sleep", waited.append)
+    return waited
+
+
 @pytest.fixture
 def server(archive):
     """A server that delivers, breaks off, errs or redirects."""
@@ -186,7 +194,9 @@ def test_download_fails_in_one_sentence_and_leaves_nothing(tmp_path, server, pat
     ("path", "attempts"),
     [("404", 1), ("500", 3), ("truncated", 3), ("corrupt", 3), ("stalled", 3), ("slow", 3)],
 )
-def test_only_what_may_pass_is_tried_again(tmp_path, server, monkeypatch, capsys, path, attempts):
+def test_only_what_may_pass_is_tried_again(
+    tmp_path, server, monkeypatch, capsys, path, attempts, pauses
+):
     monkeypatch.setattr(download, "READ_TIMEOUT", 0.5)
     address, content = server
     with pytest.raises(download.DownloadError) as caught:
@@ -195,6 +205,7 @@ def test_only_what_may_pass_is_tried_again(tmp_path, server, monkeypatch, capsys
         )
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out.count(" failed: ") == attempts
+    assert pauses == [2.0, 8.0][: attempts - 1]
     assert not (tmp_path / "out.tar.gz").exists()
     if path == "slow":
         assert "bytes came in" in str(caught.value)

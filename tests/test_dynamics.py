@@ -22,6 +22,7 @@ from speedlimits.dynamics import (
 )
 from speedlimits.gradient import TrainingLoss
 from speedlimits.networks import fully_connected, initialise_
+from speedlimits.optimisers import Adam, HeavyBall
 from speedlimits.runge_kutta_chebyshev import (
     StiffPart,
     chebyshev_step,
@@ -446,11 +447,19 @@ def test_incomplete_or_foreign_states_are_refused():
         GradientDescent(other.loss_and_gradient, other.theta_0, 0.1).load_state(state)
 
 
-def test_divergence_names_time_step_learning_rate_and_lambda_1():
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda f, t: GradientDescent(f, t, 2.5, lambda_1=1.0),
+        lambda f, t: HeavyBall(f, t, 2.5, 0.1, lambda_1=1.0),
+        lambda f, t: LangevinDynamics(f, t, 2.5, 0.1, 0, lambda_1=1.0),
+        lambda f, t: Adam(f, t, 2.5e6, 0.1, lambda_1=1.0),
+    ],
+)
+def test_divergence_names_time_step_learning_rate_and_lambda_1(build):
     model = LinearModel()
-    descent = GradientDescent(model.loss_and_gradient, model.theta_0, 2.5, lambda_1=1.0)
     with pytest.raises(DivergenceError, match="time .*step .*learning rate 2.5.*lambda_1 1"):
-        descent.advance(1000.0)
+        build(model.loss_and_gradient, model.theta_0).advance(1e7)
 
 
 def test_flow_reports_a_loss_that_is_not_finite():

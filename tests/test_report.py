@@ -149,6 +149,17 @@ def test_interactive_page_draws_switches_and_tells_values(reported, page):
 
 
 @needs_runs
+def test_one_study_has_a_report_of_its_own(reported):
+    """It names its study and holds no page of the others, which need not be there."""
+    arguments = ("study_dataset_size", "--report", "one.html")
+    process = snakemake(reported, *arguments, configfile=reported / "reordered.yaml")
+    assert process.returncode == 0, process.stderr[-3000:]
+    text = (reported / "one.html").read_text(encoding="utf-8")
+    assert "<strong>dataset_size</strong>" in text and "training_curves" in text
+    assert "Reproduction of the paper" not in text and "What the jobs cost" not in text
+
+
+@needs_runs
 def test_pages_load_nothing_from_elsewhere(reported):
     for path in ("report.html", "results/report/interactive.html"):
         text = (reported / path).read_text(encoding="utf-8")

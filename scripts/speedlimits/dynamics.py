@@ -362,7 +362,7 @@ class LangevinDynamics(_ConstantStep):
         return 0.5 * self.temperature * self.theta_0.numel()
 
     def _step_description(self) -> str:
-        return f"step {self.step:.6g}, temperature {self.temperature:.6g}"
+        return f"learning rate {self.step:.6g}, temperature {self.temperature:.6g}"
 
 
 class GradientFlow(Evolution):

@@ -102,6 +102,7 @@ class Adam(_ConstantStep):
         theta_0: weights at the start, shape (P,).
         learning_rate: eta > 0.
         momentum: beta_1 in [0, 1).
+        lambda_1: largest eigenvalue if known; only named in errors.
 
     Raises:
         ValueError: if the learning rate is not positive or the momentum not in [0, 1).
@@ -115,11 +116,13 @@ class Adam(_ConstantStep):
         theta_0: Tensor,
         learning_rate: float,
         momentum: float,
+        *,
+        lambda_1: float | None = None,
     ):
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"the momentum is {momentum}; it must be at least 0 and less than 1")
         self.momentum = momentum
-        super().__init__(loss_and_gradient, theta_0, learning_rate)
+        super().__init__(loss_and_gradient, theta_0, learning_rate, lambda_1=lambda_1)
         self._first_moment = torch.zeros_like(self.theta_0)
         self._second_moment = torch.zeros_like(self.theta_0)
         self._inverse_metric = torch.zeros_like(self.theta_0)
