@@ -115,6 +115,8 @@ rule clean_states:
 
 onstart:
     refuse_what_cannot_start(workflow.resource_settings.cores)
+    if not workflow.local_exec:
+        inputs.warn_of_cpu_jobs(COMPUTE["device"])
 
 
 onsuccess:

@@ -17,6 +17,8 @@ import yaml
 from checkouts import checkout, snakemake
 from conftest import ROOT
 
+from pipeline import inputs
+
 GPU_RULES = {"time_unit", "train", "ntk_start", "ntk_warm", "ntk_end"}
 NEED_TORCH = {"infinite_width", "time_unit", "train", "ntk", "theory_langevin"}
 CLOCK = """
@@ -70,9 +72,7 @@ def test_gpu_rules_ask_for_a_gpu_where_one_is_used(tmp_path, device, gpus):
 
 def test_slurm_profile_names_rules_that_exist():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    rules = set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
-    assert set(profile["set-resources"]) | set(profile["groups"]) <= rules
+    assert set(profile["set-resources"]) | set(profile["groups"]) <= slurm_rules().keys()
     assert set(profile["group-components"]) == set(profile["groups"].values())
     default = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
     assert profile["rerun-triggers"] == default["rerun-triggers"]
@@ -81,6 +81,74 @@ def test_slurm_profile_names_rules_that_exist():
     partitions = yaml.safe_load((ROOT / profile["slurm-partition-config"]).read_text())
     gpu = {name: limits["max_gpu"] for name, limits in partitions["partitions"].items()}
     assert sorted(count > 0 for count in gpu.values()) == [False, True]
+
+
+def slurm_rules():
+    """Return name -> text of the rules that Slurm runs; "use rule" holds that of the rule used."""
+    files = [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]
+    text = "".join(path.read_text() for path in files)
+    local = set(re.findall(r"\w+", "".join(re.findall(r"^localrules:\n((?: +.*\n)+)", text, re.M))))
+    body = r":\n((?:\n| +.*\n)+)"
+    found = dict(re.findall(r"^rule (\w+)" + body, text, re.M))
+    for used, name, changes in re.findall(r"^use rule (\w+) as (\w+) with" + body, text, re.M):
+        found[name] = found[used] + changes
+    return {
+        name: text
+        for name, text in found.items()
+        if name not in local and "localrule: True" not in text
+    }
+
+
+def test_every_attempt_on_slurm_gets_more_memory_and_time():
+    given = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())["set-resources"]
+    rules = slurm_rules()
+    assert rules.keys() == given.keys() and {"all_studies", "theory_langevin"} <= rules.keys()
+    for name, text in rules.items():
+        # The memory of a kernel follows from n, in a function that knows the attempt.
+        wanted = {"runtime"} if "mem_mb=inputs.kernel_megabytes(" in text else {"mem_mb", "runtime"}
+        assert given[name].keys() == wanted, name
+        for resource, expression in given[name].items():
+            once, thrice = (eval(expression, {"attempt": attempt}) for attempt in (1, 3))
+            assert thrice == 3 * once, (name, resource)
+
+
+def test_a_group_asks_for_what_a_common_node_has():
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    rules = slurm_rules()
+    for name, group in profile["groups"].items():
+        members = profile["group-components"][group]
+        megabytes = eval(profile["set-resources"][name]["mem_mb"], {"attempt": 1})
+        assert re.findall(r"threads: (.+)", rules[name]) == ["1"] and members <= 8, name
+        assert members * megabytes <= 16000, name
+
+
+def test_a_card_is_seen_without_nvidia_smi_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    for build, seen in (("None", False), ("'6.4.43482'", True)):
+        (package / "version.py").write_text(f"cuda: str | None = None\nhip: str | None = {build}\n")
+        assert not inputs.gpu_seen(tmp_path)
+        (tmp_path / "kfd").touch()  # as on any desktop with AMD's driver
+        assert inputs.gpu_seen(tmp_path) == seen
+        (tmp_path / "kfd").unlink()
+    (tmp_path / "nvidiactl").touch()
+    assert not inputs.gpu_seen(tmp_path)
+    (tmp_path / "nvidia1").touch()
+    assert inputs.gpu_seen(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("device", "seen", "told"),
+    [("auto", False, True), ("auto", True, False), ("cuda", False, False), ("cpu", False, False)],
+)
+def test_a_login_node_without_gpu_is_told(monkeypatch, capsys, device, seen, told):
+    monkeypatch.setattr(inputs, "gpu_seen", lambda: seen)
+    inputs.warn_of_cpu_jobs(device)
+    assert ("set compute.device to cuda" in capsys.readouterr().err) == told
 
 
 def test_environment_files_are_valid_and_bounded():

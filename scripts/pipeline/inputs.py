@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import langevin_problems, problems_where_asked
@@ -209,8 +213,34 @@ def gpu_count(device: str) -> int:
     With ``auto`` the machine that plans the jobs is asked; a cluster whose login node has no GPU
     sets compute.device to cuda.
     """
-    seen = device == "auto" and shutil.which("nvidia-smi") is not None
-    return int(device == "cuda" or seen)
+    return int(device == "cuda" or (device == "auto" and gpu_seen()))
+
+
+def gpu_seen(devices: Path = Path("/dev")) -> bool:
+    """Return whether torch may find a GPU on this machine, without importing it (seconds).
+
+    In a container there may be a card and no nvidia-smi. /dev/kfd comes with AMD's driver on any
+    desktop; only a torch built for ROCm computes on such a card, and its version.py names HIP's.
+
+    Args:
+        devices: folder of the device files.
+    """
+    if shutil.which("nvidia-smi") or any(devices.glob("nvidia[0-9]*")):
+        return True
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None or not (devices / "kfd").exists():
+        return False
+    version = Path(torch.origin).with_name("version.py").read_text(encoding="utf-8")
+    return re.search(r"^hip\b.*= *['\"]", version, re.MULTILINE) is not None
+
+
+def warn_of_cpu_jobs(device: str) -> None:
+    """Say on standard error that jobs sent to a cluster will ask for no GPU, if nobody said so."""
+    if device == "auto" and not gpu_seen():
+        sys.stderr.write(
+            "compute.device is auto and no GPU is seen here, so that no job asks the cluster for "
+            "one; set compute.device to cuda, or to cpu if that is meant.\n"
+        )
 
 
 def torch_environment(device: str) -> str:
