@@ -11,7 +11,7 @@ import math
 import pandas as pd
 
 from pipeline.log import logged
-from pipeline.outcomes import PRIMARY, THRESHOLD, each_run_once, independent, joined
+from pipeline.outcomes import PRIMARY, each_run_once, independent, joined
 from pipeline.stores import read_table
 from speedlimits.power_law import regime
 from speedlimits.speed_limit import BELOW_ONE
@@ -61,10 +61,7 @@ def tested(row: pd.Series) -> str:
     def shown(p: float) -> str:
         return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
-    counted = "values at thresholds" if row.get("against") == THRESHOLD else "runs"
-    return (
-        f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} {counted}"
-    )
+    return f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} runs"
 
 
 def interval(row: pd.Series, name: str, confidence: float) -> str:
@@ -146,8 +143,16 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
         return f"Too few {lacking} to correlate {pair} {level}."
     shown = tested(row).replace("runs", "points")
     value = interval(row, "correlation", confidence)
+    if row["level"] == "between":
+        level += " (which differ in their settings)"
     start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
     return f"{start} {pair} {level}: {value} ({shown})."
+
+
+def named_axes(axes: dict, outcomes: pd.DataFrame) -> dict:
+    """Return the axes that name an ensemble: those of the study, and the subset where it varies."""
+    several = "subset" in outcomes and outcomes["subset"].nunique() > 1
+    return {**axes, "subset": sorted(outcomes["subset"].unique())} if several else axes
 
 
 def name_of(row: pd.Series, axes: dict) -> str:
@@ -267,10 +272,12 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         return []
     rows = []
     for (_, start), group in ends.groupby(["ensemble", "start"], sort=False):
-        found = geometric_mean(independent(group)["prediction_ratio"], confidence)
+        counted = independent(group)
+        found = geometric_mean(counted["prediction_ratio"], confidence)
         if found["points"] > 1:
             label = f"{name_of(group.iloc[0], axes)}, {start} start"
-            rows.append(found | {"label": label, "noisy": noisy(group.iloc[0])})
+            lost = len(counted) - found["points"]
+            rows.append(found | {"label": label, "noisy": noisy(group.iloc[0]), "lost": lost})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p})
@@ -282,7 +289,8 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             verdict = "slower than predicted" if row["mean"] > 1 else faster
             if abs(row["mean"] - 1) <= NUMERICAL_ERROR:
                 verdict = f"equal within the {100 * NUMERICAL_ERROR:g} % of integration"
-        lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}).")
+        lost = f"; {row['lost']} more have no T/T_SL" if row["lost"] else ""
+        lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}{lost}).")
     return lines
 
 
@@ -415,6 +423,29 @@ def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[s
     return sentences
 
 
+def generalisation_summary(correlations: pd.DataFrame, confidence: float) -> list[str]:
+    """Return whether the test error goes with the inefficiency, where it was possible to tell."""
+    if "with" not in correlations:
+        return []
+    rows = correlations[correlations["with"].isin(["test_error", "test_loss"])]
+    decided = [row for _, row in rows.iterrows() if evidence(row, 1 - confidence) != "few"]
+    return [correlation_sentence(row, confidence) for row in decided]
+
+
+def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
+    """Return the moment of a comparison with its level and the runs that it leaves out."""
+    words_of = MOMENTS[at]
+    if at == "end":
+        return words_of
+    runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["start"] == start)]
+    there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))
+    if at == "equal_loss" and "train_loss_share" in runs and there:
+        share = runs.loc[runs["at"] == at, "train_loss_share"].iloc[0]
+        words_of += f", {share:.3g} of that of the start"
+    left_out = f" ({there} of {all_runs} runs: the others pass it before the first recorded time"
+    return words_of + (f"{left_out} or have diverged)" if there < all_runs else "")
+
+
 def regime_summary(lines: list[str]) -> list[str]:
     """Return a sentence that counts the verdicts of ``regime_lines``."""
     if not lines:
@@ -466,7 +497,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         study: its name.
         settings: axes and confidence.
     """
-    confidence, axes = settings["confidence"], settings["axes"]
+    confidence, axes = settings["confidence"], named_axes(settings["axes"], tables["outcomes"])
     level = f"{1 - confidence:.2g}"
     predictions = prediction_lines(tables["outcomes"], axes, confidence)
     regimes = regime_lines(each_run_once(tables["exponents"]), axes)
@@ -479,6 +510,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         *regime_summary(regimes),
         *transport_sentence(each_run_once(tables["transport"])),
         *effect_summary(tables, confidence),
+        *generalisation_summary(tables["correlations"], confidence),
     ]
     parts = [
         f"# What the study {words(study)} found",
@@ -506,7 +538,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         ),
     ]
     kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}
-    for at, moment in MOMENTS.items():
+    for at in MOMENTS:
         tests = [t for t in (tables[name] for name in kinds) if "quantity" in t and len(t)]
         tests = [t[t["quantity"].isin(PRIMARY) & (t["at"] == at)] for t in tests]
         if tests:
@@ -524,6 +556,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
                 sentences += [sentence(row, confidence) for _, row in decided.iterrows()]
                 sentences += too_few(rows[wanted & undecided])
             if sentences:
+                moment = moment_in_words(at, start, tables["outcomes"])
                 heading = f"From the {start} start, {moment}:"
                 parts.append(listed(heading, [f"- {sentence}" for sentence in sentences]))
     related = [correlation_sentence(r, confidence) for _, r in tables["correlations"].iterrows()]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from findings import (
     findings,
+    moment_in_words,
     name_of,
+    named_axes,
     noise_sentence,
     outcome_lines,
     prediction_lines,
@@ -326,6 +328,54 @@ def test_runs_from_one_start_are_no_independent_points():
     assert row["points"] == 49
 
 
+def test_settings_trained_from_the_same_starts_do_not_multiply_the_evidence():
+    """As two parameterisations: along the width their runs count once, by their mean."""
+    one = runs(slope=0.05, realisations=4).query("model == 'a'").assign(parameterisation="ntk")
+    other = one.assign(parameterisation="standard", ensemble=one["ensemble"] + "s")
+    axes = {"width": [8, 16, 32, 64], "parameterisation": ["ntk", "standard"]}
+    trends, _ = along_axes(pd.concat([one, other], ignore_index=True), axes, SETTINGS)
+    alone, _ = along_axes(one, {"width": axes["width"]}, SETTINGS)
+    assert list(trends["points"]) == list(2 * alone["points"])
+    ignored = ["points", "p_adjusted"]
+    pd.testing.assert_frame_equal(trends.drop(columns=ignored), alone.drop(columns=ignored))
+
+
+def test_ensembles_of_the_same_starts_are_one_point_of_the_correlation_between_them():
+    """As two levels of label noise: six ensembles of three widths are three points."""
+    one = runs(sizes=(8, 16, 32), realisations=4).query("model == 'a'")
+    noisy_labels = one.assign(ensemble=one["ensemble"] + "s", test_error=one["test_error"] + 0.3)
+    both = pd.concat([one, noisy_labels], ignore_index=True)
+    found = correlations(both, SETTINGS)
+    alone = correlations(one, SETTINGS)
+    between = [t[t["level"] == "between"].iloc[0] for t in (found, alone)]
+    assert between[0]["points"] == 3 and between[0]["correlation"] == between[1]["correlation"]
+    assert np.isnan(between[0]["correlation_low"])  # of three points there is no interval
+    same_start = both.assign(width=8)  # all share it: each ensemble is a point
+    assert correlations(same_start, SETTINGS)["points"].iloc[0] == 6
+
+
+def test_moments_tell_their_level_and_whom_they_leave_out():
+    table = pd.DataFrame({"at": ["end"] * 4 + ["equal_loss"] * 3 + ["equal_gradients"] * 4})
+    table = table.assign(realisation="0", start="cold", train_loss_share=0.25)
+    assert moment_in_words("equal_loss", "cold", table).startswith(
+        "at equal training loss, 0.25 of that of the start (3 of 4 runs: "
+    )
+    assert moment_in_words("equal_gradients", "cold", table) == "at equal numbers of gradients"
+
+
+def test_subsets_name_ensembles_where_several_are_drawn():
+    row = pd.DataFrame({"subset": [0, 3], "width": [8, 8], "ensemble": ["a", "b"]})
+    assert name_of(row.iloc[1], named_axes({"width": [8]}, row)) == "width 8, subset 3"
+    assert named_axes({"width": [8]}, row.iloc[:1]) == {"width": [8]}
+
+
+def test_runs_without_a_value_are_counted():
+    table = runs()
+    table.loc[[0, 1], "prediction_ratio"] = np.nan
+    (line,) = [li for li in prediction_lines(table, AXES, 0.95) if "have no T/T_SL" in li]
+    assert "3 runs; 2 more have no T/T_SL" in line
+
+
 def test_starts_are_shared_by_what_decides_their_seed():
     """Learning rates share their starts, subsets do not: 2 / 4! against 2 / (4!)^2."""
     table = runs(sizes=(8,), realisations=4).assign(inefficiency_predicted=lambda t: t.index % 5)
@@ -501,7 +551,7 @@ def test_thresholds_of_one_run_are_no_runs_of_their_own():
     of_width = trends[trends["against"] == "width"].reset_index(drop=True)
     pd.testing.assert_frame_equal(of_width.drop(columns="p_adjusted"),
                                   alone.drop(columns="p_adjusted"))  # fmt: skip
-    assert trends[trends["against"] == THRESHOLD]["points"].max() == len(table)
+    assert trends[trends["against"] == THRESHOLD]["points"].max() == len(warm)
     assert len(independent(table, "width")) == len(warm)
 
 
@@ -532,6 +582,6 @@ def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
     assert set(against["start"]) == {"warm"}
     assert "test_error" not in set(against["quantity"])  # the end is the same
     assert "nan" not in text and f"falls with {THRESHOLD.replace('_', ' ')}" in text
-    assert "values at thresholds)" in text
+    assert set(against["points"]) == {len(one)}  # each run is one, whatever its thresholds
     table = pd.DataFrame({"ensemble": ["a"], "moment": ["start"]})
     pd.testing.assert_frame_equal(each_run_once(table), table)  # no such axis

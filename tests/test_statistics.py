@@ -115,6 +115,59 @@ def test_interval_of_a_difference_of_groups_is_students(count):
     assert found["slope"] - found["slope_low"] == pytest.approx(half, rel=0.02)
 
 
+def test_strata_of_the_same_starts_say_no_more_than_one_of_them():
+    """Equal scatter around another intercept, and a steeper slope of each: their mean is tested."""
+    generator = np.random.default_rng(1)
+    x, starts = np.repeat([1.0, 2, 4], 4), np.tile(list("abcd"), 3)
+    y = x**0.2 * np.exp(0.1 * generator.normal(size=12))
+    options = {"confidence": 0.95, "resamples": 999}
+    alone = statistics.trend(x, y * x**0.15, generator=np.random.default_rng(0), **options)
+    both = statistics.trend(
+        np.tile(x, 2),
+        np.concatenate([y, 5 * y * x**0.3]),
+        strata=np.repeat(["first", "second"], 12),
+        units=np.tile(starts, 2),
+        generator=np.random.default_rng(0),
+        **options,
+    )
+    assert both.pop("points") == 2 * alone.pop("points")
+    assert both == pytest.approx(alone)
+
+
+def test_strata_of_other_starts_are_independent():
+    generator = np.random.default_rng(1)
+    x, y = np.repeat([1.0, 2, 4], 6), generator.lognormal(size=18)
+    options = {"confidence": 0.95, "resamples": 999, "strata": np.tile(["a", "b"], 9)}
+    found = [
+        statistics.trend(x, y, units=units, generator=np.random.default_rng(0), **options)
+        for units in (None, np.tile(np.arange(6), 3))
+    ]
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_mean_slope_is_students_test_of_one_slope_a_run():
+    generator = np.random.default_rng(3)
+    x = np.tile([0.1, 0.2, 0.4], 5)
+    runs = np.repeat(np.arange(5), 3)
+    y = np.exp(np.repeat(generator.normal(size=5), 3) + 0.1 * generator.normal(size=15)) * x**-0.3
+    slopes = [statistics.log_log_slope(x[runs == r], y[runs == r]) for r in range(5)]
+    test = scipy.stats.ttest_1samp(slopes, 0)
+    ends = test.confidence_interval(0.9)
+    found = statistics.mean_slope(x, y, runs=runs, units=runs, confidence=0.9)
+    assert found["slope"] == pytest.approx(np.mean(slopes))
+    assert [found["slope_low"], found["slope_high"]] == pytest.approx(list(ends))
+    assert found["p_value"] == pytest.approx(test.pvalue) and found["points"] == 5
+    twice = statistics.mean_slope(
+        np.tile(x, 2), np.tile(y, 2), runs=np.append(runs, runs + 5), units=np.tile(runs, 2),
+        confidence=0.9,
+    )  # fmt: skip
+    assert twice.pop("points") == 10 and twice == pytest.approx({k: found[k] for k in twice})
+    one = statistics.mean_slope(x[:3], y[:3], runs=runs[:3], units=runs[:3], confidence=0.9)
+    assert np.isnan(one["p_value"]) and one["p_smallest"] == 1 and np.isfinite(one["slope"])
+    none = statistics.mean_slope(x[:3], y[:3], runs=x[:3], units=x[:3], confidence=0.9)
+    assert none["points"] == 0 and np.isnan(none["slope"])
+
+
 def test_exact_permutation_test_agrees_with_enumeration():
     x = np.array([1.0, 2, 3, 5, 8])
     y = np.array([2.0, 1.5, 3.0, 2.8, 4.0])

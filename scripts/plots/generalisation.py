@@ -102,8 +102,9 @@ def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:
     if "with" in correlations:
         rows = correlations[(correlations["with"] == name) & (correlations["level"] == level)]
         for _, row in rows[rows["correlation"].notna()].iterrows():
-            ends = f"[{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"
-            text = f"rank correlation {row['correlation']:.2f} {ends}".replace("-", "\u2212")
+            ends = f" [{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"
+            ends = ends if np.isfinite(row["correlation_low"]) else ""
+            text = f"rank correlation {row['correlation']:.2f}{ends}".replace("-", "\u2212")
             return f"{text}, adjusted $p$ = {row['p_adjusted']:.2g}"
     return "too few to correlate"
 

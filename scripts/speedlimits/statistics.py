@@ -199,16 +199,19 @@ def trend(
     resamples: int,
     generator: np.random.Generator,
     strata: ArrayLike | None = None,
+    units: ArrayLike | None = None,
     log_x: bool = True,
     log_y: bool = True,
 ) -> dict[str, float]:
     """Return the slope of ln y against ln x with its interval and a permutation test.
 
     With strata (other settings that vary too) all of them share the slope and each has its own
-    intercept. The interval is ``student_interval`` of resamples inside each x of each stratum. The
-    p-value is the share of permutations of y over x inside the strata whose slope is at least as
-    large in absolute value: exact by enumeration where there are few, else by random permutations
-    with the add-one rule (Phipson, Smyth 2010).
+    intercept. Strata that share units, as runs of one start, say the same several times: their
+    mean, over the units of each x that all of them have, stands for them. Its slope is theirs, and
+    units are what is resampled and permuted. The interval is ``student_interval`` of resamples
+    inside each x of each stratum. The p-value is the share of permutations of y over x inside the
+    strata whose slope is at least as large in absolute value: exact by enumeration where there are
+    few, else by random permutations with the add-one rule (Phipson, Smyth 2010).
 
     Args:
         x: values, for example n, one per run, shape (M,); an indicator 0 or 1 compares two groups.
@@ -217,6 +220,8 @@ def trend(
         resamples: bootstrap resamples and random permutations.
         generator: random stream.
         strata: label of each run's stratum, shape (M,); None is one stratum.
+        units: label of each run's unit, shape (M,), once at an x of a stratum; None is a unit for
+            each.
         log_x: take ln x (x > 0), else x itself.
         log_y: take ln y, leaving out y <= 0, else y itself.
 
@@ -231,9 +236,19 @@ def trend(
     x, y = np.log(x) if log_x else x, np.log(y) if log_y else y
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups = [group for group in groups if len(np.unique(x[group])) > 1]
+    points = sum(map(len, groups)) or len(x)
+    if units is not None and groups:
+        at = [f"{value!r}|{unit}" for value, unit in zip(x, np.asarray(units)[usable], strict=True)]
+        blocks = _aligned(groups, np.array(at))
+        points = sum(block.size for block in blocks)
+        x = np.concatenate([x[block[0]] for block in blocks])
+        y = np.concatenate([y[block].mean(axis=0) for block in blocks])
+        ends = np.cumsum([block.shape[1] for block in blocks])
+        groups = [np.arange(e - b.shape[1], e) for e, b in zip(ends, blocks, strict=True)]
+        groups = [group for group in groups if len(np.unique(x[group])) > 1]
     names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
     if not groups:
-        return {**dict.fromkeys(names, math.nan), "points": len(x)}
+        return {**dict.fromkeys(names, math.nan), "points": points}
     used = np.concatenate(groups)
     ends = np.cumsum([len(group) for group in groups])
     groups = [np.arange(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
@@ -256,8 +271,65 @@ def trend(
         "slope_high": high,
         "p_value": _permutation_p_value(centred, y, groups, slope, resamples, generator),
         "p_smallest": _smallest_p_value([x[group] for group in groups], resamples),
-        "points": len(x),
+        "points": points,
     }
+
+
+def mean_slope(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    runs: ArrayLike,
+    units: ArrayLike,
+    confidence: float,
+    log_x: bool = True,
+    log_y: bool = True,
+) -> dict[str, float]:
+    """Return the mean of the slopes of ln y against ln x of single runs, with Student's t-test.
+
+    For an x that every run has several values of, as thresholds of the warm start: the values of
+    one run are no independent points, its slope is one. Runs of one unit count once, by their mean.
+
+    Args:
+        x: values, shape (M,).
+        y: values, shape (M,).
+        runs: label of each value's run, shape (M,).
+        units: label of each run's unit, shape (M,), as its start.
+        confidence: confidence level of the interval.
+        log_x: take ln x (x > 0), else x itself.
+        log_y: take ln y, leaving out y <= 0, else y itself.
+
+    Returns:
+        slope, slope_low, slope_high, p_value, p_smallest (0: of so many runs any p-value can come;
+        1 for a single one), points (the number of runs); NaN where no run has two values.
+    """
+    from scipy.special import stdtr, stdtrit  # as in ``geometric_mean``
+
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
+    x, y = x[usable], y[usable]
+    x, y = np.log(x) if log_x else x, np.log(y) if log_y else y
+    runs, units = np.asarray(runs)[usable], np.asarray(units)[usable]
+    of_units: dict[str, list[float]] = {}
+    for run in np.unique(runs):
+        own = np.flatnonzero(runs == run)
+        if len(np.unique(x[own])) > 1:
+            slope = float(_slopes(x[own] - x[own].mean(), y[own]))
+            of_units.setdefault(str(units[own[0]]), []).append(slope)
+    slopes = np.array([np.mean(of_unit) for of_unit in of_units.values()])
+    names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
+    found = {**dict.fromkeys(names, math.nan), "points": sum(map(len, of_units.values()))}
+    if len(slopes) == 0:
+        return found
+    found |= {"slope": float(slopes.mean()), "p_smallest": 1.0}
+    degrees = len(slopes) - 1
+    if degrees < 1:
+        return found
+    error = slopes.std(ddof=1) / math.sqrt(len(slopes))
+    half = float(stdtrit(degrees, 0.5 + 0.5 * confidence) * error)
+    t = abs(found["slope"]) / error if error > 0 else math.inf
+    found |= {"slope_low": found["slope"] - half, "slope_high": found["slope"] + half}
+    return found | {"p_value": float(2 * stdtr(degrees, -t)), "p_smallest": 0.0}
 
 
 def _slopes(centred: Array, y: Array) -> Array:
