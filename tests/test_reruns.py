@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from conftest import ROOT
 
 from pipeline import code_digest as cd
-from pipeline.documentation import rows
+from pipeline.documentation import rows, rules_with_files
 from pipeline.runs import Plan
 from pipeline.settings import FIGURES, RULES, THEORY_FIGURES, RuleSettings
 
@@ -212,7 +213,9 @@ EXPECTED = {
     "base.warm_start_accuracy": (0.5, {*COLLECT, *WIDE}, OF_ENSEMBLE),
     "studies.NAME.figures": (["training_curves"], NOTHING, NOTHING),
     "studies.NAME.set": ({"n": 99}, COLLECT, OF_SUBSET),
-    "studies.NAME.cases": ([{"width": 17}], COLLECT, OF_NETWORK),
+    "studies.NAME.cases": (
+        [{"width": 17}, {"width": 18}], {*COLLECT, "figure", "findings"}, OF_NETWORK,
+    ),
     "studies.NAME.vary": (
         {"final_time": [2000, 3000]}, {*COLLECT, "figure", "findings"}, OF_DYNAMICS,
     ),
@@ -276,6 +279,55 @@ def test_a_key_reruns_what_uses_it_and_nothing_else(key):
     place[last] = copy.deepcopy(value)
     found_stale, found_new = changes(jobs(config()), jobs(other))
     assert (found_stale, found_new) == (stale, new)
+
+
+PAGE = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
+
+
+def keys_named(text):
+    """The keys that a line of the page names in backticks, under base, a study or a data set."""
+    places = ("", "base.", "studies.NAME.", "datasets.NAME.", "datasets.cifar10.")
+    starts = [f"{place}{name}." for name in re.findall(r"`(.+?)`", text) for place in places]
+    return {key for key in EXPECTED for start in starts if f"{key}.".startswith(start)}
+
+
+def section(rule):
+    """The lines of a rule on the page: what they tell -> text."""
+    text = PAGE.split(f"\n## {rule}\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"^- (.+?): (.*)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_page_of_dependencies_names_the_keys_that_rerun_a_rule_and_no_others(rule):
+    levels = dict(re.findall(r"^- (dataset|subset|network|dynamics): (.*)$", PAGE, re.MULTILINE))
+    told = section(rule)
+    read = re.findall(r"\b\w+\b", re.sub("`.+?`", "", told["run settings"]))
+    named = keys_named(told["config keys"] + told["run settings"])
+    named = named.union(*(keys_named(text) for level, text in levels.items() if level in read))
+    # What its jobs' paths spell out gives new jobs.
+    paths = {**levels, "dataset": "`dataset`", "realisation": "`realisations`"}
+    paths |= {"realisations": "`realisations`, `warm_start_accuracy`"}
+    path = told.get("one job for each", "").split(", ")
+    named = named.union(*(keys_named(text) for part, text in paths.items() if part in path))
+    examples = {f"studies.NAME.{part}" for part in ("set", "cases", "vary")}  # of run settings
+    reruns = {
+        key
+        for key, (_, stale, new) in EXPECTED.items()
+        if rule in stale or (rule in new and key not in examples)
+    }
+    assert reruns <= named
+    if rule in {*WIDE, *LANGEVIN, *SUMMARIES}:  # their runs pin some settings or do not read them
+        named = {key for key in named if not key.startswith(("base.", "studies.")) or key in reruns}
+    assert named - reruns <= {"datasets.digits.test_count"}  # no run takes digits
+
+
+def test_page_of_dependencies_names_files_loaded_by_name_and_rules_of_other_settings():
+    assert "`plots/NAME.py`" in section("figure")["modules in `scripts/`"]
+    assert "`pages/interactive.html`" in section("interactive")["modules in `scripts/`"]
+    assert set(re.findall(r"^## (\w+)$", PAGE, re.MULTILINE)) == rules_with_files()
+    archive = RuleSettings(config(), Plan(config()))
+    assert set(archive.download()) == {"sha256"}
+    assert section("download")["config keys"] == "`datasets.cifar10.sha256`"
 
 
 MODULES = sorted(

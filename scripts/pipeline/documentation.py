@@ -77,24 +77,21 @@ def with_parts(text: str, parts: dict[str, str]) -> str:
     return text
 
 
-def rule_inputs() -> dict[str, str]:
-    """Return rule -> its ``input:`` as written in rules/."""
+def rule_parts(part: str) -> dict[str, str]:
+    """Return rule -> its ``input:`` or ``output:`` as written in rules/; empty without one."""
     found = {}
     for path in sorted((ROOT / "rules").glob("*.smk")):
         text = path.read_text(encoding="utf-8")
         for block in re.split(r"^(?:use )?rule ", text, flags=re.MULTILINE)[1:]:
             name = block.split(":", 1)[0].removesuffix(" with").split(" as ")[-1]
-            given = re.search(r"^    input:\n((?:        .*\n|\n)+)", block, re.MULTILINE)
+            given = re.search(rf"^    {part}:\n((?:        .*\n|\n)+)", block, re.MULTILINE)
             found[name] = " ".join(given[1].split()).rstrip(",") if given else ""
     return found
 
 
 def rules_with_files() -> set[str]:
     """Return the rules that make files; the others are targets and commands."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
-    blocks = re.split(r"^(?:use )?rule ", text, flags=re.MULTILINE)[1:]
-    names = [block.split(":", 1)[0].removesuffix(" with").split(" as ")[-1] for block in blocks]
-    return {n for n, b in zip(names, blocks, strict=True) if re.search(r"^    output:", b, re.M)}
+    return {name for name, output in rule_parts("output").items() if output}
 
 
 def sources_of_rules() -> dict[str, set[str]]:
@@ -168,7 +165,7 @@ def dependencies(sources: dict[str, set[str]]) -> str:
         OWN_MODEL_KEYS,
         SUBSET_KEYS,
     )
-    from pipeline.settings import RULES
+    from pipeline.settings import PLAN_PARTS, RULES
 
     def some(names: Iterable[str]) -> str:
         return ", ".join(f"`{name}`" for name in names) or "none"
@@ -182,31 +179,50 @@ def dependencies(sources: dict[str, set[str]]) -> str:
         "Made by `make docs` from `scripts/pipeline/settings.py`, the imports of the scripts and",
         "`rules/`. A job reruns if and only if one of these changes in content: a config key or",
         "run setting named here, an input file, or the code (not the comments, docstrings or",
-        "layout) of a module named here.",
+        "layout) of a module or page named here. Paths spell out the settings of a run: other",
+        "values are other jobs, and the files of the first ones stay.",
         "",
         "Run settings by level, under `base`, `set`, `cases` and `vary`:",
         "",
-        "- dataset: `dataset` and the entry of that name under `datasets`, without its source",
+        "- dataset: `dataset`; its `test_count`; or of your own file its content (`file`) and"
+        " `normalise`; or of a teacher all of `teacher`, and `seed`",
         f"- subset: {some(SUBSET_KEYS)}",
         f"- network: `model`, {some(COMMON_NETWORK_KEYS)}, and by model {any_of(MODEL_KEYS)};"
         f" your own: {some(OWN_MODEL_KEYS)} and the code of its module",
         f"- dynamics: `dynamics`, {some(CLOCK_KEYS)}, and by dynamics {any_of(DYNAMICS_KEYS)}",
     ]
-    inputs = rule_inputs()
-    for rule, uses in RULES.items():
-        modules = sorted(reachable(uses.script) - {uses.script})
-        modules = [name for name in modules if not name.endswith("__init__.py")]
-        lines += [
+    inputs, outputs = rule_parts("input"), rule_parts("output")
+
+    def section(rule: str, script: str, settings: list[str], file: str = "") -> list[str]:
+        modules = sorted(reachable(script) - {script})
+        code = some(name for name in modules if not name.endswith("__init__.py"))
+        if file:
+            code += f", `{file}`" + " with what it imports" * file.endswith(".py")
+        wildcards = re.findall(r"{(\w+)}", outputs[rule])
+        return [
             "",
             f"## {rule}",
             "",
-            f"- script: `scripts/{uses.script}`",
-            f"- config keys: {some(uses.config)}",
-            f"- run settings: {', '.join(uses.levels) or 'none'}",
-            f"- input: {some([inputs[rule]] if inputs.get(rule) else [])}",
+            f"- script: `scripts/{script}`",
+            *([f"- one job for each: {', '.join(dict.fromkeys(wildcards))}"] if wildcards else []),
+            *settings,
+            f"- input: {some([inputs[rule]] if inputs[rule] else [])}",
             *([f"- files of: {some(sorted(sources[rule]))}"] if sources.get(rule) else []),
-            f"- modules in `scripts/`: {some(modules)}",
+            f"- modules in `scripts/`: {code if rule != 'download' else 'none, nor the script'}",
         ]
+
+    for rule, uses in RULES.items():
+        read = [", ".join(uses.levels), *(PLAN_PARTS[part] for part in uses.plan)]
+        read = "; ".join(filter(None, read)) or "none"
+        settings = [f"- config keys: {some(uses.config)}", f"- run settings: {read}"]
+        file = uses.file.replace("{wildcards.figure}", "NAME")
+        lines += section(rule, uses.script, settings, file)
+    for rule, settings in {
+        "download": "config keys: `datasets.cifar10.sha256`",
+        "benchmark_summary": "benchmark files: of the runs that the configuration asks for",
+        "provenance": "config keys: all, with the git commit and the code of all scripts above",
+    }.items():
+        lines += section(rule, f"{rule}.py", [f"- {settings}"])
     return "\n".join(lines) + "\n"
 
 

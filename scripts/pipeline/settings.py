@@ -44,14 +44,30 @@ class Uses(NamedTuple):
         levels: run settings it reads: any of "dataset", "subset", "network", "dynamics".
         config: dotted config keys it reads.
         fixed: constants that tell rules of one script apart.
+        plan: what it reads of the plan of all runs, names in ``PLAN_PARTS``.
+        file: what the script loads by name at run time, with a wildcard; empty for nothing.
     """
 
     script: str
     levels: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
     fixed: tuple[tuple[str, Any], ...] = ()
+    plan: tuple[str, ...] = ()
+    file: str = ""
 
 
+# What a rule may read of the plan -> the settings that decide it, in docs/dependencies.md.
+RUN = "`dataset`, subset, network, dynamics, `warm_start_accuracy`"
+STUDY = f"{RUN}, `set`, `cases`, `vary`, `realisations`"
+PLAN_PARTS = {
+    "warm_start_accuracy": "`warm_start_accuracy`",
+    "axes": "`cases`, `vary` of its study, where they make axes",
+    "ensembles": f"{STUDY} of its study",
+    "default_studies": f"`default_studies`, and of each {STUDY}",
+    "studies": f"{STUDY} of every study",
+    "study": f"{STUDY} of its study",
+    "langevin": "`dataset`, subset, network, `final_time` of the networks of theory.langevin",
+}
 NETWORK = ("dataset", "subset", "network")
 KERNEL = ("seed", "kernel.full_rows_limit", "kernel.stored_rows_limit", "kernel.quadrature_steps")
 STATISTICS = ("seed", "statistics.confidence", "statistics.resamples")
@@ -60,7 +76,9 @@ RULES = {
     "subset": Uses("subset.py", ("dataset", "subset"), ("seed",)),
     "time_unit": Uses("time_unit.py", NETWORK, ("seed",)),
     "train": Uses("train.py", (*NETWORK, "dynamics"), ("seed",)),
-    "warm_start": Uses("warm_start.py", config=("warm_start.test_accuracy",)),
+    "warm_start": Uses(
+        "warm_start.py", config=("warm_start.test_accuracy",), plan=("warm_start_accuracy",)
+    ),
     "ntk_start": Uses("ntk.py", NETWORK, KERNEL, (("moment", "start"),)),
     "ntk_warm": Uses("ntk.py", NETWORK, KERNEL, (("moment", "warm"),)),
     "ntk_end": Uses("ntk.py", NETWORK, KERNEL, (("moment", "end"),)),
@@ -74,24 +92,38 @@ RULES = {
         ),
     ),
     "speed_limit": Uses("speed_limit.py", config=STATISTICS),
-    "collect": Uses("collect.py", config=STATISTICS),
-    "infinite_width": Uses("infinite_width.py", config=STATISTICS),
-    "figure": Uses("figure.py", config=("figures.dpi",)),
-    "findings": Uses("findings.py", config=("statistics.confidence",)),
+    "collect": Uses("collect.py", config=STATISTICS, plan=("ensembles", "axes")),
+    "infinite_width": Uses("infinite_width.py", config=STATISTICS, plan=("ensembles",)),
+    "figure": Uses(
+        "figure.py", config=("figures.dpi",), plan=("axes",), file="plots/{wildcards.figure}.py"
+    ),
+    "findings": Uses("findings.py", config=("statistics.confidence",), plan=("axes",)),
     "theory_linear_regression": Uses(
         "theory_linear_regression.py", config=("seed", "theory.linear_regression")
     ),
     "theory_power_law": Uses("theory_power_law.py", config=("theory.power_law",)),
-    "theory_langevin": Uses("theory_langevin.py", config=(*STATISTICS, "theory.langevin")),
+    "theory_langevin": Uses(
+        "theory_langevin.py", config=(*STATISTICS, "theory.langevin"), plan=("langevin",)
+    ),
     "theory_measured": Uses("theory_measured.py"),
     "theory_figure": Uses("theory_figure.py", config=("figures.dpi",)),
     "reproduction": Uses(
-        "reproduction.py", config=("statistics.confidence", "warm_start.test_accuracy")
+        "reproduction.py",
+        config=("statistics.confidence", "warm_start.test_accuracy"),
+        plan=("default_studies",),
     ),
-    "interactive": Uses("interactive.py"),
-    "all_runs": Uses("all_runs.py", fixed=(("title", "All runs of the default studies"),)),
-    "all_studies": Uses("all_runs.py", fixed=(("title", "All runs of all studies"),)),
-    "runs_of_study": Uses("all_runs.py", fixed=(("title", "All runs of one study"),)),
+    "interactive": Uses("interactive.py", plan=("default_studies",), file="pages/interactive.html"),
+    "all_runs": Uses(
+        "all_runs.py",
+        fixed=(("title", "All runs of the default studies"),),
+        plan=("default_studies",),
+    ),
+    "all_studies": Uses(
+        "all_runs.py", fixed=(("title", "All runs of all studies"),), plan=("studies",)
+    ),
+    "runs_of_study": Uses(
+        "all_runs.py", fixed=(("title", "All runs of one study"),), plan=("study",)
+    ),
 }
 # Figures of the theory: argument of the function plots.theory.NAME -> table in results/theory/.
 THEORY_FIGURES = {
@@ -109,7 +141,6 @@ THEORY_FIGURES = {
     "langevin_temperature": {"table": "langevin_temperature"},
 }
 EXPERIMENTS = ("langevin_temperature",)  # trainings, not part of the target theory
-OF_DEFAULT_STUDIES = ("reproduction", "interactive", "all_runs")
 
 
 def lookup(config: dict, key: str) -> Any:
@@ -178,29 +209,17 @@ class RuleSettings:
 
         def settings(wildcards: Any) -> dict[str, Any]:
             found: dict[str, Any] = {"code": digest, **dict(uses.fixed)}
+            if uses.file:
+                file = uses.file.format(wildcards=wildcards)
+                found["code"] = code_digest(uses.script, file)
             for key in uses.config:
                 found[key.split(".")[-1]] = lookup(self.config, key)
             for level in uses.levels:
                 found |= self._level(level, wildcards)
-            if rule == "warm_start":
-                own = self.plan.ensemble(wildcards).warm_start_accuracy
-                found["test_accuracy"] = found["test_accuracy"] if own is None else own
-            if rule in ("collect", "infinite_width"):
-                found["ensembles"] = self.plan.described(wildcards.study)
-            if rule in ("collect", "figure", "findings"):
-                found["axes"] = self.plan.axes[wildcards.study]
+            for part in uses.plan:
+                found |= self._of_plan(part, wildcards)
             if rule == "figure":
                 found["figure"] = wildcards.figure
-                found["code"] = code_digest(uses.script, f"plots/{wildcards.figure}.py")
-            if rule == "theory_langevin":
-                found["networks"] = [n | self._own_code(n["model"]) for n in self.plan.langevin]
-            if rule == "interactive":
-                found["code"] = code_digest(uses.script, "pages/interactive.html")
-            names: Iterable[str] = self.plan.default_studies if rule in OF_DEFAULT_STUDIES else ()
-            names = sorted(self.plan.studies) if rule == "all_studies" else names
-            names = [wildcards.study] if rule == "runs_of_study" else names
-            if names:
-                found["studies"] = {name: self.plan.described(name) for name in names}
             if rule == "theory_figure":
                 found["figure"] = wildcards.theory_figure
             return ordered(found)
@@ -248,6 +267,22 @@ class RuleSettings:
             "config": self.config,
             "digests": digests,
         }
+
+    def _of_plan(self, part: str, wildcards: Any) -> dict[str, Any]:
+        """Return what a rule reads of the plan, a name in ``PLAN_PARTS``."""
+        if part == "warm_start_accuracy":
+            own = self.plan.ensemble(wildcards).warm_start_accuracy
+            return {} if own is None else {"test_accuracy": own}
+        if part == "axes":
+            return {"axes": self.plan.axes[wildcards.study]}
+        if part == "ensembles":
+            return {"ensembles": self.plan.described(wildcards.study)}
+        if part == "langevin":
+            return {"networks": [n | self._own_code(n["model"]) for n in self.plan.langevin]}
+        names: Iterable[str] = self.plan.default_studies
+        names = sorted(self.plan.studies) if part == "studies" else names
+        names = [wildcards.study] if part == "study" else names
+        return {"studies": {name: self.plan.described(name) for name in names}}
 
     def _level(self, level: str, wildcards: Any) -> dict[str, Any]:
         """Return the run settings of one level of a job's path."""
