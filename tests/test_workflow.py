@@ -5,6 +5,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -196,7 +197,13 @@ def test_every_study_on_images_has_its_size_at_the_papers_width(tmp_path):
 
 
 # import name -> conda package, where they differ
-CONDA_NAMES = {"torch": "pytorch", "sklearn": "scikit-learn", "ot": "pot", "requests": "pooch"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "sklearn": "scikit-learn",
+    "ot": "pot",
+    "requests": "pooch",
+    "yaml": "pyyaml",
+}
 
 
 def conda_packages(path):
@@ -206,12 +213,12 @@ def conda_packages(path):
 def env_of_rules():
     """Return rule -> conda environment file, read from the rule files."""
     found = {}
-    for path in (ROOT / "rules").glob("*.smk"):
+    for path in (ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")):
         text = path.read_text().replace(
             'inputs.torch_environment(COMPUTE["device"])', '"../envs/torch.yaml"'
         )
         for block in re.split(r"^(?=rule |use rule )", text, flags=re.MULTILINE):
-            env = re.search(r'conda:\s+"\.\./(envs/\w+\.yaml)"', block)
+            env = re.search(r'conda:\s+"(?:\.\./)?(envs/\w+\.yaml)"', block)
             name = re.match(r"rule (\w+):", block)
             heir = re.match(r"use rule (\w+) as (\w+) with:", block)
             if env and name:
@@ -230,9 +237,9 @@ def imported_names(source):
             yield node.module.split(".")[0]
 
 
-@pytest.mark.parametrize("rule", [*RULES, "download"])
+@pytest.mark.parametrize("rule", [*RULES, "download", "benchmark_summary", "provenance", "verify"])
 def test_environment_provides_what_the_rule_imports(rule):
-    script = RULES[rule].script if rule in RULES else "download.py"
+    script = RULES[rule].script if rule in RULES else f"{rule}.py"
     more = [f"plots/{name}.py" for name in FIGURES] if rule == "figure" else []
     local = {path.stem for path in SCRIPTS.glob("*.py")} | {"speedlimits", "pipeline", "plots"}
     needed = set()
@@ -243,16 +250,23 @@ def test_environment_provides_what_the_rule_imports(rule):
     assert needed <= conda_packages(env_of_rules()[rule]), rule
 
 
-def test_bounds_agree_between_requirements_and_environments():
+def test_bounds_agree_between_requirements_project_and_environments():
     def bounds(lines):
         return {m[1].lower(): m[2] for m in (re.match(r"([\w-]+) ?(.*)", x) for x in lines)}
 
     text = (ROOT / "requirements.txt").read_text().splitlines()
     pip = bounds(line for line in text if line and not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    given = [*project["dependencies"], *project["optional-dependencies"]["vision-transformer"]]
+    library = bounds(given)
+    for name in library.keys() - {"torch", "torchvision"}:  # which requirements.txt pins
+        assert pip[name] == library[name], name
+    assert pip["torch"].startswith("==") and pip["torchvision"].startswith("==")
     for path in (ROOT / "envs").glob("*.yaml"):
         for name, bound in bounds(yaml.safe_load(path.read_text())["dependencies"]).items():
-            if name not in ("python", "pytorch", "pytorch-gpu", "torchvision"):
-                assert pip[name] == bound, (path.name, name)
+            if name != "python":
+                name = "torch" if name.startswith("pytorch") else name
+                assert {**pip, **library}[name] == bound, (path.name, name)
 
 
 def test_no_result_or_archive_is_tracked():
