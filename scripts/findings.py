@@ -174,6 +174,32 @@ def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
     ]
 
 
+def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
+    """Return what T/T_SL is and is not for dynamics that are no gradient flow (theory, section 8).
+
+    They are compared at the settings of the study, which are no tuned ones.
+    """
+    dynamics, started = outcomes.get("dynamics", pd.Series(dtype=str)), outcomes["start"]
+    inertial = dynamics.isin(["heavy_ball", "nesterov"])
+    sentences = []
+    if (dynamics == "sgd").any():
+        sentences.append(
+            "Minibatches: the loss drop of one trajectory bounds nothing, because their action "
+            "exceeds it by the gradient noise; T/T_SL is shown for comparison and is no bound."
+        )
+    if (inertial & (started == "warm")).any():
+        sentences.append(
+            "Momentum from a warm start has kinetic energy, which the loss drop leaves out: T/T_SL "
+            "there is no bound; compare by the kinematic inefficiency."
+        )
+    if dynamics.nunique() > 1:
+        sentences.append(
+            "Each dynamics has the one learning rate and momentum that the study gives it: an "
+            "order of theirs is one of these settings."
+        )
+    return sentences
+
+
 def finite_step_sentence(outcomes: pd.DataFrame) -> list[str]:
     """Return a sentence where T/T_SL of a dynamics without noise lies below 1: by finite steps."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
@@ -506,6 +532,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         *transient_summary(tables["outcomes"], axes),
         *finite_step_sentence(tables["outcomes"]),
         *noise_sentence(tables["outcomes"]),
+        *optimiser_sentences(tables["outcomes"]),
         *prediction_summary(predictions),
         *regime_summary(regimes),
         *transport_sentence(each_run_once(tables["transport"])),

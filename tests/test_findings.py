@@ -10,6 +10,7 @@ from findings import (
     name_of,
     named_axes,
     noise_sentence,
+    optimiser_sentences,
     outcome_lines,
     prediction_lines,
     regime_lines,
@@ -416,6 +417,15 @@ def test_in_short_claims_nothing_without_an_effect():
     text, _ = written(runs(), AXES)
     short = text.split("Permutation tests;")[0]
     assert "tests): none." in short and "(0 of " in short
+
+
+def test_what_bounds_other_dynamics_than_gradient_flow_is_told():
+    kinds = [("gradient_descent", "cold"), ("heavy_ball", "cold"), ("sgd", "warm")]
+    table = pd.DataFrame(kinds, columns=["dynamics", "start"])
+    told = optimiser_sentences(table)
+    assert len(told) == 2 and told[0].startswith("Minibatches") and "Each dynamics" in told[1]
+    assert "Momentum from a warm" in optimiser_sentences(table.assign(start="warm"))[1]
+    assert optimiser_sentences(table.iloc[:1]) == []
 
 
 def test_lower_bounds_at_a_temperature_are_called_so():
