@@ -185,12 +185,7 @@ rule infinite_width:
 
 rule findings:
     input:
-        outcomes="results/studies/{study}/outcomes.csv",
-        trends="results/studies/{study}/trends.csv",
-        comparisons="results/studies/{study}/comparisons.csv",
-        correlations="results/studies/{study}/correlations.csv",
-        exponents="results/studies/{study}/exponents.csv",
-        transport="results/studies/{study}/transport.csv",
+        unpack(inputs.findings_tables(PLAN)),
     output:
         report(
             "results/studies/{study}/findings.md",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from findings import (
     findings,
+    infinite_width_part,
     moment_in_words,
     name_of,
     named_axes,
@@ -595,3 +596,90 @@ def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
     assert set(against["points"]) == {len(one)}  # each run is one, whatever its thresholds
     table = pd.DataFrame({"ensemble": ["a"], "moment": ["start"]})
     pd.testing.assert_frame_equal(each_run_once(table), table)  # no such axis
+
+
+WIDTHS = [16, 32, 64, 128]
+
+
+def wide(deviation=0.2, low=0.1, high=0.3):
+    """Widths against infinite width: a time before the end, runs, and their ensembles."""
+    rows = [
+        {"ensemble": f"e{width}", "width": width, "realisation": name, "time": time}
+        | {"deviation": 9.0, "deviation_low": 8.0, "deviation_high": 10.0}
+        for time in (1.0, 2.0)
+        for width in WIDTHS
+        for name in ("0", "1", "2", "ensemble")
+    ]
+    table = pd.DataFrame(rows)
+    last = (table["width"] == 128) & (table["realisation"] == "ensemble") & (table["time"] == 2)
+    table.loc[last, ["deviation", "deviation_low", "deviation_high"]] = deviation, low, high
+    return table
+
+
+def fits(of=("drift", "mean", -1.0, -0.75), whole=(np.nan,) * 3, wider=(-0.8, -0.9, -0.7)):
+    """Fitted powers of one statistic over all widths, and over the two widest."""
+    names = ["quantity", "statistic", "power_expected", "power_expected_relu", "least_width"]
+    names += ["largest_width", "points", "power", "power_low", "power_high"]
+    rows = [(*of, 16, 128, 12, *whole), (*of, 64, 128, 6, *wider)]
+    return pd.DataFrame(rows, columns=names)
+
+
+def told(table, powers, axes=None):
+    tables = {"infinite_width": table, "infinite_width_powers": powers}
+    return infinite_width_part(tables, axes or {"width": WIDTHS}, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.2, 0.1, 0.3), "1.22 (95 % interval 1.11 to 1.35), slower than infinitely wide ones."),
+        ((-0.2, -0.3, -0.1), "0.819 (95 % interval 0.741 to 0.905), faster than"),
+        ((0.2, -0.1, 0.5), "1.22 (95 % interval 0.905 to 1.65), no evidence of a difference."),
+        ((0.004, 0.002, 0.006), "(95 % interval 1 to 1.01), equal within the 1 % of integration."),
+        ((0.2, np.nan, np.nan), "I / I_infinity = 1.22, too few runs for an interval."),
+        ((np.nan,) * 3, "no I / I_infinity, since a run has none."),
+    ],
+)
+def test_the_widest_networks_are_held_against_infinite_width(ends, said):
+    lines = [line for line in told(wide(*ends), fits()).splitlines() if "widest" in line]
+    assert len(lines) == 1 and lines[0].startswith("- The widest networks (width 128, 3 runs): ")
+    assert said in lines[0]
+
+
+SMOOTH = "expected -1 with smooth activations, {} the interval, to -0.75 with ReLUs, {}"
+
+
+@pytest.mark.parametrize(
+    ("of", "power", "said"),
+    [
+        (("drift", "mean", -1.0, -0.75), (-0.8, -0.9, -0.7), SMOOTH.format("outside", "inside")),
+        (("drift", "mean", -1.0, -0.75), (-0.9, -1.1, -0.7), SMOOTH.format("inside", "inside")),
+        (("drift", "mean", -1.0, -0.75), (-0.5, -0.6, -0.4), SMOOTH.format("outside", "outside;")),
+        (("drift", "mean", -1.0, -0.75), (-0.87, -0.92, -0.8), "outside (it lies between them);"),
+        (
+            ("deviation", "mean", -1.0, -1.0),
+            (-0.9, -1.2, -0.6),
+            "expected -1, inside the interval;",
+        ),
+        (("deviation", "mean", -1.0, -1.0), (-0.9, -0.95, -0.85), "expected -1, outside the"),
+        (("deviation", "mean", -1.0, -1.0), (-0.5, -1.2, 0.2), "0 is inside too: no evidence of a"),
+    ],
+)
+def test_powers_of_the_width_are_told_with_those_expected(of, power, said):
+    (line,) = [line for line in told(wide(), fits(of, wider=power)).splitlines() if "Mean" in line]
+    value, low, high = power
+    shown = f"over 2 widths from 64 to 128 (6 runs) s = {value} (95 % interval {low} to {high})"
+    assert shown in line and said in line
+    assert "; over 4 widths from 16 to 128 (12 runs) no power could be fitted." in line
+
+
+def test_two_widths_are_told_once_and_other_studies_say_nothing_of_infinite_width():
+    powers = fits().assign(least_width=64)
+    assert told(wide(), powers).count(" runs) s = ") == 1
+    text, tables = written(runs(), AXES)
+    assert "infinite width" not in text
+    table = wide().assign(model="a")
+    tables |= {"infinite_width": table, "infinite_width_powers": fits()}
+    more = findings(tables, "some_study", SETTINGS | {"axes": AXES})
+    part = told(table, fits(), AXES)
+    assert more == text.replace("Exponents of", f"{part}\n\nExponents of", 1)

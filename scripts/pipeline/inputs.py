@@ -151,6 +151,20 @@ def figure_tables(wildcards: Any) -> dict[str, str]:
     }
 
 
+FOUND = ("outcomes", "trends", "comparisons", "correlations", "exponents", "transport")
+
+
+def findings_tables(plan: Plan) -> Callable[[Any], dict[str, str]]:
+    """Return a function from wildcards to name -> file of the tables that findings speak of."""
+
+    def tables(wildcards: Any) -> dict[str, str]:
+        wide = "infinite_width" in plan.figures.get(wildcards.study, ())
+        names = (*FOUND, *(FIGURES["infinite_width"] if wide else ()))
+        return {name: f"results/studies/{wildcards.study}/{name}.csv" for name in names}
+
+    return tables
+
+
 SUMMARIES = [
     "results/report/reproduction.csv",
     "results/report/interactive.html",
