@@ -187,12 +187,13 @@ rule findings:
     input:
         unpack(inputs.findings_tables(PLAN)),
     output:
-        report(
-            "results/studies/{study}/findings.md",
-            caption="../report/table.rst",
+        text="results/studies/{study}/findings.md",
+        page=report(
+            "results/studies/{study}/findings.html",
+            caption="../report/findings.rst",
             category="Study {study}",
             subcategory="Findings",
-            labels=inputs.report_labels(PLAN, "table", "findings"),
+            labels=inputs.report_labels(PLAN, "page", "findings"),
         ),
     log:
         "results/logs/studies/{study}/findings.log",

@@ -10,8 +10,10 @@ import math
 
 import pandas as pd
 
+from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.outcomes import PRIMARY, each_run_once, independent, joined
+from pipeline.pages import from_markdown
 from pipeline.stores import read_table
 from speedlimits.power_law import regime
 from speedlimits.speed_limit import BELOW_ONE
@@ -685,8 +687,12 @@ def main(snakemake) -> None:
         tables = {name: read_table(path) for name, path in snakemake.input.items()}
         text = findings(tables, snakemake.wildcards.study, snakemake.params.settings)
         print(text)
-        with open(snakemake.output[0], "w", encoding="utf-8") as file:
-            file.write(text)
+        for path, content in {
+            snakemake.output.text: text,
+            snakemake.output.page: from_markdown(text),
+        }.items():
+            with recorded(path) as partial:
+                partial.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from reproduction import (
     rows_of_study,
 )
 
+from pipeline.pages import from_markdown
 from pipeline.pages import page as template
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
@@ -103,6 +104,33 @@ def test_every_figure_of_the_report_shows_with_a_caption_of_this_run(reported, p
             assert "varied: n = 8, 16" in item["caption"] and "2 realisations" in item["caption"]
             ranges = item["labels"]["figure"] == "training curves"
             assert ("100 resamples" in item["caption"]) is not ranges
+    assert page.problems == []
+
+
+def test_sentences_become_a_page_word_by_word(page):
+    page.set_content(from_markdown("# A & b\n\nIf p < 0.05 <b>:\n\n- |x|_1 * 2\n- `y`: 1 - 2\n"))
+    assert page.title() == "A & b" == page.locator("h1").inner_text()
+    assert page.locator("p").all_inner_texts() == ["If p < 0.05 <b>:"]
+    assert page.locator("ul > li").all_inner_texts() == ["|x|_1 * 2", "`y`: 1 - 2"]
+
+
+@needs_runs
+def test_the_report_shows_what_a_study_found(reported, page):
+    page.goto((reported / "report.html").as_uri())
+    for name in ("Study dataset_size", "Findings"):
+        page.get_by_text(name, exact=True).click()
+    row = page.locator("tbody tr").filter(has_text="findings")
+    assert row.locator("td").all_inner_texts()[1:4] == ["8, 16", "myrtle5", "4"]
+    row.locator("a").first.click()
+    text = page.frame_locator("iframe").locator("body").inner_text()
+    told = (reported / "results/studies/dataset_size/findings.md").read_text(encoding="utf-8")
+    assert text.startswith("What the study dataset size found")
+    for line in filter(None, told.splitlines()):
+        assert line.removeprefix("# ").removeprefix("- ") in text
+    (item,) = page.evaluate(
+        "() => Object.values(results).filter((item) => item.labels.page === 'findings')"
+    )
+    assert "in sentences written from its tables (2 realisations" in item["caption"]
     assert page.problems == []
 
 

@@ -177,7 +177,7 @@ def study_targets(plan: Plan, study: str) -> list[str]:
     folder = f"results/studies/{study}"
     tables = [f"{folder}/{table}.csv" for table in TABLES]
     figures = [f"{folder}/figures/{figure}.png" for figure in plan.figures[study]]
-    return [*tables, *figures, f"{folder}/findings.md"]
+    return [*tables, *figures, f"{folder}/findings.md", f"{folder}/findings.html"]
 
 
 def all_targets(plan: Plan) -> list[str]:
@@ -202,7 +202,7 @@ def report_labels(plan: Plan, kind: str, name: str = "") -> Callable[[Any], dict
 
     Args:
         plan: the runs.
-        kind: title of the first column, "figure" or "table".
+        kind: title of the first column, "figure", "table" or "page".
         name: what stands there; empty for the wildcard of that name.
 
     Returns:

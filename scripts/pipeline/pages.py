@@ -63,3 +63,38 @@ def html_table(
         f'<table class="{f"docutils {name}".strip()}">\n<caption>{html.escape(caption)}</caption>\n'
         f"<thead><tr>{cells('th', header)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
     )
+
+
+STYLE = (
+    "body { margin: 0 auto; padding: 1rem 1.25rem 2rem; max-width: 60rem; color: #111; "
+    'background: #fff; font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; } '
+    "h1 { font-size: 1.35rem; } li { margin: .2rem 0; }"
+)
+
+
+def from_markdown(text: str) -> str:
+    """Return a page from Markdown that has a title, paragraphs and lists only; all text is escaped.
+
+    Args:
+        text: blocks apart by empty lines, ``# title``, ``- item`` in each line, or a paragraph.
+
+    Returns:
+        A whole HTML page that loads nothing.
+    """
+    title, blocks = "", []
+    for block in filter(None, text.strip().split("\n\n")):
+        shown = html.escape(block)
+        if block.startswith("# "):
+            title = shown[2:]
+            blocks.append(f"<h1>{title}</h1>")
+        elif block.startswith("- "):
+            items = (line.removeprefix("- ") for line in shown.split("\n"))
+            blocks.append("\n".join(["<ul>", *(f"<li>{item}</li>" for item in items), "</ul>"]))
+        else:
+            blocks.append(f"<p>{shown}</p>")
+    head = f'<meta charset="utf-8">\n<title>{title}</title>\n<style>{STYLE}</style>'
+    body = "\n".join(blocks)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n'
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
