@@ -151,8 +151,9 @@ class MinibatchDescent(_ConstantStep):
     """Gradient descent on minibatches, theta <- theta - eta (N/B) grad L_B, in time eta * steps.
 
     Every epoch draws a permutation (Philox, keyed by the seed and numbered by the epoch) and takes
-    its samples without replacement; N/B makes the gradient that of the whole sum on average. Small
-    steps follow d theta = -grad L dt + sqrt(eta C) dW with the covariance C of that gradient.
+    its samples without replacement; N/B makes the gradient that of the whole sum on average. Where
+    B divides N the noise of small steps adds up to zero over an epoch, to leading order; the action
+    holds it all, int (|grad L|^2 + tr C) dt with the covariance C of that gradient.
 
     ``gradients`` counts samples over N; the full loss and gradient are evaluated, uncounted, where
     ``advance`` ends.
