@@ -333,6 +333,23 @@ def test_legends_stay_inside_and_apart_from_the_panels(name, tables):
         assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
+def in_legends(figure):
+    return " ".join(t.get_text() for legend in figure.legends for t in legend.get_texts())
+
+
+WITHOUT_RUNS = ("residue_projections", "speed_limit_temperature")  # the latter: with temperatures
+
+
+def test_legends_tell_how_many_runs_an_ensemble_has(tables, drawn):
+    single = study(SIZES[:2], realisations=1)
+    for name in [name for name in OF_ANY_STUDY if name not in WITHOUT_RUNS]:
+        assert "3 runs" in in_legends(drawn(name)), name
+        said = in_legends(draw(name, single))
+        assert "1 run" in said and "1 runs" not in said and "interval" not in said, name
+    few = tables["speed_limits"]["n"].eq(16) & tables["speed_limits"]["realisation"].eq("2")
+    assert style.run_count(tables["speed_limits"][~few]) == "2 to 3 runs"
+
+
 WITHOUT_WARM = ("training_curves", "speed_limit_temperature", "infinite_width", "generalisation")
 
 
@@ -392,6 +409,8 @@ def test_temperatures_stand_at_their_places_and_zero_in_a_strip(realisations):
     labels = [text.get_text() for text in second.get_xticklabels()]
     assert labels == ["0", "0.001", "0.01"]
     assert {"Myrtle-5", "fully connected"} <= set(texts(figure))
+    said = in_legends(figure)
+    assert f"{realisations} run" in said and ("interval" in said) is (realisations > 1)
     bars = [c for c in figure.axes[2].collections if c.get_alpha() is not None]
     assert len(bars) == 2  # least to most of every series
 
@@ -525,6 +544,15 @@ def test_training_curves_show_the_mean_and_the_warm_start(tables, drawn):
     stars = [line for line in figure.axes[2].lines if line.get_marker() == "*"]
     assert len(stars) == len(SIZES)
     assert np.allclose([line.get_xdata()[0] for line in stars], 0.5 * LAMBDA_1)
+
+
+def test_a_mean_of_training_ends_where_a_run_diverges(tables):
+    table = tables["training_curves"].copy()
+    lost = (table["n"] == 16) & (table["realisation"] == 1) & (table["time_lambda_1"] > 10)
+    table.loc[lost, ["train_loss_per_sample", "test_loss_per_sample", "test_accuracy"]] = np.nan
+    panel = draw("training_curves", tables | {"training_curves": table}).axes[0]
+    ends = [x[np.isfinite(y)][-1] for x, y in curves(panel) if len(x) > 1]
+    assert sorted(ends)[0] <= 10 and np.allclose(sorted(ends)[1:], 1e3)
 
 
 def test_trend_is_annotated_with_interval_and_p_value(drawn):

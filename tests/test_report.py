@@ -219,6 +219,7 @@ def test_captions_name_what_a_study_compares(study):
     for _, settings in labelled_combinations(CONFIG["base"], CONFIG["studies"][study]):
         for key in ("model", "dataset", "dynamics"):
             assert settings[key].replace("_", " ") in text
+        assert re.search(rf"\bn = [\d, ]*\b{settings['n']}\b", text)
     for case in CONFIG["studies"][study].get("cases", []):
         assert case["label"] in text
     for values in CONFIG["studies"][study].get("vary", {}).values():

@@ -58,8 +58,10 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     if len(series) > 1:
         pairs = zip([label for label, _ in series], colours(series, varied), strict=True)
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
+    interval = ", bootstrap intervals" if (ends["runs"] > 1).any() else ""
+    size = f"ensemble of {style.run_count(ends)}{interval}"
     handles = [
-        Line2D([], [], color="black", linestyle="none", marker="o", label=sizes(shown)),
+        Line2D([], [], color="black", linestyle="none", marker="o", label=size),
         Line2D([], [], color="black", label="single runs", **DOT),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -105,12 +107,5 @@ def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:
             ends = f" [{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"
             ends = ends if np.isfinite(row["correlation_low"]) else ""
             text = f"rank correlation {row['correlation']:.2f}{ends}".replace("-", "\u2212")
-            return f"{text}, adjusted $p$ = {row['p_adjusted']:.2g}"
+            return f"{text},\nadjusted $p$ = {row['p_adjusted']:.2g}"
     return "too few to correlate"
-
-
-def sizes(shown: pd.DataFrame) -> str:
-    """Return how many runs an ensemble has, for the legend."""
-    counts = sorted({int(count) for count in shown["runs"].dropna()}) or [0]
-    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"ensemble of {many} run{'s, bootstrap intervals' if counts[-1] > 1 else ''}"

@@ -50,7 +50,9 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         headroom(panel)
         plot_trend(panel, ends, against, trends[trends["start"] == start])
         style.log_axes(panel, "y")
-    legend(figure, against, colours, style.has_interval(speed_limits, "inefficiency"))
+    several = style.has_interval(speed_limits, "inefficiency")
+    size = style.run_count(speed_limits) + (", bootstrap interval" if several else "")
+    legend(figure, against, colours, size)
     return figure
 
 
@@ -112,10 +114,10 @@ def trend_text(row: pd.Series) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def legend(figure: Figure, against: Abscissa, colours: list[str], interval: bool) -> None:
+def legend(figure: Figure, against: Abscissa, colours: list[str], size: str) -> None:
     """Say which marker is which, and which colour is which series where there are several."""
     texts = {
-        "mean": "ensemble" + (", bootstrap interval" if interval else ""),
+        "mean": f"ensemble of {size}",
         "runs": "single runs",
         "predicted": "from the NTK spectrum",
         "power law": "fitted power law",

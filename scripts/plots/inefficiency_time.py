@@ -44,6 +44,8 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     style.finish_bounded(axes[0], {axes[0, 0]: style.forbidden(speed_limits)})
     style.colour_legend(figure, shown)
     found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
+    if "measured" in found:
+        found["measured"] += f", {style.run_count(speed_limits)} each"
     band = "bootstrap interval" if style.has_interval(speed_limits, "inefficiency") else None
     style.curve_legend(figure, found, band)
     return figure

@@ -192,9 +192,8 @@ def guide(axis: Axes, means: pd.DataFrame, column: str, power: float) -> None:
 
 def legend(figure: Figure, runs: pd.DataFrame) -> None:
     """Say what points, bars and lines are, and how many runs an ensemble has."""
-    sizes = runs.groupby("ensemble").size()
-    count = " to ".join(dict.fromkeys(str(size) for size in (sizes.min(), sizes.max())))
-    label = f"{count} runs, bootstrap interval" if sizes.max() > 1 else "1 run"
+    several = runs["realisation"].nunique() > 1
+    label = style.run_count(runs) + (", bootstrap interval" if several else "")
     plain = {"color": "0.3", "linestyle": "none"}
     handles = [
         Line2D([], [], label="single runs", **RUN),

@@ -173,7 +173,7 @@ def unit(ends: pd.DataFrame, axis: str | None) -> str:
     """Return the unit of the axis of learning rates, which the folders of the ensembles name."""
     if axis != "learning_rate":
         return ""
-    relative = ends.loc[ends[axis].notna(), "ensemble"].str.contains("of_limit")
+    relative = ends.loc[ends[axis].notna(), "ensemble"].map(style.over_stability_limit)
     return r" / $(2/\lambda_1)$" if relative.all() else "" if relative.any() else " (time)"
 
 
@@ -203,13 +203,11 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
 
 def legend(figure: Figure, ends: pd.DataFrame) -> None:
     """Say what the marks are and how many runs an ensemble has."""
-    counts = sorted({int(n) for n in ends["runs"].dropna()})
-    size = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    several = "runs, bootstrap interval" if counts[-1] > 1 else "run"
+    interval = ", bootstrap interval" if (ends["runs"] > 1).any() else ""
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
     more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
     kinds = {
-        f"ensemble of {size} {several}{more}": MARK | {"color": "black"},
+        f"ensemble of {style.run_count(ends)}{interval}{more}": MARK | {"color": "black"},
         "single runs": {"linestyle": "none", "marker": ".", "color": "black"},
         "predicted from the NTK there": HOLLOW | {"color": "black"},
     }

@@ -44,7 +44,8 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     style.forbid_below(axes[0, 2])
     style.log_axes(axes[0, 2], "y")
     style.colour_legend(figure, shown)
-    kinds = {"measured": "measured", "predicted": "from the NTK spectrum"}
+    measured = f"measured, {style.run_count(speed_limits)} each"
+    kinds = {"measured": measured, "predicted": "from the NTK spectrum"}
     if limits:
         kinds["power law"] = r"limit of the fitted power law, $T \to \infty$"
     band = "bootstrap interval" if style.has_interval(speed_limits, "path_excess") else None

@@ -39,8 +39,9 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
             style.say(panel, "no temperature\nin this study")
             panel.set_yticks([])
         return figure
-    ends = style.last_rows(speed_limits, "cold")
-    ends = ends[(ends["realisation"].astype(str) == "ensemble") & ends["temperature"].notna()]
+    runs = style.last_rows(speed_limits, "cold")
+    runs = runs[runs["temperature"].notna()]
+    ends = runs[runs["realisation"].astype(str) == "ensemble"]
     first, others = choose_axis(ends.assign(temperature=0.0))
     labels = series_label(ends, [name for name in (first, *others) if name])
     temperatures = np.array(sorted(ends["temperature"].unique()), float)
@@ -57,8 +58,10 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     if len(series) > 1:
         pairs = zip([name for name, _ in series], colours, strict=True)
         style.colour_legend(figure, [style.Ensemble("", str(name), c) for name, c in pairs])
+    interval = ", bootstrap interval" if style.has_interval(ends, "inefficiency") else ""
+    bounds = f"a: from above, b: from below; {style.run_count(runs)} each{interval}"
     kinds = {
-        "a: from above, b: from below; bootstrap interval": {"marker": "o", "linestyle": "none"},
+        bounds: {"marker": "o", "linestyle": "none"},
         "linearised network, exact": LINE,
         "c: loss drop": DROP | {"mfc": "white"},
         "c: free-energy drop, from below to above": {"linewidth": 3, "alpha": 0.35},

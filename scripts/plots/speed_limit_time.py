@@ -33,7 +33,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         style.log_axes(panel, "xy")
     style.colour_legend(figure, shown)
     band = "bootstrap interval" if style.has_interval(speed_limits, "speed_limit_time") else None
-    kinds = {"measured": "measured", "predicted": "predicted from the NTK spectrum"}
+    measured = f"measured, {style.run_count(speed_limits)} each"
+    kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}
     style.curve_legend(figure, kinds, band)
     return figure
 

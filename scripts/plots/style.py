@@ -221,8 +221,13 @@ def setting(row: pd.Series, column: str) -> str:
         row: with the ensemble, whose folder names the unit.
         column: the setting.
     """
-    relative = column == "learning_rate" and "of_limit" in row["ensemble"]
+    relative = column == "learning_rate" and over_stability_limit(row["ensemble"])
     return word(column, row[column]) + (r" $\times\,2/\lambda_1$" if relative else "")
+
+
+def over_stability_limit(ensemble: str) -> bool:
+    """Return whether learning rates are in units of 2/lambda_1, as the ensemble's folder says."""
+    return "of_limit" in ensemble
 
 
 def path_differences(paths: Sequence[str]) -> list[str]:
@@ -505,7 +510,9 @@ def curve_legend(
     if star:
         marker = {**WARM_MARKER, "color": "white", "linestyle": "none"}
         handles.append(Line2D([], [], label=star, **marker))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    columns = min(3, len(handles))  # own choice: more would not fit the width
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (len(handles) > columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def finish_bounded(panels: Sequence[Axes], notes: dict[Axes, str]) -> None:
@@ -604,6 +611,14 @@ def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> 
         labels = [folded(e.label, most) for e in shown]
         axes.set_xticks([against.positions[e.path] for e in shown], labels, rotation=30, ha="right")
         axes.set_xlim(-0.6, len(labels) - 0.4)
+
+
+def run_count(table: pd.DataFrame) -> str:
+    """Return how many runs an ensemble has, for a legend: "3 runs", or "3 to 8 runs"."""
+    runs = table[table["realisation"].astype(str) != "ensemble"]
+    sizes = runs.groupby("ensemble")["realisation"].nunique()
+    count = " to ".join(dict.fromkeys(str(size) for size in (sizes.min(), sizes.max())))
+    return f"{count} run" + ("s" if sizes.max() > 1 else "")
 
 
 def has_interval(table: pd.DataFrame, column: str) -> bool:

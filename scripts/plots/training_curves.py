@@ -53,9 +53,10 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
         accuracy_panel(axes[0, 2], warm_starts)
     style.colour_legend(figure, shown)
     several = training_curves["realisation"].nunique() > 1
-    kinds = {"measured": "mean over realisations" if several else "one realisation"}
+    count = style.run_count(training_curves)
+    kinds = {"measured": f"mean of {count}" if several else f"{count} each"}
     marker = "warm start $t_{\\mathrm{w}}$" if marked else None
-    band = "smallest to largest realisation" if several else None
+    band = "smallest to largest run" if several else None
     style.curve_legend(figure, kinds, band, marker)
     return figure
 
@@ -63,11 +64,14 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
 def spread(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return mean, min and max over realisations after the start, by lambda_1 t.
 
-    Times of realisations that differ by rounding alone count as one.
+    Times of realisations that differ by rounding alone count as one. Nothing is left where a run
+    has diverged: the others are no sample of all.
     """
     order = rows.sort_values("time", kind="stable").groupby("realisation").cumcount()
     groups = rows.assign(snapshot=order).groupby("snapshot")
-    found = groups[column].agg(["mean", "min", "max"])
+    found = (
+        groups[column].agg(["mean", "min", "max"]).where(groups[column].count() == groups.size())
+    )
     found.index = groups["time_lambda_1"].mean()
     return found[found.index > 0]
 
