@@ -10,7 +10,7 @@ Three problems, images from the CIFAR-10 python archive or else scikit-learn's d
 * linearised: Myrtle-5 linearised at its start, with its measured spectrum. Every method here
   commutes with rotations of weight space (the flow up to rounding: in the eigenbasis nothing mixes
   a mode that has decayed back in, and its search for stiff modes may miss the first; at a few
-  tolerances it then takes many more gradients), so the model is run in the eigenbasis of the kernel;
+  tolerances it then takes many more gradients), so the model is run in the kernel's eigenbasis;
 * feature learning: Myrtle-5 with 16 channels in full, 32 images.
 
 The error is |theta - reference| / |theta_t - theta_0|, the largest over recorded times from

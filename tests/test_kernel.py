@@ -198,6 +198,13 @@ def branched(model: str) -> nn.Module:
     )
 
 
+def explicit_budget(network, jacobian, samples):
+    """The bound that the docstring of the general route states, for blocks of so many samples."""
+    each = 3 * OUTPUTS * jacobian.shape[1] * 16
+    each += kernel._derivative_bytes(network, make_inputs(), OUTPUTS)
+    return 8 * len(jacobian) ** 2 + samples * each + 4 * (samples * OUTPUTS) ** 2 * 8
+
+
 @pytest.mark.parametrize("training", (True, False))
 @pytest.mark.parametrize("model", ("residual_network", "vision_transformer"))
 def test_networks_that_are_no_chains_equal_the_dense_reference(model, training):
@@ -214,7 +221,7 @@ def test_networks_that_are_no_chains_equal_the_dense_reference(model, training):
     traced = kernel.empirical_ntk(network, x, traced=True)
     assert relative_error(traced, kernel.trace_outputs(full, OUTPUTS)) < 1e-12
     # Two samples per block: the bound that the docstring of the route states.
-    budget = 8 * len(j) ** 2 + 2 * 3 * OUTPUTS * j.shape[1] * 16
+    budget = explicit_budget(network, j, 2)
     blocks = kernel.empirical_ntk(network, x, memory_bytes=budget)
     assert relative_error(blocks, full) < 1e-12
     value = kernel.largest_eigenvalue(network, x, relative_tolerance=1e-8)
@@ -237,8 +244,7 @@ def test_chains_that_end_in_a_relu_or_begin_with_a_pool_equal_the_dense_referenc
 def test_general_route_in_blocks_of_samples(network, blocks):
     x = make_inputs()
     j = jacobian(network, x)
-    bytes_each = 3 * OUTPUTS * j.shape[1] * 16
-    budget = 8 * len(j) ** 2 + bytes_each * -(-SAMPLES // blocks)
+    budget = explicit_budget(network, j, -(-SAMPLES // blocks))
     value = kernel.empirical_ntk(network, x, route="torch_func", memory_bytes=budget)
     assert relative_error(value, j @ j.T) < 1e-12
     assert torch.equal(value, value.T)
@@ -518,6 +524,49 @@ def test_refusals_name_the_cause(network, inputs, message):
 def test_unknown_route_is_refused(network):
     with pytest.raises(ValueError, match="fastest"):
         kernel.empirical_ntk(network, make_inputs(), route="fastest")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "kernel.empirical_ntk(network, x, route='torch_func', memory_bytes=budget)",
+        "gauss_newton.gauss_newton(network, x, x[:, 0, :1, :10].reshape(-1, 1), "
+        "memory_bytes=budget)",
+    ],
+    ids=["torch_func", "gauss_newton"],
+)
+def test_peak_memory_of_explicit_jacobians_stays_below_the_budget(call):
+    """Of a narrow network, whose activations outweigh its Jacobians."""
+    program = textwrap.dedent(
+        rf"""
+        import re, sys
+        sys.path.insert(0, {str(SCRIPTS)!r})
+        import torch
+        from speedlimits import gauss_newton, kernel, networks
+        def memory(field):
+            status = open("/proc/self/status").read()
+            return 1024 * int(re.search(field + r":\s+(\d+)", status)[1])
+        torch.set_num_threads(1)
+        network = networks.myrtle5(
+            input_shape=(3, 32, 32), outputs=10, width=4, parameterisation="ntk")
+        networks.initialise_(network, torch.Generator().manual_seed(0))
+        def run(samples, budget):
+            x = torch.randn(samples, 3, 32, 32)
+            {call}
+        run(2, 2**30)  # loads libraries
+        budget = 100 * 2**20
+        before = memory("VmRSS")
+        open("/proc/self/clear_refs", "w").write("5")  # resets the peak
+        run(150, budget)
+        print(memory("VmHWM") - before, budget)
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    used, budget = map(int, result.stdout.split())
+    assert 5e6 < used < budget
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")

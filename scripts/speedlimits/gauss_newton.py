@@ -25,7 +25,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from speedlimits.kernel import DEFAULT_MEMORY_BYTES, _block_size, _check, _jacobian_block, _outputs
+from speedlimits.kernel import (
+    DEFAULT_MEMORY_BYTES,
+    _block_size,
+    _check,
+    _derivative_bytes,
+    _jacobian_block,
+    _outputs,
+)
 from speedlimits.kernel_sequential import _product
 from speedlimits.spectrum import (
     eigenvalues_and_projections,
@@ -79,11 +86,11 @@ def gauss_newton(
 
     Blocks of b samples bound the memory:
 
-        bytes = 8 P (2 P + q) + b C P (3 itemsize + 8),
+        bytes = 8 P (2 P + q) + b (C P (3 itemsize + 8) + 4 (1 + C) A),
 
     two matrices (the sum and a block's product), three copies of the Jacobian for the reverse
-    derivatives and one in float64. The product costs N C P^2 operations (half of G; multiply and
-    add = 2), against (N C)^2 P for the kernel.
+    derivatives, one in float64, and A bytes of activations per sample. The product costs N C P^2
+    operations (half of G; multiply and add = 2), against (N C)^2 P for the kernel.
 
     Args:
         network: maps inputs (N, ...) to outputs (N, C), each sample by itself.
@@ -145,6 +152,7 @@ def _sums(
     weights = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
     copies = 1 if other_weights is None else 2
     bytes_each = copies * outputs * size * (3 * inputs.element_size() + 8)
+    bytes_each += _derivative_bytes(network, inputs, outputs)
     block = _block_size(memory_bytes, 8 * size * (2 * size + vectors.shape[1]), bytes_each)
     if start_from is None:
         matrix = inputs.new_zeros(size, size, dtype=torch.float64)
