@@ -289,6 +289,27 @@ def transient_summary(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     return [f"T/T_SL from the cold start over that from the warm start is {between}."]
 
 
+def discretisation_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble that takes steps: its action over its drop of energy.
+
+    Gradient flow, for which it is 1 up to the error of integration, and Langevin dynamics, whose
+    noise drops no loss, have none.
+    """
+    if "dynamics" not in outcomes or "discretisation" not in outcomes:
+        return []
+    steps = ~outcomes["dynamics"].isin(["gradient_flow", "langevin"])
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end") & steps]
+    whole = whole[(whole["start"] == "cold") & whole["discretisation"].notna()]
+    lines = []
+    for _, row in whole.iterrows():
+        names = ["discretisation", "discretisation_low", "discretisation_high"]
+        shifted = pd.Series({name: 1 + row[name] for name in names})
+        share = interval(shifted, "discretisation", confidence)
+        runs = f"{row['runs']:.0f} run{'s' if row['runs'] > 1 else ''}"
+        lines.append(f"- {name_of(row, axes)}: {share}; {runs}.")
+    return lines
+
+
 def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble and start: is T/T_SL what the NTK there predicts?
 
@@ -636,6 +657,11 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         "whether values line up along the axis more than by chance, and may see no trend where the "
         "interval leaves out zero.",
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
+        listed(
+            "Action over drop of energy, from the cold start to the end; finite steps and gradient "
+            "noise raise it above 1:",
+            discretisation_lines(tables["outcomes"], axes, confidence),
+        ),
         listed(
             "The first transient, from the start to the warm start:",
             transient_lines(tables["outcomes"], axes, confidence),

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from findings import (
+    discretisation_lines,
     findings,
     infinite_width_part,
     moment_in_words,
@@ -528,6 +529,18 @@ def test_the_first_transient_is_told_of_every_ensemble_that_reaches_its_warm_sta
     assert transient_summary(table, {"n": [8]})[0].endswith("is 8 (n 8).")
     assert transient_lines(table.iloc[2:], {"n": [8]}, 0.95) == []
     assert transient_summary(runs(), AXES) == []
+
+
+def test_what_finite_steps_cost_is_told_as_action_over_drop():
+    row = {"ensemble": "e", "start": "cold", "realisation": "ensemble", "at": "end", "runs": 4}
+    row |= {"dynamics": "gradient_descent", "discretisation": 0.5}
+    row |= {"discretisation_low": 0.25, "discretisation_high": 0.75, "learning_rate": 0.3}
+    flow = row | {"dynamics": "gradient_flow"}
+    table = pd.DataFrame([row, flow, row | {"start": "warm"}])
+    assert discretisation_lines(table, {"learning_rate": [0.3]}, 0.95) == [
+        "- learning rate 0.3: 1.5 (95 % interval 1.25 to 1.75); 4 runs."
+    ]
+    assert discretisation_lines(runs(), AXES, 0.95) == []
 
 
 def test_a_study_in_which_nothing_can_be_tested_is_told():

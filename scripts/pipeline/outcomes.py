@@ -268,6 +268,8 @@ def ensemble_outcomes(
         if at == "end":
             end = ends[(ends["ensemble"] == ensemble) & (ends["start"] == start)].iloc[0]
             for name in values:
+                if name == "discretisation":  # there without an interval
+                    continue
                 row |= {c: end[c] for c in (name, f"{name}_low", f"{name}_high") if c in end}
         rows.append(row)
     return pd.DataFrame(rows)
