@@ -75,6 +75,11 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
     return text
 
 
+def counted(runs: float) -> str:
+    """Return a number of runs in words: "1 run", "3 runs"."""
+    return f"{runs:.0f} run{'s' if runs > 1 else ''}"
+
+
 def too_few(rows: pd.DataFrame) -> list[str]:
     """Return sentences on each axis or value whose tests the runs cannot decide, or not make."""
     keys = ["against"] + (["value"] if "value" in rows else [])
@@ -227,7 +232,7 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
     lines = []
     for _, row in whole.iterrows():
         label = name_of(row, axes)
-        runs = f"{row['runs']:.0f} run{'s' if row['runs'] > 1 else ''}"
+        runs = counted(row["runs"])
         if row["diverged"] > 0:
             share = round(row["diverged"] * row["runs"])
             lines.append(f"- {label}, {row['start']} start: {share} of {runs} diverged.")
@@ -272,8 +277,7 @@ def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
             for name, text in told.items()
             if name in row and math.isfinite(row[name])
         ]
-        runs = f"{row['runs']:.0f} run{'s' if row['runs'] > 1 else ''}"
-        lines.append(f"- {name_of(row, axes)}: {'; '.join(parts)}; {runs}.")
+        lines.append(f"- {name_of(row, axes)}: {'; '.join([*parts, counted(row['runs'])])}.")
     return lines
 
 
@@ -305,8 +309,7 @@ def discretisation_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) 
         names = ["discretisation", "discretisation_low", "discretisation_high"]
         shifted = pd.Series({name: 1 + row[name] for name in names})
         share = interval(shifted, "discretisation", confidence)
-        runs = f"{row['runs']:.0f} run{'s' if row['runs'] > 1 else ''}"
-        lines.append(f"- {name_of(row, axes)}: {share}; {runs}.")
+        lines.append(f"- {name_of(row, axes)}: {share}; {counted(row['runs'])}.")
     return lines
 
 
@@ -321,11 +324,11 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         return []
     rows = []
     for (_, start), group in ends.groupby(["ensemble", "start"], sort=False):
-        counted = independent(group)
-        found = geometric_mean(counted["prediction_ratio"], confidence)
+        once = independent(group)
+        found = geometric_mean(once["prediction_ratio"], confidence)
         if found["points"] > 1:
             label = f"{name_of(group.iloc[0], axes)}, {start} start"
-            lost = len(counted) - found["points"]
+            lost = len(once) - found["points"]
             rows.append(found | {"label": label, "noisy": noisy(group.iloc[0]), "lost": lost})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
@@ -585,7 +588,7 @@ def infinite_width_part(tables: dict[str, pd.DataFrame], axes: dict, confidence:
     lines = []
     for _, row in whole[whole["width"] == whole["width"].max()].iterrows():
         runs = int((ends["ensemble"] == row["ensemble"]).sum()) - 1
-        about = f"- The widest networks ({name_of(row, axes)}, {runs} run{'s' * (runs > 1)}): "
+        about = f"- The widest networks ({name_of(row, axes)}, {counted(runs)}): "
         fields = {"": "deviation", "_low": "deviation_low", "_high": "deviation_high"}
         ratio = pd.Series({f"ratio{end}": math.exp(row[name]) for end, name in fields.items()})
         if not math.isfinite(ratio["ratio"]):

@@ -526,18 +526,13 @@ def test_unknown_route_is_refused(network):
         kernel.empirical_ntk(network, make_inputs(), route="fastest")
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
-@pytest.mark.parametrize(
-    "call",
-    [
-        "kernel.empirical_ntk(network, x, route='torch_func', memory_bytes=budget)",
-        "gauss_newton.gauss_newton(network, x, x[:, 0, :1, :10].reshape(-1, 1), "
-        "memory_bytes=budget)",
-    ],
-    ids=["torch_func", "gauss_newton"],
-)
-def test_peak_memory_of_explicit_jacobians_stays_below_the_budget(call):
-    """Of a narrow network, whose activations outweigh its Jacobians."""
+def memory_of(call, budgets, *, side, width, samples):
+    """(peak of resident memory that a call takes beyond what was there, budget) for each budget.
+
+    The peak is a property of a whole process, so a fresh one measures it.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux")
     program = textwrap.dedent(
         rf"""
         import re, sys
@@ -549,55 +544,45 @@ def test_peak_memory_of_explicit_jacobians_stays_below_the_budget(call):
             return 1024 * int(re.search(field + r":\s+(\d+)", status)[1])
         torch.set_num_threads(1)
         network = networks.myrtle5(
-            input_shape=(3, 32, 32), outputs=10, width=4, parameterisation="ntk")
+            input_shape=(3, {side}, {side}), outputs=10, width={width}, parameterisation="ntk")
         networks.initialise_(network, torch.Generator().manual_seed(0))
-        def run(samples, budget):
-            x = torch.randn(samples, 3, 32, 32)
+        def run(x, budget):
             {call}
-        run(2, 2**30)  # loads libraries
-        budget = 100 * 2**20
-        before = memory("VmRSS")
-        open("/proc/self/clear_refs", "w").write("5")  # resets the peak
-        run(150, budget)
-        print(memory("VmHWM") - before, budget)
-        """
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    used, budget = map(int, result.stdout.split())
-    assert 5e6 < used < budget
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
-@pytest.mark.parametrize("traced", (False, True))
-def test_peak_memory_stays_below_the_budget(traced):
-    # Peak resident memory is a property of a whole process, so a fresh one measures it.
-    program = textwrap.dedent(
-        f"""
-        import re, sys
-        sys.path.insert(0, {str(SCRIPTS)!r})
-        import torch
-        from speedlimits import kernel, networks
-        def memory(field):
-            status = open("/proc/self/status").read()
-            return 1024 * int(re.search(field + r":\\s+(\\d+)", status)[1])
-        torch.set_num_threads(1)
-        network = networks.myrtle5(
-            input_shape=(3, 16, 16), outputs=10, width=32, parameterisation="ntk")
-        networks.initialise_(network, torch.Generator().manual_seed(0))
-        x = torch.randn(120, 3, 16, 16)
-        kernel.empirical_ntk(network, x[:2], traced={traced})  # loads libraries
-        for budget in (100 * 2**20, 130 * 2**20, 250 * 2**20):
+        x = torch.randn({samples}, 3, {side}, {side})
+        run(x[:2], 2**30)  # loads libraries
+        for budget in {budgets}:
             before = memory("VmRSS")
             open("/proc/self/clear_refs", "w").write("5")  # resets the peak
-            kernel.empirical_ntk(network, x, traced={traced}, memory_bytes=budget)
+            run(x, budget)
             print(memory("VmHWM") - before, budget)
         """
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    for line in result.stdout.splitlines():
-        used, budget = map(int, line.split())
+    return [tuple(map(int, line.split())) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "kernel.empirical_ntk(network, x, route='torch_func', memory_bytes=budget)",
+        "gauss_newton.gauss_newton(network, x, x[:, 0, :1, :10].reshape(-1, 1), "
+        "memory_bytes=budget)",
+    ],
+    ids=["torch_func", "gauss_newton"],
+)
+def test_peak_memory_of_explicit_jacobians_stays_below_the_budget(call):
+    """Of a narrow network, whose activations outweigh its Jacobians."""
+    ((used, budget),) = memory_of(call, [100 * 2**20], side=32, width=4, samples=150)
+    assert 5e6 < used < budget
+
+
+@pytest.mark.parametrize("traced", (False, True))
+def test_peak_memory_stays_below_the_budget(traced):
+    call = f"kernel.empirical_ntk(network, x, traced={traced}, memory_bytes=budget)"
+    budgets = [100 * 2**20, 130 * 2**20, 250 * 2**20]
+    found = memory_of(call, budgets, side=16, width=32, samples=120)
+    assert len(found) == len(budgets)
+    for used, budget in found:
         assert 5e6 < used < budget

@@ -155,12 +155,14 @@ def outcomes(
             ratio = there["inefficiency"] / there["inefficiency_predicted"]
             row = label | {"at": at, "diverged": diverged} | there | {"prediction_ratio": ratio}
             if at == "end" and start == "cold":
-                row |= kernel_columns(kernels, ensemble, str(realisation))
+                row |= kernel_columns(kernels, ensemble, str(realisation), "end")
             if at == "end" and start == "warm":
                 of_cold = (runs["ensemble"] == ensemble) & (runs["start"] == "cold")
                 of_cold &= runs["realisation"].astype(str) == str(realisation)
                 row |= transient_columns(runs[of_cold], of_run, trained[key], share[key])
-                row |= transient_kernel_columns(kernels, ensemble, str(realisation))
+                there = kernel_columns(kernels, ensemble, str(realisation), "warm")
+                there.pop("alignment", None)
+                row |= {f"transient_{name}": value for name, value in there.items()}
             rows.append(row)
     return each_run_once(pd.DataFrame(rows))
 
@@ -200,39 +202,19 @@ def transient_columns(
     }
 
 
-def run_kernels(kernels: pd.DataFrame, ensemble: str, realisation: str) -> pd.DataFrame:
-    """Return the rows of the table kernels of one run by moment, the full kernel's where known."""
-    if "moment" not in kernels:
-        return pd.DataFrame()
-    own = (kernels["ensemble"] == ensemble) & (kernels["realisation"].astype(str) == realisation)
-    return kernels[own].drop_duplicates("moment").set_index("moment")  # full before traced
-
-
-def transient_kernel_columns(
-    kernels: pd.DataFrame, ensemble: str, realisation: str
+def kernel_columns(
+    kernels: pd.DataFrame, ensemble: str, realisation: str, moment: str
 ) -> dict[str, float]:
-    """Return drift of the kernel, and alignment over that at the start, at one run's warm start."""
-    rows = run_kernels(kernels, ensemble, realisation)
-    if "warm" not in rows.index:
+    """Return drift, alignment, and alignment over that at the start, of one run at a moment."""
+    if "moment" not in kernels:
         return {}
-    warm = rows.loc["warm"]
-    return {
-        "transient_drift": float(warm["drift"]),
-        "transient_alignment_gain": float(warm["alignment"]) / rows.loc["start", "alignment"],
-    }
-
-
-def kernel_columns(kernels: pd.DataFrame, ensemble: str, realisation: str) -> dict[str, float]:
-    """Return drift, and alignment at the end and over that at the start, of one run."""
-    rows = run_kernels(kernels, ensemble, realisation)
-    if "end" not in rows.index:
+    own = (kernels["ensemble"] == ensemble) & (kernels["realisation"].astype(str) == realisation)
+    rows = kernels[own].drop_duplicates("moment").set_index("moment")  # full before traced
+    if moment not in rows.index:
         return {}
-    end = rows.loc["end"]
-    return {
-        "drift": float(end["drift"]),
-        "alignment": float(end["alignment"]),
-        "alignment_gain": float(end["alignment"]) / float(rows.loc["start"]["alignment"]),
-    }
+    drift, alignment = (float(rows.loc[moment, name]) for name in ("drift", "alignment"))
+    gain = alignment / float(rows.loc["start", "alignment"])
+    return {"drift": drift, "alignment": alignment, "alignment_gain": gain}
 
 
 def ensemble_outcomes(

@@ -33,8 +33,7 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     ends = outcomes[(outcomes["at"] == "end") & (outcomes["start"] == "cold")]
     name = next((q for q in QUANTITIES if q in ends and ends[q].notna().any()), "test_error")
     # a run that diverged and Adam have no T/T_SL, a data set without a test part no test error
-    shown = ends.dropna(subset=["inefficiency", name] if name in ends else ["inefficiency"])
-    shown = shown if name in ends else shown[:0]
+    shown = ends.dropna(subset=["inefficiency", name]) if name in ends else ends[:0]
     labels = ("Inefficiency $T/T_{\\mathrm{SL}}$", QUANTITIES[name])
     between.set(xlabel=labels[0], ylabel=labels[1])
     within.set(xlabel=f"{labels[0]} / ensemble mean", ylabel=f"{labels[1]} \u2212 ensemble mean")
@@ -45,7 +44,8 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
         style.panel_title(panel, letter, f"{title}\n{rank_correlation(correlations, name, level)}")
     varied = [column for column in style.varied_settings(ends) if column != "subset"]
     series = list(shown.groupby(series_label(shown, varied), sort=False)) if len(shown) else []
-    for colour, (_, rows) in zip(colours(series, varied), series, strict=True):
+    shades = colours(series, varied)
+    for colour, (_, rows) in zip(shades, series, strict=True):
         plot_series(between, within, rows, name, colour)
     for panel in (between, within):
         if not panel.has_data():
@@ -56,7 +56,7 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
         within.axhline(0, color=style.GREY, linewidth=0.6, zorder=1)
         within.axvline(1, color=style.GREY, linewidth=0.6, zorder=1)
     if len(series) > 1:
-        pairs = zip([label for label, _ in series], colours(series, varied), strict=True)
+        pairs = zip([label for label, _ in series], shades, strict=True)
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
     interval = ", bootstrap intervals" if (ends["runs"] > 1).any() else ""
     size = f"ensemble of {style.run_count(ends)}{interval}"
@@ -80,7 +80,7 @@ def plot_series(between: Axes, within: Axes, rows: pd.DataFrame, name: str, colo
     whole = rows["realisation"].astype(str) == "ensemble"
     runs, means = rows[~whole], rows[whole]
     between.plot(runs["inefficiency"], runs[name], color=colour, **DOT)
-    reach = [reaches(means, column) for column in ("inefficiency", name)]
+    reach = [style.reaches(means, column) for column in ("inefficiency", name)]
     between.errorbar(
         means["inefficiency"], means[name], xerr=reach[0], yerr=reach[1], color=colour, **MARK
     )
@@ -89,14 +89,6 @@ def plot_series(between: Axes, within: Axes, rows: pd.DataFrame, name: str, colo
             x = np.log(of_ensemble["inefficiency"].astype(float))
             y = of_ensemble[name].astype(float)
             within.plot(np.exp(x - x.mean()), y - y.mean(), color=colour, **DOT)
-
-
-def reaches(means: pd.DataFrame, name: str) -> np.ndarray | None:
-    """Return the lengths of error bars, shape (2, ensembles), or None without intervals."""
-    if not style.has_interval(means, name):
-        return None
-    ends = means[[f"{name}_low", f"{name}_high"]].to_numpy(float)
-    return np.abs(np.nan_to_num(ends - means[[name]].to_numpy(float))).T
 
 
 def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:

@@ -137,10 +137,7 @@ def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict,
     axes.plot(x[~whole], runs, ".", color=colour, alpha=0.5, markersize=4)
     mean = shown[whole]
     y = fold(mean[column].to_numpy(float))
-    reach = None
-    if column != "discretisation" and style.has_interval(mean, column):
-        ends = mean[[f"{column}_low", f"{column}_high"]].to_numpy(float)
-        reach = np.abs(np.nan_to_num(ends - y[:, None])).T
+    reach = None if column == "discretisation" else style.reaches(mean, column)
     axes.errorbar(x[whole], y, yerr=reach, color=colour, **MARK)
     predicted = f"{column}_predicted"
     if predicted in mean and len(mean):

@@ -621,6 +621,14 @@ def run_count(table: pd.DataFrame) -> str:
     return f"{count} run" + ("s" if sizes.max() > 1 else "")
 
 
+def reaches(means: pd.DataFrame, column: str) -> NDArray[np.float64] | None:
+    """Return the lengths of error bars, shape (2, ensembles), or None without intervals."""
+    if not has_interval(means, column):
+        return None
+    ends = means[[f"{column}_low", f"{column}_high"]].to_numpy(float)
+    return np.abs(np.nan_to_num(ends - means[[column]].to_numpy(float))).T
+
+
 def has_interval(table: pd.DataFrame, column: str) -> bool:
     """Return whether a table holds any interval of a column."""
     name = f"{column}_low"

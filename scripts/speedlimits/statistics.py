@@ -236,23 +236,19 @@ def trend(
     x, y = np.log(x) if log_x else x, np.log(y) if log_y else y
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups = [group for group in groups if len(np.unique(x[group])) > 1]
-    points = sum(map(len, groups)) or len(x)
-    if units is not None and groups:
+    blocks = [group[None] for group in groups]
+    if units is not None:
         at = [f"{value!r}|{unit}" for value, unit in zip(x, np.asarray(units)[usable], strict=True)]
         blocks = _aligned(groups, np.array(at))
-        points = sum(block.size for block in blocks)
-        x = np.concatenate([x[block[0]] for block in blocks])
-        y = np.concatenate([y[block].mean(axis=0) for block in blocks])
-        ends = np.cumsum([block.shape[1] for block in blocks])
-        groups = [np.arange(e - b.shape[1], e) for e, b in zip(ends, blocks, strict=True)]
-        groups = [group for group in groups if len(np.unique(x[group])) > 1]
+    points = sum(block.size for block in blocks) if blocks else len(x)
+    blocks = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
     names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
-    if not groups:
+    if not blocks:
         return {**dict.fromkeys(names, math.nan), "points": points}
-    used = np.concatenate(groups)
-    ends = np.cumsum([len(group) for group in groups])
-    groups = [np.arange(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
-    x, y = x[used], y[used]
+    x = np.concatenate([x[block[0]] for block in blocks])
+    y = np.concatenate([y[block].mean(axis=0) for block in blocks])
+    ends = np.cumsum([block.shape[1] for block in blocks])
+    groups = [np.arange(e - b.shape[1], e) for e, b in zip(ends, blocks, strict=True)]
     centred = np.concatenate([x[group] - x[group].mean() for group in groups])
     slope = float(_slopes(centred, y))
     cells = [group[x[group] == value] for group in groups for value in np.unique(x[group])]
