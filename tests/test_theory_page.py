@@ -110,6 +110,14 @@ def test_logarithm_of_section_5_3():
     assert found == pytest.approx(2 * np.log(2) / alpha * tau, rel=1e-4)
 
 
+def test_squared_length_of_section_5_2_where_poles_meet():
+    alpha, tau, k = 1.5, 50.0, np.arange(1.0, 1e5)
+    limit = euler_gamma + (np.log(tau / 2) + euler_gamma) / alpha
+    found = power_law.infinite_geodesic_length_squared(alpha, 1 + alpha, tau)
+    assert found == pytest.approx(limit, rel=1e-12)
+    assert np.sum(np.expm1(-tau * k**-alpha) ** 2 / k) == pytest.approx(limit, rel=1e-6)
+
+
 @pytest.mark.parametrize(("alpha", "delta"), [(2.0, 2.0), (3.0, 1.5), (1.5, 3.5)])
 def test_growth_of_section_5_4(alpha, delta):
     s = (delta - 1) / alpha
@@ -188,6 +196,12 @@ def test_gauss_and_radau_rules_of_section_4_1():
     for T in (1.0, 30.0, 1e3):
         gauss = np.sum(rule.weights * -np.expm1(-2 * rule.nodes * T))
         assert gauss >= np.sum(projections * -np.expm1(-2 * values * T)) * (1 - 1e-12)
+        for end in (T, 2 * T):  # (1 - e^{-xT})^2 / x is the first integral twice less the second
+            integral = np.sum(rule.weights * -np.expm1(-rule.nodes * end) / rule.nodes)
+            assert integral <= np.sum(projections * -np.expm1(-values * end) / values) * (1 + 1e-12)
+        x = values
+        whole = -2 * np.expm1(-x * T) / x + np.expm1(-2 * x * T) / x
+        np.testing.assert_allclose(whole, np.expm1(-x * T) ** 2 / x, rtol=1e-9)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9])
