@@ -5,6 +5,7 @@ Nothing half-written is left behind: the archive appears under its name once its
 
 import quick_start  # noqa: F401
 
+import re
 import shutil
 from pathlib import Path
 from time import monotonic, sleep
@@ -12,6 +13,7 @@ from urllib.parse import urlparse
 
 import pooch
 import requests
+from requests.utils import get_environ_proxies, select_proxy
 
 from pipeline.cifar10 import MIRRORS, OFFICIAL_URL
 from pipeline.files import file_digest, record_digest, replaced
@@ -24,6 +26,7 @@ PASSING = (408, 425, 429)  # the answers 4xx that ask for another try (RFC 9110,
 CONNECT_TIMEOUT, READ_TIMEOUT = 15, 60  # seconds without an answer; own choice
 SLOWEST_BYTES_PER_SECOND = 10_000  # mean over READ_TIMEOUT; the archive would take 5 hours at it
 CHUNK_BYTES = 1024  # small, because a slow host is noticed only after a whole one
+CAUSE = "(Caused by "  # in errors of requests; before it stand the host and the path once more
 HELP = (
     "put the archive on this machine, set datasets.cifar10.archive to its path and "
     "datasets.cifar10.sha256 to its SHA-256; the demo (make demo) needs no download"
@@ -58,10 +61,11 @@ def fetch(archive: str | None, sha256: str, target: Path) -> None:
             except (OSError, ValueError, requests.RequestException) as error:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise  # no other attempt makes room on the disk
-                reason = " ".join(str(error).split())[:200]
-                failures.append(f"{url}: {type(error).__name__}: {reason}")
+                reason = " ".join(str(error).split())
+                reason = (reason.partition(CAUSE)[2] or reason)[:200]
+                failures.append(f"{url}{by_proxy(url)}: {type(error).__name__}: {reason}")
                 print(f"attempt {attempt} of {ATTEMPTS} failed: {failures[-1]}")
-                status = getattr(getattr(error, "response", None), "status_code", 0)
+                status = status_of(error)
                 if 400 <= status < 500 and status not in PASSING:
                     break  # the host refuses this request for good, a fault 5xx may pass
                 if attempt < ATTEMPTS:
@@ -69,6 +73,19 @@ def fetch(archive: str | None, sha256: str, target: Path) -> None:
     raise DownloadError(
         f"CIFAR-10 could not be downloaded ({'; '.join(dict.fromkeys(failures))}); {HELP}"
     )
+
+
+def by_proxy(url: str) -> str:
+    """Return in words the proxy that the environment sets for a URL, without its password."""
+    proxy = select_proxy(url, get_environ_proxies(url))
+    return f" by the proxy {proxy.rpartition('@')[2]}" if proxy else ""
+
+
+def status_of(error: Exception) -> int:
+    """Return the status that the host answered, or the proxy asked for a way to it; 0 for none."""
+    by_tunnel = re.search(r"Tunnel connection failed: (\d{3})", str(error))
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    return int(by_tunnel[1]) if by_tunnel else status
 
 
 def download(url: str, sha256: str, target: Path) -> None:

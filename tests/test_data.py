@@ -1,5 +1,6 @@
 """From the archive to the subset: strict reading, checked downloads, nested subsets."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -80,15 +81,56 @@ def test_foreign_content_is_refused_and_runs_nothing(tmp_path, monkeypatch, batc
     assert not (tmp_path / "owned.txt").exists()
 
 
-def test_links_missing_members_and_truncation_are_refused(tmp_path, archive):
+def files_below(folder):
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (status.st_ino, status.st_ctime_ns) for path, status in found.items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "{folder}/evil", "cifar-10-batches-py/../../evil", "way_out/evil"]
+)
+@pytest.mark.parametrize("kind", ["file", "symbolic link", "hard link"])
+def test_members_that_lead_outside_do_nothing(tmp_path, monkeypatch, name, kind):
+    """Path traversal, an absolute path and a way through a link, beside the six good batches."""
+    inside, outside = tmp_path / "outside/inside", tmp_path / "outside"
+    inside.mkdir(parents=True)
+    (outside / "there").write_text("as it was")
+    path = write_archive(tmp_path / "bad.tar.gz", good_batches(2))
+    with tarfile.open(tmp_path / "plain.tar", "w") as tar, tarfile.open(path) as good:
+        way_out = tarfile.TarInfo("way_out")
+        way_out.type, way_out.linkname = tarfile.SYMTYPE, str(outside)
+        tar.addfile(way_out)
+        evil = tarfile.TarInfo(name.format(folder=outside))
+        if kind == "file":
+            evil.size = 4
+        else:
+            evil.type = tarfile.SYMTYPE if kind == "symbolic link" else tarfile.LNKTYPE
+            evil.linkname = str(outside / "there")
+        tar.addfile(evil, io.BytesIO(b"evil"))
+        for member in good:
+            tar.addfile(member, good.extractfile(member))
+    path.write_bytes(gzip.compress((tmp_path / "plain.tar").read_bytes()))
+    monkeypatch.chdir(inside)
+    before = files_below(tmp_path)
+    assert len(read_archive(path)["train_images"]) == 10
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_batches_that_are_links_are_refused(tmp_path, kind):
+    """To a file outside that holds a good batch: it must not be read."""
+    (tmp_path / "batch").write_bytes(batch_bytes(2, 0))
     link = tmp_path / "link.tar.gz"
     with tarfile.open(link, "w:gz") as tar:
         for name in good_batches():
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            member.type, member.linkname = kind, str(tmp_path / "batch")
             tar.addfile(member)
     with pytest.raises(ArchiveError, match="no plain file"):
         read_archive(link)
+
+
+def test_missing_members_and_truncation_are_refused(tmp_path, archive):
     fewer = {k: v for k, v in good_batches(2).items() if k != "test_batch"}
     with pytest.raises(ArchiveError, match="test_batch"):
         read_archive(write_archive(tmp_path / "fewer.tar.gz", fewer))
@@ -211,15 +253,59 @@ def test_only_what_may_pass_is_tried_again(
         assert "bytes came in" in str(caught.value)
 
 
-def test_refusing_proxy_fails_in_one_sentence(tmp_path, monkeypatch, capsys):
-    for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+def set_proxy(monkeypatch, address):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, address)
+        monkeypatch.setenv(name.lower(), address)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
-    with pytest.raises(download.DownloadError, match="ProxyError") as caught:
+
+
+def test_absent_proxy_fails_in_one_sentence(tmp_path, monkeypatch, capsys):
+    set_proxy(monkeypatch, "http://127.0.0.1:9")
+    with pytest.raises(download.DownloadError, match="127.0.0.1:9: ProxyError") as caught:
         download.fetch("http://example.invalid/a.tar.gz", "0" * 64, tmp_path / "a.tar.gz")
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out.count(" failed: ") == download.ATTEMPTS
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+    """A proxy that answers every request with the number that begins the host's name."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(int(self.path.removeprefix("http://")[:3]))
+
+        def do_CONNECT(self):
+            self.send_error(int(self.path[:3]))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{running.server_address[1]}"
+        set_proxy(monkeypatch, f"http://somebody:secret@{address}")
+        yield address
+        running.shutdown()
+
+
+@pytest.mark.parametrize(("status", "attempts"), [("403", 1), ("407", 1), ("503", 3)])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_refusing_proxy_is_named_in_one_sentence(
+    tmp_path, proxy, capsys, pauses, scheme, status, attempts
+):
+    """Plain requests go through the proxy, encrypted ones ask it for a tunnel."""
+    url = f"{scheme}://{status}.invalid/archive.tar.gz"
+    with pytest.raises(download.DownloadError) as caught:
+        download.fetch(url, "0" * 64, tmp_path / "a.tar.gz")
+    message = str(caught.value)
+    assert f"{url} by the proxy {proxy}: " in message and f" {status} " in message
+    assert "\n" not in message and "secret" not in message and "make demo" in message
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out.count("attempt ") == attempts
+    assert pauses == [2.0, 8.0][: attempts - 1]
 
 
 def test_unreachable_host_fails_in_one_sentence(tmp_path):
