@@ -112,7 +112,8 @@ def build_evolution(
     """
     evaluate, dynamics = loss.loss_and_gradient, settings["dynamics"]
     if dynamics == "gradient_flow":
-        return GradientFlow(evaluate, start, relative_tolerance=settings["relative_tolerance"])
+        tolerance = settings["relative_tolerance"]
+        return GradientFlow(evaluate, start, relative_tolerance=tolerance, lambda_1=lambda_1)
     rate = learning_rate(settings, lambda_1)
     if dynamics == "adam":
         return Adam(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
@@ -305,9 +306,12 @@ def main(snakemake) -> None:
                 remove(trajectory.stage)
                 return
             write_zarr(as_dataset(so_far, attributes), diverged)
+            advice = "lower learning_rate or use dynamics: gradient_flow"
+            if isinstance(evolution, GradientFlow):  # which takes no step that is too long
+                advice = "set precision: float64, or look into network and data"
             raise DivergenceError(
                 f"{error}; the {len(so_far['time'])} snapshots before that are in {diverged} "
-                "(xarray.open_zarr); lower learning_rate or use dynamics: gradient_flow"
+                f"(xarray.open_zarr); {advice}"
             ) from None
         dataset = as_dataset(recorded, attributes)
         write_snapshots(dataset, snakemake.params.store, snakemake.output.manifest)

@@ -472,6 +472,15 @@ def test_flow_reports_a_loss_that_is_not_finite():
         flow.advance(2.0)
 
 
+def test_flow_that_diverges_before_its_first_estimate_names_the_lambda_1_that_is_known():
+    def loss_and_gradient(theta):
+        return 1.0, torch.full_like(theta, math.nan if theta.any() else -1.0)
+
+    start = torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(DivergenceError, match="at time 0, step 0, .*lambda_1 7.5 "):
+        GradientFlow(loss_and_gradient, start, lambda_1=7.5).advance(1.0)
+
+
 @pytest.mark.parametrize(
     "build",
     [

@@ -18,6 +18,7 @@ from pipeline.trajectory import FINISHED, StagedTrajectory
 from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent
+from speedlimits.gradient import TrainingLoss
 
 SETTINGS = RUN | {
     "depth": 1,
@@ -278,6 +279,30 @@ def test_langevin_step_at_the_limit_is_refused(trained, capsys):
     with pytest.raises(SystemExit):
         trained(**LANGEVIN | {"learning_rate": 1.0})
     assert "stability limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "advice"),
+    [("gradient_flow", "set precision: float64"), ("gradient_descent", "lower learning_rate")],
+)
+def test_a_divergence_names_lambda_1_and_keeps_the_snapshots(
+    trained, monkeypatch, capsys, dynamics, advice
+):
+    """The loss is finite at the start alone, before gradient flow has estimated any lambda_1."""
+    original, start = TrainingLoss.loss_and_gradient, []
+
+    def broken(self, theta):
+        start.append(theta)
+        loss, gradient = original(self, theta)
+        return loss, gradient if torch.equal(theta, start[0]) else np.nan * gradient
+
+    monkeypatch.setattr(TrainingLoss, "loss_and_gradient", broken)
+    with pytest.raises(SystemExit):
+        trained(depth=2, final_time=30, dynamics=dynamics)
+    told, lambda_1 = capsys.readouterr().err, read_json("unit.json")["lambda_1"]
+    assert f"and lambda_1 {lambda_1:.6g} " in told and advice in told, told
+    kept = xr.open_zarr("diverged.zarr", consolidated=False)
+    assert kept["time"].values.tolist() == [0.0] and np.isfinite(kept["train_loss"]).all()
 
 
 def test_stage_of_other_settings_is_not_continued(trained, monkeypatch):

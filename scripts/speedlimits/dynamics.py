@@ -390,6 +390,7 @@ class GradientFlow(Evolution):
         theta_0: weights at the start, shape (P,).
         relative_tolerance: bound on the local error of a step over |theta_t - theta_0|.
         end_time: last time of interest; no step crosses it (None: no such time).
+        lambda_1: largest eigenvalue if known; named in errors until the flow has an estimate.
 
     Raises:
         ValueError: if the tolerance is not positive.
@@ -411,10 +412,11 @@ class GradientFlow(Evolution):
         *,
         relative_tolerance: float = RELATIVE_TOLERANCE,
         end_time: float | None = None,
+        lambda_1: float | None = None,
     ):
         if not relative_tolerance > 0.0:
             raise ValueError(f"relative_tolerance is {relative_tolerance}; it must be positive")
-        super().__init__(loss_and_gradient, theta_0)
+        super().__init__(loss_and_gradient, theta_0, lambda_1=lambda_1)
         self.relative_tolerance = relative_tolerance
         self.end_time = math.inf if end_time is None else float(end_time)
         # The current step runs from _start to _end; at first both are the starting point.
