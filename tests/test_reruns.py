@@ -281,6 +281,28 @@ def test_a_key_reruns_what_uses_it_and_nothing_else(key):
     assert (found_stale, found_new) == (stale, new)
 
 
+@pytest.mark.parametrize(
+    ("study", "vary"),
+    [
+        ("one", {"n": [48, 32], "final_time": [2000, 3000], "label_noise": [0, 0.5]}),
+        ("own_model", {"n": [8, 16], "model_arguments": {"two": [1, 2], "one": [4, 3]}}),
+    ],
+)
+def test_order_of_the_keys_of_vary_reruns_nothing(study, vary):
+    def planned(vary):
+        changed = config()
+        changed["studies"][study]["vary"] = vary
+        changed["default_studies"] = [study]
+        return jobs(changed)
+
+    forwards = planned(vary)
+    turned = {k: dict(reversed(v.items())) if isinstance(v, dict) else v for k, v in vary.items()}
+    assert planned(dict(reversed(turned.items()))) == forwards
+    other = vary | {"n": vary["n"][::-1]}  # others are compared with the first of a list
+    stale, new = changes(forwards, planned(other))
+    assert {"collect", "figure"} <= stale and not new
+
+
 PAGE = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
 
 

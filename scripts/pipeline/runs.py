@@ -101,7 +101,8 @@ def combinations(base: dict, study: dict) -> Iterator[dict]:
             cases replace ``model_arguments`` as a whole; vary lays single arguments over them.
 
     Yields:
-        One complete dict of run settings per point, in the order of the lists.
+        One complete dict of run settings per point, in the order of the lists; of the settings in
+        ``vary`` that with the first name, by the alphabet, changes last.
     """
     for _, settings in labelled_combinations(base, study):
         yield settings
@@ -109,8 +110,10 @@ def combinations(base: dict, study: dict) -> Iterator[dict]:
 
 def labelled_combinations(base: dict, study: dict) -> Iterator[tuple[str, dict]]:
     """Yield the label of its case and the settings of every point of a study."""
-    vary = {key: of for key, of in study.get("vary", {}).items() if key != "model_arguments"}
-    arguments = varied_arguments(study)
+    # Sorted, since the order of a mapping's keys says nothing: rows, colours and draws follow it.
+    vary = dict(sorted(study.get("vary", {}).items()))
+    vary.pop("model_arguments", None)
+    arguments = dict(sorted(varied_arguments(study).items()))
     for case in study.get("cases", [{}]):
         changed = {key: value for key, value in case.items() if key != "label"}
         label = case.get("label") or ", ".join(_case_word(*item) for item in changed.items())
