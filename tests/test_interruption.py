@@ -428,6 +428,19 @@ def test_no_room_for_snakemake_itself_is_told_in_one_sentence(tmp_path):
     assert told.count("larger than this system allows: make room") == 1, told
 
 
+def test_no_room_for_more_files_is_told_before_snakemake_makes_any(tmp_path):
+    """A disk that is full of files, with space left."""
+    assert workdir.room_problems(tmp_path) == [] and list(tmp_path.iterdir()) == []
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=10", "tmpfs", str(tmp_path)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        (told,) = workdir.room_problems(tmp_path)
+        assert "the disk is full" in told and list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def test_ctrl_c_while_jobs_are_planned_is_told_in_one_sentence(tmp_path):
     code = f"""
 import sys, types

@@ -23,6 +23,7 @@ from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
 ROOM = 100_000  # bytes, own choice: the files of some hundred jobs
+FOLDERS_AND_FILES = 20  # own choice: the folders in .snakemake, a log, those of a result
 # What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
 FOLDERS = (
     STATE,
@@ -70,11 +71,12 @@ def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:
 
 
 def room_problems(folder: str | Path) -> list[str]:
-    """Return why a folder has no room for the lists of files that Snakemake starts with."""
+    """Return why a folder has no room for the files that Snakemake starts with."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(ROOM))
-            file.flush()
+        with tempfile.TemporaryDirectory(dir=folder) as probe:
+            Path(probe, "room").write_bytes(bytes(ROOM))
+            for number in range(FOLDERS_AND_FILES):  # a disk may be full of files too
+                Path(probe, str(number)).touch()
     except OSError as error:
         return [sentence for sentence in [system_sentence(error)] if sentence]
     return []
