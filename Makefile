@@ -4,15 +4,20 @@
 # make lint   ruff, snakefmt, snakemake --lint
 # make test-slurm   the tests on a real Slurm (root, Debian packages of docs/cluster.md), up to 10 minutes
 # make docs   write the rulegraph, the table of config keys, and the pages of what rules depend on and of columns
+# make benchmarks   the claims of speed, 5 minutes on an idle core; PEERS=1 beside neural-tangents and torchdiffeq, in
+#             environments made for them; FULL=1 all cases, hours; ARCHIVE=cifar-10-python.tar.gz for its images
 # make pins   exact conda packages of envs/, where conda is at hand
 PYTHON ?= python3
 CUDA ?= 12.8
 CORES ?= all
 CONFIG ?= configs/demo.yaml
 REPORT ?= report.html
+TABLES ?= build/benchmarks
 BIN := .venv/bin
+LARGE_STAGES := --case 32,1000
+BENCHMARK := OMP_NUM_THREADS=1 PYTHONPATH=.venv/torchdiffeq $(BIN)/python benchmarks
 
-.PHONY: verify demo report test test-slurm lint docs clean pins
+.PHONY: verify demo report test test-slurm lint docs clean pins benchmarks
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile configs/demo.yaml
@@ -39,6 +44,19 @@ lint: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	$(BIN)/python scripts/pipeline/documentation.py
+
+benchmarks: .venv/.installed $(if $(PEERS),.venv/.installed-peers)
+	mkdir -p $(TABLES)
+	$(BENCHMARK)/kernel.py --output $(TABLES)/kernel.csv $(if $(FULL),--full) \
+	    $(if $(PEERS),--neural-tangents .venv/neural-tangents/bin/python)
+	$(BENCHMARK)/kernel_stages.py --case 32,128 $(if $(FULL),$(LARGE_STAGES))
+	$(BENCHMARK)/gradient_flow.py --csv $(TABLES)/gradient_flow.csv \
+	    --parts power-law linearised $(if $(FULL),network sensitivity) $(if $(ARCHIVE),--archive $(ARCHIVE))
+	$(BENCHMARK)/ensembles.py --csv $(TABLES)/ensembles.csv
+	$(BENCHMARK)/spectrum.py --steps $(if $(FULL),40 80 160,80)
+	$(if $(FULL),$(BENCHMARK)/paper_scale.py $(if $(ARCHIVE),--archive $(ARCHIVE)))
+	$(if $(FULL),$(BENCHMARK)/dag.py)
+	$(if $(FULL),$(BENCHMARK)/overhead.py)
 
 verify: .venv/.installed
 	$(BIN)/python scripts/verify.py
@@ -68,4 +86,13 @@ pins:
 	    --target .venv/slurm -r requirements-slurm.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	    --target .venv/citation cffconvert==2.0.0
+	touch $@
+
+# neural-tangents wants an old jax, so an environment of its own; torchdiffeq lies beside ours.
+.venv/.installed-peers: benchmarks/requirements-peers.txt benchmarks/requirements-flow.txt .venv/.installed
+	$(BIN)/python -m venv .venv/neural-tangents
+	.venv/neural-tangents/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -r benchmarks/requirements-peers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	    --target .venv/torchdiffeq -r benchmarks/requirements-flow.txt
 	touch $@

@@ -1,10 +1,11 @@
 """How long planning takes: a dry run of a new study, and a run of a finished one.
 
-A study of 200 ensembles of 10 realisations is 2000 runs and about 9000 jobs. Every number is of one
-fresh process. "Finished" means that every output file exists and that Snakemake's records of
+A study of 200 ensembles of 10 realisations is 2000 runs and about 9000 jobs. Every number is the
+median of fresh processes, with the least and the most: processor seconds, elapsed seconds, peak
+memory. "Finished" means that every output file exists and that Snakemake's records of
 parameters and inputs are complete (files are empty, "snakemake --touch" writes the records).
 
-Measured for 2000 runs (8820 jobs) on 2 cores of a shared machine, snakemake 9.27.1, Python 3.11:
+Elapsed, for 2000 runs (8820 jobs) on 2 cores of a shared machine, snakemake 9.27.1, Python 3.11:
 
     nothing done: dry run, by rule         25 s   330 MB     (17 s when the machine was idle)
     nothing done: dry run, each job        33 s   331 MB
@@ -28,6 +29,7 @@ import time
 from pathlib import Path
 
 import yaml
+from measuring import conditions, with_spread
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "rules", "scripts", "config.yaml", "schemas", "profiles", "envs")
@@ -71,7 +73,7 @@ def measured(folder: Path, *arguments: str, code: str = "", profile: str = "") -
         profile: file for what cProfile finds; empty for no profile.
 
     Returns:
-        Seconds, peak memory in MB, what it printed.
+        Processor seconds, elapsed seconds, peak memory in MB, what it printed.
     """
     options = ["-m", "cProfile", "-o", profile, "-m", "snakemake"] if profile else []
     start_code = f"{code}; from snakemake.cli import main; main()"
@@ -88,12 +90,12 @@ def measured(folder: Path, *arguments: str, code: str = "", profile: str = "") -
         text = output.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{text[-3000:]}")
-    return seconds, usage.ru_maxrss / 1000, text
+    return usage.ru_utime + usage.ru_stime, seconds, usage.ru_maxrss / 1000, text
 
 
 def finish(folder: Path) -> None:
     """Create every output file and Snakemake's records of them."""
-    _, _, text = measured(folder, "-n", "--summary")
+    *_, text = measured(folder, "-n", "--summary")
     for name in (line.split("\t")[0] for line in text.splitlines()):
         if name.startswith("results/"):
             path = folder / name
@@ -104,19 +106,24 @@ def finish(folder: Path) -> None:
     measured(folder, "--touch", "--forceall", "--quiet", "all", code=no_pause)
 
 
-def run(folder: Path, ensembles: int, profile: str) -> None:
+def run(folder: Path, ensembles: int, repeats: int, profile: str) -> None:
     """Measure in one folder and print a row for each measurement."""
     checkout(folder, study(ensembles))
 
     def row(what: str, *arguments: str) -> str:
-        seconds, megabytes, text = measured(folder, *arguments, profile=profile)
-        print(f"{what:36s} {seconds:6.1f} s {megabytes:6.0f} MB", flush=True)
+        runs = [measured(folder, *arguments, profile=profile) for _ in range(repeats)]
+        processor, elapsed, megabytes, (text, *_) = zip(*runs, strict=True)
+        print(
+            f"{what:32s} {with_spread(processor, '.1f')} s of processor time, "
+            f"{with_spread(elapsed, '.1f')} s elapsed, {with_spread(megabytes, '.0f')} MB",
+            flush=True,
+        )
         if profile:
             pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
         return text
 
     text = row("nothing done: dry run, by rule", "-n", "--quiet", "rules")
-    print(f"{'':36s} {re.search(r'^total +([0-9]+)', text, re.MULTILINE)[1]} jobs")
+    print(f"{'':32s} {re.search(r'^total +([0-9]+)', text, re.MULTILINE)[1]} jobs")
     row("nothing done: dry run, each job", "-n")
     finish(folder)
     for what, arguments in (("dry run", ["-n"]), ("run", [])):
@@ -131,10 +138,17 @@ def main() -> None:
     parser.add_argument(
         "--ensembles", type=int, default=200, help="of 10 runs each; rounded up to 20, 40, ..."
     )
+    parser.add_argument("--repeats", type=int, default=3, help="of every measurement")
     parser.add_argument("--profile", default="", help="file for cProfile; prints where time goes")
     given = parser.parse_args()
+    print(conditions(threads=None, packages=("snakemake",)))
     with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder), given.ensembles, given.profile and str(Path(given.profile).resolve()))
+        run(
+            Path(folder),
+            given.ensembles,
+            given.repeats,
+            given.profile and str(Path(given.profile).resolve()),
+        )
 
 
 if __name__ == "__main__":

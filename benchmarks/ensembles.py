@@ -1,27 +1,26 @@
 """Gradients of several realisations in one pass over stacked weights, against one after another.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/ensembles.py [--realisations 6] [--csv FILE]
+    OMP_NUM_THREADS=1 python benchmarks/ensembles.py [--realisations 6] [--csv FILE]
 
 Networks in NTK parameterisation on random images, float32, one core. "separate" is
 ``gradient.TrainingLoss`` for each realisation (channels-last, micro-batches that stay in the
 cache), "stacked" ``ensembles.EnsembleLoss`` with the fastest of several micro-batches. Times are
-CPU seconds of all realisations' gradients, the two alternating within every repetition; the ratio
-is the median over repetitions of adjacent runs, and above 1 where stacking is faster.
+processor time of all realisations' gradients, the two alternating within every repetition; the
+ratio is the median over repetitions of adjacent runs (least-most), and above 1 where stacking is
+faster.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
-import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from measuring import SCRIPTS, conditions, with_spread, write_csv
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+sys.path.insert(0, str(SCRIPTS))
 
 from speedlimits.ensembles import EnsembleLoss
 from speedlimits.gradient import TrainingLoss
@@ -44,7 +43,7 @@ LEAST_SECONDS = 0.05  # one timing repeats a call until it lasts this long
 
 
 def seconds(call, count: int) -> float:
-    """Return CPU seconds of one of ``count`` calls."""
+    """Return processor seconds of one of ``count`` calls."""
     start = time.process_time()
     for _ in range(count):
         call()
@@ -83,17 +82,14 @@ def run_case(name, build, shape, width, samples, realisations) -> dict[str, obje
     fastest = min(sizes, key=lambda size: min(seconds(calls[size], 1) for _ in range(3)))
     count = max(1, int(LEAST_SECONDS / seconds(separate, 1)))
     times = [(seconds(separate, count), seconds(calls[fastest], count)) for _ in range(REPETITIONS)]
-    ratios = sorted(a / b for a, b in times)
     return {
         "network": name,
         "width": width,
         "n": samples,
         "realisations": realisations,
-        "separate ms": f"{1e3 * statistics.median(a for a, _ in times):.2f}",
-        "stacked ms": f"{1e3 * statistics.median(b for _, b in times):.2f}",
-        "ratio": f"{statistics.median(ratios):.2f}",
-        "least": f"{ratios[0]:.2f}",
-        "most": f"{ratios[-1]:.2f}",
+        "separate ms": with_spread(1e3 * a for a, _ in times),
+        "stacked ms": with_spread(1e3 * b for _, b in times),
+        "ratio": with_spread(a / b for a, b in times),
         "micro-batch": fastest,
         "difference": f"{difference:.1e}",
     }
@@ -106,17 +102,14 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("ensembles.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{platform.machine()}, torch {torch.__version__}, one thread\n")
+    print(conditions(), "\n")
     rows = []
     for case in CASES:
         rows.append(run_case(*case, arguments.realisations))
         if len(rows) == 1:
             print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
         print("| " + " | ".join(str(value) for value in rows[-1].values()) + " |", flush=True)
-    with arguments.csv.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.csv, rows)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import conditions, fitted_power
 from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -285,10 +286,10 @@ def run_torchdiffeq(problem: Problem, end: float, tolerance: float) -> tuple[lis
 
 
 def timed(run: Callable[[], tuple[list[Tensor], int]]) -> tuple[list[Tensor], int, float]:
-    """Return the result of ``run`` and its wall-clock seconds."""
-    start = time.perf_counter()
+    """Return the result of ``run`` and its processor seconds."""
+    start = time.process_time()
     trajectory, gradients = run()
-    return trajectory, gradients, time.perf_counter() - start
+    return trajectory, gradients, time.process_time() - start
 
 
 def general_solvers(problem: Problem, end: float) -> Iterator[tuple[str, Callable]]:
@@ -476,8 +477,17 @@ def print_row(row: Row) -> None:
     )
 
 
+def scaling(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield, for methods with three times or more of a problem, the power of T of gradients."""
+    for problem, method in dict.fromkeys((row.problem, row.method) for row in rows):
+        chosen = [row for row in rows if (row.problem, row.method) == (problem, method)]
+        if len({row.time for row in chosen}) >= 3:
+            power = fitted_power([row.time for row in chosen], [row.gradients for row in chosen])
+            yield f"| {problem} | {method} | {power} | {power.points} |"
+
+
 def main() -> None:
-    """Run the chosen parts, print the table and write the CSV file."""
+    """Run the chosen parts, print the tables and write the CSV file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--archive", type=Path, help="CIFAR-10 python archive (default: digits)")
     parser.add_argument("--csv", type=Path, default=Path("gradient_flow.csv"))
@@ -535,6 +545,10 @@ def main() -> None:
                     inputs, targets, 16, end, arguments.sensitivity_tolerance
                 )
 
+    packages = ["torch", "numpy", "scipy"]
+    packages += ["torchdiffeq"] * (importlib.util.find_spec("torchdiffeq") is not None)
+    print(conditions(arguments.threads, packages), "\n")
+    found = []
     print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
     print("|---|---|---|---|---|---|")
     with open(arguments.csv, "w", newline="") as file:
@@ -542,8 +556,12 @@ def main() -> None:
         writer.writeheader()
         for row in rows():
             print_row(row)
+            found.append(row)
             writer.writerow(asdict(row))
             file.flush()
+    if powers := list(scaling([row for row in found if row.time in arguments.times])):
+        print("\n| problem | method | power of T of the gradients | times |\n|---|---|---|---|")
+        print("\n".join(powers))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Exact NTK, side by side with its peers in one run, on one core.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/kernel.py --output kernel.csv
+    OMP_NUM_THREADS=1 python benchmarks/kernel.py --output kernel.csv [--full]
         [--neural-tangents PEERS/bin/python]
 
 Methods, all on Myrtle-5 in NTK parameterisation, 32 x 32 x 3 inputs, 10 outputs, float32:
@@ -12,52 +12,43 @@ Methods, all on Myrtle-5 in NTK parameterisation, 32 x 32 x 3 inputs, 10 outputs
 * neural-tangents: ``empirical_ntk_fn`` with Jacobian contraction, in the environment of
   requirements-peers.txt, compilation excluded.
 
-Times are CPU seconds of the process, which equal wall seconds on an idle core and are not
-lengthened by other jobs on a shared one. Peaks are resident memory of the whole process. The
-methods alternate within every repetition, because machines drift; ratios are medians over
-repetitions of adjacent runs.
+Times are processor seconds, peaks are resident memory of the whole process, with what a call added
+to it (``measuring``). The methods alternate within every repetition, because machines drift; ratios
+are medians over repetitions of adjacent runs. The last table fits powers of n at one width and of
+the width at one n, of time, of added memory and, to compare with, of operations.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import platform
-import re
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
+from measuring import (
+    SCRIPTS,
+    Measured,
+    conditions,
+    fitted_power,
+    markdown,
+    measure,
+    measured_limits,
+    processor_seconds,
+    write_csv,
+)
+
 OUTPUTS, SIDE, CHANNELS = 10, 32, 3
-# (width, samples, traced), some 10 minutes on one core; --case 32,1000 shows the large-n limit.
-CASES = [
-    (32, 32, False),
-    (64, 32, False),
-    (32, 128, False),
-    (64, 128, False),
-    (64, 128, True),
-    (32, 256, False),
-    (64, 256, False),
-]
+# (width, samples, traced); a minute or two on one core.
+CASES = [(width, 64, False) for width in (16, 64)]
+CASES += [(32, samples, False) for samples in (32, 64, 128, 256)]
+LARGE_CASES = [(128, 64, False), (64, 128, False), (64, 128, True), (64, 256, False)]
+LARGE_CASES += [(32, 1000, False)]  # with --full: quarter of an hour more
 ACCURACY_CASE = (32, 64)  # width, samples
-
-
-def resident_bytes(field: str) -> int:
-    """Return VmRSS or VmHWM of this process (Linux)."""
-    return 1024 * int(re.search(field + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
-def measure(function: Callable[[], object]) -> tuple[float, int]:
-    """Return CPU seconds and the peak resident bytes of the process during one call."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    start = time.process_time()
-    function()
-    return time.process_time() - start, resident_bytes("VmHWM")
 
 
 def make_case(width: int, samples: int):
@@ -117,26 +108,17 @@ def methods(network, inputs, traced: bool) -> dict[str, Callable[[], object]]:
 def operations(width: int, samples: int, traced: bool) -> float:
     """Return the floating-point operations of the structured route (multiply and add = 2)."""
     s, c, n, w = SIDE**2, OUTPUTS, samples, width
-    # C cotangents and C weight gradients through convolutions 2 and 3; convolution 4 only passes
-    # cotangents down and convolution 1 takes only weight gradients.
-    jacobian = 18 * w**2 * c * (2 * s + 2 * s / 4 + s / 16) + 54 * w * c * s
+    # C cotangents and C weight gradients through convolutions 2 and 3; convolution 4 passes
+    # cotangents down and takes one weight gradient, convolution 1 takes only weight gradients.
+    jacobian = 18 * w**2 * (c * (2 * s + 2 * s / 4 + s / 16) + s / 16) + 54 * w * c * s
     forward = 18 * w**2 * (s + s / 4 + s / 16) + 54 * w * s
     columns = 27 * w + 18 * w**2
     product = n**2 * c * columns * (1 if traced else c)
     return n * (jacobian + forward) + product + 18 * (n * w) ** 2
 
 
-def gemm_rate(size: int = 2048, repeats: int = 7) -> float:
-    """Return the best measured rate of float32 matrix products, operations per CPU second."""
-    import torch
-
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    out = torch.empty(size, size)
-    return 2 * size**3 / min(measure(lambda: torch.mm(a, b, out=out))[0] for _ in range(repeats))
-
-
 def product_rate(rows: int, columns: int = 9216, repeats: int = 5) -> float:
-    """Return the rate of the symmetric product alone, lower-half operations per CPU second."""
+    """Return the rate of the symmetric product alone, lower-half operations per second."""
     import torch
 
     from speedlimits import kernel_sequential
@@ -150,7 +132,7 @@ def product_rate(rows: int, columns: int = 9216, repeats: int = 5) -> float:
     def product():
         kernel_sequential._add_convolution(theta, factor, factor, panels, False, centred=False)
 
-    return rows**2 * columns / min(measure(product)[0] for _ in range(repeats))
+    return rows**2 * columns / min(processor_seconds(product, repeats))
 
 
 def eigenvalue_errors() -> list[dict[str, object]]:
@@ -196,11 +178,16 @@ def relu_masks(network, x):
 
 
 def neural_tangents_server() -> None:
-    """Answer every line "width samples traced" on standard input by [seconds, peak bytes]."""
+    """Answer every line "width samples traced" on standard input by what was measured.
+
+    The first line written names the versions.
+    """
     import jax
     import neural_tangents as nt
     from neural_tangents import stax
 
+    names = ("jax", "jaxlib", "neural-tangents")
+    print(json.dumps(", ".join(f"{name} {version(name)}" for name in names)), flush=True)
     compiled: dict[tuple[int, int, bool], Callable[[], object]] = {}
     for line in sys.stdin:
         width, samples, traced = json.loads(line)
@@ -226,11 +213,11 @@ def neural_tangents_server() -> None:
         print(json.dumps(measure(compiled[key])), flush=True)
 
 
-def ask(server: subprocess.Popen, case: tuple[int, int, bool]) -> tuple[float, int]:
-    """Return seconds and peak bytes of one neural-tangents run."""
+def ask(server: subprocess.Popen, case: tuple[int, int, bool]) -> Measured:
+    """Return what one neural-tangents run took."""
     server.stdin.write(json.dumps(case) + "\n")
     server.stdin.flush()
-    return tuple(json.loads(server.stdout.readline()))
+    return Measured(*json.loads(server.stdout.readline()))
 
 
 def run_case(
@@ -245,14 +232,14 @@ def run_case(
         runs["neural-tangents"] = lambda: ask(server, case)
     for call in methods(network, inputs[:32], traced).values():
         call()
-    results: dict[str, list[tuple[float, int]]] = {name: [] for name in runs}
+    results: dict[str, list[Measured]] = {name: [] for name in runs}
     for _repetition in range(repeats):
         for name, run in runs.items():
             results[name].append(run())
-    base = [seconds for seconds, _ in results["structured"]]
+    base = [value.seconds for value in results["structured"]]
     rows = []
     for name, values in results.items():
-        seconds = [value for value, _ in values]
+        seconds = [value.seconds for value in values]
         ratios = [value / own for value, own in zip(seconds, base, strict=True)]
         rows.append(
             {
@@ -264,7 +251,8 @@ def run_case(
                 "least": f"{min(seconds):.3f}",
                 "most": f"{max(seconds):.3f}",
                 "ratio": f"{statistics.median(ratios):.2f}",
-                "peak MB": f"{statistics.median(peak for _, peak in values) / 1e6:.0f}",
+                "peak MB": f"{statistics.median(value.peak for value in values) / 1e6:.0f}",
+                "added MB": f"{statistics.median(value.added for value in values) / 1e6:.0f}",
             }
         )
     return rows
@@ -278,20 +266,38 @@ def add_share(rows: list[dict[str, object]], rate: float) -> None:
         row["GEMM share"] = f"{work / float(row['seconds']) / rate:.0%}" if own else ""
 
 
-def markdown(rows: list[dict[str, object]]) -> str:
-    """Return rows as a markdown table."""
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows]
-    return "\n".join(lines)
+def scaling(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return what powers of n at one width, and of the width at one n, full kernels follow.
 
-
-def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write rows to a CSV file."""
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    Three cases or more make a line for every method; operations are those of the structured route.
+    """
+    full = [row for row in rows if row["kernel"] == "full"]
+    found = []
+    for axis, fixed in (("n", "width"), ("width", "n")):
+        for at, method in dict.fromkeys((row[fixed], row["method"]) for row in full):
+            chosen = [row for row in full if (row[fixed], row["method"]) == (at, method)]
+            if len(chosen) < 3:
+                continue
+            x = [float(row[axis]) for row in chosen]
+            columns = {
+                name: [float(row[name]) for row in chosen] for name in ("seconds", "added MB")
+            }
+            if str(method).startswith("structured"):
+                columns["operations"] = [
+                    operations(int(row["width"]), int(row["n"]), False) for row in chosen
+                ]
+            powers = {name: fitted_power(x, values) for name, values in columns.items()}
+            found.append(
+                {
+                    "power of": f"{axis} = {', '.join(f'{value:g}' for value in sorted(x))}",
+                    "at": f"{fixed} {at}",
+                    "method": method,
+                    "seconds": powers["seconds"],
+                    "added MB": powers["added MB"],
+                    "operations": powers.get("operations", ""),
+                }
+            )
+    return found
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -299,6 +305,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("kernel.csv"), help="CSV to write")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions after a warm-up")
+    parser.add_argument("--full", action="store_true", help="large cases too")
     parser.add_argument("--neural-tangents", metavar="PYTHON", help="its environment's python")
     parser.add_argument(
         "--case",
@@ -316,11 +323,11 @@ def main() -> None:
     if arguments.serve_neural_tangents:
         neural_tangents_server()
         return
-    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    sys.path.insert(0, str(SCRIPTS))
     import torch
 
     torch.set_num_threads(1)
-    cases = CASES
+    cases = CASES + LARGE_CASES * arguments.full
     if arguments.case:
         parts = [case.split(",") for case in arguments.case]
         cases = [(int(p[0]), int(p[1]), p[2:] == ["traced"]) for p in parts]
@@ -328,10 +335,12 @@ def main() -> None:
     if arguments.neural_tangents:
         command = [arguments.neural_tangents, __file__, "--serve-neural-tangents"]
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    rate = gemm_rate()
-    share = product_rate(2560) / rate
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
-    print(f"matrix products {rate / 1e9:.0f} GF/s; symmetric product alone {share:.0%} of it\n")
+    reached = measured_limits()
+    share = product_rate(2560) / reached.float32
+    print(conditions())
+    if server is not None:
+        print(f"beside it {json.loads(server.stdout.readline())}")
+    print(f"{reached}; symmetric product alone {share:.0%} of the first\n")
     print(markdown(eigenvalue_errors()), "\n")
     rows = []
     for case in cases:
@@ -340,8 +349,11 @@ def main() -> None:
     if server is not None:
         server.stdin.close()
         server.wait()
-    add_share(rows, rate)
+    add_share(rows, reached.float32)
     print(markdown(rows))
+    if powers := scaling(rows):
+        print("\nExponents, fitted in logarithms, with standard errors:\n")
+        print(markdown(powers))
     write_csv(arguments.output, rows)
 
 

@@ -4,8 +4,6 @@ Runs the demo once, in a folder of its own. Every job's process notes the proces
 and system) that it had used when its work began and when it ended. Processor time depends little
 on what else the machine does; elapsed time would.
 
-MEASURED
-
     python benchmarks/overhead.py
     python benchmarks/overhead.py --configfile tests/miniature.yaml
     python benchmarks/overhead.py --imports      # what each script's imports take
@@ -22,6 +20,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from measuring import conditions, with_spread
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "config.yaml", "configs", "rules", "scripts", "schemas", "profiles", "envs")
@@ -100,6 +99,8 @@ def report(configfile: Path) -> None:
         seconds=("all", "sum"),
         startup=("startup", "sum"),
         each=("startup", "median"),
+        least=("startup", "min"),
+        most=("startup", "max"),
     )
     kinds["share"] = kinds["startup"] / kinds["seconds"]
     print(kinds.sort_values("startup", ascending=False).round(2).to_string())
@@ -111,7 +112,7 @@ def report(configfile: Path) -> None:
 
 
 def imports() -> None:
-    """Print the processor seconds that importing each rule's script takes, the least of three."""
+    """Print the processor seconds that importing each rule's script takes: median (least-most)."""
     for script in sorted((ROOT / "scripts").glob("*.py")):
         seconds = []
         for _ in range(3):
@@ -124,7 +125,7 @@ def imports() -> None:
             after = os.times()
             user = after.children_user - before.children_user
             seconds.append(user + after.children_system - before.children_system)
-        print(f"{script.stem:28s} {min(seconds):6.2f} s")
+        print(f"{script.stem:28s} {with_spread(seconds)} s")
 
 
 def main() -> None:
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--configfile", type=Path, default=ROOT / "configs/demo.yaml")
     parser.add_argument("--imports", action="store_true")
     given = parser.parse_args()
+    print(conditions(threads=None, packages=("snakemake", "torch", "numpy", "scipy")))
     if given.imports:
         imports()
     else:

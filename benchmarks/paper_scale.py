@@ -25,17 +25,18 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
+from measuring import SCRIPTS, conditions, gemm_rate, processor_seconds, with_spread
 from snakemake.utils import update_config
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+sys.path.insert(0, str(SCRIPTS))
 
 from gradient_flow import load_images
 
@@ -53,20 +54,6 @@ KERNELS = 1 + 2 + 2  # of them, the last two with the start's beside them
 CARD = {"float32": 50.0, "float64": 25.0, "bandwidth": 3.6}
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return the CPU seconds of the second of two calls."""
-    call()
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
-def matrix_rate(dtype: torch.dtype, size: int = 1536) -> float:
-    """Return the operations per second of a square matrix product here."""
-    a = torch.randn(size, size, dtype=dtype)
-    return 2 * size**3 / min(seconds(lambda: a @ a) for _ in range(3))
-
-
 def network_of(settings: dict, inputs: torch.Tensor, dtype: torch.dtype) -> torch.nn.Module:
     """Return the network of run settings at a start."""
     keys = ("width", "parameterisation", "initialisation")
@@ -77,28 +64,33 @@ def network_of(settings: dict, inputs: torch.Tensor, dtype: torch.dtype) -> torc
     )
 
 
-def shares(settings: dict, images: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-    """Return piece -> its rate over that of matrix products in the same arithmetic."""
+def shares(settings: dict, images: torch.Tensor, targets: torch.Tensor) -> dict[str, list[float]]:
+    """Return piece -> its rate over that of matrix products in the same arithmetic, repeatedly."""
     x, y = images[: SIZES[0]], targets[: SIZES[0]]
     single = network_of(settings, x, torch.float32)
     forward = forward_operations(single, x)
-    rate = {name: matrix_rate(getattr(torch, name)) for name in ("float32", "float64")}
+    rate = {name: gemm_rate(name) for name in ("float32", "float64")}
     weights = torch.nn.utils.parameters_to_vector(single.parameters()).detach()
     loss = TrainingLoss(single, x, y)
-    gradient = 3 * forward * len(x) / seconds(lambda: loss.loss_and_gradient(weights))
     cost = spectrum_cost(single, x, 10, 1)
     rows = 10 * len(x)
     eigen = 8 / 3 * rows**3
-    kernel = (cost.explicit - eigen) / seconds(lambda: empirical_ntk(single, x))
     double = network_of(settings, x, torch.float64)
     vector = torch.randn(rows, dtype=torch.float64)
-    matvec = 6 * forward * len(x) / seconds(lambda: kernel_product(double, x.double(), vector))
     print(f"matrix products here: {rate['float32'] / 1e9:.0f} GF/s float32, "
           f"{rate['float64'] / 1e9:.0f} GF/s float64; one thread")  # fmt: skip
+    pieces = {  # operations, arithmetic, call
+        "gradient": (
+            3 * forward * len(x), "float32", lambda: loss.loss_and_gradient(weights)
+        ),
+        "kernel": (cost.explicit - eigen, "float32", lambda: empirical_ntk(single, x)),
+        "quadrature": (
+            6 * forward * len(x), "float64", lambda: kernel_product(double, x.double(), vector)
+        ),
+    }  # fmt: skip
     return {
-        "gradient": gradient / rate["float32"],
-        "kernel": kernel / rate["float32"],
-        "quadrature": matvec / rate["float64"],
+        name: [operations / seconds / rate[dtype] for seconds in processor_seconds(call)]
+        for name, (operations, dtype, call) in pieces.items()
     }
 
 
@@ -182,9 +174,11 @@ def main() -> None:
         images = torch.nn.functional.interpolate(images, size=(32, 32)).repeat(1, 3, 1, 1)
     card = {name: 1e12 * getattr(arguments, name) for name in CARD}
     plan, base = Plan(config), config["base"]
-    share = shares(base, images, targets)
-    told = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
-    print(f"share of that reached by each piece: {told}")
+    print(conditions())
+    measured = shares(base, images, targets)
+    told = ", ".join(f"{name} {with_spread(values, '.0%')}" for name, values in measured.items())
+    print(f"share of that reached by each piece, median (least-most): {told}")
+    share = {name: statistics.median(values) for name, values in measured.items()}
     lambda_1 = lambda_1_law(base, images)
     heads = ("dynamics", "n", "gradients", "training", "kernels", "quadrature", "spectra")
     heads += ("seconds of one realisation", "hours of all")

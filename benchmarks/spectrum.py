@@ -1,6 +1,7 @@
 """Sums over the full NTK's spectrum: every route side by side, one core, time and agreement.
 
     OMP_NUM_THREADS=1 python benchmarks/spectrum.py [--width 8] [--n 128] [--steps 40 80 160]
+        [--repeats 3]
 
 Network: Myrtle-5 in NTK parameterisation at its start, scikit-learn's digits, float32. Routes:
 
@@ -18,13 +19,12 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from measuring import SCRIPTS, conditions, processor_seconds, with_spread
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(SCRIPTS))
 
 OUTPUTS = 10
 TIMES = np.logspace(-1, 5, 61)
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--n", type=int, default=128)
     parser.add_argument("--steps", type=int, nargs="+", default=[40, 80, 160])
+    parser.add_argument("--repeats", type=int, default=3, help="of every route")
     arguments = parser.parse_args()
     import torch
     from sklearn.datasets import load_digits
@@ -98,16 +99,16 @@ def main() -> None:
             routes[f"Lanczos {name}, {steps} products"] = lambda matvec=matvec, steps=steps: (
                 spectrum.spectral_measure_lanczos(matvec, residue, steps)[:2]
             )
+    print(conditions(), "\n")
     print(f"width {arguments.width}, n {arguments.n}, rows {rows}, weights {weights}")
-    print("| route | seconds | largest error |\n|---|---|---|")
+    print("| route | processor seconds (least-most) | largest error |\n|---|---|---|")
     for name, route in routes.items():
-        start = time.process_time()
         found = route()
-        seconds = time.process_time() - start
+        seconds = with_spread(processor_seconds(route, arguments.repeats))
         errors = [
             np.abs(a / b - 1).max() for a, b in zip(sums(*found, times), reference, strict=True)
         ]
-        print(f"| {name} | {seconds:.2f} | {max(errors):.1e} |", flush=True)
+        print(f"| {name} | {seconds} | {max(errors):.1e} |", flush=True)
 
 
 if __name__ == "__main__":

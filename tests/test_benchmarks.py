@@ -1,0 +1,145 @@
+"""The benchmarks: what they count and fit, against independent references; `make benchmarks`."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from scipy.stats import linregress
+from torch.utils.flop_counter import FlopCounterMode
+
+FOLDER = ROOT / "benchmarks"
+sys.path.append(str(FOLDER))
+
+import gradient_flow  # noqa: E402
+import kernel as kernel_benchmark  # noqa: E402
+import kernel_stages  # noqa: E402
+import measuring  # noqa: E402
+
+from speedlimits import kernel, kernel_sequential  # noqa: E402
+
+PROGRAMS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "measuring")
+
+
+def test_powers_are_those_of_least_squares_in_logarithms():
+    x = np.array([32.0, 64, 128, 256])
+    exact = measuring.fitted_power(x, 3 * x**1.5)
+    assert exact.exponent == pytest.approx(1.5, abs=1e-12) and exact.error < 1e-12
+    y = 3 * x**1.5 * np.array([1.1, 0.95, 1.0, 1.2])
+    reference, found = linregress(np.log(x), np.log(y)), measuring.fitted_power(x, y)
+    assert found.exponent == pytest.approx(reference.slope)
+    assert found.error == pytest.approx(reference.stderr)
+
+
+def test_processor_time_leaves_out_waiting_and_peaks_hold_what_is_freed():
+    found = measuring.measure(lambda: (torch.ones(25_000_000), time.sleep(0.5)))
+    assert found.seconds < 0.4
+    assert 100e6 <= found.added < 110e6 and found.peak > found.added
+
+
+def test_rates_are_operations_and_bytes_over_the_shortest_time(monkeypatch):
+    monkeypatch.setattr(measuring, "processor_seconds", lambda call, repeats: [3.0, 2.0])
+    assert measuring.gemm_rate(size=10) == 2 * 10**3 / 2.0
+    assert measuring.triad_rate(size=400) == 3 * 400 / 2.0
+
+
+def test_conditions_name_processor_threads_and_versions_but_no_host():
+    text = measuring.conditions(2)
+    assert f"2 threads; Python {sys.version.split()[0]}, torch {torch.__version__}" in text
+    model = re.search(r"model name\s*: (.+)", open("/proc/cpuinfo").read())
+    assert text.startswith(model[1].strip() if model else "")
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_every_benchmark_says_where_it_ran(path):
+    assert re.search(r"print\(f?\"?\{?conditions\(", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("choice", [(), ("FULL=1", "PEERS=1", "ARCHIVE=cifar.tar.gz")])
+def test_one_command_runs_programs_with_options_that_they_have(choice):
+    made = subprocess.run(
+        ["make", "-n", "benchmarks", *choice], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = re.findall(r"python (benchmarks/\w+\.py)(.*)", made.stdout.replace("\\\n", " "))
+    assert {"kernel", "kernel_stages", "gradient_flow"} <= {name[11:-3] for name, _ in lines}
+    for name, options in lines:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for option in shlex.split(options):
+            assert not option.startswith("--") or f'"{option}"' in text, (name, option)
+    assert ("benchmarks/requirements-peers.txt" in made.stdout) <= bool(choice)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A network on 8 x 8 images, with SIDE and the counts that follow from it."""
+    for module in (kernel_benchmark, kernel_stages):
+        monkeypatch.setattr(module, "SIDE", 8)
+    return kernel_benchmark.make_case(8, 6)
+
+
+def test_peers_compute_the_same_kernel(small):
+    network, inputs = small
+    for traced in (False, True):
+        calls = kernel_benchmark.methods(network.double(), inputs.double(), traced)
+        reference = calls["torch.func"]()
+        assert torch.allclose(calls["structured"](), reference, rtol=1e-10)
+
+
+def test_rows_and_powers_of_the_kernel_benchmark(small):
+    rows = []
+    for samples in (16, 32, 64):
+        rows += kernel_benchmark.run_case((8, samples, False), 2, None)
+    for row in rows:
+        assert float(row["least"]) <= float(row["seconds"]) <= float(row["most"])
+        row["seconds"] = 0.5 * row["n"] ** 1.25
+        row["added MB"] = row["n"] ** 2
+    powers = kernel_benchmark.scaling(rows)
+    assert len(powers) == 3 and all(power["at"] == "width 8" for power in powers)
+    assert [power["seconds"].exponent for power in powers] == pytest.approx([1.25] * 3)
+    assert [power["added MB"].exponent for power in powers] == pytest.approx([2.0] * 3)
+    assert 1 < powers[0]["operations"].exponent < 2 and powers[2]["operations"] == ""
+    assert not kernel_benchmark.scaling(rows[:6])
+
+
+def test_operations_of_stages_are_those_that_torch_counts(small):
+    network, inputs = small
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        kernel.empirical_ntk(network, inputs)
+    found = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    counted = kernel_stages.work(8, len(inputs))
+    # The plan takes three passes of one sample, whose last layer is no convolution.
+    once = kernel_sequential.forward_operations(network, inputs[:1]) - 2 * 8 * 10
+    assert found["aten.convolution"] == counted["cotangents"].operations + 3 * once
+    by_sample = counted["weight gradients"].operations + counted["last convolution"].operations
+    assert by_sample <= found["aten.bmm"] < 1.01 * by_sample
+    centring = counted["centring"].operations
+    assert centring <= found["aten.mm"] < 1.3 * centring  # also the means among themselves
+    whole = sum(work.operations for work in counted.values())  # NumPy's products with them
+    assert whole == pytest.approx(kernel_benchmark.operations(8, len(inputs), False) + centring)
+
+
+def test_stages_make_up_the_time_of_the_kernel(small):
+    network, inputs = small
+    originals = dict(vars(kernel_sequential))
+    start = time.process_time()
+    found = kernel_stages.stage_seconds(network, inputs)
+    whole = time.process_time() - start
+    assert 0.8 * whole < sum(found.values()) <= whole
+    assert all(found[stage] > 0 for stage in kernel_stages.work(8, 6))
+    assert dict(vars(kernel_sequential)) == originals
+
+
+def test_power_of_the_training_time_needs_three_times():
+    rows = [
+        gradient_flow.Row("p", time, method, round(10 * time**power), 0.0, 0.0)
+        for method, power in (("flow", 0.25), ("descent", 1.0))
+        for time in (1e4, 1e8, 1e12)
+    ]
+    lines = list(gradient_flow.scaling(rows))
+    assert lines == ["| p | flow | 0.25 ± 0.00 | 3 |", "| p | descent | 1.00 ± 0.00 | 3 |"]
+    assert not list(gradient_flow.scaling(rows[:2]))
