@@ -94,20 +94,40 @@ def jobs(state):
     return [tuple(line.split("|")) for line in lines]
 
 
+# In _take_snapshot of scripts/pipeline/trajectory.py, when a checkpoint has been written.
+STORED = "        self._checkpoint()\n\n    @functools.cached_property"
+FREEZE = f"""        self._checkpoint()
+        if Path("freeze").exists() and self.next_snapshot == int(Path("freeze").read_text()):
+            os.kill(os.getpid(), {signal.SIGSTOP:d})
+
+    @functools.cached_property"""
+
+
+def let_trainings_freeze(folder):
+    """Make every training stop itself at the snapshot whose number the file ``freeze`` holds."""
+    module = folder / "scripts/pipeline/trajectory.py"
+    text = module.read_text()
+    assert STORED in text
+    module.write_text(text.replace(STORED, FREEZE))
+
+
 def frozen_trainings(count):
-    """Freeze that many trainings, each as soon as its script runs; return id -> node."""
+    """Wait until that many trainings have stopped themselves; return id -> node."""
     found, end = {}, time.monotonic() + LIMIT
     while len(found) < count and time.monotonic() < end:
         for job, node, rule in jobs("RUNNING"):
-            if len(found) == count or "train" not in rule or job in found:
-                continue
-            if training_processes(job):
-                for pid in training_processes(job):
-                    os.kill(pid, signal.SIGSTOP)
+            if "train" in rule and any(map(stopped, training_processes(job))):
                 found[job] = node
         time.sleep(0.1)
     assert len(found) == count, jobs("all")
     return found
+
+
+def stopped(pid):
+    """Return whether SIGSTOP holds a process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+    return False
 
 
 def training_processes(job):
@@ -121,10 +141,10 @@ def training_processes(job):
     return found
 
 
-def kill_training(job):
-    """Kill the training script of a job, as the system does for lack of memory."""
+def send(job, number):
+    """Send a signal to the training script of a job."""
     for pid in training_processes(job):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
 def lose_node_of(cluster, job, node, requeue):
@@ -143,7 +163,7 @@ def hurt_all(cluster, trainings):
     """Let one of four frozen trainings time out, kill one, cancel one, take the last one's node."""
     timed_out, failed, cancelled, lost = trainings
     slurm_cluster.run("scontrol", "update", f"JobId={timed_out}", "TimeLimit=1")
-    kill_training(failed)
+    send(failed, signal.SIGKILL)  # as the system does for lack of memory
     slurm_cluster.run("scancel", cancelled)
     wait_until(lambda: {states()[job] for job in trainings} >= set(ENDED))
     assert [states()[job] for job in (timed_out, failed, cancelled)] == ENDED
@@ -166,13 +186,14 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     overlay.write_text(yaml.safe_dump(config))
     local, folder = tmp_path / "local", tmp_path / "cluster"
     local.mkdir()
-    checkout(local)
+    let_trainings_freeze(checkout(local))
     # What comes before the trainings is made here, which saves three jobs one after another.
     process = snakemake(local, f"{RUN}/time_unit.json", configfile=overlay)
     assert process.returncode == 0, process.stderr[-3000:]
     shutil.copytree(local, folder)
 
-    # Without any second attempt all four jobs fail, and so does the command.
+    # Without any second attempt all four jobs fail half-way, and so does the command.
+    (folder / "freeze").write_text("6")
     adapt(folder, **{"retries": 0, "slurm-requeue": None})
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
         hurt_all(cluster, frozen_trainings(4))
@@ -181,11 +202,14 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     assert not list((folder / "results").rglob("snapshots.json"))
 
     # The same command, with the shipped retries, does the rest in spite of two more faults.
+    (folder / "freeze").write_text("9")
     adapt(folder)
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
-        trainings = frozen_trainings(2)
-        failed, lost = trainings
-        kill_training(failed)
+        trainings = frozen_trainings(4)
+        failed, lost, *others = trainings
+        for job in others:
+            send(job, signal.SIGCONT)
+        send(failed, signal.SIGKILL)
         wait_until(lambda: states()[failed] == "FAILED")
         lose_node_of(cluster, lost, trainings[lost], requeue=True)
         log = finish(process, folder)
@@ -198,6 +222,10 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     process = snakemake(local, FINAL, configfile=overlay)
     assert process.returncode == 0, process.stderr[-3000:]
     assert digests(folder) == digests(local)
+    logs = [path.read_text() for path in (folder / "results/logs").rglob("train?.log")]
+    assert len(logs) == 4
+    for log in logs:  # of the last attempt
+        assert "continuing an interrupted run at time" in log and "snapshot 1 of" not in log, log
 
 
 def states():
