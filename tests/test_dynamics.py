@@ -124,6 +124,15 @@ def test_gradients_grow_slower_than_the_square_root_of_time():
     assert counts[2] < 2e5 / 300
 
 
+@pytest.mark.parametrize("tolerance", [1e-2, 5e-4, 3e-4, 2e-4, 1e-4, 5e-5])
+def test_no_tolerance_loses_a_stiff_mode_in_the_eigenbasis(tolerance):
+    # Here rounding mixes no modes: a mode that has left the gradient is in no Krylov space of it.
+    flow = largest_error(LinearModel(640), tolerance, 2e5)[1]
+    # Steps grow as tolerance^(1/3), stages at most as their square root.
+    usual = largest_error(LinearModel(640), 2e-3, 2e5)[1].gradients
+    assert flow.gradients <= 2.0 * usual * max(1.0, (2e-3 / tolerance) ** (1 / 3))
+
+
 def test_recorded_times_cost_no_gradients_and_change_nothing():
     model = LinearModel()
     once = GradientFlow(model.loss_and_gradient, model.theta_0, end_time=500.0)
