@@ -53,6 +53,12 @@ ENSEMBLE = {
         m["time"], m["geodesic2"], m["action"]
     ),
 }
+# The same of what no spectrum predicts; docs/theory.md, section 8.
+MEASURED = {
+    "energetic_inefficiency": lambda m: sl.energetic_inefficiency(
+        m["time"], m["metric2"], m["energy_drop"]
+    ),
+}
 # Adam's time is a length: only what no unit of time enters is given for it, and no spectrum of the
 # flow predicts it.
 WITHOUT_CLOCK = ("kinematic_inefficiency", "path_excess")
@@ -60,6 +66,7 @@ WITHOUT_CLOCK = ("kinematic_inefficiency", "path_excess")
 # temperature the cost of a coupling; descent is the loss drop, or there that of the free energy.
 SAMPLED = (
     "drop", "geodesic2", "path2", "action", "transport2", "descent", "curvature_heat", "excess",
+    "energy_drop", "metric2",
 )  # fmt: skip
 # Own choice: then a layer's second moment is known to a quarter or better, and its logarithm and
 # inverse are biased by less than a tenth.
@@ -74,7 +81,8 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         start: number of the snapshot to start from.
 
     Returns:
-        time (M,), drop, geodesic2, transport2, descent, path, path2, action; path and action of
+        time (M,), drop, energy_drop, geodesic2, metric2 (the same in Adam's mean metric, which is
+        known from the start alone), transport2, descent, path, path2, action; path and action of
         gradient flow are NaN where its action is off the loss drop by more than
         LARGEST_DISCRETISATION, those at a temperature everywhere.
     """
@@ -107,12 +115,32 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         "descent": -since["train_loss"],
         "energy_drop": -since["train_loss"] - since["kinetic_energy"],
         "geodesic2": geodesic2,
+        "metric2": squared_length_of_metric(runs, start, geodesic2),
         "path": since["path_length"],
         "path2": since["path_length"] ** 2,
         "action": since["action"],
         "action_with_noise": action_with_noise,
     }
     return found | at_temperature(runs, start, found) if temperature_of(runs) else found
+
+
+def squared_length_of_metric(
+    runs: list[xr.Dataset], start: int, geodesic2: np.ndarray
+) -> np.ndarray:
+    """Return |theta_T - theta_0|^2 in the mean metric of the dynamics, shape (R, M).
+
+    Only Adam has one of its own, averaged from the start on: from a warm start it is not known.
+
+    Args:
+        runs: trajectories of the realisations.
+        start: number of the snapshot to start from.
+        geodesic2: l_geo^2, shape (R, M).
+    """
+    if json.loads(runs[0].attrs["config"])["dynamics"] != "adam":
+        return geodesic2
+    if start > 0:
+        return np.full(geodesic2.shape, np.nan)
+    return np.stack([run["preconditioned_length_squared"].values[1:] for run in runs])
 
 
 def temperature_of(runs: list[xr.Dataset]) -> float:
@@ -172,7 +200,7 @@ def at_temperature(runs: list[xr.Dataset], start: int, found: dict) -> dict:
         return np.stack([run[name].values[later] - run[name].values[start] for run in runs])
 
     law = start_distribution(runs[0])
-    changed = {name: nothing for name in ("path", "path2", "action")}
+    changed = {name: nothing for name in ("path", "path2", "action", "metric2")}
     changed |= {"heat": since("heat"), "curvature_heat": since("curvature_heat")}
     changed |= {"action_with_noise": changed["heat"], "law": law}
     changed |= {"temperature": temperature_of(runs)}
@@ -281,10 +309,12 @@ def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int
         "geodesic_length": np.sqrt(one["geodesic2"]),
         "path_length": one["path"],
         "action": one["action"],
+        "energy_drop": one["energy_drop"],
+        "preconditioned_length_squared": one["metric2"],
         "discretisation": sl.discretisation(one["action_with_noise"], one["energy_drop"]),
     }
     table |= noise_columns(one)
-    table |= {name: function(one) for name, function in ENSEMBLE.items()}
+    table |= {name: function(one) for name, function in (ENSEMBLE | MEASURED).items()}
     table |= {f"{name}_predicted": function(kernel) for name, function in ENSEMBLE.items()}
     return pd.DataFrame(table)
 
@@ -314,13 +344,16 @@ def ensemble_table(
         "geodesic_length": np.sqrt(mean["geodesic2"]),
         "path_length": np.sqrt(mean["path2"]),
         "action": mean["action"],
+        "energy_drop": mean["energy_drop"],
+        "preconditioned_length_squared": mean["metric2"],
         "discretisation": sl.discretisation(mean["action_with_noise"], mean["energy_drop"]),
         **noise_columns(mean),
     }
-    for suffix, source in (("", found), ("_predicted", guess)):
+    of = (("", found, ENSEMBLE | MEASURED), ("_predicted", guess, ENSEMBLE))
+    for suffix, source, functions in of:
         samples = {name: source[name] for name in SAMPLED if source.get(name) is not None}
         fixed = {name: value for name, value in source.items() if name not in samples}
-        for name, function in ENSEMBLE.items():
+        for name, function in functions.items():
             stream = derived_seed(settings["seed"], "bootstrap", start, name, suffix)
             low, high = bootstrap_interval(
                 samples,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from findings import (
     discretisation_lines,
+    energetic_lines,
     findings,
     infinite_width_part,
     moment_in_words,
@@ -428,6 +429,27 @@ def test_what_bounds_other_dynamics_than_gradient_flow_is_told():
     assert len(told) == 2 and told[0].startswith("Minibatches") and "Each dynamics" in told[1]
     assert "Momentum from a warm" in optimiser_sentences(table.assign(start="warm"))[1]
     assert optimiser_sentences(table.iloc[:1]) == []
+    told = optimiser_sentences(table.assign(dynamics="adam"))
+    assert len(told) == 1 and told[0].startswith("Adam has no training time")
+
+
+def test_the_inefficiency_that_momentum_and_adam_bound_is_told_with_its_interval():
+    row = {"realisation": "ensemble", "at": "end", "runs": 3, "inefficiency": 1.9}
+    row |= {"energetic_inefficiency": 1.25, "energetic_inefficiency_low": 1.1}
+    row |= {"energetic_inefficiency_high": 1.5}
+    names = [
+        ("gradient_descent", "cold"), ("heavy_ball", "warm"), ("sgd", "cold"), ("adam", "cold"),
+    ]  # fmt: skip
+    rows = [row | {"case": name, "dynamics": name, "start": start} for name, start in names]
+    rows.append(rows[-1] | {"start": "warm", "energetic_inefficiency": np.nan})
+    table, axes = pd.DataFrame(rows), {"case": [name for name, _ in names]}
+    value = "1.25 (95 % interval 1.1 to 1.5); 3 runs."
+    assert energetic_lines(table, axes, 0.95) == [
+        f"- gradient descent, cold start: {value}",
+        f"- heavy ball, warm start: {value}",
+        f"- adam, cold start: {value}",
+    ]
+    assert energetic_lines(table[table["dynamics"] != "adam"].iloc[:1], axes, 0.95) == []
 
 
 def test_lower_bounds_at_a_temperature_are_called_so():

@@ -1,5 +1,7 @@
 """Optimisers against torch's, their energy balances and bounds, and resumption."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,58 @@ def test_preconditioned_bound_holds_for_adam_without_inertia():
         assert evolution.time * drop >= evolution.preconditioned_length_squared * (1 - 1e-3)
 
 
+def adam_of_torch(step, steps):
+    """Integrals over torch's Adam at beta_1 = 0.9, by the moments in its state.
+
+    Returns:
+        loss drop, action int |theta'|_D^2 dt, squared length in the mean metric, and the terms of
+        the balance of docs/theory.md, section 8: kinetic energy, growth of the memory tau, fall of
+        D.
+    """
+    parameter = torch.nn.Parameter(START.clone())
+    optimiser = torch.optim.Adam([parameter], lr=step, betas=(0.9, 0.999))
+    inverse, action, growing, falling = torch.zeros_like(START), 0.0, 0.0, 0.0
+    previous, weights = None, START
+    for count in range(1, steps + 1):
+        parameter.grad = quadratic(parameter.detach())[1]
+        optimiser.step()
+        state = optimiser.state[parameter]
+        mean = state["exp_avg"] / (1 - 0.9**count)
+        metric = (state["exp_avg_sq"] / (1 - 0.999**count)).sqrt() + 1e-8
+        tau = step * sum(0.9**j for j in range(1, count))
+        inverse += step / metric
+        action += (metric * (parameter.detach() - weights).square()).sum().item() / step
+        if previous is not None:
+            growing += (tau - previous[0]) / 2 * (mean.square() / metric).sum().item()
+            falling += tau / 2 * (mean.square() * (1 / metric - 1 / previous[1])).sum().item()
+        previous, weights = (tau, metric), parameter.detach().clone()
+    kinetic = tau / 2 * (mean.square() / metric).sum().item()
+    length = ((weights - START).square() * step * steps / inverse).sum().item()
+    return quadratic(START)[0] - quadratic(weights)[0], action, length, kinetic, growing, falling
+
+
+@pytest.mark.parametrize("steps", [1, 3, 30, 300])
+def test_action_in_adams_metric_bounds_its_length_at_any_step(steps):
+    _, action, length, *_ = adam_of_torch(0.01, steps)
+    assert 0.01 * steps * action >= length * (1 - 1e-12)
+    evolution = Adam(quadratic, START, 0.01, 0.9)
+    evolution.advance(0.01 * steps)
+    assert evolution.preconditioned_length_squared == pytest.approx(length, rel=1e-10)
+
+
+def test_adams_balance_with_inertia():
+    errors, plain = [], []
+    for step in (0.02, 0.01, 0.005):
+        drop, action, length, kinetic, growing, falling = adam_of_torch(step, round(2 / step))
+        errors.append(abs(action + kinetic - growing - falling - drop) / drop)
+        plain.append(action / drop - 1)
+        assert 2 * drop > length  # the bound of the loss drop, after many memories
+    assert errors[-1] < 0.003 < 0.03 < plain[-1]  # without these terms it does not add up
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.2)  # first order in the step
+    drop, _, length, *_ = adam_of_torch(0.005, 20)
+    assert 0.95 < 20 * 0.005 * drop / length < 1  # within its memory of ten steps it may miss
+
+
 def test_plain_loss_drop_bounds_nothing_for_adam():
     # Its time is a length: rescaling the loss changes T (L_0 - L_T) / l_geo^2 at equal weights.
     ratios = []
@@ -154,6 +208,34 @@ def test_an_epoch_takes_every_sample_once_and_counts_as_one_gradient():
     assert sorted(seen) == list(range(7))
     assert evolution.gradients == pytest.approx(2.0)  # that of the start, and one epoch
     assert evolution._rows().tolist() != seen[:3]
+
+
+def test_action_of_minibatches_exceeds_the_loss_drop_by_the_gradient_noise():
+    """At steps too small to move far: all batches of two of six samples are equally likely."""
+    inputs, targets = INPUTS[:6], TARGETS[:6]
+
+    def least_squares(theta, rows=None):
+        x, y = (inputs, targets) if rows is None else (inputs[rows], targets[rows])
+        return 0.5 * float((x @ theta - y).square().sum()), x.T @ (x @ theta - y)
+
+    full = least_squares(START)[1]
+    noise = np.mean([
+        (3 * least_squares(START, list(rows))[1] - full).square().sum().item()
+        for rows in itertools.combinations(range(6), 2)
+    ])  # fmt: skip
+    evolution = MinibatchDescent(
+        least_squares, least_squares, START, 1e-9, batch_size=2, samples=6, seed=5
+    )
+    evolution.advance(6000 * evolution.step)
+    drop = least_squares(START)[0] - evolution.loss
+    speed = full.square().sum().item()
+    assert drop / evolution.time == pytest.approx(speed, rel=1e-3)
+    assert evolution.action / evolution.time == pytest.approx(speed + noise, rel=0.03)
+    assert noise > 0.5 * speed  # else this would say little
+    # every epoch takes all samples once: its noise adds up to zero and the end lies straight ahead
+    length = evolution.displacement.square().sum().item()
+    assert evolution.time * drop == pytest.approx(length, rel=1e-3)
+    assert evolution.time * drop < evolution.path_length**2  # the loss drop bounds no length
 
 
 def test_minibatch_gradients_are_unbiased():

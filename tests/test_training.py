@@ -218,7 +218,7 @@ def test_langevin_tables_bound_the_closed_form(trained, temperature):
     assert table["inefficiency"].iloc[-1] > 0.3 * exact["inefficiency"][-1]  # no empty bound
     assert np.all(table["inefficiency_low"] <= table["inefficiency"] * (1 + 1e-9))
     for name in ("path_length", "action", "path_excess", "speed_unevenness",
-                 "kinematic_inefficiency"):  # fmt: skip
+                 "kinematic_inefficiency", "energetic_inefficiency"):  # fmt: skip
         assert table[name].isna().all(), name
     np.testing.assert_allclose(table["heat"], table["loss_drop"], rtol=1e-6, atol=1e-9)
     row = speed_limit.run_table(found, guess, 2)
@@ -400,6 +400,38 @@ def test_ensemble_is_a_ratio_of_averages(trained):
     each = np.stack([row["inefficiency"] for row in rows])
     assert np.all(table["inefficiency"] <= each.max(axis=0) + 1e-12)
     assert isinstance(table, pd.DataFrame)
+
+
+@pytest.mark.parametrize("dynamics", ["gradient_descent", "heavy_ball", "adam"])
+def test_energetic_inefficiency_is_what_the_dynamics_bounds(trained, dynamics):
+    steps = {"time_unit": "steps", "first_snapshot": 1, "momentum": 0.9}
+    rate = {"learning_rate": 0.02, "learning_rate_unit": "absolute"} if dynamics == "adam" else {}
+    run = trained(dynamics=dynamics, final_time=300, **steps, **rate)
+    settings = {"seed": 1, "confidence": 0.95, "resamples": 20}
+    for start in (0, 4):
+        found = speed_limit.measured([run, run], start)
+        guess = {name: np.nan * found["drop"] for name in speed_limit.SAMPLED}
+        guess |= {"time": found["time"]}
+        row = speed_limit.run_table(found, guess, 0)
+        whole = speed_limit.ensemble_table(found, guess, settings, "cold")
+        loss, kinetic, time, own = (
+            run[name].values
+            for name in ("train_loss", "kinetic_energy", "time", "preconditioned_length_squared")
+        )
+        energy = loss + kinetic
+        squared = run["distance_squared"].values[start, start + 1 :]
+        length = own[1:] if dynamics == "adam" else squared
+        if dynamics == "adam" and start:
+            assert row["energetic_inefficiency"].isna().all()
+            continue
+        expected = (
+            (time[start + 1 :] - time[start]) * (energy[start] - energy[start + 1 :]) / length
+        )
+        for table in (row, whole):
+            np.testing.assert_allclose(table["energetic_inefficiency"], expected, rtol=1e-12)
+        assert expected[-1] > 1
+        same = np.allclose(row["energetic_inefficiency"], row["inefficiency"], rtol=1e-12)
+        assert same == (dynamics == "gradient_descent")
 
 
 def test_lengths_of_a_flow_whose_action_is_off_are_left_out(trained):

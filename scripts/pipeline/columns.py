@@ -38,6 +38,18 @@ COLUMNS = {
     "transport_cost": ("weight^2", "W2(p_0, p_T)^2 from above, cost of a coupling"),
     "free_energy_drop_least": ("loss", "drop F_0 - F_T of the free energy from below"),
     "free_energy_drop_most": ("loss", "drop F_0 - F_T of the free energy from above"),
+    "energy_drop": (
+        "loss",
+        "drop E_0 - E_T of the energy: the loss, with momentum plus the kinetic energy",
+    ),
+    "preconditioned_length_squared": (
+        "loss time",
+        "|theta_T - theta_0|^2 in Adam's mean metric; l_geo^2 for other dynamics",
+    ),
+    "energetic_inefficiency": (
+        "1",
+        "T (E_0 - E_T) / |theta_T - theta_0|^2, of energy_drop and preconditioned_length_squared",
+    ),
     "speed_limit_time": ("time", "speed-limit time T_SL = l_geo^2 / (L_0 - L_T)"),
     "inefficiency": ("1", "inefficiency T/T_SL"),
     "speed_unevenness": ("1", "uneven speed T (L_0 - L_T) / l_gamma^2"),

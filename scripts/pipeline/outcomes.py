@@ -17,6 +17,7 @@ CURVES = (
     "inefficiency",
     "inefficiency_predicted",
     "kinematic_inefficiency",
+    "energetic_inefficiency",
     "speed_unevenness",
     "path_excess",
     "speed_limit_time",

@@ -107,6 +107,26 @@ def kinematic_inefficiency(
     return inefficiency(time, geodesic_length_squared, action)
 
 
+def energetic_inefficiency(
+    time: ArrayLike, preconditioned_length_squared: ArrayLike, energy_drop: ArrayLike
+) -> Array:
+    """Return T (E_0 - E_T) / |theta_T - theta_0|_D^2, at least 1 where E is what the action drops.
+
+    The energy E is the loss, with momentum plus the kinetic energy; the squared length is that in
+    Adam's mean metric D, else l_geo^2 (docs/theory.md, section 8). It is T/T_SL for gradient flow.
+
+    Args:
+        time: training time T since the start, shape (...).
+        preconditioned_length_squared: |theta_T - theta_0|_D^2 (or its mean over realisations), in
+            units of loss x time, shape (...).
+        energy_drop: E_0 - E_T (or its mean over realisations), shape (...).
+
+    Returns:
+        The inefficiency, shape (...); NaN where nothing has moved or the energy has not dropped.
+    """
+    return inefficiency(time, preconditioned_length_squared, energy_drop)
+
+
 def discretisation(action: ArrayLike, loss_drop: ArrayLike) -> Array:
     """Return (int |theta'|^2 dt - (L_0 - L_T)) / (L_0 - L_T), zero for gradient flow.
 
