@@ -16,7 +16,7 @@ from dry_runs import DryRuns
 
 from pipeline import inputs
 from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated
-from pipeline.config_files import configuration_files, file_problems
+from pipeline.config_files import configuration_files, entry_problems, file_problems
 from pipeline.runs import Plan, Refusal
 from speedlimits.vision_transformer import HEADS
 
@@ -572,6 +572,22 @@ def test_bad_files_end_the_real_command_without_a_traceback(tmp_path, content, w
     assert done.returncode != 0 and "Traceback" not in told
     assert len([line for line in told.splitlines() if words in line]) == 1, told
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("fit.first_rank=3", "write --config fit='{first_rank: 3}'"),
+        ("studies.a.vary.n=[8, 16]", "write --config studies='{a: {vary: {n: [8, 16]}}}'"),
+        ("n=8", "--config base='{n: 8}'"),
+        ("=8", "has no key ''"),
+        ("all", "targets stand before --config, or after --"),
+    ],
+)
+def test_entries_that_snakemake_cannot_take_are_told_in_one_sentence(entry, words):
+    (told,) = entry_problems(["snakemake", "--cores", "1", "-C", "seed=1", entry, "-n", "all"])
+    assert words in told and entry in told
+    assert entry_problems(["--config", "seed=1", "base={n: 8}", "--", entry]) == []
 
 
 def test_values_within_braces_of_the_command_line_are_read_as_in_a_file(shipped_config):

@@ -152,20 +152,47 @@ def _number_problem(node: yaml.ScalarNode) -> str:
 
 def configuration_files(arguments: Sequence[str]) -> list[str]:
     """Return the files that a command line of Snakemake gives with ``--configfile``."""
+    return _words_of(("--configfile", "--configfiles"), arguments)
+
+
+def _words_of(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return the words that a command line gives to an option, named as one of ``options``."""
     found: list[str] = []
     taking = False
     for argument in arguments:
         option, equals, value = argument.partition("=")
         if argument.startswith("-"):
-            taking = option in ("--configfile", "--configfiles")
+            taking = option in options
             found += [value] if taking and equals else []
         elif taking:
             found.append(argument)
     return found
 
 
+def entry_problems(arguments: Sequence[str]) -> list[str]:
+    """Return what is wrong with entries of ``--config``, where Snakemake ends in a traceback."""
+    problems = []
+    for entry in _words_of(("--config", "-C"), arguments):
+        name, equals, value = entry.partition("=")
+        if not equals:
+            problems.append(
+                f"--config is given {entry}, which is no NAME=VALUE; targets stand before "
+                "--config, or after --"
+            )
+        elif "." in name:
+            first, *inner = name.split(".")
+            text = f"{': {'.join(inner)}: {value}{'}' * len(inner)}"
+            problems.append(f"--config is given {entry}; write --config {first}='{{{text}'")
+        elif not re.fullmatch(r"[a-zA-Z_][\w-]*\w", name):
+            problems.append(
+                f"--config is given {entry}, and the configuration has no key {name!r}; run "
+                f"settings stand under base: --config base='{{{name}: {value}}}'"
+            )
+    return problems
+
+
 def refuse(arguments: Sequence[str]) -> None:
-    """End the process with one sentence per problem if a configuration file cannot be used.
+    """End the process with one sentence per problem if the configuration given cannot be used.
 
     Args:
         arguments: a command line of Snakemake.
@@ -175,6 +202,7 @@ def refuse(arguments: Sequence[str]) -> None:
     """
     own = ["config.yaml"] if Path("config.yaml").is_file() else []
     problems = [p for path in (*own, *configuration_files(arguments)) for p in file_problems(path)]
+    problems += entry_problems(arguments)
     if problems:
         sys.stderr.write("".join(f"{problem}\n" for problem in problems))
         raise SystemExit(1)
