@@ -487,6 +487,17 @@ def test_a_single_realisation_has_no_band(name, drawn):
     assert not bands(draw(name, study(SIZES[:2], realisations=1)))
 
 
+def test_long_names_leave_the_panels_of_the_length_ratio_their_width():
+    names = [f"a name of some length, output scale {scale}" for scale in range(8)]
+    tables = study([{"path": name, "case": name} for name in names])
+    figure = draw("path_length_ratio", tables, render=True)
+    places = [axes.get_position() for axes in figure.axes]
+    assert sum(place.width for place in places) > 0.85
+    assert min(place.height for place in places) > 0.35
+    assert not any(axes.get_legend() for axes in figure.axes)  # it would lie on the points
+    assert {"cold start", "warm start", *names} <= set(texts(figure))
+
+
 def test_missing_exponents_give_no_power_law(tables, drawn):
     lost = tables["exponents"].assign(alpha=np.nan, delta=np.nan)
     law = ["inefficiency_power_law", "inefficiency_power_law_asymptote"]

@@ -37,7 +37,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
         panel.set_xlabel(f"Training time {style.TIME_LABELS[start]}")
         if len(of_start) == 0:
             style.say(panel)
-    plot_ends(axes[0, 2], speed_limits, shown)
+    points = plot_ends(axes[0, 2], speed_limits, shown)
     axes[0, 0].set_ylabel(f"Path / geodesic length {RATIO}")
     note = r"forbidden: $\ell_\gamma < \ell_{\mathrm{geo}}$"
     style.finish_bounded(axes[0, :2], {axes[0, 0]: note})
@@ -49,7 +49,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     if limits:
         kinds["power law"] = r"limit of the fitted power law, $T \to \infty$"
     band = "bootstrap interval" if style.has_interval(speed_limits, "path_excess") else None
-    style.curve_legend(figure, kinds, band)
+    style.curve_legend(figure, kinds, band, points=points)
     return figure
 
 
@@ -72,8 +72,12 @@ def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble
     return True
 
 
-def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> None:
-    """Draw the ratio at the last time of every ensemble, filled if measured, open if predicted."""
+def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> list[Line2D]:
+    """Draw the ratio at the last time of every ensemble, filled if measured, open if predicted.
+
+    Returns:
+        Handles that say which point is which.
+    """
     against = style.abscissa(speed_limits)
     colours = {e.path: e.colour for e in shown}
     for start in style.STARTS:
@@ -82,15 +86,15 @@ def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> 
             plot_end(axes, row, against, colours[row["ensemble"]], start)
     style.panel_title(axes, "c", "at the end")
     style.abscissa_ticks(axes, against, shown)
+    if not against.column:  # names of any length, which stand above with their colours
+        axes.set_xticks(axes.get_xticks(), [])
+        axes.set_xlabel("Ensembles, in the order above")
     handles = [
         Line2D([], [], color="black", linestyle="none", marker=style.MARKERS[s], label=f"{s} start")
         for s in style.STARTS
     ]
     hollow = {"mfc": "white", "mec": "black", "linestyle": "none", "marker": "o"}
-    handles.append(Line2D([], [], label="open: NTK spectrum", **hollow))
-    # In a row inside the forbidden region, where no data can be.
-    row = {"ncols": 3, "columnspacing": 0.6, "handletextpad": 0.1, "fontsize": 5.5}
-    axes.legend(handles=handles, loc="lower center", handlelength=1.2, frameon=False, **row)
+    return [*handles, Line2D([], [], label="open: from the NTK spectrum", **hollow)]
 
 
 def plot_end(axes: Axes, row: pd.Series, against: Abscissa, colour: str, start: str) -> None:

@@ -494,15 +494,20 @@ def colour_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
 
 
 def curve_legend(
-    figure: Figure, kinds: dict[str, str], band: str | None = None, star: str | None = None
+    figure: Figure,
+    kinds: dict[str, str],
+    band: str | None = None,
+    star: str | None = None,
+    points: Sequence[Line2D] = (),
 ) -> None:
-    """Say below the panels which line style is which curve.
+    """Say below the panels which line style is which curve; more rows make the figure higher.
 
     Args:
         figure: the figure.
         kinds: key of ``CURVES`` -> text.
         band: what the shaded intervals are, if any is drawn.
         star: what the warm start's star is called, if any is drawn.
+        points: further handles, of points.
     """
     handles = [Line2D([], [], color="black", label=text, **CURVES[k]) for k, text in kinds.items()]
     if band:
@@ -510,8 +515,10 @@ def curve_legend(
     if star:
         marker = {**WARM_MARKER, "color": "white", "linestyle": "none"}
         handles.append(Line2D([], [], label=star, **marker))
+    handles += points
     columns = min(3, len(handles))  # own choice: more would not fit the width
-    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (len(handles) > columns))
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
