@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.files import recorded
-from pipeline.log import logged, versions
+from pipeline.log import logged
 from pipeline.pages import html_table
 from pipeline.stores import read_netcdf, write_json
 
@@ -27,21 +27,31 @@ def data_digests(subsets: list[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def from_logs(folder: str | Path) -> dict[str, list[str]]:
-    """Return the machines and devices that the logs name, each once.
+def from_logs(folder: str | Path) -> dict:
+    """Return the machines, devices and versions that the logs name, each once.
+
+    The job of this rule cannot tell the versions of the others: with ``--use-conda`` its
+    environment has no torch.
 
     Args:
         folder: where the logs lie.
 
     Returns:
-        "machines" and "devices".
+        "machines" and "devices", and "versions", package -> those that jobs ran with.
     """
-    machines, devices = set(), set()
+    machines, devices, versions = set(), set(), {}
     for path in sorted(Path(folder).rglob("*.log")):
         text = path.read_text(encoding="utf-8", errors="replace")
         machines |= set(re.findall(r"^machine: (.+)$", text, re.MULTILINE))
         devices |= set(re.findall(r"^device ([^,\n]+)", text, re.MULTILINE))
-    return {"machines": sorted(machines), "devices": sorted(devices)}
+        for told in re.findall(r"^\S+ \S+ start: (.+)$", text, re.MULTILINE):
+            for package, version in re.findall(r"([\w-]+) ([^\s,]+)", told):
+                versions.setdefault(package, set()).add(version)
+    return {
+        "machines": sorted(machines),
+        "devices": sorted(devices),
+        "versions": {name: ", ".join(sorted(versions[name])) for name in sorted(versions)},
+    }
 
 
 def in_html(found: dict) -> str:
@@ -67,7 +77,6 @@ def main(snakemake) -> None:
             "code": settings["digests"],
             "commit": settings["commit"],
             "data": data_digests(snakemake.input.subsets),
-            "versions": versions(),
             **from_logs("results/logs"),
         }
         print(json.dumps(found, indent=1))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import platform
 import re
 import shutil
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import jinja2
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from checkouts import planned, snakemake
 from conftest import ROOT
+from provenance import from_logs
 from reproduction import (
     Measured,
     Row,
@@ -26,6 +29,7 @@ from reproduction import (
     rows_of_study,
 )
 
+from pipeline.log import logged
 from pipeline.pages import from_markdown
 from pipeline.pages import page as template
 from pipeline.runs import labelled_combinations
@@ -150,6 +154,47 @@ def test_interactive_page_says_why_it_is_empty_and_writes_large_numbers(page):
     assert page.problems == []
 
 
+def test_the_mouse_over_a_point_shows_its_values(page):
+    curve = {"time_lambda_1": [1.0, 10.0, 100.0], "inefficiency": [1.5, 4.321, 30.0], "runs": []}
+    curve |= {"inefficiency_low": [1.2, 3.9, 20.0], "inefficiency_high": [1.9, 4.8, 45.0]}
+    above = curve | {"inefficiency": [2.5, 14.0, 90.0], "inefficiency_predicted": [2.0, 13.0, 80.0]}
+    ensembles = [
+        {"label": f"n = {n}", "settings": {"n": n}, "starts": {"cold": values}}
+        for n, values in (("8", curve), ("16", above))
+    ]
+    study = {"varied": {"n": ["8", "16"]}, "sequential": True, "ensembles": ensembles}
+    data = json.dumps({"studies": {"sizes": study}, "footer": ""})
+    page.set_content(template("interactive").replace("@DATA@", data))
+    tip = page.locator("#tip")
+    points = page.evaluate(
+        """() => [...document.querySelectorAll("path.ensemble")].map((path) => {
+            const at = path.getScreenCTM();
+            const pairs = path.getAttribute("d").match(/[-\\d.]+ [-\\d.]+/g);
+            return pairs.map((pair) => new DOMPoint(...pair.split(" ").map(Number)))
+              .map((point) => point.matrixTransform(at)).map(({ x, y }) => [x, y]);
+        })"""
+    )
+    assert [len(of_curve) for of_curve in points] == [3, 3] and not tip.is_visible()
+    told = {
+        (0, 1): ["n = 8", "\u03bb\u2081 T = 10", "measured 4.321  [3.9, 4.8]"],
+        (0, 2): ["n = 8", "\u03bb\u2081 T = 100", "measured 30  [20, 45]"],
+        (1, 0): ["n = 16", "\u03bb\u2081 T = 1", "measured 2.5  [1.2, 1.9]", "NTK spectrum 2"],
+    }
+    for (ensemble, k), lines in told.items():
+        x, y = points[ensemble][k]
+        page.mouse.move(x + 3, y + 2)  # near it
+        assert tip.inner_text().split("\n") == lines
+        dot = page.locator("#dot").bounding_box()
+        assert (
+            abs(dot["x"] + dot["width"] / 2 - x) < 1 and abs(dot["y"] + dot["height"] / 2 - y) < 1
+        )
+    page.mouse.move(points[0][0][0] + 5, points[1][2][1])  # inside the plot, far from any point
+    assert not tip.is_visible()
+    page.mouse.move(*points[0][1])
+    page.mouse.move(5, 5)  # outside
+    assert not tip.is_visible() and page.problems == []
+
+
 @needs_runs
 def test_interactive_page_draws_switches_and_tells_values(reported, page):
     page.goto((reported / "results/report/interactive.html").as_uri())
@@ -198,10 +243,25 @@ def test_pages_load_nothing_from_elsewhere(reported):
 def test_provenance_and_benchmarks_of_this_run(reported):
     found = json.loads((reported / "results/report/provenance.json").read_text())
     assert found["config"]["base"]["width"] == 4 and found["machines"] and found["devices"]
+    assert found["versions"]["torch"] == version("torch")
     assert set(found["data"]) == {f"results/data/digits/n{n}-balanced-subset0.nc" for n in (8, 16)}
     costs = pd.read_csv(reported / "results/report/benchmarks.csv").set_index("rule")
     assert costs.loc["train", "jobs"] == 4 and (costs["seconds_total"] > 0).all()
     assert planned(snakemake(reported, "-n")) == {}
+
+
+def test_provenance_knows_versions_of_environments_that_its_own_job_lacks(tmp_path):
+    named = {"train0": "torch 2.13.0+cpu, ", "train1": "torch 2.9.1, ", "end": ""}
+    for name, torch in named.items():
+        log = tmp_path / f"{name}.log"
+        with logged(str(log)):
+            pass
+        text = log.read_text()
+        assert re.search(r"start: python [\d.]+, torch ", text)  # the form that is read back
+        log.write_text(re.sub("torch [^,]+, ", torch, text))
+    found = from_logs(tmp_path)["versions"]
+    assert found["torch"] == "2.13.0+cpu, 2.9.1"
+    assert found["python"] == platform.python_version() and "numpy" in found
 
 
 def test_captions_name_every_figure():
