@@ -34,6 +34,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+config.update(CONFIG)  # captions read it too: without what null removes
 register(workflow)
 PLAN = Plan(CONFIG)
 SETTINGS = RuleSettings(CONFIG, PLAN)

@@ -13,9 +13,10 @@ import yaml
 from checkouts import checkout
 from conftest import ROOT
 from dry_runs import DryRuns
+from snakemake.utils import update_config
 
 from pipeline import inputs
-from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated
+from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated, without_removed
 from pipeline.config_files import configuration_files, entry_problems, file_problems
 from pipeline.runs import Plan, Refusal
 from speedlimits.vision_transformer import HEADS
@@ -301,7 +302,7 @@ UNREAD = [
     (
         {"set": {"dynamics": "gradient_descent", "batch_size": 4}},
         "set has batch_size",
-        "(dynamics: gradient_descent); remove it, or set dynamics: sgd",
+        "(dynamics: gradient_descent); remove it by set: {batch_size: null}, or set dynamics: sgd",
     ),
     ({"set": {"learning_rate": 0.1}}, "set has learning_rate", "gradient_descent or heavy_ball"),
     (
@@ -315,12 +316,12 @@ UNREAD = [
     (
         {"set": {"model": "vision_transformer", "parameterisation": "ntk"}},
         "set has parameterisation",
-        "(model: vision_transformer); remove it, or set model: myrtle5 or ",
+        "(model: vision_transformer); remove it by set: {parameterisation: null}, or set model: ",
     ),
     (
         {"set": {"model": "fully_connected", "depth": 1}, "vary": {"width": [8, 16]}},
         "vary has width",
-        "(model: fully_connected of depth 1)",
+        "(model: fully_connected of depth 1); remove it by vary: {width: null}, or set model: ",
     ),
 ]  # fmt: skip
 
@@ -353,6 +354,62 @@ def test_what_some_run_of_a_study_reads_may_be_set(one_study):
     ):
         one_study["studies"]["dataset_size"] = {"realisations": 2, **study}
         validate(one_study)
+
+
+OVERLAYS = [
+    # (a file laid over the shipped configuration, place under studies, what is left there)
+    ({"width": None}, ("width",), None),
+    ({"width": {"vary": {"width": None}}}, ("width", "vary"), {"parameterisation"}),
+    ({"width": {"vary": None, "set": None}}, ("width",), {"realisations"}),
+    ({"laziness": {"set": {"n": None}}}, ("laziness", "set"), {"final_time", "subtract_start"}),
+    ({"temperature": {"cases": None, "figures": None}}, ("temperature",),
+     {"set", "vary", "realisations"}),
+    ({"warm_start": {"figures": None}}, ("warm_start",), {"set", "vary", "realisations"}),
+    # null is the value of a setting that may be null, and no axis
+    ({"width": {"set": {"warm_start_accuracy": None}}}, ("width", "set"),
+     {"n", "final_time", "warm_start_accuracy"}),
+    ({"warm_start": {"vary": {"warm_start_accuracy": None}}}, ("warm_start", "vary"), set()),
+    ({"new": {"vary": {"model_arguments": {"a": None}}, "realisations": 1}},
+     ("new", "vary"), set()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("studies", "place", "left"), OVERLAYS, ids=lambda v: str(v)[:50])
+def test_null_removes_what_a_file_below_gives(shipped_config, studies, place, left):
+    update_config(shipped_config, {"studies": studies})
+    before = copy.deepcopy(shipped_config)
+    found = without_removed(shipped_config)
+    assert shipped_config == before  # not changed itself
+    *above, last = place
+    parent = found["studies"]
+    for key in above:
+        parent = parent[key]
+    assert last not in parent if left is None else set(parent[last]) == left
+    assert "null" not in yaml.safe_dump(found["studies"]).replace("warm_start_accuracy: null", "")
+    validate(without_removed(changed(shipped_config, "base.dataset", "digits")))
+
+
+@pytest.mark.parametrize(
+    ("studies", "words"),
+    [
+        ({"width": {"vary": {"widht": None}}}, "unknown key in studies.width.vary: widht (did you"),
+        ({"width": {"realisations": None}}, "realisations is null; it must be a whole number"),
+        ({"width": {"very": None}}, "unknown key in studies.width: very (did you mean vary?)"),
+        ({"width": {"vary": {"width": [None]}}}, "studies.width.vary.width[0] is null"),
+        ({"dataset_size": None}, "default_studies is 'dataset_size'; allowed: learning_rate"),
+    ],
+)
+def test_null_elsewhere_is_refused(shipped_config, studies, words):
+    update_config(shipped_config, {"studies": studies})
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        validated(shipped_config)
+
+
+def test_null_removes_on_the_command_line_too(shipped_config):
+    given = {"studies": {"width": {"vary": {"width": "null"}}, "temperature": "null"}}
+    update_config(shipped_config, given)
+    found = validated(shipped_config, given=given)["studies"]
+    assert set(found["width"]["vary"]) == {"parameterisation"} and "temperature" not in found
 
 
 @pytest.mark.parametrize("base", [{"model": "vision_transformer"}, {"dynamics": "sgd"}])
@@ -440,8 +497,6 @@ def test_a_study_told_twice(shipped_config):
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_presets_are_valid(shipped_config, preset):
-    from snakemake.utils import update_config
-
     update_config(shipped_config, yaml.safe_load(preset.read_text(encoding="utf-8")))
     validate(shipped_config)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import prepare
@@ -17,8 +18,10 @@ from conftest import ROOT, RUN
 
 from pipeline.config import ConfigError, validate
 from pipeline.files import content_digest
+from pipeline.inputs import study_files
 from pipeline.own_data import DataError, layout, read
 from pipeline.problem import build_problem
+from pipeline.runs import Plan, Refusal
 from pipeline.sources import source
 from pipeline.stores import read_json, read_netcdf
 from speedlimits.kernel import empirical_ntk
@@ -291,6 +294,12 @@ def test_a_study_that_does_not_fit_its_data_is_refused_before_any_job(
     fitting = {"dataset": "mine", "n": 10, "targets": "real", "selection": "uniform"}
     fitting["model"] = "fully_connected"
     config["studies"]["own"] = {"set": fitting | settings, "realisations": 2}
+    if "neither" not in words:  # what is wrong with the file itself is told in any case
+        validate(config)  # nobody asks for the study
+        with pytest.raises(Refusal) as caught:
+            study_files(Plan(config), config)(SimpleNamespace(study="own"))
+        assert all(word in str(caught.value) for word in words)
+        config["default_studies"] = ["own"]
     with pytest.raises(ConfigError) as caught:
         validate(config)
     for word in words:

@@ -5,9 +5,11 @@ import importlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,9 +22,11 @@ import xarray as xr
 import yaml
 from checkouts import checkout, planned, snakemake
 from conftest import ROOT
+from snakemake.utils import update_config
 
 from pipeline.columns import is_taken
-from pipeline.config import ConfigError, validate
+from pipeline.config import ConfigError, problems_where_asked, validate, validated
+from pipeline.inputs import study_files
 from pipeline.own_code import locate, own_digest, own_problem
 from pipeline.own_network import drawn_own_network, own_factory
 from pipeline.problem import build_network, build_problem
@@ -33,6 +37,7 @@ from speedlimits.kernel import choose_route, empirical_ntk
 from speedlimits.layers import ScaledLinear
 
 COUNTER = itertools.count()
+SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -226,6 +231,33 @@ def with_own(config, **study):
     config["studies"] = {"own": {"realisations": 2, **study}}
     config["default_studies"] = ["own"]
     return config
+
+
+# What the shipped studies vary that only built-in networks have.
+BUILT_IN_AXES = {
+    "laziness": {"parameterisation"},
+    "width": {"width", "parameterisation"},
+    "generalisation": {"width"},
+}
+
+
+@pytest.mark.parametrize("study", SHIPPED["studies"])
+def test_every_study_takes_an_own_network_as_its_refusals_say(module, shipped_config, study):
+    own = {"dataset": "digits", "n": 32, "model": f"{module(NET)}:f"}
+    shipped_config["base"] |= own
+    config, removed = validated(shipped_config), set()
+    while told := "\n".join(problems_where_asked(config, study)):
+        remedies = re.findall(rf"studies\.{study}\.vary .*remove it by vary: {{(\w+): null}}", told)
+        assert len(remedies) == len(told.splitlines()), told
+        assert told.count("vary: {model_arguments: ...}") == len(remedies)
+        update_config(shipped_config, {"studies": {study: {"vary": dict.fromkeys(remedies)}}})
+        config = validated(shipped_config)
+        removed |= set(remedies)
+    assert removed == BUILT_IN_AXES.get(study, set())
+    assert study_files(Plan(config), config)(SimpleNamespace(study=study))
+    if study in ("architecture", "temperature", "infinite_width", "infinite_width_myrtle"):
+        return  # they name their networks
+    assert {e["settings"]["model"] for e in Plan(config).described(study)} == {own["model"]}
 
 
 def test_folder_names_are_readable_and_tell_all_settings_apart(module, shipped_config):

@@ -15,12 +15,14 @@ import yaml
 from checkouts import checkout, planned
 from checkouts import snakemake as run_snakemake
 from conftest import ROOT
+from snakemake.utils import update_config
 
 from pipeline import documentation
 from pipeline.code_digest import SCRIPTS
 from pipeline.config import validated
 from pipeline.settings import RULES
 
+SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -179,14 +181,20 @@ def test_own_data_lines_make_a_file_that_the_workflow_plans(tmp_path):
     (folder / "my.yaml").write_text(yaml.safe_dump(both))
     plan = run_snakemake(folder, "-n", "study_own", configfile=folder / "my.yaml")
     assert planned(plan)["train"] == 2 * 3
+    every = next(block for block in blocks(text, "yaml") if "laziness" in block)
+    (folder / "my.yaml").write_text(every)
+    plan = run_snakemake(folder, "-n", "studies", configfile=folder / "my.yaml")
+    assert planned(plan)["findings"] == len(SHIPPED["studies"])
 
 
 def test_studies_of_the_readme_are_valid(shipped_config):
     given = [yaml.safe_load(block) for block in blocks(section("Configuration"), "yaml")]
     assert given
     for changes in given:
-        shipped_config["studies"] |= changes["studies"]
-    assert validated(shipped_config)["studies"]["width"]["realisations"] == 3
+        update_config(shipped_config, changes)
+    studies = validated(shipped_config)["studies"]
+    assert studies["width"]["vary"].keys() == {"n", "width"}
+    assert studies["width"]["realisations"] == 3 and "temperature" not in studies
 
 
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]

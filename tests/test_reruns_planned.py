@@ -256,6 +256,21 @@ def test_another_study_adds_its_own_jobs_only(tree):
     assert {rule for rule, *_ in to_run(found)} >= {"subset", "train", "collect", "figure"}
 
 
+def test_null_reruns_what_leaving_out_what_it_removes_does(tree):
+    given, without = copy.deepcopy(tree.config), copy.deepcopy(tree.config)
+    one_size = {"set": {"n": 48}, "figures": ["inefficiency_size"]}  # which has been trained
+    given["studies"]["dataset_size"] |= {"vary": {"n": None}, **one_size}
+    without["studies"]["dataset_size"] |= {"vary": {}, **one_size}
+    found = to_run(tree.after(given))
+    assert found == to_run(tree.after(without))
+    assert {job[1] for job in found if job[0] in ("collect", "findings")} == {"dataset_size"}
+    assert "train" not in {rule for rule, *_ in found}
+    given = copy.deepcopy(tree.config)
+    given["studies"]["dataset_size"]["vary"]["width"] = None
+    given["studies"]["nowhere"] = None
+    assert to_run(tree.after(given)) == set()  # nothing to be removed
+
+
 def test_what_runs_every_time_is_known():
     assert set(EXPECTED) >= SOME_KEYS and set(MODULES) >= SOME_MODULES
     assert SCHEMA["properties"].keys() == {name.split(".")[0] for name in EXPECTED}

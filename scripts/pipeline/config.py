@@ -56,6 +56,7 @@ WHOLE = Draft202012Validator.TYPE_CHECKER.redefine(
 )
 Validator = extend(Draft202012Validator, type_checker=WHOLE)
 ARCHIVE = Path("results/data/cifar10/archive.tar.gz")  # as rules/data.smk names it
+REMOVABLE = ("set", "cases", "vary", "figures")  # parts of a study that it may do without
 
 
 class ConfigError(ValueError):
@@ -81,6 +82,46 @@ def load_schema() -> dict:
         },
     }  # fmt: skip
     return schema
+
+
+def without_removed(config: Any) -> Any:
+    """Return the configuration without what null removes under ``studies``.
+
+    A file laid over another can replace what that gives, and only by null take it away: a study,
+    its set, cases, vary or figures, a setting of set, an axis of vary, an argument of the user's
+    own network. Null stays where it is a value, and under unknown names, which are refused.
+
+    Args:
+        config: the configuration as read from YAML, which is not changed.
+    """
+    if not isinstance(config, Mapping) or not isinstance(config.get("studies"), Mapping):
+        return config
+    known = load_schema()["$defs"]["run"]["properties"]
+    plain = {key for key, rule in known.items() if "null" not in rule.get("type", ())}
+    studies = {}
+    for name, given in config["studies"].items():
+        if given is None:
+            continue
+        study = _without_null(given, REMOVABLE)
+        for part, names in (("set", plain), ("vary", known)):
+            if not isinstance(study, dict) or not isinstance(study.get(part), Mapping):
+                continue
+            settings = _without_null(study[part], names)
+            arguments = settings.get("model_arguments")
+            if isinstance(arguments, Mapping):
+                settings["model_arguments"] = _without_null(arguments, arguments)
+                if arguments and not settings["model_arguments"]:  # null removed the last one
+                    del settings["model_arguments"]
+            study[part] = settings
+        studies[name] = study
+    return {**config, "studies": studies}
+
+
+def _without_null(value: Any, names: Iterable[str]) -> Any:
+    """Return a mapping without those of its keys in ``names`` that are null, else the value."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: part for key, part in value.items() if part is not None or key not in names}
 
 
 def validate(config: Any) -> None:
@@ -476,11 +517,10 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
                 f"{len(network_slug(settings))} characters; at most {LONGEST_FOLDER_NAME} are "
                 "allowed"
             )
-        if settings["dataset"] in sources:
+        if settings["dataset"] in sources and name in config["default_studies"]:
             data = sources[settings["dataset"]]
             problems += [f"{where} {problem}" for problem in _data_problems(settings, data)]
-            if name in config["default_studies"]:
-                problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
+            problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
         if settings["first_snapshot"] >= settings["final_time"]:
             whose = _origin(name, study, "first_snapshot", "final_time")
             problems.append(
@@ -526,9 +566,12 @@ def _idle_settings(config: dict, name: str, study: dict) -> list[str]:
             kind = "dynamics" if any(key in keys for keys in DYNAMICS_KEYS.values()) else "model"
             readers = {"dynamics": DYNAMICS_KEYS, "model": MODEL_KEYS}[kind].items()
             has = dict.fromkeys(_in_words(settings, kind) for settings in runs)
+            how = "remove it" if part == "cases" else f"remove it by {part}: {{{key}: null}}"
+            if part == "vary" and kind == "model" and any(is_own(run["model"]) for run in runs):
+                how += ", vary what your own network takes in vary: {model_arguments: ...}"
             problems.append(
                 f"studies.{name}.{part} has {key}, which no run of the study reads ({kind}: "
-                f"{', '.join(has)}); remove it, or set {kind}: "
+                f"{', '.join(has)}); {how}, or set {kind}: "
                 f"{' or '.join(reader for reader, keys in readers if key in keys)}"
             )
     return problems
@@ -645,12 +688,15 @@ def _data_problems(settings: dict, data: Source) -> list[str]:
             "set selection: uniform"
         )
     if data.real and settings["label_noise"]:
-        found.append(f"has label_noise, but {name} has real targets; put noise into the targets")
+        found.append(
+            f"has label_noise, but {name} has real targets; put noise into the targets, and remove "
+            "it by label_noise: null"
+        )
     if settings.get("warm_start_accuracy") is not None and (data.real or not data.tested):
         why = "real targets" if data.real else "no test part"
         found.append(
             f"asks for a warm start by test accuracy, but {name} has {why} and so no accuracy; "
-            "remove warm_start_accuracy"
+            "remove it by warm_start_accuracy: null"
         )
     return found
 
@@ -672,8 +718,9 @@ def problems_where_asked(config: dict, name: str) -> list[str]:
     """Return what of a study does not fit its data, and what it names in vain, in sentences.
 
     Of default studies ``validate`` tells it; of any other study it is told where it is asked for:
-    the shipped ones lie over the base, and a base of vectors, say, or a network without a width is
-    no mistake of who does not want a study of convolutional networks, or of widths.
+    the shipped ones lie over the base, and a base of vectors or real targets, say, or a network
+    without a width is no mistake of who does not want a study of convolutional networks, of test
+    accuracies, or of widths.
 
     Args:
         config: a validated configuration.
@@ -684,6 +731,7 @@ def problems_where_asked(config: dict, name: str) -> list[str]:
     for settings in combinations(config["base"], config["studies"][name]):
         where = _where(name, settings)
         data = sources(settings["dataset"])
+        problems += [f"{where} {problem}" for problem in _data_problems(settings, data)]
         problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
     return list(dict.fromkeys(problems)) or _idle_problems(config, name)
 
@@ -756,7 +804,8 @@ def _duplicate_studies(config: dict) -> list[str]:
         described = repr(sorted(map(str, points))) + str(study["realisations"])
         if described in seen:
             problems.append(
-                f"studies.{name} repeats studies.{seen[described]}; remove one of the two"
+                f"studies.{name} repeats studies.{seen[described]}; remove one of the two, by "
+                f"studies: {{{name}: null}} for example"
             )
         seen[described] = name
     return problems
@@ -786,7 +835,7 @@ def validated(
             text, and here they become numbers.
 
     Returns:
-        A plain copy that nothing else mutates.
+        A plain copy that nothing else mutates, without what null removes (``without_removed``).
 
     Raises:
         ConfigError: if anything is wrong with it.
@@ -797,6 +846,7 @@ def validated(
     for key, value in (given or {}).items():
         if not isinstance(value, str):  # Snakemake has read it
             config = {**config, key: _typed(config[key], value)}
+    config = without_removed(config)
     validate(config)
     archive = config["datasets"].get("cifar10", {}).get("archive")
     if archive and "://" not in archive and not ARCHIVE.is_file():
