@@ -145,10 +145,12 @@ def largest_distance(trajectory: list[Tensor], reference: list[Tensor]) -> float
     return max(distance(u, v) for u, v in zip(trajectory, reference, strict=True))
 
 
-def run_flow(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:
+def run_flow(
+    problem: Problem, end: float, tolerance: float, kind: Callable[..., GradientFlow] = GradientFlow
+) -> tuple[list[Tensor], int]:
     """Return displacements at the recorded times and the number of gradients."""
     times = problem.recorded_times(end)
-    flow = GradientFlow(
+    flow = kind(
         problem.loss_and_gradient,
         problem.theta_0,
         relative_tolerance=tolerance,
