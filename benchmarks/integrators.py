@@ -13,10 +13,10 @@
 
 All bound the local error of a step relative to the displacement, estimated as in the flow or by the
 difference to the embedded method of an order less, and try at most twice the last step. Stabilised
-methods share the flow's estimate of the spectral radius, which is counted, and its Hermite cubic between steps;
-between the steps of EXPRB32 its own formula is read off. Problems, recorded times and errors are
-those of ``gradient_flow.py``. ROCK4 is not here: its coefficients are long tables, and no Python
-package with them was found but diffeqpy, a bridge to Julia.
+methods share the flow's estimate of the spectral radius, which is counted, and its Hermite cubic
+between steps; between those of EXPRB32 its own formula is read off. Problems, recorded times and
+errors are those of ``gradient_flow.py``. ROCK4 is not here: its coefficients are long tables, and
+no Python package with them was found but diffeqpy, a bridge to Julia.
 """
 
 from __future__ import annotations
