@@ -39,7 +39,7 @@ def test_powers_are_those_of_least_squares_in_logarithms():
 def test_processor_time_leaves_out_waiting_and_peaks_hold_what_is_freed():
     found = measuring.measure(lambda: (torch.ones(25_000_000), time.sleep(0.5)))
     assert found.seconds < 0.4
-    assert 100e6 <= found.added < 110e6 and found.peak > found.added
+    assert 95e6 < found.added < 110e6 and found.peak > found.added
 
 
 def test_rates_are_operations_and_bytes_over_the_shortest_time(monkeypatch):
