@@ -3,6 +3,7 @@
 # make report report.html, one page that works offline, of the demo (or CONFIG=my.yaml)
 # make lint   ruff, snakefmt, snakemake --lint
 # make test-slurm   the tests on a real Slurm (root, Debian packages of docs/cluster.md), up to 10 minutes
+# make test-long    the rerun tests with every key and module, and KILLS=50 kills over the DAG: an hour or more
 # make docs   write the rulegraph, the table of config keys, and the pages of what rules depend on and of columns
 # make benchmarks   the claims of speed, 5 minutes on an idle core; PEERS=1 beside neural-tangents and torchdiffeq, in
 #             environments made for them; FULL=1 all cases, hours; ARCHIVE=cifar-10-python.tar.gz for its images
@@ -12,12 +13,13 @@ CUDA ?= 12.8
 CORES ?= all
 CONFIG ?= configs/demo.yaml
 REPORT ?= report.html
+KILLS ?= 50
 TABLES ?= build/benchmarks
 BIN := .venv/bin
 LARGE_STAGES := --case 32,1000
 BENCHMARK := OMP_NUM_THREADS=1 PYTHONPATH=.venv/torchdiffeq $(BIN)/python benchmarks
 
-.PHONY: verify demo report test test-slurm lint docs clean pins benchmarks
+.PHONY: verify demo report test test-slurm test-long lint docs clean pins benchmarks
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile configs/demo.yaml
@@ -30,6 +32,10 @@ test: .venv/.installed-dev lint
 
 test-slurm: .venv/.installed-dev
 	SPEEDLIMITS_SLURM=1 $(BIN)/python -m pytest -q tests/test_slurm.py
+
+test-long: .venv/.installed-dev
+	SPEEDLIMITS_RERUNS=all $(BIN)/python -m pytest -q tests/test_reruns_planned.py
+	$(BIN)/python tests/kill_fifty.py --kills $(KILLS)
 
 report: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)

@@ -1,9 +1,9 @@
 """Kill Snakemake or one of its jobs at random moments over the DAG, and compare the results.
 
-``python tests/kill_fifty.py [--kills 50] [--seed 1]`` runs the miniature once undisturbed, then
-again and again in other folders: every run is killed at a random moment, either its Snakemake
-(SIGKILL) or one of its jobs (SIGKILL or SIGTERM), and the very same command follows until it ends
-by itself. All digests must be those of the undisturbed run.
+``python tests/kill_fifty.py [--kills 50] [--seed 1]``, a part of ``make test-long``, runs the
+miniature once undisturbed, then again and again in other folders: every run is killed at a random
+moment, either its Snakemake (SIGKILL) or one of its jobs (SIGKILL or SIGTERM), and the very same
+command follows until it ends by itself. All digests must be those of the undisturbed run.
 No flag, no unlock, no cleaning in between.
 
 The miniature's jobs last seconds, where a job stores its state every 20 s. So all of these copies
@@ -38,7 +38,7 @@ LANGEVIN = {
     "realisations": 2,
 }
 TARGETS = ("all", "experiment_langevin_temperature")
-LONGEST = 900  # seconds of one attempt
+LONGEST = 3600  # seconds of one attempt, on a machine that other work keeps busy too
 RARELY = "CHECKPOINT_SECONDS = 20.0"  # in scripts/pipeline/trajectory.py
 
 
@@ -65,7 +65,7 @@ def jobs(folder: Path) -> dict[int, str]:
 
 
 def prepared(folder: Path) -> Path:
-    """Return a fresh checkout with the small configuration."""
+    """Return a checkout with the small configuration."""
     folder.mkdir()
     checkout(folder)
     config = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text()) | SMALL
@@ -76,6 +76,11 @@ def prepared(folder: Path) -> Path:
     module.write_text(text.replace(RARELY, "CHECKPOINT_SECONDS = 0.0"))
     (folder / "small.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+def files_of(folder: Path) -> int:
+    """Return the number of result files, while jobs of a killed Snakemake may still write some."""
+    return sum(len(names) for _, _, names in os.walk(folder / "results"))
 
 
 def kill_at(
@@ -105,7 +110,8 @@ def main(kills: int, seed: int) -> int:
     killed: Counter[str] = Counter()
     root = Path(tempfile.mkdtemp(prefix="kill_fifty_"))
     try:
-        reference = prepared(root / "reference")
+        workflow = prepared(root / "workflow")  # of now, whatever is edited meanwhile
+        reference = shutil.copytree(workflow, root / "reference")
         began = time.monotonic()
         if start(reference).wait(LONGEST) != 0:
             print((reference / "terminal.log").read_text()[-3000:])
@@ -115,7 +121,7 @@ def main(kills: int, seed: int) -> int:
         print(f"undisturbed: {duration:.0f} s, {len(expected)} files", flush=True)
         while done < kills:
             folders += 1
-            folder = prepared(root / f"run{folders}")
+            folder = shutil.copytree(workflow, root / f"run{folders}")
             while True:
                 process = start(folder)
                 told = None
@@ -125,7 +131,7 @@ def main(kills: int, seed: int) -> int:
                     break
                 done += 1
                 killed[told] += 1
-                print(f"{done}: {told}, {len(digests(folder))} files", flush=True)
+                print(f"{done}: {told}, {files_of(folder)} files", flush=True)
             status = process.wait(LONGEST)
             found = digests(folder)
             differing = [k for k in expected | found if expected.get(k) != found.get(k)]

@@ -545,13 +545,3 @@ def test_a_result_without_a_recorded_digest_is_refused(tmp_path):
 
 def test_limits_of_this_test_process_are_untouched():
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-
-
-@pytest.mark.workflow
-def test_kills_at_random_moments_change_no_result():
-    """Three kills here; ``python tests/kill_fifty.py`` makes fifty."""
-    if not os.environ.get("SPEEDLIMITS_KILLS"):
-        pytest.skip("takes many minutes: set SPEEDLIMITS_KILLS=1")
-    command = [sys.executable, str(ROOT / "tests/kill_fifty.py"), "--kills", "3", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
