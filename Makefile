@@ -58,6 +58,8 @@ benchmarks: .venv/.installed $(if $(PEERS),.venv/.installed-peers)
 	$(BENCHMARK)/kernel_stages.py --case 32,128 $(if $(FULL),$(LARGE_STAGES))
 	$(BENCHMARK)/gradient_flow.py --csv $(TABLES)/gradient_flow.csv \
 	    --parts power-law linearised $(if $(FULL),network sensitivity) $(if $(ARCHIVE),--archive $(ARCHIVE))
+	$(BENCHMARK)/integrators.py --csv $(TABLES)/integrators.csv \
+	    --parts power-law $(if $(FULL),network) $(if $(ARCHIVE),--archive $(ARCHIVE))
 	$(BENCHMARK)/ensembles.py --csv $(TABLES)/ensembles.csv
 	$(BENCHMARK)/spectrum.py --steps $(if $(FULL),40 80 160,80)
 	$(if $(FULL),$(BENCHMARK)/paper_scale.py $(if $(ARCHIVE),--archive $(ARCHIVE)))

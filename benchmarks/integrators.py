@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from measuring import conditions
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -379,6 +380,7 @@ def main() -> None:
                 yield Row(network.name, end, name, count, 0.0, seconds)
                 yield from rows(network, end, arguments.network_tolerances, reference)
 
+    print(conditions(arguments.threads), "\n")
     print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
     print("|---|---|---|---|---|---|")
     with open(arguments.csv, "w", newline="") as file:
