@@ -75,7 +75,8 @@ def test_slurm_profile_names_rules_that_exist():
     assert set(profile["set-resources"]) | set(profile["groups"]) <= slurm_rules().keys()
     assert set(profile["group-components"]) == set(profile["groups"].values())
     default = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
-    assert profile["rerun-triggers"] == default["rerun-triggers"]
+    for key in ("rerun-triggers", "max-checksum-file-size"):
+        assert profile[key] == default[key]
     # A limit here would count over the whole cluster.
     assert "gpu" not in profile.get("resources", {})
     partitions = yaml.safe_load((ROOT / profile["slurm-partition-config"]).read_text())
@@ -251,7 +252,7 @@ def test_missing_conda_is_told_before_any_job(tmp_path):
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100
     )
     assert process.returncode != 0 and "conda" in process.stdout + process.stderr
-    assert not (folder / "results").exists()
+    assert not (folder / "results/data").exists()
 
 
 @pytest.mark.parametrize(

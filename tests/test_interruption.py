@@ -357,6 +357,38 @@ def test_times_of_a_clock_that_was_ahead_move_to_before_now_in_their_order(tmp_p
     assert workdir.settle_times(tmp_path) == 0
 
 
+def test_records_of_what_made_the_results_lie_beside_them_wherever_both_go(tmp_path, monkeypatch):
+    def records_reached():
+        workdir.keep_records()
+        path = workdir.Path(workdir.STATE, "metadata")
+        assert path.is_symlink() and path.samefile(workdir.RECORDS)
+        return [record.read_text() for record in path.iterdir()]
+
+    home, disk = tmp_path / "home", tmp_path / "disk"
+    (home / ".snakemake/metadata").mkdir(parents=True)  # of a Snakemake before there was a link
+    (home / ".snakemake/metadata/abc").write_text("what made it")
+    monkeypatch.chdir(home)
+    for _ in range(2):
+        assert records_reached() == ["what made it"]
+    shutil.rmtree(".snakemake")
+    assert records_reached() == ["what made it"]
+    os.unlink(".snakemake/metadata")
+    os.mkdir(".snakemake/metadata")
+    assert records_reached() == ["what made it"]
+    shutil.copytree(home, tmp_path / "copy")  # which follows the link
+    monkeypatch.chdir(tmp_path / "copy")
+    assert records_reached() == ["what made it"]
+    home.rename(tmp_path / "moved")  # and its results to a larger disk
+    monkeypatch.chdir(tmp_path / "moved")
+    disk.mkdir()
+    shutil.move("results", disk / "results")
+    workdir.Path("results").symlink_to(disk / "results")
+    assert records_reached() == ["what made it"]
+    shutil.rmtree(disk / "results")
+    (disk / "results").mkdir()
+    assert records_reached() == []
+
+
 FOLDERS = [
     ("file", "results", "results is no folder; move it away"),
     ("link", "results", "results is a link to nowhere, which is not there; correct it or move it"),
@@ -400,9 +432,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_job(tmp_path, kind, 
     assert "Reading the data set" not in told and not list(tmp_path.rglob("*.nc"))
 
 
-def started_in(folder, target, *, cores="1", **options):
+def started_in(folder, *arguments, cores="1", **options):
     """Run snakemake on the miniature in an empty folder, with the workflow where it is."""
-    command = [sys.executable, "-m", "snakemake", target, "--cores", cores]
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", cores]
     command += ["--directory", str(folder)]
     command += ["--configfile", str(ROOT / "config.yaml"), str(ROOT / "tests/miniature.yaml")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, **options)
@@ -418,6 +450,20 @@ def test_a_job_that_fails_says_one_sentence_and_where_its_traceback_is(tmp_path)
     assert told.count("no digest of results/data/digits/images.nc is recorded") == 1, told
     log = re.search(r"\(traceback in (.*)\)", told)[1]
     assert "Traceback" in (tmp_path / log).read_text()
+
+
+def test_a_copy_of_the_results_reruns_what_the_original_would(tmp_path):
+    """Without the files' times, as cp -r and rsync -r make it."""
+    target = "results/data/digits/n8-balanced-subset0.nc"
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    assert started_in(here, target).returncode == 0
+    shutil.copytree(here / "results", there / "results", copy_function=shutil.copyfile)
+    (there / "results/data/digits/images.nc").touch()  # copied last
+    done = started_in(there, target, "-n")
+    assert "Nothing to be done" in done.stdout + done.stderr
+    done = started_in(there, target, "-n", "--config", "seed=9")
+    assert "params have changed since last execution:\n        subset" in done.stdout + done.stderr
 
 
 def test_no_room_for_snakemake_itself_is_told_in_one_sentence(tmp_path):

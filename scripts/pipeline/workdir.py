@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
+RECORDS = "results/.metadata"
 ROOM = 100_000  # bytes, own choice: the files of some hundred jobs
 FOLDERS_AND_FILES = 20  # own choice: the folders in .snakemake, a log, those of a result
 # What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
@@ -32,7 +34,7 @@ FOLDERS = (
         f"results/{name}"
         for name in (
             "data", "runs", "studies", "theory", "report", "logs", "benchmarks",
-            ".digests", ".partial", ".states",
+            ".digests", ".metadata", ".partial", ".states",
         )
     ),
 )  # fmt: skip
@@ -57,9 +59,38 @@ def register(workflow: Any) -> None:
         refuse(kinds or folder_problems(STATE, written=True))
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
-    elif workflow.is_main_process and not workflow.dryrun:
-        take_over()
-        refuse(room_problems(STATE))
+    elif workflow.is_main_process:
+        if not workflow.dryrun:
+            take_over()
+            refuse(room_problems(STATE))
+        keep_records()
+
+
+def keep_records(folder: str | Path = STATE, records: str | Path = RECORDS) -> None:
+    """Let Snakemake's records of what made each result lie beside the results.
+
+    Without them Snakemake takes results for those of any configuration and code: whoever copied
+    results alone, or removed Snakemake's own folder, kept stale ones without knowing.
+
+    Args:
+        folder: where Snakemake keeps its state; its ``metadata`` becomes a link.
+        records: folder of the records.
+    """
+    folder, records = Path(folder), Path(records)
+    link = folder / "metadata"
+    with contextlib.suppress(OSError):  # no links here: Snakemake keeps its folder
+        (folder / "incomplete").mkdir(parents=True, exist_ok=True)  # else it takes them for old
+        records.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink() and link.exists() and link.samefile(records):
+            return
+        new = folder / "metadata.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(os.path.relpath(records.resolve(), folder.resolve()))
+        if link.is_dir() and not link.is_symlink():  # of a copy that followed the link, or older
+            shutil.copytree(records, link, dirs_exist_ok=True)
+            shutil.rmtree(records)
+            shutil.move(link, records)
+        os.replace(new, link)  # of a folder that has been moved too
 
 
 def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:
