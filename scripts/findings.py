@@ -443,7 +443,9 @@ def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         low = rows.loc[rows["inefficiency"].idxmin()]
         high = rows.loc[rows["inefficiency"].idxmax()]
         ends = [f"{row['inefficiency']:.3g}" for row in (low, high)]
-        text = f"at {ends[0]}" + (" in every ensemble" if len(rows) > 1 else "")
+        several = whole["ensemble"].nunique() > 1
+        only = f" ({name_of(low, axes)}, the only ensemble that has it)" if several else ""
+        text = f"at {ends[0]}" + (" in every ensemble" if len(rows) > 1 else only)
         if ends[0] != ends[1]:
             text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
         sentences.append(f"From the {start} start T/T_SL ends {text}.")

@@ -16,6 +16,7 @@ from findings import (
     optimiser_sentences,
     outcome_lines,
     prediction_lines,
+    range_sentences,
     regime_lines,
     too_few,
     transient_lines,
@@ -414,6 +415,16 @@ def test_in_short_counts_what_the_lists_say():
     assert slower == rest.count("slower than predicted")
     assert "at the start: optimal 8." in short
     assert "- W2 between starts and ends: in all 2 cases" in short
+
+
+def test_the_only_ensemble_with_a_warm_start_is_named():
+    """Real targets have no accuracy and so no warm start."""
+    row = {"realisation": "ensemble", "at": "end", "start": "cold"}
+    rows = [row | {"ensemble": case, "case": case, "inefficiency": 2.0} for case in ("a", "b")]
+    rows.append(rows[1] | {"start": "warm", "inefficiency": 1.5})
+    cold, warm = range_sentences(pd.DataFrame(rows), {"case": ["a", "b"]})
+    assert cold == "From the cold start T/T_SL ends at 2 in every ensemble."
+    assert warm == "From the warm start T/T_SL ends at 1.5 (b, the only ensemble that has it)."
 
 
 def test_in_short_claims_nothing_without_an_effect():

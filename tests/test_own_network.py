@@ -256,7 +256,12 @@ def test_every_study_takes_an_own_network_as_its_refusals_say(module, shipped_co
     assert removed == BUILT_IN_AXES.get(study, set())
     assert study_files(Plan(config), config)(SimpleNamespace(study=study))
     if study in ("architecture", "temperature", "infinite_width", "infinite_width_myrtle"):
-        return  # they name their networks
+        return  # they name the networks that they compare
+    if study == "data":
+        built_in = {"set": {"model": None, "depth": None, "width": None}}
+        update_config(shipped_config, {"studies": {study: built_in}})
+        config = validated(shipped_config)
+        assert problems_where_asked(config, study) == []
     assert {e["settings"]["model"] for e in Plan(config).described(study)} == {own["model"]}
 
 
