@@ -29,7 +29,7 @@ def main(snakemake) -> None:
         write_json(
             {
                 "lambda_1": lambda_1,
-                "units": "1 / training time",
+                "units": "1 / time",
                 "long_name": "largest eigenvalue lambda_1 of the NTK at the start of realisation 0",
                 "start_seed": problem.start_seed,
                 "provenance": provenance(settings, device=describe_device(device)),

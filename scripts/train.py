@@ -60,7 +60,7 @@ RECORDED = {
     "gradients": ("1", "gradient evaluations since the start, samples over n for minibatches"),
     "kinetic_energy": ("loss", "kinetic energy m |d theta/dt|^2 / 2; 0 without momentum"),
     "preconditioned_length_squared": (
-        "loss time",
+        "loss * time",
         "squared displacement since the start in Adam's mean metric; else |theta - theta_0|^2",
     ),
 }

@@ -1,6 +1,8 @@
 """Shared by the tests: where things are, a stand-in for Snakemake's object, the real archive."""
 
+import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ import subset
 import time_unit
 import torch
 import train
+import xarray as xr
 import yaml
 from checkouts import ROOT, checkout, snakemake
 
@@ -44,6 +47,52 @@ def shipped_config():
     return yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 
 
+# Units of results: a pure number's, those of a run, those of what jobs cost; products of them.
+UNIT = r"(1|loss|weight|time|s|MB)(\^2)?"
+UNITS = rf"{UNIT}( [/*] {UNIT})*"
+LABELS = ("subset", "realisation", "reference", "value")  # columns that hold numbers or words
+
+
+def datasets(path):
+    """Return name -> dataset of a NetCDF file, of every node of a tree, or of a Zarr store."""
+    if path.suffix == ".zarr":
+        return {str(path): xr.open_zarr(path)}
+    if path.read_bytes()[:3] == b"CDF":
+        return {str(path): xr.load_dataset(path, engine="scipy")}
+    with xr.open_datatree(path, engine="h5netcdf") as opened:
+        tree = opened.load()
+    nodes = {f"{path}:{n.path}": n.to_dataset().assign_attrs(tree.attrs) for n in tree.subtree}
+    return {str(path): tree.to_dataset(), **nodes}
+
+
+def check_described(path):
+    """Assert that a result file says what it holds: units, names, what it was made from."""
+    path = Path(path)
+    if path.suffix in (".nc", ".zarr"):
+        for name, dataset in datasets(path).items():
+            wanted = {"title", "config", "versions", "loss_convention", "units_convention"}
+            assert wanted <= set(dataset.attrs) and "Conventions" not in dataset.attrs, name
+            assert isinstance(json.loads(dataset.attrs["config"]), dict), name
+            for key, variable in dataset.variables.items():
+                assert variable.attrs.get("long_name"), (name, key)
+                units = variable.attrs.get("units", "")
+                assert re.fullmatch(UNITS, units), (name, key, units)
+    elif path.suffix == ".csv":
+        for name, column in pd.read_csv(path).items():
+            attributes = described(name)  # or a KeyError that asks for them
+            number = pd.api.types.is_numeric_dtype(column) and column.notna().any()
+            number = number and not pd.api.types.is_bool_dtype(column)
+            assert attributes["long_name"], (path, name)
+            units = attributes["units"] or ("" if number and name not in LABELS else "1")
+            assert re.fullmatch(UNITS, units), (path, name, units)
+    elif path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "store" in content:  # the manifest of a store that has the attributes
+            check_described(path.with_name(content["store"]))
+        else:
+            assert "provenance" in content, path
+
+
 class Files(dict):
     """Named and numbered files, as snakemake.input and snakemake.output."""
 
@@ -71,9 +120,7 @@ def job(tmp_path, monkeypatch):
         )
         main(snakemake)
         for path in outputs.values():
-            if str(path).endswith(".csv"):
-                for column in pd.read_csv(path, nrows=0):
-                    described(column)  # its unit and meaning, or a KeyError that asks for them
+            check_described(path)
 
     return run
 

@@ -27,7 +27,7 @@ import time_unit
 import torch
 import torch._dynamo  # noqa: F401  or every process imports it anew
 import train
-from conftest import ROOT, RUN, Files
+from conftest import ROOT, RUN, Files, check_described
 
 from pipeline import trajectory
 
@@ -155,14 +155,15 @@ class Job:
         if self.kind == "training":
             return self.train(trouble)
         if self.kind == "Langevin dynamics":
-            outputs = {"o": "result"}
+            outputs = {"o": "result.csv"}
             return self.run("job", theory_langevin, ["n.nc"] * 2, outputs, LANGEVIN, trouble)
         inputs = {"subset": "n.nc", "manifest": "train.json"}
-        return self.run("job", ntk, inputs, {"o": "result"}, trouble=trouble)
+        return self.run("job", ntk, inputs, {"o": "result.nc"}, trouble=trouble)
 
     def result(self):
         """Return file -> content of what was written."""
-        paths = (self.folder / name for name in ("result", "train.json", "snapshots.zarr"))
+        names = ("result.csv", "result.nc", "train.json", "snapshots.zarr")
+        paths = (self.folder / name for name in names)
         files = (file for path in paths for file in (path, *path.rglob("*")) if file.is_file())
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 
@@ -222,6 +223,9 @@ def uninterrupted(tmp_path):
         counted = tmp_path / "counted"
         status, told = job(Count(counted))
         assert status == 0, told
+        for name in ("result.csv", "result.nc", "train.json"):
+            if (job.folder / name).is_file():
+                check_described(job.folder / name)
         return tmp_path / "inputs", job.result(), len(counted.read_text())
 
     return run

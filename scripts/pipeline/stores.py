@@ -30,10 +30,11 @@ def provenance(settings: dict, **more: Any) -> dict[str, str]:
         Attribute -> text.
     """
     return {
-        "Conventions": "CF-1.11",
         "references": "Seroussi, Alemi, Helias, Ringel, Speed Limits for Deep Learning, "
         "arXiv 2307.14653",
         "loss_convention": "L = 1/2 sum over samples and outputs of (f - y)^2",
+        "units_convention": "loss, weight and time are units of the run, with loss x time = "
+        "weight^2, and unknown to UDUNITS; 1 is a pure number",
         "config": json.dumps(settings, sort_keys=True),
         "versions": json.dumps(versions(), sort_keys=True),
         **{key: str(value) for key, value in more.items()},
