@@ -527,3 +527,23 @@ def test_smooth_flow_has_no_velocity_noise_to_speak_of():
     start_loss = flow.loss
     flow.advance(3.0)
     assert flow.velocity_noise < 0.01 * (start_loss - flow.loss)
+
+
+def test_lengths_between_any_two_times_are_those_of_one_curve():
+    # Many times in each step, whose velocities are noisy: a warm start may lie at any of them.
+    loss_and_gradient, theta_0 = small_problem(smooth=False)
+    flow = GradientFlow(loss_and_gradient, theta_0, relative_tolerance=2e-2)
+    times, lengths, actions, points = np.linspace(1.0, 10.0, 400), [], [], []
+    for time in times:
+        flow.advance(time)
+        lengths.append(flow.path_length)
+        actions.append(flow.action)
+        points.append(flow.displacement)
+    assert flow.steps < 200 and flow.velocity_noise > 0.02 * flow.action
+    chords = torch.cdist(torch.stack(points), torch.stack(points)).numpy()
+    later, earlier = np.tril_indices(len(times), -1)
+    length = np.subtract.outer(lengths, lengths)[later, earlier]
+    action = np.subtract.outer(actions, actions)[later, earlier]
+    time = np.subtract.outer(times, times)[later, earlier]
+    assert np.all(length >= chords[later, earlier] * (1 - 1e-7))
+    assert np.all(time * action >= length**2 * (1 - 1e-7))
