@@ -43,7 +43,7 @@ COLUMNS = {
         "drop E_0 - E_T of the energy: the loss, with momentum plus the kinetic energy",
     ),
     "preconditioned_length_squared": (
-        "loss time",
+        "loss * time",
         "|theta_T - theta_0|^2 in Adam's mean metric; l_geo^2 for other dynamics",
     ),
     "energetic_inefficiency": (

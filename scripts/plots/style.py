@@ -516,6 +516,8 @@ def curve_legend(
         marker = {**WARM_MARKER, "color": "white", "linestyle": "none"}
         handles.append(Line2D([], [], label=star, **marker))
     handles += points
+    if not handles:
+        return
     columns = min(3, len(handles))  # own choice: more would not fit the width
     rows = math.ceil(len(handles) / columns)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
