@@ -33,7 +33,7 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -469,14 +469,25 @@ def network_problem(
     return Problem(name, loss.loss_and_gradient, theta_0, lambda_1)
 
 
-def print_row(row: Row) -> None:
-    """Print one row of the Markdown table."""
-    seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"
-    print(
-        f"| {row.problem} | {row.time:g} | {row.method} | {row.gradients} | {row.error:.1e} "
-        f"| {seconds} |",
-        flush=True,
-    )
+def write_rows(rows: Iterable[Row], path: Path) -> list[Row]:
+    """Print rows as a Markdown table and write them to a CSV file, each as it comes; return all."""
+    found = []
+    print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
+    print("|---|---|---|---|---|---|")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__))
+        writer.writeheader()
+        for row in rows:
+            seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.1f}"
+            print(
+                f"| {row.problem} | {row.time:g} | {row.method} | {row.gradients} "
+                f"| {row.error:.1e} | {seconds} |",
+                flush=True,
+            )
+            writer.writerow(asdict(row))
+            file.flush()
+            found.append(row)
+    return found
 
 
 def scaling(rows: Sequence[Row]) -> Iterator[str]:
@@ -550,17 +561,7 @@ def main() -> None:
     packages = ["torch", "numpy", "scipy"]
     packages += ["torchdiffeq"] * (importlib.util.find_spec("torchdiffeq") is not None)
     print(conditions(arguments.threads, packages), "\n")
-    found = []
-    print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
-    print("|---|---|---|---|---|---|")
-    with open(arguments.csv, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__))
-        writer.writeheader()
-        for row in rows():
-            print_row(row)
-            found.append(row)
-            writer.writerow(asdict(row))
-            file.flush()
+    found = write_rows(rows(), arguments.csv)
     if powers := list(scaling([row for row in found if row.time in arguments.times])):
         print("\n| problem | method | power of T of the gradients | times |\n|---|---|---|---|")
         print("\n".join(powers))

@@ -22,11 +22,9 @@ no Python package with them was found but diffeqpy, a bridge to Julia.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -45,21 +43,20 @@ from gradient_flow import (
     load_images,
     network_problem,
     power_law_problem,
-    print_row,
     run_flow,
     run_rkc2,
     timed,
+    write_rows,
 )
 
 from speedlimits.dynamics import (
     DIFFERENCE_SIZE,
     MAXIMUM_REJECTIONS,
     STEP_GROWTH_LIMIT,
-    STEP_SAFETY,
-    STEP_SHRINK_LIMIT,
     GradientFlow,
+    step_factor,
 )
-from speedlimits.runge_kutta_chebyshev import StiffPart, chebyshev_step, stages_needed
+from speedlimits.runge_kutta_chebyshev import BREAKDOWN, StiffPart, chebyshev_step, stages_needed
 
 # Weights of the ends after 1, 2, 3 substeps, w_n: sum w_n = 1 and sum w_n / n^k = 0 for k = 2 (and
 # 3), the errors of RKC2 over a fixed time; and those of the embedded method of an order less.
@@ -69,22 +66,8 @@ EXTRAPOLATIONS = {
 }
 KRYLOV_SHARE = 0.1  # of the allowed error that a Krylov space may add
 KRYLOV_LIMIT = 100  # vectors of a Krylov space; a step that needs more is shortened
-BREAKDOWN = 1e-12  # relative size of a Lanczos residual that is nothing but rounding
 
 Velocity = Callable[[Tensor], Tensor]
-
-
-def step_factor(error: float, order: int) -> float:
-    """Return the next step over this one, for an estimate that falls as step^order.
-
-    Args:
-        error: estimated local error in units of the allowed one.
-        order: of the method, one more than the embedded one's.
-    """
-    if not math.isfinite(error):
-        return STEP_SHRINK_LIMIT
-    factor = STEP_SAFETY * max(error, 1e-30) ** (-1.0 / order)
-    return min(max(factor, STEP_SHRINK_LIMIT), STEP_GROWTH_LIMIT)
 
 
 def extrapolated_step(
@@ -381,15 +364,7 @@ def main() -> None:
                 yield from rows(network, end, arguments.network_tolerances, reference)
 
     print(conditions(arguments.threads), "\n")
-    print("| problem | lambda_1 T | method | gradients | largest error | seconds |")
-    print("|---|---|---|---|---|---|")
-    with open(arguments.csv, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__))
-        writer.writeheader()
-        for row in all_rows():
-            print_row(row)
-            writer.writerow(asdict(row))
-            file.flush()
+    write_rows(all_rows(), arguments.csv)
 
 
 if __name__ == "__main__":

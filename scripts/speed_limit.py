@@ -94,7 +94,7 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
     action_with_noise = since["action"] + since["velocity_noise"]
     geodesic2 = np.stack([run["distance_squared"].values[start, later] for run in runs])
     for r, run in enumerate(runs):
-        flow = json.loads(run.attrs["config"])["dynamics"] == "gradient_flow"
+        flow = settings_of(run)["dynamics"] == "gradient_flow"
         sl.check_speed_limit(
             since["time"][r],
             -since["train_loss"][r],
@@ -124,6 +124,11 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
     return found | at_temperature(runs, start, found) if temperature_of(runs) else found
 
 
+def settings_of(run: xr.Dataset) -> dict:
+    """Return the run settings of a trajectory."""
+    return json.loads(run.attrs["config"])
+
+
 def squared_length_of_metric(
     runs: list[xr.Dataset], start: int, geodesic2: np.ndarray
 ) -> np.ndarray:
@@ -136,7 +141,7 @@ def squared_length_of_metric(
         start: number of the snapshot to start from.
         geodesic2: l_geo^2, shape (R, M).
     """
-    if json.loads(runs[0].attrs["config"])["dynamics"] != "adam":
+    if settings_of(runs[0])["dynamics"] != "adam":
         return geodesic2
     if start > 0:
         return np.full(geodesic2.shape, np.nan)
@@ -145,7 +150,7 @@ def squared_length_of_metric(
 
 def temperature_of(runs: list[xr.Dataset]) -> float:
     """Return the temperature of an ensemble, 0 where its dynamics has none."""
-    settings = json.loads(runs[0].attrs["config"])
+    settings = settings_of(runs[0])
     return settings["temperature"] if settings["dynamics"] == "langevin" else 0.0
 
 
@@ -157,7 +162,7 @@ def start_distribution(run: xr.Dataset) -> StartDistribution | None:
     """
     variances = json.loads(run.attrs["start_variances"])
     ranges = json.loads(run.attrs["parameter_ranges"])
-    settings = json.loads(run.attrs["config"])
+    settings = settings_of(run)
     initialisation = settings.get("initialisation")
     if initialisation is None or not np.all(np.isfinite(list(variances.values()))):
         return None
@@ -415,7 +420,7 @@ def start_table(
         whole = table["realisation"] == "ensemble"
         table["note"] = np.where(whole, reasons[1], reasons[0])
         table[list(law)] = np.nan  # the power law of gradient flow
-    if json.loads(runs[0].attrs["config"])["dynamics"] == "adam":
+    if settings_of(runs[0])["dynamics"] == "adam":
         blank = [n for n in table if n.startswith((*ENSEMBLE, "discretisation", "time_lambda"))]
         kept = [n for n in blank if n.startswith(WITHOUT_CLOCK) and "_predicted" not in n]
         table[[name for name in blank if name not in kept]] = np.nan

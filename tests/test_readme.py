@@ -22,7 +22,6 @@ from pipeline.code_digest import SCRIPTS
 from pipeline.config import validated
 from pipeline.settings import RULES
 
-SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -164,7 +163,7 @@ def test_library_lines_run_on_a_network_as_printed(capsys):
 
 
 @pytest.mark.workflow
-def test_own_data_lines_make_a_file_that_the_workflow_plans(tmp_path):
+def test_own_data_lines_make_a_file_that_the_workflow_plans(tmp_path, shipped_config):
     text = section("Your own model and data")
     code = next(block for block in blocks(text, "python") if "savez" in block)
     given = next(block for block in blocks(text, "yaml") if "mine.npz" in block)
@@ -184,7 +183,7 @@ def test_own_data_lines_make_a_file_that_the_workflow_plans(tmp_path):
     every = next(block for block in blocks(text, "yaml") if "laziness" in block)
     (folder / "my.yaml").write_text(every)
     plan = run_snakemake(folder, "-n", "studies", configfile=folder / "my.yaml")
-    assert planned(plan)["findings"] == len(SHIPPED["studies"])
+    assert planned(plan)["findings"] == len(shipped_config["studies"])
 
 
 def test_studies_of_the_readme_are_valid(shipped_config):

@@ -518,9 +518,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
                 "allowed"
             )
         if settings["dataset"] in sources and name in config["default_studies"]:
-            data = sources[settings["dataset"]]
-            problems += [f"{where} {problem}" for problem in _data_problems(settings, data)]
-            problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
+            problems += _misfits(where, settings, sources[settings["dataset"]])
         if settings["first_snapshot"] >= settings["final_time"]:
             whose = _origin(name, study, "first_snapshot", "final_time")
             problems.append(
@@ -714,6 +712,12 @@ def _fit_problems(settings: dict, data: Source) -> list[str]:
     return problems
 
 
+def _misfits(where: str, settings: dict, data: Source) -> list[str]:
+    """Return in sentences that begin with ``where`` what of a run does not fit its data."""
+    asked = [f"{where} {problem}" for problem in _data_problems(settings, data)]
+    return asked + [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
+
+
 def problems_where_asked(config: dict, name: str) -> list[str]:
     """Return what of a study does not fit its data, and what it names in vain, in sentences.
 
@@ -730,9 +734,7 @@ def problems_where_asked(config: dict, name: str) -> list[str]:
     problems = []
     for settings in combinations(config["base"], config["studies"][name]):
         where = _where(name, settings)
-        data = sources(settings["dataset"])
-        problems += [f"{where} {problem}" for problem in _data_problems(settings, data)]
-        problems += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
+        problems += _misfits(where, settings, sources(settings["dataset"]))
     return list(dict.fromkeys(problems)) or _idle_problems(config, name)
 
 

@@ -374,13 +374,13 @@ class GradientFlow(Evolution):
     are found by Lanczos iteration with gradient differences and taken implicitly: the stages then
     follow from the rest of the spectrum. See ``runge_kutta_chebyshev``.
 
-    Between the ends of a step everything is read off a curve: the cubic Hermite polynomial through
-    both ends and their velocities, bent towards the chord as far as frees its int |u'|^2 dt from
-    the noise of stiff directions, by the identity int |u'|^2 dt = loss drop, step by step. The
-    snapshot times cost no gradients and do not change the steps. Path length and action are
-    integrals of this curve's |u'| and |u'|^2, exact to rounding for the action and by
-    Gauss-Legendre quadrature (16 nodes a step) for the length; ``velocity_noise`` is the part of
-    the action that went.
+    Between the ends of a step gradient and loss are read off cubic Hermite polynomials, through
+    both ends and their slopes, and positions off a curve between that of the velocities and the
+    chord: straightened as far as frees its int |u'|^2 dt from the noise of stiff directions, by the
+    identity int |u'|^2 dt = loss drop, step by step. The snapshot times cost no gradients and do
+    not change the steps. Path length and action are integrals of this curve's |u'| and |u'|^2,
+    exact to rounding for the action and by Gauss-Legendre quadrature (16 nodes a step) for the
+    length; ``velocity_noise`` is the part of the action that went.
     Against the exact flow all three, and the loss, have the error of the integrator.
 
     ``time`` and all that goes with it stop at ``until``, while the last step may end beyond it;
@@ -490,7 +490,7 @@ class GradientFlow(Evolution):
             if error <= 1.0:
                 self._accept(step, end_time, end, loss, gradient, error)
                 return
-            self._next_step = step * _step_factor(error)
+            self._next_step = step * step_factor(error)
             self._refresh_spectral_radius()  # it may have grown: that is one cause of errors
         self._raise_divergence(loss)
 
@@ -524,7 +524,7 @@ class GradientFlow(Evolution):
         self._end_action += action
         self._end_noise += noise
         self.steps += 1
-        self._next_step = step * _step_factor(error)
+        self._next_step = step * step_factor(error)
 
     def _rest_product(self, vector: Tensor) -> Tensor:
         """Return the Hessian at _end, less its stiff part, times a vector, shape (P,).
@@ -650,15 +650,21 @@ class GradientFlow(Evolution):
         return f"flow step {self._next_step:.6g}"
 
 
-def _step_factor(error: float) -> float:
+def step_factor(error: float, order: int = ORDER_PLUS_ONE) -> float:
     """Return the next step over this one, for an error in units of the tolerance.
+
+    Args:
+        error: estimate of the local error, which falls as step^order.
+        order: of this flow 3.
 
     No trend of the error is extrapolated: where a ReLU changes sides the error jumps, and a trend
     then costs rejected steps (half of all gradients on a small ReLU network).
     """
+    if not math.isfinite(error):
+        return STEP_SHRINK_LIMIT
     if error <= 0.0:
         return STEP_GROWTH_LIMIT
-    factor = STEP_SAFETY * error ** (-1.0 / ORDER_PLUS_ONE)
+    factor = STEP_SAFETY * error ** (-1.0 / order)
     return min(max(factor, STEP_SHRINK_LIMIT), STEP_GROWTH_LIMIT)
 
 
