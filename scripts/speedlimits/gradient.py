@@ -12,6 +12,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from speedlimits.freed_memory import keep_freed_memory
+
 # Convolutions on a CPU are fastest while the activations of one layer of a micro-batch stay in the
 # cache: 16 images of 64 x 32 x 32 in float32 are best of {8, ..., 128} for Myrtle-5 on one Zen 4
 # core (0.38 s per gradient of 128 images; unsplit 0.50 s), and the same number of bytes is within
@@ -51,6 +53,7 @@ class TrainingLoss:
     ):
         if len(inputs) != len(targets):
             raise ValueError(f"there are {len(inputs)} inputs but {len(targets)} targets")
+        keep_freed_memory()
         self.network = copy.deepcopy(network)
         self._theta, self._gradient = _flatten_parameters(self.network)
         if channels_last is None:

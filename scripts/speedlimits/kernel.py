@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits import functional, kernel_sequential
 from speedlimits.attention import plain_attention
+from speedlimits.freed_memory import keep_freed_memory
 from speedlimits.kernel_sequential import PartialKernel
 
 DEFAULT_MEMORY_BYTES = 4 * 2**30  # the kernel of 1000 samples x 10 outputs takes 0.8e9 of them
@@ -165,6 +166,7 @@ def empirical_ntk(
             hold the kernel, or if ``start_from`` is of another shape.
     """
     _check(network, inputs, other_inputs)
+    keep_freed_memory()
     name = route or choose_route(network).name
     functions = {"structured": kernel_sequential.structured_ntk, "torch_func": _general_ntk}
     if name not in functions:

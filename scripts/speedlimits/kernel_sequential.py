@@ -54,9 +54,9 @@ SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare 
 # 12 to 16 were fastest (x86-64, 16 to 128 channels: 5 to 30 % less time than 3). A GPU needs enough
 # of them to fill its multiprocessors.
 SWEEP_BYTES = {"cpu": 12 * 2**20, "cuda": 512 * 2**20}
-# Above this many multiplications, a product per output beats bringing all outputs of a sample into
-# one matrix first (measured on x86-64).
-LOOP_OPERATIONS = 2**19
+# Below this fan-in, a product per output beats copying the cotangents of all outputs of a sample
+# into one matrix first (measured on x86-64: at 27, but not at 144 and more; 16 to 128 channels).
+FEW_COLUMNS = 64
 TILE_ROWS, TILE_COLUMNS = 128, 1024  # converted to float64 at a time: 1 MiB, an L2 cache
 LIBRARY_BYTES = 64 * 2**20  # packing buffers of BLAS and oneDNN, measured
 
@@ -401,6 +401,9 @@ def _pull_back(
         if _is_below_pool(layers, index):
             return cotangent
         mask = (x > 0).to(x.dtype).unsqueeze(1)
+        if any(type(layer) in WEIGHT_LAYERS for layer in layers[index + 1 : index + 2]):
+            # The cotangent is that layer's own result, which nobody else holds.
+            return cotangent.mul_(mask)
         return torch.mul(cotangent, mask, out=_empty_cotangent(x, outputs))
     if isinstance(layer, ScaledLinear):
         return cotangent @ (layer.weight * layer.scale)
@@ -437,15 +440,11 @@ def _spread(cells: Tensor, size: int, mask: Tensor) -> Tensor:
     Every cell's cotangent over size^2 goes to the size^2 positions that it averages; rows and
     columns that no cell covers have none.
     """
-    height, width = cells.shape[3:]
-    result = _empty_cotangent(mask, cells.shape[1])
-    if (size * height, size * width) != mask.shape[2:]:
-        result.zero_()
-    covered = (slice(None, size * height), slice(None, size * width))
-    target, factor = result[..., *covered], (mask / size**2)[..., *covered].unsqueeze(1)
-    split = [t.unflatten(4, (width, size)).unflatten(3, (height, size)) for t in (target, factor)]
-    torch.mul(cells[:, :, :, :, None, :, None], split[1], out=split[0])
-    return result
+    images = functional.interpolate(cells.flatten(0, 1), scale_factor=size, mode="nearest")
+    height, width = (a - b for a, b in zip(mask.shape[2:], images.shape[2:], strict=True))
+    if height or width:
+        images = functional.pad(images, (0, width, 0, height))
+    return images.unflatten(0, cells.shape[:2]).mul_((mask / size**2).unsqueeze(1))
 
 
 def _patches(x: Tensor, size: int, padding: int) -> Tensor:
@@ -527,12 +526,13 @@ def _fill(
         return
     rows = cotangent[:, :, channels].flatten(3)  # (n, C, o, s), o last in memory
     gradient = factor[0].view(*rows.shape[:3], patches.shape[2])
-    if x.device.type == "cpu" and rows[0, 0].numel() * patches.shape[2] > LOOP_OPERATIONS:
+    if x.device.type == "cpu" and patches.shape[2] < FEW_COLUMNS:
         for sample, patch in enumerate(patches):
             for output, row in enumerate(rows[sample]):
                 torch.mm(row, patch, out=gradient[sample, output])
     else:
-        torch.bmm(rows.flatten(1, 2), patches, out=gradient.flatten(1, 2))
+        by_position = rows.permute(0, 3, 1, 2).flatten(2)  # copies runs of o, transposes nothing
+        torch.bmm(by_position.transpose(1, 2), patches, out=gradient.flatten(1, 2))
 
 
 class _Work:
