@@ -106,8 +106,12 @@ def _refusal(network: nn.Module, x: Tensor, budget: int, z: Tensor | None) -> st
     return str(caught.value)
 
 
+@pytest.mark.parametrize("by_torch", (False, True))
 @pytest.mark.parametrize(("panel", "batch"), [(1, 3), (2, 1), (3, 7), (7, 3)])
-def test_panels_and_micro_batches_need_not_divide_the_samples(monkeypatch, panel, batch):
+def test_panels_and_micro_batches_need_not_divide_the_samples(monkeypatch, panel, batch, by_torch):
+    """Whichever library multiplies, and with rows that end at the diagonal cut off inside."""
+    monkeypatch.setattr(kernel_sequential, "torch_multiplies_faster", lambda: by_torch)
+    monkeypatch.setattr(kernel_sequential, "TRIANGLE_ROWS", 4)
     network, x = make_network("myrtle5"), make_inputs()
     reference = jacobian(network, x)
     make_plan = kernel_sequential._plan

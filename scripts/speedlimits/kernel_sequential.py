@@ -36,8 +36,10 @@ a pass holds all samples, and sweeps through the network once.
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -49,6 +51,7 @@ from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
 PANEL_ROWS = 1536  # rows of Theta per product: measured full speed from 1024 on
+TRIANGLE_ROWS = 256  # of 128, 192, 256, 320 and 512 mostly the fastest (Intel, AVX-512)
 SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare memory each
 # Cotangents of one micro-batch. On a CPU they should stay in the last-level cache: of 3 to 48 MiB,
 # 12 to 16 were fastest (x86-64, 16 to 128 channels: 5 to 30 % less time than 3). A GPU needs enough
@@ -733,24 +736,49 @@ def _inner_with_means(centred: Tensor, mean: Tensor) -> Tensor:
 
 
 def _add_product_(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
-    """Add left right^T; if symmetric, the last columns are left's own and take half the work."""
-    before = len(right) - len(left) if symmetric else len(right)
-    if before:
-        target[:, :before] += _product(left, right[:before])
-    if symmetric:
+    """Add left right^T; if symmetric, where the last columns are left's own, the lower half of it.
+
+    Where torch multiplies, the half is cut into rows that each end at the diagonal.
+    """
+    rows, before = len(left), len(right) - len(left)
+    if not symmetric:
+        target += _product(left, right)
+    elif left.device.type == "cpu" and torch_multiplies_faster():
+        for start in range(0, rows, TRIANGLE_ROWS):
+            stop = min(start + TRIANGLE_ROWS, rows)
+            columns = before + stop
+            target[start:stop, :columns] += _product(left[start:stop], right[:columns])
+    else:
+        if before:
+            target[:, :before] += _product(left, right[:before])
         target[:, before:] += _product(left, left)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left right^T; on the CPU by NumPy, whose wheels carry OpenBLAS.
+    """Return left right^T, on a CPU by the faster of torch's and NumPy's libraries.
 
-    Torch's MKL runs these long and narrow products at 72 to 85 GF/s on an AMD core on which
-    OpenBLAS reaches 102 to 106 (1020 rows by 1020 or 5100, 9216 to 36864 columns). Where both
-    factors are one array, NumPy calls syrk, which computes one half and copies it to the other.
+    Where both factors are one array, NumPy calls syrk, which computes one half and copies it to the
+    other.
     """
-    if left.device.type != "cpu":
+    if left.device.type != "cpu" or torch_multiplies_faster():
         return left @ right.T
     return torch.from_numpy(left.numpy() @ right.numpy().T)
+
+
+@cache
+def torch_multiplies_faster() -> bool:
+    """Return whether torch's MKL multiplies matrices faster than the OpenBLAS of NumPy's wheels.
+
+    By the maker of the processor, not by a measurement, so that all runs on one machine round
+    alike. Long and narrow products, 640 to 5100 rows and 2304 to 36864 columns: on an AMD core MKL
+    reached 72 to 85 GF/s and OpenBLAS 102 to 106, on an Intel one with AVX-512 121 to 139 and 65 to
+    106 (and syrk, counted as half a product, 45 to 59, rows that end at the diagonal 75 to 123).
+    """
+    if not torch.backends.mkl.is_available():
+        return False
+    processors = Path("/proc/cpuinfo")
+    maker = processors.read_text() if processors.exists() else platform.processor()
+    return "GenuineIntel" in maker
 
 
 def _mirror_lower_(kernel: Tensor, panel: int) -> None:
