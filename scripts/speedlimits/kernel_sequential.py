@@ -736,22 +736,20 @@ def _inner_with_means(centred: Tensor, mean: Tensor) -> Tensor:
 
 
 def _add_product_(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
-    """Add left right^T; if symmetric, where the last columns are left's own, the lower half of it.
+    """Add left right^T; if symmetric, where the last columns are left's own, their lower half only.
 
     Where torch multiplies, the half is cut into rows that each end at the diagonal.
     """
-    rows, before = len(left), len(right) - len(left)
+    before = len(right) - len(left) if symmetric else len(right)
+    if before:
+        target[:, :before] += _product(left, right[:before])
     if not symmetric:
-        target += _product(left, right)
-    elif left.device.type == "cpu" and torch_multiplies_faster():
-        for start in range(0, rows, TRIANGLE_ROWS):
-            stop = min(start + TRIANGLE_ROWS, rows)
-            columns = before + stop
-            target[start:stop, :columns] += _product(left[start:stop], right[:columns])
-    else:
-        if before:
-            target[:, :before] += _product(left, right[:before])
-        target[:, before:] += _product(left, left)
+        return
+    cut = left.device.type == "cpu" and torch_multiplies_faster()
+    height = TRIANGLE_ROWS if cut else len(left)
+    for start in range(0, len(left), height):
+        stop = min(start + height, len(left))
+        target[start:stop, before : before + stop] += _product(left[start:stop], left[:stop])
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
