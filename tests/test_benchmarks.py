@@ -108,7 +108,6 @@ def test_rows_and_powers_of_the_kernel_benchmark(small):
 
 def test_operations_of_stages_are_those_that_torch_counts(small, monkeypatch):
     monkeypatch.setattr(kernel_sequential, "torch_multiplies_faster", lambda: False)
-    monkeypatch.setattr(kernel_sequential, "FEW_COLUMNS", 0)  # no product per output, for one name
     network, inputs = small
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         kernel.empirical_ntk(network, inputs)

@@ -57,9 +57,10 @@ SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare 
 # 12 to 16 were fastest (x86-64, 16 to 128 channels: 5 to 30 % less time than 3). A GPU needs enough
 # of them to fill its multiprocessors.
 SWEEP_BYTES = {"cpu": 12 * 2**20, "cuda": 512 * 2**20}
-# Below this fan-in, a product per output beats copying the cotangents of all outputs of a sample
-# into one matrix first (measured on x86-64: at 27, but not at 144 and more; 16 to 128 channels).
-FEW_COLUMNS = 64
+# A product per output beats copying the cotangents of all outputs of a sample into one matrix first
+# below this fan-in and above this many multiplications (measured on x86-64, 16 to 128 channels: at
+# a fan-in of 27, but not at 144 and more; calls of less work cost more than they do).
+FEW_COLUMNS, LOOP_OPERATIONS = 64, 2**19
 TILE_ROWS, TILE_COLUMNS = 128, 1024  # converted to float64 at a time: 1 MiB, an L2 cache
 LIBRARY_BYTES = 64 * 2**20  # packing buffers of BLAS and oneDNN, measured
 
@@ -529,7 +530,8 @@ def _fill(
         return
     rows = cotangent[:, :, channels].flatten(3)  # (n, C, o, s), o last in memory
     gradient = factor[0].view(*rows.shape[:3], patches.shape[2])
-    if x.device.type == "cpu" and patches.shape[2] < FEW_COLUMNS:
+    few, operations = patches.shape[2] < FEW_COLUMNS, rows[0, 0].numel() * patches.shape[2]
+    if x.device.type == "cpu" and few and operations > LOOP_OPERATIONS:
         for sample, patch in enumerate(patches):
             for output, row in enumerate(rows[sample]):
                 torch.mm(row, patch, out=gradient[sample, output])
