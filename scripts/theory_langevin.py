@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.device import choose_device, describe_device, keep_freed_memory
+from pipeline.device import choose_device, describe_device
 from pipeline.files import file_digest, remove
 from pipeline.log import Progress, logged
 from pipeline.problem import Problem, build_problem
@@ -198,7 +198,6 @@ def main(snakemake) -> None:
     """Run the rule ``theory_langevin``."""
     settings = snakemake.params.settings
     with logged(snakemake.log[0]):
-        keep_freed_memory()
         device = choose_device("cpu", threads=snakemake.threads, deterministic=True)
         stage = stage_folder(
             {

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from pipeline.device import choose_device, describe_device, keep_freed_memory
+from pipeline.device import choose_device, describe_device
 from pipeline.files import remove
 from pipeline.log import logged
 from pipeline.problem import Problem, build_problem
@@ -249,7 +249,6 @@ def main(snakemake) -> None:
     settings, resources = snakemake.params.settings, snakemake.resources
     realisation = int(snakemake.wildcards.realisation)
     with logged(snakemake.log[0]):
-        keep_freed_memory()
         device = choose_device(
             resources.device,
             threads=snakemake.threads,

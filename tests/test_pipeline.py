@@ -1,16 +1,11 @@
 """Plan of runs, seeds, code digest, stores with their integrity."""
 
-import os
-import platform
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from conftest import ROOT
 
 from pipeline import code_digest as cd
 from pipeline.runs import Plan, Refusal
@@ -207,39 +202,6 @@ def test_missing_store_is_named(stored):
     shutil.rmtree(store)
     with pytest.raises(IntegrityError, match="is missing; delete"):
         read_snapshots(manifest)
-
-
-FAULTS = """
-import resource, sys
-import torch
-from pipeline.device import keep_freed_memory
-from speedlimits.gradient import TrainingLoss
-from speedlimits.networks import initialise_, myrtle5
-
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-torch.set_num_threads(1)
-network = myrtle5(input_shape=(3, 32, 32), outputs=10, width=32, parameterisation="ntk")
-initialise_(network, torch.Generator().manual_seed(0))
-loss = TrainingLoss(network, torch.ones(96, 3, 32, 32), torch.zeros(96, 10))
-theta = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
-for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    loss.loss_and_gradient(theta)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_reused():
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
-    command = [sys.executable, "-c", FAULTS]
-    faults = {}
-    for word in ("keep", "plain"):
-        told = subprocess.run([*command, word], env=environment, capture_output=True, check=True)
-        faults[word] = int(told.stdout)
-    one = 32 * 32 * 32 * 32 * 4 // os.sysconf("SC_PAGESIZE")  # activations of a micro-batch
-    assert faults["keep"] < 4 * one < faults["plain"]
 
 
 def test_words_of_a_table_come_back_as_they_were(tmp_path):

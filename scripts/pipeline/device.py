@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 
 import torch
-
-# Numbers of mallopt(3) in glibc's malloc.h. 32 MiB is the most that it takes for the first, and
-# holds the activations of one layer of a micro-batch (speedlimits.gradient); 1 GiB is own choice.
-MALLOC_OPTIONS = {
-    -3: 32 * 2**20,  # M_MMAP_THRESHOLD: what is larger is mapped afresh and given back
-    -1: 2**30,  # M_TRIM_THRESHOLD: what is freed at the heap's end is given back above this
-}
-
-
-def keep_freed_memory() -> None:
-    """Let the C library reuse what was freed instead of giving it back, where it is glibc.
-
-    Otherwise every activation of every gradient is mapped, zeroed page by page and given back: a
-    third of the CPU time of training Myrtle-5 with 32 channels (measured, x86-64, Debian 12).
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        for option, value in MALLOC_OPTIONS.items():
-            ctypes.CDLL(None).mallopt(option, value)
 
 
 def choose_device(wanted: str, *, threads: int, deterministic: bool) -> torch.device:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from functools import cache
 
-import torch
-
-# glibc takes blocks above a threshold from the kernel and returns them when freed. The threshold
-# follows the largest block freed so far, up to 32 MiB on 64 bits (mallopt(3), M_MMAP_THRESHOLD);
-# twice that is what it keeps free. A little less than the most, for what malloc adds of its own.
-LARGEST_THRESHOLD = 31 * 2**20
+# Numbers of mallopt(3) in glibc's malloc.h. 32 MiB is the most that it takes for the first, and
+# holds the activations of one layer of a micro-batch (speedlimits.gradient); 1 GiB is own choice.
+MALLOC_OPTIONS = {
+    -3: 32 * 2**20,  # M_MMAP_THRESHOLD: what is larger is mapped afresh and given back
+    -1: 2**30,  # M_TRIM_THRESHOLD: what is freed at the heap's end is given back above this
+}
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Let malloc keep up to 62 MiB of freed memory, once a process, instead of returning it.
+    """Let the C library reuse what was freed instead of giving it back, where it is glibc.
 
-    Tensors of a micro-batch take a few MiB each and live for milliseconds. Taken from the kernel
-    anew, every page of theirs is cleared and mapped again, which was a fifth to a third of the time
-    of a gradient or kernel of Myrtle-5 (Linux, 16 to 64 channels, 3000 to 160 000 page faults a
-    call). The block freed here is never written and costs nothing; results do not change, and other
-    allocators than glibc's take no notice.
+    Once a process, and for all of it. Otherwise every tensor of every micro-batch is mapped, zeroed
+    page by page and given back: a fifth to a third of the time of a gradient or kernel of Myrtle-5
+    (measured, x86-64, Debian 12, 16 to 64 channels; 3000 to 160 000 page faults a call). Results do
+    not change.
     """
-    torch.empty(LARGEST_THRESHOLD, dtype=torch.uint8)
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        for option, value in MALLOC_OPTIONS.items():
+            ctypes.CDLL(None).mallopt(option, value)
