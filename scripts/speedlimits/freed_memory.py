@@ -19,9 +19,9 @@ def keep_freed_memory() -> None:
     """Let the C library reuse what was freed instead of giving it back, where it is glibc.
 
     Once a process, and for all of it. Otherwise every tensor of every micro-batch is mapped, zeroed
-    page by page and given back: a fifth to a third of the time of a gradient or kernel of Myrtle-5
-    (measured, x86-64, Debian 12, 16 to 64 channels; 3000 to 160 000 page faults a call). Results do
-    not change.
+    page by page and given back: a fifth to a third of the time of a gradient of Myrtle-5 with 16 to
+    64 channels, up to a fifth of its kernel's (measured, x86-64, Debian 12; 3000 to 160 000 page
+    faults a gradient). Results do not change.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         for option, value in MALLOC_OPTIONS.items():

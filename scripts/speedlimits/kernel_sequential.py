@@ -51,7 +51,7 @@ from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
 PANEL_ROWS = 1536  # rows of Theta per product: measured full speed from 1024 on
-TRIANGLE_ROWS = 256  # of 128, 192, 256, 320 and 512 mostly the fastest (Intel, AVX-512)
+TRIANGLE_ROWS = 256  # at most 6 % slower than the fastest of 128 to 512 (long rows, Intel, AVX-512)
 SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare memory each
 # Cotangents of one micro-batch. On a CPU they should stay in the last-level cache: of 3 to 48 MiB,
 # 12 to 16 were fastest (x86-64, 16 to 128 channels: 5 to 30 % less time than 3). A GPU needs enough
@@ -405,7 +405,7 @@ def _pull_back(
         if _is_below_pool(layers, index):
             return cotangent
         mask = (x > 0).to(x.dtype).unsqueeze(1)
-        if any(type(layer) in WEIGHT_LAYERS for layer in layers[index + 1 : index + 2]):
+        if index + 1 < len(layers) and isinstance(layers[index + 1], WEIGHT_LAYERS):
             # The cotangent is that layer's own result, which nobody else holds.
             return cotangent.mul_(mask)
         return torch.mul(cotangent, mask, out=_empty_cotangent(x, outputs))
@@ -771,8 +771,8 @@ def torch_multiplies_faster() -> bool:
 
     By the maker of the processor, not by a measurement, so that all runs on one machine round
     alike. Long and narrow products, 640 to 5100 rows and 2304 to 36864 columns: on an AMD core MKL
-    reached 72 to 85 GF/s and OpenBLAS 102 to 106, on an Intel one with AVX-512 121 to 139 and 65 to
-    106 (and syrk, counted as half a product, 45 to 59, rows that end at the diagonal 75 to 123).
+    reached 72 to 85 GF/s and OpenBLAS 102 to 106, on an Intel one with AVX-512 96 to 139 and 54 to
+    78 (and syrk, counted as half a product, 45 to 59, rows that end at the diagonal 75 to 123).
     """
     if not torch.backends.mkl.is_available():
         return False
