@@ -230,6 +230,61 @@ def test_bias_of_euler_maruyama_of_section_6_2(eta_h):
     assert variance == pytest.approx(1 / (1 - eta_h / 2), rel=1e-9)
 
 
+def test_first_order_bias_of_section_6_2():
+    h, s0, beta_inv, t = np.array([0.4, 1.0, 3.0]), 0.3, 0.7, 1.2
+    modes = linear_regression.OrnsteinUhlenbeckModes(h, np.ones(3), s0, beta_inv)
+    eta, decay = t / 40_000, np.exp(-2 * h * t)
+    slope = beta_inv * ((1 - decay) / 2 + h * t * decay) - s0 * h**2 * t * decay
+    change = linear_regression.discretised_variances(modes, eta, 40_000)
+    change = change - linear_regression.variances(modes, t)
+    np.testing.assert_allclose(change / eta, slope, rtol=1e-3)
+    moved = ((1 - eta * h) ** 40_000 - np.exp(-h * t)) / eta
+    np.testing.assert_allclose(moved, -0.5 * h**2 * t * np.exp(-h * t), rtol=1e-3)
+
+
+def test_what_the_transient_does_in_section_4_3():
+    """Both inefficiencies by sums over their own residues, the factor by shares and distances."""
+    values, squares = power_law.spectrum(1.7, 0.8, 300)
+    squares[0] *= 30  # the mean mode
+    T, t_w = 200.0, 5.0
+    left = squares * np.exp(-2 * values * t_w)
+    ratio = ntk_dynamics.inefficiency(values, squares, T)
+    ratio = ratio / ntk_dynamics.inefficiency(values, left, T - t_w)
+    drops = [float(ntk_dynamics.loss_drop(values, squares, time)) for time in (t_w, T)]
+    tau, sigma = t_w / T, drops[0] / drops[1]
+    moved = ntk_dynamics.geodesic_length_squared(values, left, T - t_w)
+    moved = moved / ntk_dynamics.geodesic_length_squared(values, squares, T)
+    assert ratio == pytest.approx(moved / (1 - tau) / (1 - sigma), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("time", "said"), [(300.0, r"=([\d.]+)\$, where"), (1e-3, r"\(([\d.]+) for")]
+)
+def test_temperature_above_which_the_loss_rises_of_section_9(time, said):
+    said = float(re.search(said, PAGE[PAGE.index("**linear_regression_limits.**") :])[1])
+    data = {"start_variance": 0.1, "teacher_variance": 1.0, "noise_variance": 0.1}  # config.yaml
+    drops = [
+        float(
+            linear_regression.mean_loss_drop(
+                marchenko_pastur.limiting_modes(2.0, temperature=temperature, **data), time
+            )
+        )
+        for temperature in (said - 0.06, said + 0.06)
+    ]
+    assert drops[0] > 0 > drops[1]
+
+
+def test_memory_of_adam_of_section_8():
+    """The corrected mean m obeys g = m + tau/eta (m - m before), tau/eta the sum of powers."""
+    beta, gradients, mean, before = 0.8, np.sin(np.arange(1.0, 30.0)), 0.0, 0.0
+    for k, gradient in enumerate(gradients):
+        mean = beta * mean + (1 - beta) * gradient
+        corrected = mean / (1 - beta ** (k + 1))
+        memory = sum(beta**j for j in range(1, k + 1))  # after k steps
+        assert corrected + memory * (corrected - before) == pytest.approx(gradient, rel=1e-9)
+        before = corrected
+
+
 def test_every_function_named_on_the_page_exists():
     from pathlib import Path
 
