@@ -47,7 +47,6 @@ from torch.nn.utils import parameters_to_vector
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from pipeline.cifar10 import read_archive
-from speedlimits import dynamics
 from speedlimits.dynamics import RELATIVE_TOLERANCE, GradientDescent, GradientFlow
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import empirical_ntk
@@ -145,6 +144,13 @@ def largest_distance(trajectory: list[Tensor], reference: list[Tensor]) -> float
     return max(distance(u, v) for u, v in zip(trajectory, reference, strict=True))
 
 
+class ExplicitFlow(GradientFlow):
+    """Gradient flow by plain RKC2, in which every mode is explicit."""
+
+    def _deflate_if_worthwhile(self) -> None:
+        pass
+
+
 def run_flow(
     problem: Problem, end: float, tolerance: float, kind: Callable[..., GradientFlow] = GradientFlow
 ) -> tuple[list[Tensor], int]:
@@ -212,11 +218,7 @@ def run_scipy(
 
 def run_rkc2(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:
     """Return what ``run_flow`` returns, with every mode explicit."""
-    start, dynamics.DEFLATION_START = dynamics.DEFLATION_START, dynamics.MAXIMUM_STAGES + 1
-    try:
-        return run_flow(problem, end, tolerance)
-    finally:
-        dynamics.DEFLATION_START = start
+    return run_flow(problem, end, tolerance, kind=ExplicitFlow)
 
 
 def run_rkc1(problem: Problem, end: float, tolerance: float) -> tuple[list[Tensor], int]:

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from gradient_flow import (
     REFERENCE_TOLERANCE,
+    ExplicitFlow,
     LinearProblem,
     Problem,
     Row,
@@ -51,9 +52,7 @@ from gradient_flow import (
 
 from speedlimits.dynamics import (
     DIFFERENCE_SIZE,
-    MAXIMUM_REJECTIONS,
     STEP_GROWTH_LIMIT,
-    GradientFlow,
     step_factor,
 )
 from speedlimits.runge_kutta_chebyshev import BREAKDOWN, StiffPart, chebyshev_step, stages_needed
@@ -83,7 +82,7 @@ def extrapolated_step(
     All substeps have the same number of stages s: the error's expansion in powers of the step
     holds for one method only. It takes s - 1 velocities of the step and n s - 1 of n substeps.
     """
-    none = StiffPart(start.new_zeros(len(start), 0), start.new_zeros(0))
+    none = StiffPart.none(start)
     ends = []
     for number in range(1, order):
         u, v = start, velocity_start
@@ -96,7 +95,7 @@ def extrapolated_step(
     return end, embedded
 
 
-class ExtrapolatedFlow(GradientFlow):
+class ExtrapolatedFlow(ExplicitFlow):
     """Gradient flow by extrapolated RKC2, all else (spectral radius, cubic) as in the flow.
 
     Args:
@@ -105,34 +104,18 @@ class ExtrapolatedFlow(GradientFlow):
 
     def __init__(self, loss_and_gradient, theta_0, *, order: int, **options):
         super().__init__(loss_and_gradient, theta_0, **options)
-        self.order = order
+        self._error_order = order  # that of the embedded method's local error
 
-    def _take_step(self) -> None:
-        if self.gradients >= self._refresh_at:
-            self._refresh_spectral_radius()
-        loss = self._end_loss
-        for _ in range(MAXIMUM_REJECTIONS):
-            step, end_time = self._propose_step()
-            stages = stages_needed(step, self.spectral_radius)
-            end, embedded = extrapolated_step(
-                lambda u: -self._evaluate(u)[1],
-                self._end,
-                -self._end_gradient,
-                step,
-                stages,
-                self.order,
-            )
-            loss, gradient = self._evaluate(end)
-            error = math.inf
-            if not self._diverged(loss, gradient):
-                error = ((end - embedded).norm() / end.norm()).item() / self.relative_tolerance
-            if error <= 1.0:
-                self._accept(step, end_time, end, loss, gradient, error)
-                self._next_step = step * step_factor(error, self.order)
-                return
-            self._next_step = step * step_factor(error, self.order)
-            self._refresh_spectral_radius()
-        self._raise_divergence(loss)
+    def _attempt(self, step: float) -> tuple[Tensor, float, Tensor, Tensor]:
+        end, embedded = extrapolated_step(
+            self._velocity,
+            self._end,
+            -self._end_gradient,
+            step,
+            stages_needed(step, self.spectral_radius),
+            self._error_order,
+        )
+        return end, *self._evaluate(end), end - embedded
 
 
 def phi(index: int, z: Tensor) -> Tensor:

@@ -433,6 +433,34 @@ def test_flow_resumes_bit_for_bit_with_implicit_modes(tmp_path):
         assert getattr(whole, name) == getattr(second, name), name
 
 
+def test_flow_resumed_inside_a_step_reads_the_same_curve():
+    loss_and_gradient, theta_0 = small_problem(smooth=False)
+    whole, resumed = (
+        GradientFlow(loss_and_gradient, theta_0, relative_tolerance=2e-2) for _ in range(2)
+    )
+    whole.advance(3.0)
+    resumed.advance(0.1)  # its own curve, which the state must replace
+    resumed.load_state(whole.state())
+    steps, later = whole.steps, whole.time + 0.5 * (whole._end_time - whole.time)
+    for flow in (whole, resumed):
+        flow.advance(later)
+        assert flow.steps == steps
+    assert torch.equal(whole.weights, resumed.weights)
+    for name in ATTRIBUTES:
+        assert getattr(whole, name) == getattr(resumed, name), name
+
+
+def test_products_of_a_step_are_taken_once(monkeypatch):
+    loss_and_gradient, theta_0 = small_problem()
+    flow = GradientFlow(loss_and_gradient, theta_0)
+    flow.advance(3.0)
+    steps, end = flow.steps, flow._end_time
+    monkeypatch.setattr(torch, "dot", None)
+    for time in torch.linspace(3.0, end, 5)[1:-1].tolist():
+        flow.advance(time)
+    assert flow.steps == steps and 3.0 < flow.time < end
+
+
 @pytest.mark.parametrize("kind", EVOLUTIONS)
 def test_state_does_not_change_as_the_evolution_goes_on(kind):
     evolution = EVOLUTIONS[kind](*small_problem())

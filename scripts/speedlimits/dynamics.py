@@ -11,6 +11,7 @@ rounding: each class sums both over one and the same curve.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -46,7 +47,6 @@ STEP_SAFETY = 0.9
 STEP_SHRINK_LIMIT = 0.1
 # Theirs is ten; a step in which no ReLU changes sides is no guide to so much growth.
 STEP_GROWTH_LIMIT = 2.0
-ORDER_PLUS_ONE = 3  # the local error of a second-order method falls as step^3
 SPECTRAL_RADIUS_SAFETY = 1.2  # ibid.: power iteration approaches the radius from below
 MAXIMUM_STAGES = 500
 POWER_ITERATIONS_START = 20
@@ -219,13 +219,7 @@ class _ConstantStep(Evolution):
                 on_step(self)
 
     def _take_step(self) -> None:
-        move = self._move()
-        self.displacement = self.displacement + move
-        self._last_length = length = move.norm().item()
-        self.path_length += length
-        self.action += length**2 / self.step
-        self.steps += 1
-        self.time = self.step * self.steps
+        self._shift(self._move())
         self.loss, self._gradient = self._evaluate(self.displacement)
         if self._diverged(self.loss, self._gradient):
             self._raise_divergence(self.loss)
@@ -233,6 +227,15 @@ class _ConstantStep(Evolution):
     def _move(self) -> Tensor:
         """Return the change of the weights in the next step, shape (P,)."""
         raise NotImplementedError
+
+    def _shift(self, move: Tensor) -> None:
+        """Add the change of a step to the weights, and its length to the integrals."""
+        self.displacement = self.displacement + move
+        self._last_length = length = move.norm().item()
+        self.path_length += length
+        self.action += length**2 / self.step
+        self.steps += 1
+        self.time = self.step * self.steps
 
 
 class GradientDescent(_ConstantStep):
@@ -405,6 +408,7 @@ class GradientFlow(Evolution):
     _TENSORS = Evolution._TENSORS + (
         "_start", "_start_gradient", "_end", "_end_gradient", "_direction"
     )  # fmt: skip
+    _error_order = 3  # the local error of a second-order method falls as step^3
 
     def __init__(
         self,
@@ -429,8 +433,9 @@ class GradientFlow(Evolution):
         self._next_step = 0.0
         self._direction = self._gradient  # where the power iteration stands
         self.spectral_radius, self._refresh_at = 0.0, 0
-        self._stiff = self._no_stiff_part()
+        self._stiff = StiffPart.none(self._end)
         self._deflate_count, self._deflate_after = DEFLATION_START, 0
+        self._curve: tuple[np.ndarray, float, float] | None = None  # of the current step, if taken
 
     def state(self) -> State:
         """Return all that a run of the same arguments needs to continue; see ``Evolution``."""
@@ -448,6 +453,7 @@ class GradientFlow(Evolution):
             state["_stiff_vectors"].to(device, copy=True),
             state["_stiff_eigenvalues"].to(device, copy=True),
         )
+        self._curve = None
 
     def advance(self, until, on_step=None) -> None:
         """Evolve to exactly ``until``; a time already passed is left as it is.
@@ -475,24 +481,33 @@ class GradientFlow(Evolution):
             step, end_time = self._propose_step()
             if end_time <= self._end_time:
                 break  # the step is below the resolution of the time
-            end = chebyshev_step(
-                lambda u: -self._evaluate(u)[1],
-                self._end,
-                -self._end_gradient,
-                step,
-                stages_needed(step, self.spectral_radius),
-                self._stiff,
-            )
-            loss, gradient = self._evaluate(end)
+            end, loss, gradient, local_error = self._attempt(step)
             error = math.inf
             if not self._diverged(loss, gradient):
-                error = self._relative_error(step, end, gradient)
+                error = self._relative_error(local_error, end)
+            self._next_step = step * step_factor(error, self._error_order)
             if error <= 1.0:
-                self._accept(step, end_time, end, loss, gradient, error)
+                self._accept(step, end_time, end, loss, gradient)
                 return
-            self._next_step = step * step_factor(error)
             self._refresh_spectral_radius()  # it may have grown: that is one cause of errors
         self._raise_divergence(loss)
+
+    def _attempt(self, step: float) -> tuple[Tensor, float, Tensor, Tensor]:
+        """Return where a step from _end ends, loss and gradient there, and its local error."""
+        end = chebyshev_step(
+            self._velocity,
+            self._end,
+            -self._end_gradient,
+            step,
+            stages_needed(step, self.spectral_radius),
+            self._stiff,
+        )
+        loss, gradient = self._evaluate(end)
+        local_error = error_estimate(self._end, end, -self._end_gradient, -gradient, step)
+        return end, loss, gradient, local_error
+
+    def _velocity(self, displacement: Tensor) -> Tensor:
+        return -self._evaluate(displacement)[1]
 
     def _propose_step(self) -> tuple[float, float]:
         """Return (step, time at its end), cut so that the last step ends at ``end_time``."""
@@ -504,13 +519,13 @@ class GradientFlow(Evolution):
             return 0.5 * remaining, self._end_time + 0.5 * remaining
         return remaining, self.end_time
 
-    def _relative_error(self, step: float, end: Tensor, gradient: Tensor) -> float:
+    def _relative_error(self, local_error: Tensor, end: Tensor) -> float:
         """Return the local error in units of the tolerance times |theta_t - theta_0|."""
-        error = error_estimate(self._end, end, -self._end_gradient, -gradient, step)
         allowed = self.relative_tolerance * end.norm().item()
-        return error.norm().item() / allowed if allowed > 0.0 else 0.0
+        return local_error.norm().item() / allowed if allowed > 0.0 else 0.0
 
-    def _accept(self, step, end_time, end, loss, gradient, error) -> None:
+    def _accept(self, step, end_time, end, loss, gradient) -> None:
+        """Make a step from _end onwards the current one."""
         self._start, self._start_gradient = self._end, self._end_gradient
         self._start_time, self._start_loss = self._end_time, self._end_loss
         self._start_path_length, self._start_action = self._end_path_length, self._end_action
@@ -518,13 +533,12 @@ class GradientFlow(Evolution):
         self._end, self._end_gradient, self._end_time, self._end_loss = (
             end, gradient, end_time, loss
         )  # fmt: skip
-        products, bend, noise = self._curve()
+        self._curve = products, bend, noise = self._curve_of_step()
         path_length, action = _path_integrals(products, step, 1.0, bend)
         self._end_path_length += path_length
         self._end_action += action
         self._end_noise += noise
         self.steps += 1
-        self._next_step = step * step_factor(error)
 
     def _rest_product(self, vector: Tensor) -> Tensor:
         """Return the Hessian at _end, less its stiff part, times a vector, shape (P,).
@@ -574,7 +588,7 @@ class GradientFlow(Evolution):
         stages = stages_needed(self._propose_step()[0], self.spectral_radius)
         if stages < self._deflate_count or self.gradients < self._deflate_after:
             return
-        self._stiff = self._no_stiff_part()  # the new pairs are those of the whole Hessian
+        self._stiff = StiffPart.none(self._end)  # the new pairs are those of the whole Hessian
         self._stiff, rest, self._direction = leading_eigenpairs(
             self._rest_product, self._search_start(), self._deflate_count
         )
@@ -594,10 +608,7 @@ class GradientFlow(Evolution):
         random = random.to(self._end)
         return self._end_gradient / self._end_gradient.norm() + random / random.norm()
 
-    def _no_stiff_part(self) -> StiffPart:
-        return StiffPart(self.theta_0.new_zeros(len(self.theta_0), 0), self.theta_0.new_zeros(0))
-
-    def _curve(self) -> tuple[np.ndarray, float, float]:
+    def _curve_of_step(self) -> tuple[np.ndarray, float, float]:
         """Return products of velocities, shape (3, 3), bend and noise of the current step's curve.
 
         The products are those of the chord's velocity and the velocities at start and end. A small
@@ -611,7 +622,9 @@ class GradientFlow(Evolution):
         """
         step = self._end_time - self._start_time
         velocities = (self._end - self._start) / step, -self._start_gradient, -self._end_gradient
-        products = np.array([[torch.dot(p, q).item() for q in velocities] for p in velocities])
+        products = np.empty((3, 3))
+        for (i, p), (j, q) in itertools.combinations_with_replacement(enumerate(velocities), 2):
+            products[i, j] = products[j, i] = torch.dot(p, q).item()
         action, straight = _path_integrals(products, step, 1.0, 1.0)[1], step * products[0, 0]
         freed = min(max(self._start_loss - self._end_loss, straight), action)
         bend = math.sqrt((freed - straight) / (action - straight)) if freed < action else 1.0
@@ -638,7 +651,9 @@ class GradientFlow(Evolution):
         curve = _hermite(x, step, self._start, self._end, v_start, v_end)
         slopes = -self._start_gradient.square().sum(), -self._end_gradient.square().sum()
         self.loss = float(_hermite(x, step, self._start_loss, self._end_loss, *slopes))
-        products, bend, noise = self._curve()
+        if self._curve is None:  # in a step that another process took
+            self._curve = self._curve_of_step()
+        products, bend, noise = self._curve
         # Positions and lengths of one curve: no two times are nearer on it than in space.
         self.displacement = torch.lerp(self._start, self._end, x).lerp(curve, bend)
         path_length, action = _path_integrals(products, step, x, bend)
@@ -650,12 +665,12 @@ class GradientFlow(Evolution):
         return f"flow step {self._next_step:.6g}"
 
 
-def step_factor(error: float, order: int = ORDER_PLUS_ONE) -> float:
+def step_factor(error: float, order: int) -> float:
     """Return the next step over this one, for an error in units of the tolerance.
 
     Args:
         error: estimate of the local error, which falls as step^order.
-        order: of this flow 3.
+        order: 3 for a method of second order.
 
     No trend of the error is extrapolated: where a ReLU changes sides the error jumps, and a trend
     then costs rejected steps (half of all gradients on a small ReLU network).
@@ -671,7 +686,7 @@ def step_factor(error: float, order: int = ORDER_PLUS_ONE) -> float:
 def _path_integrals(
     products: np.ndarray, step: float, fraction: float, bend: float
 ) -> tuple[float, float]:
-    """Return path length and action over a fraction of a step's curve; see ``_curve``."""
+    """Return path length and action over a fraction of a step's curve; see ``_curve_of_step``."""
     x = 0.5 * fraction * (1.0 + GAUSS_NODES)
     coefficients = bend * _hermite_velocity(x)
     coefficients[0] += 1.0 - bend

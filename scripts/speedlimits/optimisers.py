@@ -217,13 +217,7 @@ class MinibatchDescent(_ConstantStep):
         loss, gradient = self._evaluate(self.displacement)
         if self._diverged(loss, gradient):
             self._raise_divergence(loss)
-        move = -self.step * gradient
-        self.displacement = self.displacement + move
-        length = move.norm().item()
-        self.path_length += length
-        self.action += length**2 / self.step
-        self.steps += 1
-        self.time = self.step * self.steps
+        self._shift(-self.step * gradient)
         self.loss = loss
 
     def _step_description(self) -> str:

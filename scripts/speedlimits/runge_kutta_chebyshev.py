@@ -112,6 +112,11 @@ class StiffPart:
     vectors: Tensor
     eigenvalues: Tensor
 
+    @classmethod
+    def none(cls, like: Tensor) -> StiffPart:
+        """Return A = 0, k = 0, for vectors of the shape (P,), type and device of ``like``."""
+        return cls(like.new_zeros(len(like), 0), like.new_zeros(0))
+
     def product(self, vector: Tensor) -> Tensor:
         """Return A times a vector, shape (P,)."""
         return self.vectors @ (self.eigenvalues * (self.vectors.T @ vector))
