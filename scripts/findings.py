@@ -14,6 +14,7 @@ from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.outcomes import PRIMARY, each_run_once, independent, joined
 from pipeline.pages import from_markdown
+from pipeline.runs import over_stability_limit
 from pipeline.stores import read_table
 from speedlimits.power_law import regime
 from speedlimits.speed_limit import BELOW_ONE
@@ -165,7 +166,8 @@ def named_axes(axes: dict, outcomes: pd.DataFrame) -> dict:
 def name_of(row: pd.Series, axes: dict) -> str:
     """Return what tells an ensemble from the others of its study."""
     read = [axis for axis in axes if pd.notna(row[axis])]  # myrtle5 does not read the depth
-    units = {"learning_rate": " x 2/lambda_1"} if "of_limit" in row.get("ensemble", "") else {}
+    relative = over_stability_limit(row.get("ensemble", ""))
+    units = {"learning_rate": " x 2/lambda_1"} if relative else {}
     told = [f"{words(axis)} {words(row[axis])}{units.get(axis, '')}" for axis in read]
     label = ", ".join(told) or "one ensemble"
     return label.replace("case ", "")

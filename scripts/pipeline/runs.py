@@ -242,9 +242,17 @@ def network_slug(settings: dict) -> str:
     return "-".join([name, *used, settings["targets"], settings["precision"], *lazy])
 
 
+OF_LIMIT = "of_limit"  # after a learning rate in units of 2/lambda_1
+
+
+def over_stability_limit(path: str) -> bool:
+    """Return whether the learning rate of a run or ensemble is in units of 2/lambda_1."""
+    return OF_LIMIT in path
+
+
 def dynamics_slug(settings: dict) -> str:
     """Return for example ``gradient_flow-tolerance0.002-lambda1_T0.1to2000-10per_decade``."""
-    unit = "of_limit" if settings["learning_rate_unit"] == "stability_limit" else ""
+    unit = OF_LIMIT if settings["learning_rate_unit"] == "stability_limit" else ""
     words = {
         "relative_tolerance": f"tolerance{number(settings['relative_tolerance'])}",
         "learning_rate": f"rate{number(settings['learning_rate'])}{unit}",

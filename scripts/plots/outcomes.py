@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.runs import over_stability_limit
 from plots import style
 
 # panel: (start, column, title, label)
@@ -170,7 +171,7 @@ def unit(ends: pd.DataFrame, axis: str | None) -> str:
     """Return the unit of the axis of learning rates, which the folders of the ensembles name."""
     if axis != "learning_rate":
         return ""
-    relative = ends.loc[ends[axis].notna(), "ensemble"].map(style.over_stability_limit)
+    relative = ends.loc[ends[axis].notna(), "ensemble"].map(over_stability_limit)
     return r" / $(2/\lambda_1)$" if relative.all() else "" if relative.any() else " (time)"
 
 

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
 
 from pipeline.files import recorded
+from pipeline.runs import over_stability_limit
 from speedlimits.speed_limit import BELOW_ONE
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
@@ -223,11 +224,6 @@ def setting(row: pd.Series, column: str) -> str:
     """
     relative = column == "learning_rate" and over_stability_limit(row["ensemble"])
     return word(column, row[column]) + (r" $\times\,2/\lambda_1$" if relative else "")
-
-
-def over_stability_limit(ensemble: str) -> bool:
-    """Return whether learning rates are in units of 2/lambda_1, as the ensemble's folder says."""
-    return "of_limit" in ensemble
 
 
 def path_differences(paths: Sequence[str]) -> list[str]:
