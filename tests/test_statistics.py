@@ -86,7 +86,11 @@ def test_samples_must_agree():
 
 def test_slope_is_the_exponent_of_a_power_law():
     n = np.array([1.0, 2, 4, 8, 16])
-    assert statistics.log_log_slope(n, 5 * n**-0.7) == pytest.approx(-0.7)
+    assert run_trend(n, 5 * n**-0.7)["slope"] == pytest.approx(-0.7)
+
+
+def log_log_slope(x, y):
+    return np.polyfit(np.log(x), np.log(y), 1)[0]
 
 
 def run_trend(x, y, seed=0, resamples=2000):
@@ -150,7 +154,7 @@ def test_mean_slope_is_students_test_of_one_slope_a_run():
     x = np.tile([0.1, 0.2, 0.4], 5)
     runs = np.repeat(np.arange(5), 3)
     y = np.exp(np.repeat(generator.normal(size=5), 3) + 0.1 * generator.normal(size=15)) * x**-0.3
-    slopes = [statistics.log_log_slope(x[runs == r], y[runs == r]) for r in range(5)]
+    slopes = [log_log_slope(x[runs == r], y[runs == r]) for r in range(5)]
     test = scipy.stats.ttest_1samp(slopes, 0)
     ends = test.confidence_interval(0.9)
     found = statistics.mean_slope(x, y, runs=runs, units=runs, confidence=0.9)
@@ -168,11 +172,21 @@ def test_mean_slope_is_students_test_of_one_slope_a_run():
     assert none["points"] == 0 and np.isnan(none["slope"])
 
 
+def test_equal_values_at_all_thresholds_are_no_evidence_of_a_slope():
+    """Thresholds between which no time is recorded have the same warm start."""
+    runs = np.repeat(np.arange(4), 3)
+    y = np.repeat([0.1, 0.3, 0.7, 0.9], 3)
+    x = np.tile([0.1, 0.2, 0.4], 4)
+    found = statistics.mean_slope(x, y, runs=runs, units=runs, confidence=0.95)
+    assert found["slope"] == found["slope_low"] == found["slope_high"] == 0
+    assert found["p_value"] == 1
+
+
 def test_exact_permutation_test_agrees_with_enumeration():
     x = np.array([1.0, 2, 3, 5, 8])
     y = np.array([2.0, 1.5, 3.0, 2.8, 4.0])
-    slope = statistics.log_log_slope(x, y)
-    all_slopes = [statistics.log_log_slope(x, y[list(p)]) for p in itertools.permutations(range(5))]
+    slope = log_log_slope(x, y)
+    all_slopes = [log_log_slope(x, y[list(p)]) for p in itertools.permutations(range(5))]
     expected = np.mean(np.abs(all_slopes) >= abs(slope) - 1e-12)
     assert run_trend(x, y)["p_value"] == pytest.approx(expected)
 

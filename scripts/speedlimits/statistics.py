@@ -123,7 +123,7 @@ def student_interval(
     Returns:
         Lower and upper end, shape (...); NaN where a draw is NaN or M = G.
     """
-    from scipy.special import stdtrit  # as in ``geometric_mean``
+    from scipy.special import stdtrit  # a quarter of a second, which few jobs need
 
     value, draws = np.asarray(value, float), np.asarray(draws, float)
     degrees = runs - groups
@@ -167,28 +167,33 @@ def geometric_mean(values: ArrayLike, confidence: float) -> dict[str, float]:
     """
     logarithms = np.asarray(values, float)
     logarithms = np.log(logarithms[np.isfinite(logarithms) & (logarithms > 0)])
-    count = len(logarithms)
-    mean = float(np.exp(logarithms.mean())) if count else math.nan
-    if count < 2:
-        return {"mean": mean, "low": math.nan, "high": math.nan, "p_value": math.nan,
-                "points": count}  # fmt: skip
-    from scipy.stats import ttest_1samp  # half a second, which few jobs need
-
-    test = ttest_1samp(logarithms, 0.0)
-    low, high = np.exp(test.confidence_interval(confidence))
-    return {"mean": mean, "low": float(low), "high": float(high), "p_value": float(test.pvalue),
-            "points": count}  # fmt: skip
+    mean, low, high, p_value = student_test(logarithms, confidence)
+    ends = {name: float(np.exp(x)) for name, x in (("mean", mean), ("low", low), ("high", high))}
+    return ends | {"p_value": p_value, "points": len(logarithms)}
 
 
-def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
-    """Return the least-squares slope of ln y against ln x; NaN if x does not vary.
+def student_test(values: ArrayLike, confidence: float) -> tuple[float, float, float, float]:
+    """Return the mean of independent values with Student's interval and t-test against 0.
+
+        m -+ t s / sqrt(R),    p = P(|t_{R-1}| >= sqrt(R) |m| / s)
 
     Args:
-        x: positive values, shape (R,).
-        y: positive values, shape (R,).
+        values: shape (R,).
+        confidence: confidence level of the interval.
+
+    Returns:
+        Mean m, lower and upper end, and two-sided p-value: NaN but for the mean of one value.
     """
-    log_x, log_y = np.log(np.asarray(x, float)), np.log(np.asarray(y, float))
-    return float(_slopes(log_x - log_x.mean(), log_y))
+    from scipy.special import stdtr, stdtrit  # as in ``student_interval``
+
+    values = np.asarray(values, float)
+    mean, degrees = float(values.mean()) if len(values) else math.nan, len(values) - 1
+    if degrees < 1:
+        return mean, math.nan, math.nan, math.nan
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    half = float(stdtrit(degrees, 0.5 + 0.5 * confidence) * error)
+    t = abs(mean) / error if error > 0 else math.inf if mean else 0.0
+    return mean, mean - half, mean + half, float(2 * stdtr(degrees, -t))
 
 
 def trend(
@@ -278,7 +283,6 @@ def mean_slope(
     runs: ArrayLike,
     units: ArrayLike,
     confidence: float,
-    log_x: bool = True,
     log_y: bool = True,
 ) -> dict[str, float]:
     """Return the mean of the slopes of ln y against ln x of single runs, with Student's t-test.
@@ -287,45 +291,40 @@ def mean_slope(
     one run are no independent points, its slope is one. Runs of one unit count once, by their mean.
 
     Args:
-        x: values, shape (M,).
+        x: positive values, shape (M,).
         y: values, shape (M,).
         runs: label of each value's run, shape (M,).
         units: label of each run's unit, shape (M,), as its start.
         confidence: confidence level of the interval.
-        log_x: take ln x (x > 0), else x itself.
         log_y: take ln y, leaving out y <= 0, else y itself.
 
     Returns:
         slope, slope_low, slope_high, p_value, p_smallest (0: of so many runs any p-value can come;
         1 for a single one), points (the number of runs); NaN where no run has two values.
     """
-    from scipy.special import stdtr, stdtrit  # as in ``geometric_mean``
-
     x, y = np.asarray(x, float), np.asarray(y, float)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
-    x, y = x[usable], y[usable]
-    x, y = np.log(x) if log_x else x, np.log(y) if log_y else y
+    x, y = np.log(x[usable]), np.log(y[usable]) if log_y else y[usable]
     runs, units = np.asarray(runs)[usable], np.asarray(units)[usable]
     of_units: dict[str, list[float]] = {}
     for run in np.unique(runs):
         own = np.flatnonzero(runs == run)
         if len(np.unique(x[own])) > 1:
-            slope = float(_slopes(x[own] - x[own].mean(), y[own]))
+            # Equal values have no slope, whose rounding would be the same in every run.
+            varies = np.ptp(y[own]) > 0
+            slope = float(_slopes(x[own] - x[own].mean(), y[own])) if varies else 0.0
             of_units.setdefault(str(units[own[0]]), []).append(slope)
-    slopes = np.array([np.mean(of_unit) for of_unit in of_units.values()])
-    names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
-    found = {**dict.fromkeys(names, math.nan), "points": sum(map(len, of_units.values()))}
-    if len(slopes) == 0:
-        return found
-    found |= {"slope": float(slopes.mean()), "p_smallest": 1.0}
-    degrees = len(slopes) - 1
-    if degrees < 1:
-        return found
-    error = slopes.std(ddof=1) / math.sqrt(len(slopes))
-    half = float(stdtrit(degrees, 0.5 + 0.5 * confidence) * error)
-    t = abs(found["slope"]) / error if error > 0 else math.inf
-    found |= {"slope_low": found["slope"] - half, "slope_high": found["slope"] + half}
-    return found | {"p_value": float(2 * stdtr(degrees, -t)), "p_smallest": 0.0}
+    slope, low, high, p_value = student_test(
+        [np.mean(of_unit) for of_unit in of_units.values()], confidence
+    )
+    return {
+        "slope": slope,
+        "slope_low": low,
+        "slope_high": high,
+        "p_value": p_value,
+        "p_smallest": {0: math.nan, 1: 1.0}.get(len(of_units), 0.0),
+        "points": sum(map(len, of_units.values())),
+    }
 
 
 def _slopes(centred: Array, y: Array) -> Array:
@@ -405,7 +404,7 @@ def rank_correlation(
         correlation, correlation_low, correlation_high, p_value, p_smallest, points; NaN where
         fewer than three points are finite or one side does not vary.
     """
-    from scipy.stats import rankdata  # as in ``geometric_mean``
+    from scipy.stats import rankdata  # a second or two, which few jobs need
 
     x, y = np.asarray(x, float), np.asarray(y, float)
     labels = np.zeros(len(x)) if strata is None else np.asarray(strata)
