@@ -66,17 +66,14 @@ def register(workflow: Any) -> None:
         keep_records()
 
 
-def keep_records(folder: str | Path = STATE, records: str | Path = RECORDS) -> None:
+def keep_records() -> None:
     """Let Snakemake's records of what made each result lie beside the results.
 
     Without them Snakemake takes results for those of any configuration and code: whoever copied
-    results alone, or removed Snakemake's own folder, kept stale ones without knowing.
-
-    Args:
-        folder: where Snakemake keeps its state; its ``metadata`` becomes a link.
-        records: folder of the records.
+    results alone, or removed Snakemake's own folder, kept stale ones without knowing. ``metadata``
+    in the folder of Snakemake's state becomes a link.
     """
-    folder, records = Path(folder), Path(records)
+    folder, records = Path(STATE), Path(RECORDS)
     link = folder / "metadata"
     with contextlib.suppress(OSError):  # no links here: Snakemake keeps its folder
         (folder / "incomplete").mkdir(parents=True, exist_ok=True)  # else it takes them for old

@@ -296,23 +296,19 @@ def grouped_palette(settings: pd.DataFrame) -> list[str]:
     return list(colours)
 
 
-def select(
-    table: pd.DataFrame, start: str, ensemble: str, realisation: str = "ensemble"
-) -> pd.DataFrame:
-    """Return the rows of one start and ensemble in order of time.
+def select(table: pd.DataFrame, start: str, ensemble: str) -> pd.DataFrame:
+    """Return the rows of one start of an ensemble as a whole, in order of time.
 
     Args:
         table: the table ``speed_limits``.
         start: "cold" or "warm".
         ensemble: folder of the ensemble.
-        realisation: "ensemble", the number of a run, or "runs" for all of them.
 
     Returns:
         The rows.
     """
-    names = table["realisation"].astype(str)
-    wanted = names != "ensemble" if realisation == "runs" else names == realisation
-    rows = table[wanted & (table["start"] == start) & (table["ensemble"] == ensemble)]
+    whole = table["realisation"].astype(str) == "ensemble"
+    rows = table[whole & (table["start"] == start) & (table["ensemble"] == ensemble)]
     return rows.sort_values("time", kind="stable")
 
 
@@ -396,21 +392,20 @@ def forbidden(speed_limits: pd.DataFrame) -> str:
     return r"forbidden: $T < T_{\mathrm{SL}}$"
 
 
-def forbid_below(axes: Axes, label: str | None = None, bound: float = 1.0) -> None:
-    """Draw a lower bound on a logarithmic axis and shade what it forbids.
+def forbid_below(axes: Axes, label: str | None = None) -> None:
+    """Draw the lower bound 1 on a logarithmic axis and shade what it forbids.
 
     Args:
         axes: a panel, when everything else is drawn; its lower limit is set just below the bound.
         label: text in the forbidden region.
-        bound: the bound.
     """
     low, high = axes.get_ylim()
-    low = min(low, bound * (bound / high) ** 0.12)
-    axes.axhspan(low, bound, color=SHADE, zorder=0, linewidth=0)
-    axes.axhline(bound, color="black", linewidth=0.8, zorder=1)
+    low = min(low, (1.0 / high) ** 0.12)
+    axes.axhspan(low, 1.0, color=SHADE, zorder=0, linewidth=0)
+    axes.axhline(1.0, color="black", linewidth=0.8, zorder=1)
     axes.set_ylim(low, high)
     if label:
-        middle = math.sqrt(low * bound)
+        middle = math.sqrt(low)
         place = axes.get_yaxis_transform()
         style = {"ha": "right", "va": "center", "fontsize": 6, "color": GREY}
         axes.text(0.97, middle, label, transform=place, **style)

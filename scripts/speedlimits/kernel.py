@@ -186,23 +186,6 @@ def empirical_ntk(
         )
 
 
-def empirical_ntk_both(
-    network: nn.Module, inputs: Tensor, memory_bytes: int = DEFAULT_MEMORY_BYTES
-) -> tuple[Tensor, Tensor]:
-    """Return the full kernel (N C, N C) and the output-traced kernel (N, N) from one pass.
-
-    Args:
-        network: as for ``empirical_ntk``.
-        inputs: as for ``empirical_ntk``.
-        memory_bytes: as for ``empirical_ntk``.
-
-    Returns:
-        (full, traced), both float64.
-    """
-    full = empirical_ntk(network, inputs, memory_bytes=memory_bytes)
-    return full, trace_outputs(full, len(full) // len(inputs))
-
-
 def trace_outputs(full: Tensor, outputs: int) -> Tensor:
     """Return (1/C) sum_a Theta[i, a, j, a], shape (N, M), of a full kernel (N C, M C).
 

@@ -156,19 +156,6 @@ def cheapest_other_cost(starts: ArrayLike, ends: ArrayLike) -> float:
     return float(min(found))
 
 
-def sample_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> float:
-    """W2^2 between two samples of equal size, by optimal assignment (see `compare_couplings`).
-
-    Args:
-        starts: first sample, shape (R, P).
-        ends: second sample, shape (R, P), in any order.
-
-    Returns:
-        W2^2 of the two empirical distributions.
-    """
-    return compare_couplings(starts, ends).optimal_cost
-
-
 def componentwise_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> float:
     """W2^2 between two product distributions: the optimal assignments of each component, summed.
 
