@@ -16,6 +16,7 @@ import torch
 
 from pipeline.log import Progress, logged
 from pipeline.problem import build_problem, network_outputs
+from pipeline.runs import subset_file
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_table, write_table
 from speedlimits import infinite_width, ntk_dynamics
@@ -87,10 +88,10 @@ def limits(
     return [*found, ntk_dynamics.inefficiency(*modes, times)]
 
 
-def subset_file(ensemble: dict) -> str:
+def subset_of(ensemble: dict) -> str:
     """Return the file of an ensemble's training subset."""
     _, _, dataset, subset, *_ = ensemble["path"].split("/")
-    return f"results/data/{dataset}/{subset}.nc"
+    return subset_file(dataset, subset)
 
 
 def compared(
@@ -116,7 +117,7 @@ def compared(
     names = rows["realisation"].astype(str)
     realisations = len(ensemble["manifests"])
     times = rows.loc[names == "ensemble", "time"].to_numpy(float)
-    exact = limits(settings, subset_file(ensemble), realisations, times, form)
+    exact = limits(settings, subset_of(ensemble), realisations, times, form)
     front = list(speed_limits.columns[: list(speed_limits.columns).index("start")])
     kept = [*front, "realisation", "time", "time_lambda_1", "inefficiency"]
     kept += ["inefficiency_low", "inefficiency_high", "inefficiency_predicted"]
@@ -202,13 +203,13 @@ def main(snakemake) -> None:
         speed_limits, kernels = read_table(given.speed_limits), read_table(given.kernels)
         seed, ensembles = settings["seed"], settings["ensembles"]
         # All widths share the limit: the first ensemble of a subset stands for them.
-        firsts = {subset_file(ensemble): ensemble for ensemble in reversed(ensembles)}
+        firsts = {subset_of(ensemble): ensemble for ensemble in reversed(ensembles)}
         forms = {
             file: closed_form(ensemble["settings"] | {"seed": seed}, file)
             for file, ensemble in firsts.items()
         }
         tables = [
-            compared(ensemble, speed_limits, kernels, seed, forms[subset_file(ensemble)])
+            compared(ensemble, speed_limits, kernels, seed, forms[subset_of(ensemble)])
             for ensemble in ensembles
         ]
         table = with_means(pd.concat(tables, ignore_index=True), settings)

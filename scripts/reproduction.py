@@ -17,11 +17,11 @@ from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.pages import html_table, study_label, varied_settings
 from pipeline.stores import read_table, write_table
+from speedlimits.speed_limit import BELOW_ONE, FLOW_DISCRETISATION
 
 FIGURE_1 = "figure 1, read off"
 # The paper's band of the warm inefficiency, 2 to 5, over its decade of n allows no steeper trend.
 FLAT_SLOPE = math.log10(5 / 2)
-TOLERANCE = 0.02  # of T/T_SL >= 1: the slack that the rule speed_limit grants the integrator
 # setting: the paper's value
 PAPER_SETTINGS = {
     "dataset": "cifar10",
@@ -243,16 +243,15 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
     labels = {ensemble["path"]: study_label(ensemble["settings"], varied) for ensemble in study}
     limits, trends = tables["speed_limits"], tables["trends"]
     smallest = limits["inefficiency"].min()
-    obeyed = bool(smallest >= 1 - TOLERANCE)
+    obeyed = bool(smallest >= BELOW_ONE)
     bound = Measured("smallest of all runs and times", smallest, math.nan, math.nan, obeyed)
-    one_decade = "below the square root of 10"
-    ratio = (0.0, math.sqrt(10))
+    of_order_one = (0.0, math.sqrt(10))
     return [
         Row(
             "T/T_SL, every run and time",
             "at least 1",
             "its bound, eq. 8",
-            f"at least 1 - {TOLERANCE} (error of the integration)",
+            f"at least 1 - {FLOW_DISCRETISATION} (error of the integration)",
             [bound] if math.isfinite(smallest) else [],  # Adam's T_SL has no meaning
         ),
         Row(
@@ -290,8 +289,8 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
                 f"l_gamma / l_geo, {start} start, end of training",
                 "of order 1",
                 FIGURE_1,
-                one_decade,
-                at_end(limits, labels, start, "path_excess", ratio, math.sqrt),
+                "below the square root of 10",
+                at_end(limits, labels, start, "path_excess", of_order_one, math.sqrt),
                 "warm start not reached",
             )
             for start in ("cold", "warm")

@@ -38,9 +38,6 @@ from speedlimits.statistics import bootstrap_interval
 from speedlimits.transport import cheapest_other_cost, compare_couplings
 
 RECORDED = ("time", "train_loss", "path_length", "action", "velocity_noise", "kinetic_energy")
-# Slack of T (L_0 - L_T) >= l_gamma^2 for gradient flow, the error of its squared lengths: on linear
-# models lengths are within 0.5 % of the exact ones at the default tolerance (test_dynamics.py).
-FLOW_DISCRETISATION = 0.02
 PREDICTORS = ("full", "quadrature")  # a file holds one of the two
 LARGEST_DISCRETISATION = 0.1  # own choice: then l_gamma may be off by some 5 %
 # name: function of the means over realisations; the intervals resample the realisations
@@ -101,7 +98,7 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
             since["action"][r],
             since["path_length"][r],
             np.sqrt(geodesic2[r]),
-            relative_discretisation=FLOW_DISCRETISATION if flow else 0.0,
+            relative_discretisation=sl.FLOW_DISCRETISATION if flow else 0.0,
         )
         if flow:
             error = sl.discretisation(since["action"][r], -since["train_loss"][r])
@@ -307,21 +304,26 @@ def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int
     one, kernel = averaged(found, r), averaged(guess, r)
     if "law" in found and nothing_bounded(0, found["law"], 1):
         one |= dict.fromkeys(("descent", "descent_most"), np.full(len(one["time"]), np.nan))
-    table = {
-        "realisation": str(r),
-        "time": one["time"],
-        "loss_drop": one["drop"],
-        "geodesic_length": np.sqrt(one["geodesic2"]),
-        "path_length": one["path"],
-        "action": one["action"],
-        "energy_drop": one["energy_drop"],
-        "preconditioned_length_squared": one["metric2"],
-        "discretisation": sl.discretisation(one["action_with_noise"], one["energy_drop"]),
-    }
-    table |= noise_columns(one)
+    table = measured_columns(one, str(r), one["path"])
     table |= {name: function(one) for name, function in (ENSEMBLE | MEASURED).items()}
     table |= {f"{name}_predicted": function(kernel) for name, function in ENSEMBLE.items()}
     return pd.DataFrame(table)
+
+
+def measured_columns(m: dict, realisation: str, path_length: np.ndarray) -> dict:
+    """Return the columns that need no interval, of a run or of the means over all."""
+    return {
+        "realisation": realisation,
+        "time": m["time"],
+        "loss_drop": m["drop"],
+        "geodesic_length": np.sqrt(m["geodesic2"]),
+        "path_length": path_length,
+        "action": m["action"],
+        "energy_drop": m["energy_drop"],
+        "preconditioned_length_squared": m["metric2"],
+        "discretisation": sl.discretisation(m["action_with_noise"], m["energy_drop"]),
+        **noise_columns(m),
+    }
 
 
 def noise_columns(m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -342,18 +344,7 @@ def ensemble_table(
 ) -> pd.DataFrame:
     """Return the rows of the ensemble: ratios of averages with bootstrap intervals."""
     mean = averaged(found)
-    table = {
-        "realisation": "ensemble",
-        "time": mean["time"],
-        "loss_drop": mean["drop"],
-        "geodesic_length": np.sqrt(mean["geodesic2"]),
-        "path_length": np.sqrt(mean["path2"]),
-        "action": mean["action"],
-        "energy_drop": mean["energy_drop"],
-        "preconditioned_length_squared": mean["metric2"],
-        "discretisation": sl.discretisation(mean["action_with_noise"], mean["energy_drop"]),
-        **noise_columns(mean),
-    }
+    table = measured_columns(mean, "ensemble", np.sqrt(mean["path2"]))
     of = (("", found, ENSEMBLE | MEASURED), ("_predicted", guess, ENSEMBLE))
     for suffix, source, functions in of:
         samples = {name: source[name] for name in SAMPLED if source.get(name) is not None}

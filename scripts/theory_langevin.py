@@ -26,10 +26,14 @@ from speedlimits import langevin_networks, linear_regression
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import empirical_ntk
 from speedlimits.networks import parameter_ranges
-from speedlimits.spectrum import eigenvalues_and_projections, noise_floor
+from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 from speedlimits.statistics import bootstrap_interval
 
-SUMMED = ("wasserstein_squared", "free_energy_drop", "loss_drop")  # averaged over starts
+AVERAGED = ("time", "wasserstein_squared", "free_energy_drop")
+RATIOS = {  # of averages over starts
+    "speed_limit_time": lambda m: m["wasserstein_squared"] / m["free_energy_drop"],
+    "inefficiency": lambda m: m["time"] * m["free_energy_drop"] / m["wasserstein_squared"],
+}
 
 
 def start_spectrum(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +42,7 @@ def start_spectrum(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     with torch.no_grad():
         delta = (problem.targets - problem.network(problem.inputs)).double().cpu().numpy()
     eigenvalues, projections = eigenvalues_and_projections(kernel, delta.reshape(-1, 1))
-    return np.where(eigenvalues > noise_floor(eigenvalues), eigenvalues, 0.0), projections
+    return without_noise(eigenvalues), projections
 
 
 def one_start(
@@ -109,26 +113,21 @@ def one_start(
 def with_times(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with T_SL and the inefficiency, quotients of the columns."""
     for suffix in ("", "_linearised"):
-        squared, drop = rows[f"wasserstein_squared{suffix}"], rows[f"free_energy_drop{suffix}"]
-        rows[f"speed_limit_time{suffix}"] = squared / drop
-        rows[f"inefficiency{suffix}"] = rows["time"] * drop / squared
+        of = {name: rows[name if name == "time" else f"{name}{suffix}"] for name in AVERAGED}
+        for name, function in RATIOS.items():
+            rows[f"{name}{suffix}"] = function(of)
     return rows
 
 
 def ensemble_row(rows: pd.DataFrame, settings: dict, stream: int) -> pd.DataFrame:
     """Return the row of the ensemble: ratios of averages over starts, with intervals."""
     numbers = rows.select_dtypes("number").mean().to_frame().T
-    columns = ["time", *(f"{name}{end}" for name in SUMMED for end in ("", "_linearised"))]
-    samples = {name: rows[name].to_numpy(float)[:, None] for name in columns}
-    ratios = {
-        "inefficiency": lambda m: m["time"] * m["free_energy_drop"] / m["wasserstein_squared"],
-        "speed_limit_time": lambda m: m["wasserstein_squared"] / m["free_energy_drop"],
-    }
+    samples = {name: rows[name].to_numpy(float)[:, None] for name in AVERAGED}
     table = with_times(numbers)
-    for name, function in ratios.items():
+    for name in ("inefficiency", "speed_limit_time"):
         low, high = bootstrap_interval(
             samples,
-            lambda function=function, **m: function(m),
+            lambda name=name, **m: RATIOS[name](m),
             confidence=settings["confidence"],
             resamples=settings["resamples"],
             generator=np.random.default_rng(stream),

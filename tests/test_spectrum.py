@@ -168,7 +168,7 @@ def test_noise_floor_separates_rounding_from_eigenvalues():
     factor = np.random.default_rng(4).normal(size=(60, 20))
     eigenvalues, _ = spectrum.eigenvalues_and_projections(factor @ factor.T, np.ones(60))
     assert np.sum(eigenvalues > spectrum.noise_floor(eigenvalues)) == 20
-    assert spectrum.noise_floor([2.0, 1.0], data_dtype=np.float32) == 4 * np.finfo(np.float32).eps
+    assert spectrum.noise_floor([2.0, 1.0]) == 4 * np.finfo(float).eps
 
 
 def exact_sums(eigenvalues, projections, times):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import langevin_problems, problems_where_asked
-from pipeline.runs import Ensemble, Plan, Refusal, refuse, subset_slug
+from pipeline.runs import Ensemble, Plan, Refusal, refuse, subset_file, subset_slug
 from pipeline.settings import FIGURES
 from pipeline.sources import source
 
@@ -99,7 +99,7 @@ def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
 
 def _subsets(ensembles: Iterable[Ensemble]) -> list[str]:
     """Return the files of the training subsets of ensembles, each once."""
-    return list(dict.fromkeys(f"results/data/{e.dataset}/{e.subset}.nc" for e in ensembles))
+    return list(dict.fromkeys(subset_file(e.dataset, e.subset) for e in ensembles))
 
 
 def langevin_subsets(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
@@ -111,7 +111,7 @@ def langevin_subsets(plan: Plan, config: dict) -> Callable[[Any], list[str]]:
 
     def files(_wildcards: Any) -> list[str]:
         refuse(langevin_problems(config))
-        return [f"results/data/{n['dataset']}/{subset_slug(n)}.nc" for n in plan.langevin]
+        return [subset_file(n["dataset"], subset_slug(n)) for n in plan.langevin]
 
     return files
 

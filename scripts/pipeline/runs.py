@@ -214,6 +214,11 @@ def own_words(settings: dict) -> list[str]:
     return [f"{name}={argument_word(value)}" for name, value in sorted(arguments)]
 
 
+def subset_file(dataset: str, subset: str) -> str:
+    """Return the file of the training subset with a slug."""
+    return f"results/data/{dataset}/{subset}.nc"
+
+
 def model_of_slug(slug: str) -> str:
     """Return the model that a network's folder name begins with: myrtle5, my.module:factory."""
     name = slug.split("-", 1)[0]

@@ -64,13 +64,9 @@ def plot_series(axes: Axes, ends: pd.DataFrame, against: Abscissa, colour: str) 
     axes.plot(
         style.beside(against, runs["ensemble"], -1), runs["inefficiency"], color=colour, **dots
     )
-    reach = None
-    if style.has_interval(mean, "inefficiency"):
-        interval = mean[["inefficiency_low", "inefficiency_high"]].to_numpy(float)
-        reach = np.abs(np.nan_to_num(interval - mean[["inefficiency"]].to_numpy(float))).T
     kind = {"linestyle": "none", "capsize": 2, "elinewidth": 0.9, "zorder": 3, **MARKS["mean"]}
     x, y = style.beside(against, mean["ensemble"], 0), mean["inefficiency"].to_numpy(float)
-    axes.errorbar(x, y, yerr=reach, color=colour, **kind)
+    axes.errorbar(x, y, yerr=style.reaches(mean, "inefficiency"), color=colour, **kind)
     for aside, (column, mark) in enumerate(PREDICTIONS.items(), start=1):
         values = mean[column].to_numpy(float)
         if np.isfinite(values).any():

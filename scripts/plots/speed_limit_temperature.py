@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
-from plots.outcomes import choose_axis, series_label
+from plots.outcomes import MARK, choose_axis, series_label
 
 # title -> label
 PANELS = {
@@ -15,7 +15,6 @@ PANELS = {
     "inefficiency": r"$T/T_{\mathrm{SL}}$ at least",
     "loss and free energy": "Drop / loss drop\nat the lowest temperature",
 }
-MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
 DROP = {"linestyle": "none", "marker": "o", "markersize": 3.5}
 LINE = {**style.CURVES["predicted"], "zorder": 2}
 

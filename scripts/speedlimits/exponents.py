@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma, polygamma
 
-from speedlimits.statistics import percentile_interval, resampled_rows
+from speedlimits.statistics import percentile_interval, resampled_rows, shares
 
 Array = NDArray[np.float64]
 LEAST_BINS = 5  # own choice: two parameters, a curvature and two degrees of freedom
@@ -312,9 +312,8 @@ def _bootstrap(
     """Return slopes and curvatures of resamples over realisations and bins, each (resamples,)."""
     realisations, number = bins.averages.shape
     rows = resampled_rows(realisations, resamples, generator)
-    share = np.stack([(rows == r).mean(axis=1) for r in range(realisations)], axis=1)
     with np.errstate(divide="ignore"):
-        y = _log_values(share @ bins.averages, geometric) - shift
+        y = _log_values(shares(rows, realisations) @ bins.averages, geometric) - shift
     picked = resampled_rows(number, resamples, generator)
     multiplicity = np.stack([(picked == b).sum(axis=1) for b in range(number)], axis=1)
     w = multiplicity * weight

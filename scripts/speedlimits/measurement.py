@@ -16,7 +16,7 @@ from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
 from speedlimits.network_checks import check_network
 from speedlimits.ntk_dynamics import predict
-from speedlimits.spectrum import eigenvalues_and_projections, noise_floor
+from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 
 
 class Measurement(NamedTuple):
@@ -105,8 +105,7 @@ def measure(
         values, projections = eigenvalues_and_projections(
             theta_kernel.cpu().numpy(), (y - outputs[0]).reshape(-1)
         )
-        values = np.where(values > noise_floor(values), values, 0.0)
-        sums = predict(values, projections, time)
+        sums = predict(without_noise(values), projections, time)
         predicted = sl.inefficiency(time, sums["geodesic_length_squared"], sums["loss_drop"])
     return Measurement(
         time,

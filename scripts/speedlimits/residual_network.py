@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from speedlimits.layers import GlobalAveragePool, ScaledConv2d, gains, output_layer, with_draw
 
-STAGES = (
-    3  # channels w, 2 w, 4 w: the residual networks for CIFAR-10 of He et al. 2016, section 4.2
-)
+# With w, 2 w and 4 w channels, as the networks for CIFAR-10 of He et al. 2016a, section 4.2.
+STAGES = 3
 
 
 class ResidualBlock(nn.Module):

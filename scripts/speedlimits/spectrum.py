@@ -82,12 +82,24 @@ def eigenvalues_and_projections(kernel: ArrayLike, residue: ArrayLike) -> tuple[
         )
         coefficients = vectors.T @ rotated
     projections = (coefficients**2).sum(axis=1)
-    total = float((residue**2).sum())
-    if abs(projections.sum() - total) > PARSEVAL_TOLERANCE * total:
-        raise ArithmeticError(
-            f"the residue projections sum to {projections.sum():.15g}, |Delta|^2 is {total:.15g}"
-        )
+    check_parseval(float(projections.sum()), float((residue**2).sum()))
     return eigenvalues[::-1].copy(), projections[::-1].copy()
+
+
+def check_parseval(found: float, total: float) -> None:
+    """Compare sum_k Delta_k^2 with |Delta|^2.
+
+    Args:
+        found: sum of the residue projections.
+        total: |Delta|^2.
+
+    Raises:
+        ArithmeticError: if they differ by more than rounding.
+    """
+    if abs(found - total) > PARSEVAL_TOLERANCE * total:
+        raise ArithmeticError(
+            f"the residue projections sum to {found:.15g}, |Delta|^2 is {total:.15g}"
+        )
 
 
 def _tridiagonalise(kernel: Array, residue: Array) -> tuple[Array, Array, Array]:
@@ -223,7 +235,7 @@ def kernel_target_alignment(kernel: ArrayLike, targets: ArrayLike) -> float:
     return float(np.sum(y * (kernel @ y)) / norms)
 
 
-def noise_floor(eigenvalues: ArrayLike, *, data_dtype: type = np.float64) -> float:
+def noise_floor(eigenvalues: ArrayLike) -> float:
     """Return max(K eps lambda_1, -2 lambda_K), below which computed eigenvalues are rounding noise.
 
     A symmetric eigenvalue moves by at most the norm of the perturbation (Weyl), and the rounding
@@ -233,14 +245,23 @@ def noise_floor(eigenvalues: ArrayLike, *, data_dtype: type = np.float64) -> flo
 
     Args:
         eigenvalues: (K,), any order.
-        data_dtype: precision in which the kernel was computed.
 
     Returns:
         The floor, in the units of the eigenvalues.
     """
     values = np.asarray(eigenvalues, float)
-    rounding = len(values) * np.finfo(data_dtype).eps * values.max()
+    rounding = len(values) * np.finfo(float).eps * values.max()
     return float(max(rounding, -2.0 * values.min()))
+
+
+def without_noise(eigenvalues: ArrayLike) -> Array:
+    """Return eigenvalues with those at or below ``noise_floor`` set to 0.
+
+    Args:
+        eigenvalues: lambda_k, shape (K,), any order.
+    """
+    values = np.asarray(eigenvalues, float)
+    return np.where(values > noise_floor(values), values, 0.0)
 
 
 def spectral_measure_lanczos(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from speedlimits.spectrum import check_parseval
+
 
 def decomposed(kernel: Tensor, residue: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return all eigenvalues and residue projections of a kernel, and its leading eigenvectors.
@@ -26,13 +28,9 @@ def decomposed(kernel: Tensor, residue: Tensor, count: int) -> tuple[Tensor, Ten
         kernel's device.
 
     Raises:
-        ArithmeticError: if sum_k Delta_k^2 differs from |Delta|^2 by more than 1e-10 of it.
+        ArithmeticError: if sum_k Delta_k^2 differs from |Delta|^2 (Parseval).
     """
     eigenvalues, vectors = torch.linalg.eigh(kernel)
     projections = (vectors.T @ residue).square().sum(dim=1)
-    total, found = float(residue.square().sum()), float(projections.sum())
-    if abs(found - total) > 1e-10 * total:
-        raise ArithmeticError(
-            f"the residue projections sum to {found:.15g}, |Delta|^2 is {total:.15g}"
-        )
+    check_parseval(float(projections.sum()), float(residue.square().sum()))
     return eigenvalues.flip(0), projections.flip(0), vectors.flip(1)[:, :count]

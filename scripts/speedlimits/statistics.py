@@ -24,6 +24,18 @@ def resampled_rows(count: int, resamples: int, generator: np.random.Generator) -
     return generator.integers(0, count, size=(resamples, count))
 
 
+def shares(rows: NDArray[np.int64], count: int) -> Array:
+    """Return the share of each realisation in each resample, shape (resamples, R).
+
+    A mean over a resample is a product with its shares, which copies no values.
+
+    Args:
+        rows: of ``resampled_rows``, shape (resamples, draws).
+        count: number of realisations R.
+    """
+    return np.stack([(rows == r).mean(axis=1) for r in range(count)], axis=1)
+
+
 def bootstrap_interval(
     samples: dict[str, Array],
     statistic: Callable[..., Array],
@@ -60,8 +72,7 @@ def bootstrap_interval(
     count = counts.pop()
     resampled = resampled_rows(count, resamples if count > 1 else 0, generator)
     rows = np.concatenate([np.arange(count)[None], resampled])
-    # Weights instead of copies: a mean over a resample is a product with its row counts.
-    weights = np.stack([(rows == r).mean(axis=1) for r in range(count)], axis=1)
+    weights = shares(rows, count)
     means = {
         name: np.tensordot(weights, np.asarray(values, float), axes=1)
         for name, values in samples.items()
