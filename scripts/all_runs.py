@@ -127,8 +127,8 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         limits = stacked(given.speed_limits, ["ensemble", "start", "realisation", "time"])
         training = stacked(given.training_curves, ["ensemble", "realisation", "time"])
-        described = [e for study in settings["studies"].values() for e in study]
-        ensembles = list({e["path"]: e for e in described}.values())
+        of_studies = [e for study in settings["studies"].values() for e in study]
+        ensembles = list({e["path"]: e for e in of_studies}.values())
         found = tree(ensembles, limits, training)
         found.attrs = provenance(settings, title=settings["title"])
         write_tree(found, snakemake.output[0])

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.files import recorded
 from pipeline.log import logged
-from pipeline.outcomes import PRIMARY, each_run_once, independent, joined
+from pipeline.outcomes import MOMENTS_AT, PRIMARY, each_run_once, independent, joined
 from pipeline.pages import from_markdown
 from pipeline.runs import over_stability_limit
 from pipeline.stores import read_table
@@ -657,6 +657,37 @@ def infinite_width_part(tables: dict[str, pd.DataFrame], axes: dict, confidence:
     )
 
 
+def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str]:
+    """Return the parts that tell the tests along the axes, at each moment and from each start.
+
+    Args:
+        tables: outcomes, trends and comparisons.
+        confidence: of the study.
+    """
+    kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}
+    made = {name: tables[name] for name in kinds if len(tables[name])}
+    primary = {name: rows[rows["quantity"].isin(PRIMARY)] for name, rows in made.items()}
+    parts = []
+    for at in MOMENTS_AT:
+        there = {name: rows[rows["at"] == at] for name, rows in primary.items()}
+        if there:
+            parts.append(out_of_reach(pd.concat(there.values()), 1 - confidence))
+        for start in ("cold", "warm"):
+            sentences = []
+            for name, rows in there.items():
+                rows = rows[rows["start"] == start]
+                undecided = [evidence(row, 1 - confidence) == "few" for _, row in rows.iterrows()]
+                undecided = pd.Series(undecided, rows.index, bool)
+                decided = rows[~undecided]
+                sentences += [kinds[name](row, confidence) for _, row in decided.iterrows()]
+                sentences += too_few(rows[undecided])
+            if sentences:
+                moment = moment_in_words(at, start, tables["outcomes"])
+                heading = f"From the {start} start, {moment}:"
+                parts.append(listed(heading, [f"- {sentence}" for sentence in sentences]))
+    return parts
+
+
 def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str:
     """Return the findings as Markdown.
 
@@ -719,28 +750,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
             regimes,
         ),
     ]
-    kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}
-    for at in MOMENTS:
-        tests = [t for t in (tables[name] for name in kinds) if "quantity" in t and len(t)]
-        tests = [t[t["quantity"].isin(PRIMARY) & (t["at"] == at)] for t in tests]
-        if tests:
-            parts.append(out_of_reach(pd.concat(tests), 1 - confidence))
-        for start in ("cold", "warm"):
-            sentences = []
-            for table, sentence in kinds.items():
-                rows = tables[table]
-                if "quantity" not in rows or len(rows) == 0:
-                    continue
-                wanted = rows["quantity"].isin(PRIMARY)
-                wanted &= (rows["at"] == at) & (rows["start"] == start)
-                undecided = rows.apply(lambda row: evidence(row, 1 - confidence) == "few", axis=1)
-                decided = rows[wanted & ~undecided]
-                sentences += [sentence(row, confidence) for _, row in decided.iterrows()]
-                sentences += too_few(rows[wanted & undecided])
-            if sentences:
-                moment = moment_in_words(at, start, tables["outcomes"])
-                heading = f"From the {start} start, {moment}:"
-                parts.append(listed(heading, [f"- {sentence}" for sentence in sentences]))
+    parts += effect_parts(tables, confidence)
     related = [correlation_sentence(r, confidence) for _, r in tables["correlations"].iterrows()]
     heading = "Correlations at the end (Holm's correction over this list):"
     parts.append(listed(heading, [f"- {sentence}" for sentence in related]))

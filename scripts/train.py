@@ -156,7 +156,7 @@ def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> 
     return times
 
 
-def test_recorder(loss: TrainingLoss, problem: Problem):
+def recorder_of(loss: TrainingLoss, problem: Problem):
     """Return a function that measures losses and test accuracy of an evolution's weights.
 
     The training loss and its gradient are measured too: between its steps gradient flow
@@ -240,12 +240,79 @@ def padded(recorded: dict[str, np.ndarray], times: np.ndarray) -> dict[str, np.n
     return found | {"time": np.append(0.0, times)}
 
 
-def main(snakemake) -> None:
-    """Run the rule ``train``.
+def run_attributes(
+    settings: dict, problem: Problem, lambda_1: float, device: str, threads: int, realisation: int
+) -> dict[str, str]:
+    """Return the attributes of a run.
+
+    Args:
+        settings: the rule's parameters.
+        problem: network at its start, and data.
+        lambda_1: largest eigenvalue of the NTK at the start of realisation 0.
+        device: its name.
+        threads: of torch.
+        realisation: number of the start.
+    """
+    found = provenance(
+        settings,
+        title="Training trajectory",
+        device=device,
+        threads=threads,
+        realisation=realisation,
+        start_seed=problem.start_seed,
+        lambda_1=repr(lambda_1),
+        samples=len(problem.inputs),
+        test_samples=len(problem.test_inputs),
+        outputs=problem.targets.shape[1],
+        parameter_ranges=json.dumps(parameter_ranges(problem.network)),
+    )
+    if settings["dynamics"] == "langevin":
+        found["start_variances"] = json.dumps(start_variances(problem.network))
+    return found
+
+
+def run_and_store(
+    trajectory: StagedTrajectory, settings: dict, attributes: dict, store: str, manifest: str
+) -> None:
+    """Train to the end and write the run, one that diverged only with ``beyond_stability``.
+
+    Args:
+        trajectory: the run, from its start or its last checkpoint.
+        settings: ``beyond_stability``, where the dynamics has it.
+        attributes: of ``run_attributes``.
+        store: folder of the Zarr store.
+        manifest: its manifest, which makes it valid.
 
     Raises:
-        DivergenceError: if the run diverged and ``beyond_stability`` is false.
+        DivergenceError: if the run diverged and ``beyond_stability`` is false; what there is of it
+            lies beside the store then.
     """
+    diverged = Path(store).with_name("diverged.zarr")
+    remove(diverged)
+    try:
+        recorded = trajectory.run()
+    except DivergenceError as error:
+        so_far = trajectory.recorded()
+        if settings.get("beyond_stability", False):
+            print(f"recorded as the outcome: {error}")
+            whole = padded(so_far, trajectory.times)
+            write_snapshots(as_dataset(whole, attributes | {"diverged": "1"}), store, manifest)
+            remove(trajectory.stage)
+            return
+        write_zarr(as_dataset(so_far, attributes), diverged)
+        advice = "lower learning_rate or use dynamics: gradient_flow"
+        if isinstance(trajectory.evolution, GradientFlow):  # which takes no step that is too long
+            advice = "set precision: float64, or look into network and data"
+        raise DivergenceError(
+            f"{error}; the {len(so_far['time'])} snapshots before that are in {diverged} "
+            f"(xarray.open_zarr); {advice}"
+        ) from None
+    write_snapshots(as_dataset(recorded, attributes), store, manifest)
+    trajectory.finish()
+
+
+def main(snakemake) -> None:
+    """Run the rule ``train``."""
     settings, resources = snakemake.params.settings, snakemake.resources
     realisation = int(snakemake.wildcards.realisation)
     with logged(snakemake.log[0]):
@@ -272,49 +339,15 @@ def main(snakemake) -> None:
         trajectory = StagedTrajectory(
             evolution,
             wanted_times(settings, lambda_1, getattr(evolution, "step", None)),
-            test_recorder(loss, problem),
+            recorder_of(loss, problem),
             stage_folder(parts),
             stage_folder(parts | {"settings": but_final_time}, FINISHED),
         )
-        attributes = provenance(
-            settings,
-            title="Training trajectory",
-            device=describe_device(device),
-            threads=snakemake.threads,
-            realisation=realisation,
-            start_seed=problem.start_seed,
-            lambda_1=repr(lambda_1),
-            samples=len(problem.inputs),
-            test_samples=len(problem.test_inputs),
-            outputs=problem.targets.shape[1],
-            parameter_ranges=json.dumps(parameter_ranges(problem.network)),
+        attributes = run_attributes(
+            settings, problem, lambda_1, describe_device(device), snakemake.threads, realisation
         )
-        if settings["dynamics"] == "langevin":
-            attributes["start_variances"] = json.dumps(start_variances(problem.network))
-        diverged = Path(snakemake.params.store).with_name("diverged.zarr")
-        remove(diverged)
-        try:
-            recorded = trajectory.run()
-        except DivergenceError as error:
-            so_far = trajectory.recorded()
-            if settings.get("beyond_stability", False):
-                print(f"recorded as the outcome: {error}")
-                whole = padded(so_far, trajectory.times)
-                dataset = as_dataset(whole, attributes | {"diverged": "1"})
-                write_snapshots(dataset, snakemake.params.store, snakemake.output.manifest)
-                remove(trajectory.stage)
-                return
-            write_zarr(as_dataset(so_far, attributes), diverged)
-            advice = "lower learning_rate or use dynamics: gradient_flow"
-            if isinstance(evolution, GradientFlow):  # which takes no step that is too long
-                advice = "set precision: float64, or look into network and data"
-            raise DivergenceError(
-                f"{error}; the {len(so_far['time'])} snapshots before that are in {diverged} "
-                f"(xarray.open_zarr); {advice}"
-            ) from None
-        dataset = as_dataset(recorded, attributes)
-        write_snapshots(dataset, snakemake.params.store, snakemake.output.manifest)
-        trajectory.finish()
+        manifest = snakemake.output.manifest
+        run_and_store(trajectory, settings, attributes, snakemake.params.store, manifest)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -130,28 +131,12 @@ def outcomes(
     for (ensemble, realisation, start), of_run in runs.groupby([*keys, "start"], sort=False):
         of_run = of_run.sort_values("time")
         key = (ensemble, str(realisation))
-        curve = trained[key].iloc[-len(of_run) :]
-        values = of_run[[*CURVES]].reset_index(drop=True).astype(float)
-        before = 0 if start == "cold" else trained[key]["gradients"].iloc[-len(of_run) - 1]
-        values["gradients"] = curve["gradients"].to_numpy(float) - before
-        values["train_loss_share"] = share[key].iloc[-len(of_run) :].to_numpy(float)
-        generalisation = ("test_error", 1 - curve["test_accuracy"])
-        if trained[key]["test_accuracy"].isna().all():
-            generalisation = ("test_loss", curve["test_loss_per_sample"])
-        values[generalisation[0]] = generalisation[1].to_numpy(float)
+        values = _along_run(start, of_run, trained[key], share[key])
         label = of_run.iloc[0][front].to_dict() | {"start": start, "realisation": str(realisation)}
         diverged = int(not np.isfinite(share[key]).all())
         found = {"end": values.iloc[-1].to_dict()}
         if start == "cold" and not diverged:
-            fallen = np.minimum.accumulate(values["train_loss_share"])
-            positions = {
-                "equal_loss": _crossing(-fallen, -loss_level),
-                "equal_gradients": _crossing(values["gradients"], gradient_level),
-            }
-            for at, position in positions.items():
-                if np.isfinite(position):
-                    number = np.arange(len(values))
-                    found[at] = {c: np.interp(position, number, values[c]) for c in values}
+            found |= _at_levels(values, loss_level, gradient_level)
         for at, there in found.items():
             ratio = there["inefficiency"] / there["inefficiency_predicted"]
             row = label | {"at": at, "diverged": diverged} | there | {"prediction_ratio": ratio}
@@ -166,6 +151,52 @@ def outcomes(
                 row |= {f"transient_{name}": value for name, value in there.items()}
             rows.append(row)
     return each_run_once(pd.DataFrame(rows))
+
+
+def _along_run(
+    start: str, of_run: pd.DataFrame, curve: pd.DataFrame, share: pd.Series
+) -> pd.DataFrame:
+    """Return the values of a run at every recorded time after one of its starts.
+
+    Args:
+        start: "cold" or "warm".
+        of_run: its rows of ``speed_limits`` from that start, in order of time.
+        curve: its rows of training_curves from the cold start on, in order of time.
+        share: training loss over that of the cold start, of these rows.
+    """
+    later = curve.iloc[-len(of_run) :]
+    values = of_run[[*CURVES]].reset_index(drop=True).astype(float)
+    before = 0 if start == "cold" else curve["gradients"].iloc[-len(of_run) - 1]
+    values["gradients"] = later["gradients"].to_numpy(float) - before
+    values["train_loss_share"] = share.iloc[-len(of_run) :].to_numpy(float)
+    if curve["test_accuracy"].isna().all():
+        values["test_loss"] = later["test_loss_per_sample"].to_numpy(float)
+    else:
+        values["test_error"] = (1 - later["test_accuracy"]).to_numpy(float)
+    return values
+
+
+def _at_levels(
+    values: pd.DataFrame, loss_level: float, gradient_level: float
+) -> dict[str, dict[str, float]]:
+    """Return moment -> interpolated values of a run, without moments before its first time.
+
+    Args:
+        values: of ``_along_run``.
+        loss_level: share of the start's training loss that is to be reached.
+        gradient_level: number of gradients that are to be made.
+    """
+    fallen = np.minimum.accumulate(values["train_loss_share"])
+    positions = {
+        "equal_loss": _crossing(-fallen, -loss_level),
+        "equal_gradients": _crossing(values["gradients"], gradient_level),
+    }
+    number = np.arange(len(values))
+    return {
+        at: {column: np.interp(position, number, values[column]) for column in values}
+        for at, position in positions.items()
+        if np.isfinite(position)
+    }
 
 
 def _crossing(values: pd.Series, level: float) -> float:
@@ -286,61 +317,94 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
         counted = {axis: independent(together, axis) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
             group = counted[axis]
-            factor = QUANTITIES[quantity]
-            kind = "factor" if factor else "difference"
+            if group[axis].isna().all():  # nothing here reads it
+                continue
+            if start == "warm" and quantity in OF_THE_END:  # the same runs with the same end
+                continue
             stream = derived_seed(settings["seed"], "bootstrap", "trend", at, start, axis, quantity)
             options = {
                 "confidence": settings["confidence"],
                 "resamples": settings["resamples"],
                 "generator": np.random.default_rng(stream),
-                "log_y": factor,
+                "log_y": QUANTITIES[quantity],
             }
             label = {"at": at, "start": start, "quantity": quantity, "against": axis}
-            if group[axis].isna().all():  # nothing here reads it
-                continue
-            if start == "warm" and quantity in OF_THE_END:  # the same runs with the same end
-                continue
-            one_start = joined(group, [*START_KEYS, "realisation"])
             if axis == THRESHOLD:
-                settings_of_run = group.columns[: group.columns.get_loc("start")]
-                own = settings_of_run.difference(["ensemble", THRESHOLD])
-                found = mean_slope(
-                    group[axis], group[quantity], log_y=factor,
-                    runs=joined(group, [*own, "realisation"]), units=one_start,
-                    confidence=settings["confidence"],
-                )  # fmt: skip
-                trends.append(label | {"scale": "log", "kind": kind} | found)
-                continue
-            if _is_numeric(axes[axis]):
-                x = group[axis].to_numpy(float)
-                logarithmic = bool(np.nanmin(x) > 0)
-                found = trend(
-                    x, group[quantity], strata=_strata(group, axes, axis),
-                    units=one_start, log_x=logarithmic, **options,
-                )  # fmt: skip
-                scale = "log" if logarithmic else "linear"
-                trends.append(label | {"scale": scale, "kind": kind} | found)
-                continue
-            reference, *values = axes[axis]
-            for value in values:
-                pair = group[group[axis].astype(str).isin([str(reference), str(value)])]
-                indicator = (pair[axis].astype(str) == str(value)).to_numpy(float)
-                found = trend(
-                    indicator, pair[quantity], strata=_strata(pair, axes, axis),
-                    units=one_start[pair.index], log_x=False, **options,
-                )  # fmt: skip
-                effect = {k: found.pop(k) for k in ("slope", "slope_low", "slope_high")}
-                shown = [np.exp(v) if factor else v for v in effect.values()]
-                names = ("effect", "effect_low", "effect_high")
-                comparisons.append(
-                    label | {"reference": reference, "value": value, "kind": kind}
-                    | dict(zip(names, shown, strict=True)) | found
-                )  # fmt: skip
+                trends.append(label | _over_thresholds(group, quantity, settings["confidence"]))
+            elif _is_numeric(axes[axis]):
+                trends.append(label | _along_numbers(group, axes, axis, quantity, options))
+            else:
+                found = _against_first(group, axes, axis, quantity, options)
+                comparisons += [label | row for row in found]
     columns = ["at", "start", "quantity", "against"]
     tables = [pd.DataFrame(rows, columns=None if rows else columns) for rows in
               (trends, comparisons)]  # fmt: skip
     _adjust(tables)
     return tuple(tables)
+
+
+def _one_start(runs: pd.DataFrame) -> pd.Series:
+    """Return the label of each run's start: tests count the runs of one start as one."""
+    return joined(runs, [*START_KEYS, "realisation"])
+
+
+def _kind(quantity: str) -> str:
+    return "factor" if QUANTITIES[quantity] else "difference"
+
+
+def _over_thresholds(runs: pd.DataFrame, quantity: str, confidence: float) -> dict[str, Any]:
+    """Return the trend along thresholds of the warm start, of which every run has several."""
+    settings_of_run = runs.columns[: runs.columns.get_loc("start")]
+    own = settings_of_run.difference(["ensemble", THRESHOLD])
+    found = mean_slope(
+        runs[THRESHOLD],
+        runs[quantity],
+        runs=joined(runs, [*own, "realisation"]),
+        units=_one_start(runs),
+        confidence=confidence,
+        log_y=QUANTITIES[quantity],
+    )
+    return {"scale": "log", "kind": _kind(quantity)} | found
+
+
+def _along_numbers(
+    runs: pd.DataFrame, axes: dict[str, list], axis: str, quantity: str, options: dict
+) -> dict[str, Any]:
+    """Return the trend along a numeric axis, a power law where its values are positive."""
+    x = runs[axis].to_numpy(float)
+    logarithmic = bool(np.nanmin(x) > 0)
+    found = trend(
+        x,
+        runs[quantity],
+        strata=_strata(runs, axes, axis),
+        units=_one_start(runs),
+        log_x=logarithmic,
+        **options,
+    )
+    return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | found
+
+
+def _against_first(
+    runs: pd.DataFrame, axes: dict[str, list], axis: str, quantity: str, options: dict
+) -> Iterator[dict[str, Any]]:
+    """Yield the comparison of each value of an axis with its first."""
+    reference, *values = axes[axis]
+    words = runs[axis].astype(str)
+    for value in values:
+        pair = runs[words.isin([str(reference), str(value)])]
+        found = trend(
+            (pair[axis].astype(str) == str(value)).to_numpy(float),
+            pair[quantity],
+            strata=_strata(pair, axes, axis),
+            units=_one_start(pair),
+            log_x=False,
+            **options,
+        )
+        shown = np.exp if QUANTITIES[quantity] else float
+        ends = ("", "_low", "_high")
+        effect = {f"effect{end}": shown(found.pop(f"slope{end}")) for end in ends}
+        compared = {"reference": reference, "value": value, "kind": _kind(quantity)}
+        yield compared | effect | found
 
 
 def _adjust(tables: list[pd.DataFrame]) -> None:

@@ -205,22 +205,16 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
         label += f", $n = {first['n']}$"
         x = rows["temperature"].where(rows["temperature"] > 0, least)
         style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
-        share = {f"{end}": rows[f"speed_limit_time{end}"] / rows["time"] for end in ENDS}
-        of_loss = rows["loss_drop"] / rows["start_loss"]
-        predicted = rows["loss_drop_linearised"] / rows["start_loss"]
-        for axis, values, line in (
-            (axes[0][0], share, share["_linearised"]),
-            (
-                axes[0][1],
-                {end: rows[f"inefficiency{end}"] for end in ENDS},
-                rows["inefficiency_linearised"],
-            ),
-        ):
-            reach = np.abs([values[""] - values["_low"], values["_high"] - values[""]])
-            axis.errorbar(x, values[""], yerr=reach, capsize=2, label=label, **style)
-            axis.plot(x, line, color=colour)
-        axes[0][2].plot(x, of_loss, **style)
-        axes[0][2].plot(x, predicted, color=colour)
+        bounded = (("speed_limit_time", rows["time"]), ("inefficiency", 1.0))
+        for axis, (name, unit) in zip(axes[0], bounded, strict=False):
+            value, low, high, exact = (
+                rows[f"{name}{end}"] / unit for end in ("", "_low", "_high", "_linearised")
+            )
+            reach = np.abs([value - low, high - value])
+            axis.errorbar(x, value, yerr=reach, capsize=2, label=label, **style)
+            axis.plot(x, exact, color=colour)
+        axes[0][2].plot(x, rows["loss_drop"] / rows["start_loss"], **style)
+        axes[0][2].plot(x, rows["loss_drop_linearised"] / rows["start_loss"], color=colour)
     labels = (
         r"$T_{SL}/T$ (points: lower bound)",
         r"$T/T_{SL}$ (points: upper bound)",
@@ -240,9 +234,6 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
     _legend_below(figure, handles, columns=3)
     return figure
-
-
-ENDS = ("", "_low", "_high", "_linearised")
 
 
 def phase_diagram(grid: pd.DataFrame, measured: pd.DataFrame | None = None) -> Figure:
