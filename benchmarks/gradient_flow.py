@@ -468,6 +468,7 @@ def network_problem(
     kernel = empirical_ntk(make_network(inputs, width).double(), inputs.double())
     lambda_1 = float(torch.linalg.eigvalsh(kernel)[-1])
     name = f"Myrtle-5, {width} channels, {len(inputs)} images"
+    name += ", float64" if dtype == torch.float64 else ""
     return Problem(name, loss.loss_and_gradient, theta_0, lambda_1)
 
 
@@ -524,6 +525,10 @@ def main() -> None:
         help="of the flow of the network trained in full",
     )  # fmt: skip
     parser.add_argument(
+        "--network-precision", choices=("float32", "float64"), default="float32",
+        help="arithmetic of the network trained in full, of its reference too",
+    )  # fmt: skip
+    parser.add_argument(
         "--network-peers-up-to", type=float, default=2e3,
         help="largest time to which descent and general solvers train the network",
     )  # fmt: skip
@@ -533,6 +538,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    precision = getattr(torch, arguments.network_precision)
 
     def rows() -> Iterator[Row]:
         linear = []
@@ -548,7 +554,7 @@ def main() -> None:
         if "network" in arguments.parts:
             for end in arguments.network_times:
                 yield from network_rows(
-                    network_problem(inputs, targets, 16),
+                    network_problem(inputs, targets, 16, precision),
                     end,
                     arguments.reference_tolerance,
                     arguments.network_tolerances,

@@ -76,7 +76,7 @@ def start_node(table: pd.DataFrame, start: str) -> xr.Dataset:
         start: "cold" or "warm".
 
     Returns:
-        Variables (realisation, snapshot), and ``ensemble_*`` (snapshot).
+        Variables (realisation, snapshot), ``ensemble_*`` (snapshot), and ``confidence`` ().
     """
     runs = table[table["realisation"] != "ensemble"]
     whole = table[table["realisation"] == "ensemble"].sort_values("time")
@@ -86,6 +86,8 @@ def start_node(table: pd.DataFrame, start: str) -> xr.Dataset:
         variables[name] = xr.Variable("snapshot", whole[column].to_numpy(), described(column))
         if column in ENSEMBLE:
             variables[name].attrs["long_name"] += ", ratio of averages over the realisations"
+    level = whole["confidence"].iloc[0]
+    variables["confidence"] = xr.Variable((), level, described("confidence"))
     kernel = str(table["prediction_kernel"].iloc[0])
     return xr.Dataset(variables, coordinates(runs), {"start": start, "prediction_kernel": kernel})
 

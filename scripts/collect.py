@@ -126,6 +126,7 @@ def main(snakemake) -> None:
     """Run the rule ``collect``."""
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
     ensembles = [ensemble | {"axes": settings["axes"]} for ensemble in settings["ensembles"]]
+    level = settings["confidence"]
     with logged(snakemake.log[0]):
         print(f"{len(ensembles)} ensembles, {len(given)} files")
         speed_limits = pd.concat(
@@ -149,11 +150,11 @@ def main(snakemake) -> None:
         curves, kernels = (pd.concat(parts, ignore_index=True) for parts in (curves, kernels))
         runs = outcomes(speed_limits, curves, kernels)
         whole = ensemble_outcomes(runs, speed_limits, settings)
-        write_table(pd.concat([runs, whole], ignore_index=True), made.outcomes)
+        write_table(pd.concat([runs, whole], ignore_index=True), made.outcomes, level)
         trends, comparisons = along_axes(runs, settings["axes"], settings)
-        write_table(trends, made.trends)
-        write_table(comparisons, made.comparisons)
-        write_table(correlations(runs, settings), made.correlations)
+        write_table(trends, made.trends, level)
+        write_table(comparisons, made.comparisons, level)
+        write_table(correlations(runs, settings), made.correlations, level)
         write_netcdf(mean_spectra(ensembles, settings), made.spectra)
 
 

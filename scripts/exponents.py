@@ -105,7 +105,7 @@ def main(snakemake) -> None:
                     rows.append(row)
         table = pd.DataFrame(rows)
         print(table.T.to_string())
-        write_table(table, snakemake.output[0])
+        write_table(table, snakemake.output[0], settings["confidence"])
 
 
 if __name__ == "__main__":

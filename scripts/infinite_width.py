@@ -215,8 +215,8 @@ def main(snakemake) -> None:
         table = with_means(pd.concat(tables, ignore_index=True), settings)
         fitted = powers(table, settings)
         print(fitted.to_string())
-        write_table(table, made.runs)
-        write_table(fitted, made.powers)
+        write_table(table, made.runs, settings["confidence"])
+        write_table(fitted, made.powers, settings["confidence"])
 
 
 if __name__ == "__main__":

@@ -86,10 +86,11 @@ def main(snakemake) -> None:
     studies = snakemake.params.settings["studies"]
     with logged(snakemake.log[0]):
         data = {"studies": {}, "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, "}
-        data["footer"] += "bands: its bootstrap interval; all numbers: results/studies/*/*.csv"
         for (name, ensembles), path in zip(studies.items(), snakemake.input, strict=True):
             table = read_table(path)
             data["studies"][name] = study_data(table, ensembles)
+        level = f"{100 * table['confidence'].iloc[0]:g} %"
+        data["footer"] += f"bands: its {level} interval; all numbers: results/studies/*/*.csv"
         text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
         with recorded(snakemake.output[0]) as partial:
             partial.write_text(page("interactive").replace("@DATA@", text), encoding="utf-8")

@@ -423,7 +423,7 @@ def main(snakemake) -> None:
                 print(f"{name}: {row.quantity}: {row.verdict}")
         columns = list(next(iter(tidy("", [Row("", "", "", "", [])], ""))))
         lines = [line for name, found in compared.items() for line in tidy(name, *found)]
-        write_table(pd.DataFrame(lines, columns=columns), made.table)
+        write_table(pd.DataFrame(lines, columns=columns), made.table, settings["confidence"])
         with recorded(made.page) as partial:
             partial.write_text(fragment(compared), encoding="utf-8")
 

@@ -494,7 +494,7 @@ def main(snakemake) -> None:
             {"starts": couplings, "columns": columns, "provenance": provenance(settings)},
             snakemake.output.transport,
         )
-        write_table(table, snakemake.output.table)
+        write_table(table, snakemake.output.table, settings["confidence"])
 
 
 if __name__ == "__main__":

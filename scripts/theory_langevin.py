@@ -212,7 +212,8 @@ def main(snakemake) -> None:
                 zip(settings["networks"], snakemake.input, strict=True)
             )
         ]
-        write_table(pd.concat(tables, ignore_index=True), snakemake.output[0])
+        table = pd.concat(tables, ignore_index=True)
+        write_table(table, snakemake.output[0], settings["confidence"])
         remove(stage)
 
 

@@ -61,7 +61,7 @@ def simulated(
     chain = linear_regression.predict_discretised(modes, step, steps[1:])
     for closed_form in (exact, chain):
         closed_form["wasserstein_squared_assignment"] = closed_form["wasserstein_squared"]
-    reach = langevin_linear.interval_factor(settings["groups"])
+    reach = langevin_linear.interval_factor(settings["groups"], settings["confidence"])
     columns = {"time": ensemble.times[1:]}
     for name, (value, error) in found.items():
         columns |= {name: value, f"{name}_error": error}
@@ -70,13 +70,14 @@ def simulated(
     return pd.DataFrame(columns)
 
 
-def agreement(checks: pd.DataFrame) -> list[str]:
-    """Return sentences: how many 95 % intervals miss either closed form, points and ensembles.
+def agreement(checks: pd.DataFrame, confidence: float) -> list[str]:
+    """Return sentences: how many intervals miss either closed form, points and ensembles.
 
     Points of one ensemble share its realisations, so that one unlucky ensemble misses several
     times in a row: the number of ensembles is what chance should be held against.
     """
     ends = {"_discretised": "chain that is simulated", "_closed_form": "continuum"}
+    outside = 1 - confidence
     names = [name.removesuffix("_low") for name in checks if name.endswith("_low")]
     sentences = []
     for name in names:
@@ -86,8 +87,8 @@ def agreement(checks: pd.DataFrame) -> list[str]:
             grouped = missed.groupby([checks["ratio"], checks["temperature"]])
             sentences.append(
                 f"{name}: {missed.sum()} of {missed.size} intervals, in {grouped.any().sum()} of "
-                f"{grouped.ngroups} ensembles, miss the closed form of the {of}; 5 % of the "
-                f"intervals would be {0.05 * missed.size:.1f}"
+                f"{grouped.ngroups} ensembles, miss the closed form of the {of}; "
+                f"{outside:.2g} of the intervals would be {outside * missed.size:.1f}"
             )
     return sentences
 
@@ -214,12 +215,13 @@ def modes_that_move(
 def main(snakemake) -> None:
     """Run the rule ``theory_linear_regression``."""
     parameters, made = snakemake.params.settings, snakemake.output
-    settings = {"seed": parameters["seed"], **parameters["linear_regression"]}
+    level = parameters["confidence"]
+    settings = {"seed": parameters["seed"], "confidence": level, **parameters["linear_regression"]}
     with logged(snakemake.log[0]):
         routes, checks = three_routes(settings)
-        print("\n".join(agreement(checks)))
-        write_table(routes, made.routes)
-        write_table(checks, made.checks)
+        print("\n".join(agreement(checks, level)))
+        write_table(routes, made.routes, level)
+        write_table(checks, made.checks, level)
         write_table(start_table(settings), made.starts)
         write_table(noise_table(settings), made.noise)
         write_table(equation_6_table(settings), made.equation_6)

@@ -13,7 +13,7 @@ from plots.style import describe, distinct
 from speedlimits import ntk_dynamics
 from speedlimits.spectrum import noise_floor
 
-COLUMNS = ("alpha", "alpha_low", "alpha_high", "delta", "delta_low", "delta_high")
+COLUMNS = ("alpha", "alpha_low", "alpha_high", "delta", "delta_low", "delta_high", "confidence")
 
 
 def measured_exponents(paths: list[str]) -> pd.DataFrame:

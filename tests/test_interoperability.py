@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import yaml
 from conftest import ROOT, check_described
 
 from pipeline.columns import COLUMNS, described
@@ -98,6 +99,22 @@ def test_every_column_of_every_table_is_documented(reported):
 
 
 @pytest.mark.workflow
+def test_every_table_with_intervals_says_their_confidence_level(reported):
+    level = yaml.safe_load((ROOT / "tests/miniature.yaml").read_text())["statistics"]["confidence"]
+    found = set()
+    for path in (reported / "results").rglob("*.csv"):
+        table = pd.read_csv(path)
+        if any(column.endswith("low") for column in table):
+            assert "confidence" in table, path.name
+            assert (table["confidence"] == level).all(), path.name
+            found.add(path.name)
+    assert {"speed_limits.csv", "exponents.csv", "outcomes.csv", "trends.csv"} <= found
+    assert {"regression_routes.csv", "regression_checks.csv", "reproduction.csv"} <= found
+    runs = xr.open_datatree(reported / "results/all_runs.nc", engine="h5netcdf")
+    assert {float(leaf["confidence"]) for leaf in runs.leaves if "confidence" in leaf} == {level}
+
+
+@pytest.mark.workflow
 def test_every_file_of_the_results_is_of_a_kind_that_is_checked(reported):
     """NetCDF, Zarr and tables above, JSON below; figures, pages and sentences show their units."""
     kinds = {".nc", ".csv", ".json", ".png", ".pdf", ".html", ".md", ".log", ".tsv"}
@@ -123,7 +140,7 @@ def test_a_tree_of_any_study_can_be_written(shipped_config, tmp_path):
         for ensemble in ensembles:
             for realisation in ("0", "1", "ensemble"):
                 of = {"ensemble": ensemble["path"], "start": "cold", "prediction_kernel": "full"}
-                row = base.assign(realisation=realisation, **of)
+                row = base.assign(realisation=realisation, confidence=0.95, **of)
                 names = {*all_runs.CURVES, *all_runs.ENSEMBLE, *all_runs.LAWS}
                 limits.append(row.assign(**dict.fromkeys(names, 2.0)))
                 if realisation != "ensemble":
@@ -140,6 +157,7 @@ def test_a_tree_of_any_study_can_be_written(shipped_config, tmp_path):
 def test_more_than_ten_realisations_keep_their_numbers():
     numbers = np.arange(12)
     names = {*all_runs.CURVES, *all_runs.ENSEMBLE, *all_runs.LAWS, *interactive.LAWS.values()}
+    names.add("confidence")
     names |= {f"{name}{end}" for name in interactive.FACTORS
               for end in ("", "_low", "_high", "_predicted")}  # fmt: skip
     row = {"start": "cold", "prediction_kernel": "full", "time": 1.0, "time_lambda_1": 1.0}

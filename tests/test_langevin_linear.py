@@ -124,7 +124,7 @@ def test_intervals_cover_the_chain_as_often_as_they_say(n, temperature):
     assert all(results.values())
     # 99.9 % of what REPLICATIONS intervals of 95 % cover; a bias of a tenth of an error is allowed
     least, most = binom.ppf([5e-4, 1 - 5e-4], REPLICATIONS, 0.95)
-    factor, missed = langevin_linear.interval_factor(groups), []
+    factor, missed = langevin_linear.interval_factor(groups, 0.95), []
     for name, found in results.items():
         value, error = np.moveaxis(np.array(found), 1, 0)
         covered = np.sum(np.abs(value - chain[name]) <= factor * error, axis=0)
@@ -139,11 +139,11 @@ def test_intervals_cover_the_chain_as_often_as_they_say(n, temperature):
 
 def test_interval_factor_is_the_quantile_of_students_t():
     """Means of 8 Gaussians over their estimated error: 95 % within 2.36, not within 1.96."""
-    assert langevin_linear.interval_factor(8) == pytest.approx(2.3646, abs=1e-4)
-    assert langevin_linear.interval_factor(10**6) == pytest.approx(1.96, abs=1e-3)
+    assert langevin_linear.interval_factor(8, 0.95) == pytest.approx(2.3646, abs=1e-4)
+    assert langevin_linear.interval_factor(10**6, 0.95) == pytest.approx(1.96, abs=1e-3)
     draws = np.random.default_rng(3).standard_normal((100_000, 8))
     ratio = np.abs(draws.mean(axis=1)) / (draws.std(axis=1, ddof=1) / np.sqrt(8))
-    covered = np.mean(ratio <= langevin_linear.interval_factor(8))
+    covered = np.mean(ratio <= langevin_linear.interval_factor(8, 0.95))
     assert covered == pytest.approx(0.95, abs=4 * np.sqrt(0.05 * 0.95 / 100_000))
     assert np.mean(ratio <= 1.96) < 0.92
 

@@ -89,7 +89,10 @@ def one_start(start, n, realisations, generator):
     table["inefficiency_power_law_asymptote"] = np.tile(limit, len(rows))
     table["discretisation"] = 0.001
     return table.assign(
-        start=start, prediction_kernel="full", time_lambda_1=table["time"] * LAMBDA_1
+        start=start,
+        prediction_kernel="full",
+        time_lambda_1=table["time"] * LAMBDA_1,
+        confidence=0.9,
     )
 
 
@@ -344,6 +347,7 @@ def test_legends_tell_how_many_runs_an_ensemble_has(tables, drawn):
     single = study(SIZES[:2], realisations=1)
     for name in [name for name in OF_ANY_STUDY if name not in WITHOUT_RUNS]:
         assert "3 runs" in in_legends(drawn(name)), name
+        assert "90 % interval" in in_legends(drawn(name)) or name == "training_curves", name
         said = in_legends(draw(name, single))
         assert "1 run" in said and "1 runs" not in said and "interval" not in said, name
     few = tables["speed_limits"]["n"].eq(16) & tables["speed_limits"]["realisation"].eq("2")
@@ -734,7 +738,7 @@ def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours()
     columns = [f"{name}{end}" for name in values for end in ("", "_low", "_high")]
     rows = itertools.product([0.5], range(9), routes, [1.0, 2.0])
     table = pd.DataFrame(rows, columns=["ratio", "temperature", "route", "time"])
-    figure = theory.linear_regression(table.assign(**dict.fromkeys(columns, 1.0)))
+    figure = theory.linear_regression(table.assign(confidence=0.9, **dict.fromkeys(columns, 1.0)))
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert set(routes) - {theory.SIMULATION} <= set(words)
     assert sum(r"\beta^{-1}" in text for text in words) == 9

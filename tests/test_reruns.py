@@ -228,7 +228,9 @@ EXPECTED = {
     "fit.first_rank": (3, {"exponents"}, NOTHING),
     "fit.last_rank_fraction": (0.4, {"exponents"}, NOTHING),
     "fit.bins_per_decade": (5, {"exponents"}, NOTHING),
-    "statistics.confidence": (0.9, {*STATISTICS, *LANGEVIN, "findings", "reproduction"}, NOTHING),
+    "statistics.confidence": (
+        0.9, {*STATISTICS, *LANGEVIN, *REGRESSION, "findings", "reproduction"}, NOTHING,
+    ),
     "statistics.resamples": (500, {*STATISTICS, *LANGEVIN}, NOTHING),
     "figures.dpi": (99, {"figure", "theory_figure"}, NOTHING),
     "theory.linear_regression.ratios": ([0.5, 2.0], REGRESSION, NOTHING),

@@ -151,6 +151,7 @@ OTHER_COLUMNS = {
     "p_smallest": ("1", "least p-value that so many permutations can give"),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),
     "points": ("1", "number of runs or means that are tested"),
+    "confidence": ("1", "confidence level of all intervals of the table"),
     # infinite width
     "inefficiency_infinite_width": (
         "1",

@@ -99,7 +99,8 @@ RULES = {
     ),
     "findings": Uses("findings.py", config=("statistics.confidence",), plan=("axes",)),
     "theory_linear_regression": Uses(
-        "theory_linear_regression.py", config=("seed", "theory.linear_regression")
+        "theory_linear_regression.py",
+        config=("seed", "statistics.confidence", "theory.linear_regression"),
     ),
     "theory_power_law": Uses("theory_power_law.py", config=("theory.power_law",)),
     "theory_langevin": Uses(

@@ -123,8 +123,17 @@ def read_json(path: str | Path) -> dict:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def write_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as CSV with 10 digits (float64 noise lies below); it appears when complete."""
+def write_table(table: pd.DataFrame, path: str | Path, confidence: float | None = None) -> None:
+    """Write a table as CSV with 10 digits (float64 noise lies below); it appears when complete.
+
+    Args:
+        table: its columns are described in module ``columns``.
+        path: file to write.
+        confidence: level of the table's intervals, which becomes a column; None if it has none, or
+            the column already.
+    """
+    if confidence is not None:
+        table = table.assign(confidence=confidence)
     with recorded(path) as partial:
         table.to_csv(partial, index=False, float_format="%.10g")
 

@@ -58,7 +58,7 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     if len(series) > 1:
         pairs = zip([label for label, _ in series], shades, strict=True)
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
-    interval = ", bootstrap intervals" if (ends["runs"] > 1).any() else ""
+    interval = f", {style.interval_name(ends)}" if (ends["runs"] > 1).any() else ""
     size = f"ensemble of {style.run_count(ends)}{interval}"
     handles = [
         Line2D([], [], color="black", linestyle="none", marker="o", label=size),

@@ -46,6 +46,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
     if "measured" in found:
         found["measured"] += f", {style.run_count(speed_limits)} each"
-    band = "bootstrap interval" if style.has_interval(speed_limits, "inefficiency") else None
+    several = style.has_interval(speed_limits, "inefficiency")
+    band = style.interval_name(speed_limits) if several else None
     style.curve_legend(figure, found, band)
     return figure

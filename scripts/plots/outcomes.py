@@ -51,7 +51,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         panels: six times start, column, title and label.
 
     Returns:
-        Six panels: ensembles with bootstrap intervals, single runs as dots, prediction hollow.
+        Six panels: ensembles with intervals, single runs as dots, prediction hollow.
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.6)
     ends = outcomes[outcomes["at"] == "end"]
@@ -201,7 +201,7 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
 
 def legend(figure: Figure, ends: pd.DataFrame) -> None:
     """Say what the marks are and how many runs an ensemble has."""
-    interval = ", bootstrap interval" if (ends["runs"] > 1).any() else ""
+    interval = f", {style.interval_name(ends)}" if (ends["runs"] > 1).any() else ""
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
     more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
     kinds = {

@@ -48,7 +48,8 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     kinds = {"measured": measured, "predicted": "from the NTK spectrum"}
     if limits:
         kinds["power law"] = r"limit of the fitted power law, $T \to \infty$"
-    band = "bootstrap interval" if style.has_interval(speed_limits, "path_excess") else None
+    several = style.has_interval(speed_limits, "path_excess")
+    band = style.interval_name(speed_limits) if several else None
     style.curve_legend(figure, kinds, band, points=points)
     return figure
 

@@ -57,7 +57,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     if len(series) > 1:
         pairs = zip([name for name, _ in series], colours, strict=True)
         style.colour_legend(figure, [style.Ensemble("", str(name), c) for name, c in pairs])
-    interval = ", bootstrap interval" if style.has_interval(ends, "inefficiency") else ""
+    several = style.has_interval(ends, "inefficiency")
+    interval = f", {style.interval_name(ends)}" if several else ""
     bounds = f"a: from above, b: from below; {style.run_count(runs)} each{interval}"
     kinds = {
         bounds: {"marker": "o", "linestyle": "none"},

@@ -629,6 +629,11 @@ def reaches(means: pd.DataFrame, column: str) -> NDArray[np.float64] | None:
     return np.abs(np.nan_to_num(ends - means[[column]].to_numpy(float))).T
 
 
+def interval_name(table: pd.DataFrame) -> str:
+    """Return what the intervals of a table are called in a legend, such as "95 % interval"."""
+    return f"{100 * table['confidence'].iloc[0]:g} % interval"
+
+
 def has_interval(table: pd.DataFrame, column: str) -> bool:
     """Return whether a table holds any interval of a column."""
     name = f"{column}_low"

@@ -14,7 +14,16 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots.style import DOUBLE_COLUMN, GREY, SHADE, describe, log_axes, new_figure, palette
+from plots.style import (
+    DOUBLE_COLUMN,
+    GREY,
+    SHADE,
+    describe,
+    interval_name,
+    log_axes,
+    new_figure,
+    palette,
+)
 from plots.style import OKABE_ITO as COLOURS
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -27,12 +36,12 @@ def linear_regression(table: pd.DataFrame) -> Figure:
     """Inefficiency and speed-limit time of linear regression against T, three routes.
 
     Columns of panels: ratios n/d. Solid: Marchenko-Pastur limit; broken: the sums of one data set
-    of finite n and d; points with 95 % intervals: a simulated Langevin ensemble on such a data set.
+    of finite n and d; points with intervals: a simulated Langevin ensemble on such a data set.
 
     Args:
         table: columns ratio, temperature, route ("Marchenko-Pastur", "simulation", or any other
-            name for a finite sum), time, inefficiency, speed_limit_time and the ends of their 95 %
-            intervals, inefficiency_low and so on (NaN for the closed forms).
+            name for a finite sum), time, inefficiency, speed_limit_time, the ends of their
+            intervals, inefficiency_low and so on (NaN for the closed forms), and confidence.
 
     Returns:
         The figure.
@@ -59,7 +68,7 @@ def linear_regression(table: pd.DataFrame) -> Figure:
         Line2D([], [], color="0.3", label=name, linestyle=line)
         for name, line in _route_lines(table).items()
     ]
-    handles.append(_simulation_handle())
+    handles.append(_simulation_handle(table))
     handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="bound $T_{SL} = T$"))
     _legend_below(figure, handles, columns=4)
     return figure
@@ -74,7 +83,7 @@ CHECKS = {
 
 
 def linear_regression_checks(table: pd.DataFrame) -> Figure:
-    """Simulated over exact value of four quantities against T, with 95 % intervals.
+    """Simulated over exact value of four quantities against T, with intervals.
 
     Points divided by the closed form of the continuum; lines: the closed form of the simulated
     chain over the same, that is the bias of Euler-Maruyama. Points agree with lines within their
@@ -82,7 +91,8 @@ def linear_regression_checks(table: pd.DataFrame) -> Figure:
 
     Args:
         table: columns ratio, temperature, time, step and, for each key of ``CHECKS``, the value,
-            its interval (_low, _high) and its closed forms (_discretised, _closed_form).
+            its interval (_low, _high) and its closed forms (_discretised, _closed_form);
+            confidence.
 
     Returns:
         The figure: a row per quantity, a column per ratio n/d.
@@ -102,7 +112,7 @@ def linear_regression_checks(table: pd.DataFrame) -> Figure:
         Line2D([], [], color=colour, marker=marker, fillstyle="none", label=_temperature(value))
         for value, colour, marker in _styles(table["temperature"])
     ]
-    handles.append(_simulation_handle())
+    handles.append(_simulation_handle(table))
     handles.append(Line2D([], [], color="0.3", label="exact for the simulated steps"))
     handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="exact for continuous time"))
     _legend_below(figure, handles, columns=3)
@@ -388,9 +398,9 @@ def _route_lines(table: pd.DataFrame) -> dict[str, str | tuple]:
     return {LIMIT: "-"} | dict(zip(finite, cycle(FINITE_LINES), strict=False))
 
 
-def _simulation_handle() -> Line2D:
+def _simulation_handle(table: pd.DataFrame) -> Line2D:
     """Return the legend entry of simulated ensembles."""
-    label = "simulation, 95 % interval"
+    label = f"simulation, {interval_name(table)}"
     return Line2D([], [], color=GREY, marker="o", fillstyle="none", linestyle="", label=label)
 
 

@@ -302,7 +302,7 @@ def interval_over_groups(
         ensemble: the simulated ensemble.
         measure: function of an ensemble, such as `measured_quantities`.
         groups: number of groups G, at least 2 and at most the number of realisations. An interval
-            is value -+ `interval_factor` (G) x error.
+            is value -+ `interval_factor` (G, confidence) x error.
 
     Returns:
         Name -> (value, standard error), arrays as ``measure`` gives them.
@@ -332,14 +332,14 @@ def interval_over_groups(
     return result
 
 
-def interval_factor(groups: int, confidence: float = 0.95) -> float:
+def interval_factor(groups: int, confidence: float) -> float:
     """Standard errors from the value to an end of its interval: Student's t with G - 1 degrees.
 
     The error is itself estimated, from G groups; the 1.96 of a known error would be too short.
 
     Args:
         groups: number of groups G behind the standard error, at least 2.
-        confidence: probability of the interval; 0.95 is the convention of every figure.
+        confidence: probability of the interval.
 
     Returns:
         The factor, 2.36 for 8 groups, 2.02 for 40.
