@@ -695,7 +695,8 @@ def test_one_parameter_at_two_places_has_the_kernel_of_one_weight(module, factor
     # Derivatives leave the network as it was.
     assert all(isinstance(p, torch.nn.Parameter) for p in network.parameters())
     again = empirical_ntk(network, INPUTS, route="torch_func")
-    torch.testing.assert_close(again, kernel, rtol=0, atol=0)
+    # To rounding, which depends on where the memory of a call lies.
+    torch.testing.assert_close(again, kernel, rtol=1e-12, atol=1e-12)
     # Training moves both places together.
     targets = torch.zeros(len(INPUTS), 2, dtype=torch.float64)
     loss = TrainingLoss(network, INPUTS, targets)
