@@ -480,8 +480,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
     problems = []
     for figure in study.get("figures", []):
         problems += _unknown_name(f"studies.{name}.figures", figure, FIGURES)
-    limit = "infinite_width" in study.get("figures", [])
-    if limit and list(study_axes(study)) != ["width"]:
+    if _has_limit(study) and list(study_axes(study)) != ["width"]:
         problems.append(
             f"studies.{name}.figures names infinite_width, which compares widths of one network; "
             "vary width and nothing else but subset"
@@ -495,7 +494,6 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
     problems += _label_problems(name, study)
     models: dict[str, list[str]] = {}
     for settings in combinations(config["base"], study):
-        where = _where(name, settings)
         unknown = _unknown_name(
             f"{_origin(name, study, 'dataset')}: dataset",
             settings["dataset"],
@@ -508,30 +506,38 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             whose = _origin(name, study, "model", *(("model_arguments",) if is_own(model) else ()))
             models[known] = _model_problems(whose, model, arguments)
         unknown += models[known]
-        if unknown:
-            problems += unknown
-            continue
-        if is_own(model) and len(network_slug(settings)) > LONGEST_FOLDER_NAME:
-            problems.append(
-                f"studies.{name}: model and model_arguments make a folder's name of "
-                f"{len(network_slug(settings))} characters; at most {LONGEST_FOLDER_NAME} are "
-                "allowed"
-            )
-        if settings["dataset"] in sources and name in config["default_studies"]:
-            problems += _misfits(where, settings, sources[settings["dataset"]])
-        if settings["first_snapshot"] >= settings["final_time"]:
-            whose = _origin(name, study, "first_snapshot", "final_time")
-            problems.append(
-                f"{whose}: first_snapshot is {settings['first_snapshot']}; it must be "
-                f"less than final_time {settings['final_time']}"
-            )
-        problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
-        if limit:
-            problems += _limit_problems(name, study, settings)
+        problems += unknown or _run_problems(config, name, study, settings, sources)
     problems += _argument_name_problems(config, name, study)
     if not problems and name in config["default_studies"]:  # else a name may be unknown
         problems += _idle_problems(config, name)
     return problems
+
+
+def _has_limit(study: dict) -> bool:
+    """Return whether a study is compared with infinite width."""
+    return "infinite_width" in study.get("figures", [])
+
+
+def _run_problems(
+    config: dict, name: str, study: dict, settings: dict, sources: dict[str, Source]
+) -> list[str]:
+    """Return the problems of one combination of a study's settings, whose names are all known."""
+    problems = []
+    if is_own(settings["model"]) and len(network_slug(settings)) > LONGEST_FOLDER_NAME:
+        problems.append(
+            f"studies.{name}: model and model_arguments make a folder's name of "
+            f"{len(network_slug(settings))} characters; at most {LONGEST_FOLDER_NAME} are allowed"
+        )
+    if settings["dataset"] in sources and name in config["default_studies"]:
+        problems += _misfits(_where(name, settings), settings, sources[settings["dataset"]])
+    if settings["first_snapshot"] >= settings["final_time"]:
+        whose = _origin(name, study, "first_snapshot", "final_time")
+        problems.append(
+            f"{whose}: first_snapshot is {settings['first_snapshot']}; it must be less than "
+            f"final_time {settings['final_time']}"
+        )
+    problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
+    return problems + (_limit_problems(name, study, settings) if _has_limit(study) else [])
 
 
 def _idle_problems(config: dict, name: str) -> list[str]:

@@ -151,7 +151,7 @@ def figure_tables(wildcards: Any) -> dict[str, str]:
     }
 
 
-FOUND = ("outcomes", "trends", "comparisons", "correlations", "exponents", "transport")
+TABLES_OF_FINDINGS = ("outcomes", "trends", "comparisons", "correlations", "exponents", "transport")
 
 
 def findings_tables(plan: Plan) -> Callable[[Any], dict[str, str]]:
@@ -159,7 +159,7 @@ def findings_tables(plan: Plan) -> Callable[[Any], dict[str, str]]:
 
     def tables(wildcards: Any) -> dict[str, str]:
         wide = "infinite_width" in plan.figures.get(wildcards.study, ())
-        names = (*FOUND, *(FIGURES["infinite_width"] if wide else ()))
+        names = (*TABLES_OF_FINDINGS, *(FIGURES["infinite_width"] if wide else ()))
         return {name: f"results/studies/{wildcards.study}/{name}.csv" for name in names}
 
     return tables
