@@ -1,5 +1,7 @@
 """The library's measure of any network: closed form, equal input forms, refusals, the example."""
 
+import copy
+import math
 import os
 import subprocess
 import sys
@@ -59,6 +61,27 @@ def test_state_dicts_and_flat_weights_say_the_same_and_the_network_is_left_alone
     assert torch.equal(network.weight, before)
 
 
+def test_whatever_holds_the_same_numbers_measures_the_same(linear):
+    """NumPy arrays, one-pass iterators, targets of a graph, weights laid out in another order."""
+    network, x, y, weights, times = linear
+    flat = speedlimits.measure(network, x, y, weights, times)
+    strided = nn.Linear(D, C, bias=False).double()
+    strided.weight = nn.Parameter(network.weight.detach().T.contiguous().T)
+    assert not strided.weight.is_contiguous()
+    graph = y.clone().requires_grad_()
+    states = ({"weight": w.reshape(C, D)} for w in weights)
+    for others in [
+        (network, x.numpy(), y.numpy(), iter(weights), torch.from_numpy(times)),
+        (network, x, graph, states, times),
+        (strided, x, y, torch.from_numpy(weights).requires_grad_(), times),
+    ]:
+        for a, b in zip(flat, speedlimits.measure(*others), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+    half = torch.from_numpy(weights).bfloat16()
+    a, b = (speedlimits.measure(network, x, y, w, times) for w in (half, half.double()))
+    np.testing.assert_array_equal(a.inefficiency, b.inefficiency)
+
+
 class Random(nn.Linear):
     def forward(self, x):
         return super().forward(x) + torch.randn(len(x), self.out_features)
@@ -67,6 +90,11 @@ class Random(nn.Linear):
 class Mean(nn.Linear):
     def forward(self, x):
         return super().forward(x - x.mean(dim=0))
+
+
+class Recurrent(nn.LSTM):
+    def forward(self, x):
+        return super().forward(x[:, :, None])[0][:, -1]
 
 
 def frozen():
@@ -93,12 +121,25 @@ BAD = [
     (nn.Linear(D, C), X.long(), Y, "inputs are torch.int64"),
     (nn.Linear(D, C), X, Y[:-1], "one row per input"),
     (nn.Linear(D, C), X, Y[:, 0], "one row per input"),
+    (nn.Linear(D, C), X[:0], Y[:0], "there are no inputs"),
+    (nn.Linear(D, C), X, Y * math.nan, "targets hold 24 values that are not finite"),
+    (nn.Linear(D, C), X, Y + 1j, "targets are torch.complex64"),
+    (nn.Linear(D, C), torch.cat([X[:-1], X[-1:] / 0]), Y, "inputs hold 5 values that are not"),
+    (torch.jit.trace(nn.Linear(D, C), X), X, Y, "compiled by torch.jit"),
+    (nn.DataParallel(nn.Linear(D, C)), X, Y, "give the network inside, network.module"),
+    (nn.utils.weight_norm(nn.Linear(D, C)), X, Y, "network cannot be copied"),
+    (
+        Recurrent(1, C, batch_first=True),
+        X,
+        Y,
+        "NTK of the network cannot be .* kernel=False",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("network", "x", "y", "words"), BAD)
 def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words):
-    states = [network.state_dict()] * 2
+    states = [copy.deepcopy(network.state_dict()) for _ in range(2)]
     with pytest.raises(ValueError, match=words) as caught:
         speedlimits.measure(network, x, y, states, [0, 1])
     assert "\n" not in str(caught.value)
@@ -111,11 +152,50 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words
         (np.zeros((2, 12)), [0, 1, 2], "one for each of the 2 snapshots"),
         (np.zeros((2, 12)), [1, 0], "must increase"),
         ([{"weight": torch.zeros(C, D)}] * 2, [0, 1], "lacks the weights bias"),
+        ([], [], "there must be at least 2"),
+        (np.zeros((2, 12)), [0, math.inf], "must increase and be finite"),
+        (np.array([[0.0] * 12, [math.nan] * 12]), [0, 1], "snapshot 1 holds 12 values that are"),
+        (np.zeros((2, 12)) + 1j, [0, 1], "snapshots are complex"),
+        (np.array([["0"] * 12] * 2), [0, 1], "snapshots are no numbers"),
+        ({0: np.zeros(12), 1: np.zeros(12)}, [0, 1], "snapshots are a dict"),
+        ([nn.Linear(D, C)] * 2, [0, 1], "snapshots are Linear"),
+        (
+            # as many numbers as there are weights, in another order
+            [{"weight": torch.zeros(D, C), "bias": torch.zeros(C)} for _ in range(2)],
+            [0, 1],
+            r"snapshot 0 gives weight the shape \(5, 2\), the network \(2, 5\)",
+        ),
+        (
+            [nn.Linear(D, C).state_dict() | {"scale": torch.ones(1)} for _ in range(2)],
+            [0, 1],
+            "snapshot 0 holds scale, which the network does not have",
+        ),
     ],
 )
 def test_snapshots_that_do_not_fit_are_refused(snapshots, times, words):
     with pytest.raises(ValueError, match=words):
         speedlimits.measure(nn.Linear(D, C), X, Y, snapshots, times)
+
+
+def test_snapshots_that_are_all_the_weights_of_now_are_refused():
+    """What ``snapshots.append(network.state_dict())`` collects, which would give NaN throughout."""
+    network, snapshots = nn.Linear(D, C), []
+    for _ in range(2):
+        snapshots.append(network.state_dict())
+        with torch.no_grad():
+            network.weight += 1
+    with pytest.raises(ValueError, match=r"copy.deepcopy\(network.state_dict\(\)\)"):
+        speedlimits.measure(network, X, Y, snapshots, [0, 1])
+
+
+def test_a_state_beside_the_weights_must_not_change_along_the_snapshots():
+    """A normalisation trained with batches and measured in eval mode is another loss each time."""
+    network = nn.Sequential(nn.Linear(D, C), nn.BatchNorm1d(C)).eval()
+    snapshots = [copy.deepcopy(network.state_dict())]
+    network.train()(X)
+    snapshots.append(copy.deepcopy(network.eval().state_dict()))
+    with pytest.raises(ValueError, match="buffer 1.running_mean of snapshot 0 differs"):
+        speedlimits.measure(network, X, Y, snapshots, [0, 1])
 
 
 def test_import_is_light_and_the_example_runs():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +46,9 @@ class Measurement(NamedTuple):
 
 def measure(
     network: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    snapshots: Sequence[Mapping[str, Tensor]] | ArrayLike | Tensor,
+    inputs: Tensor | NDArray,
+    targets: Tensor | NDArray,
+    snapshots: Iterable[Mapping[str, Tensor]] | ArrayLike | Tensor,
     times: ArrayLike,
     *,
     kernel: bool = True,
@@ -62,8 +62,8 @@ def measure(
 
     Args:
         network: maps (N, ...) to (N, C), sample by sample.
-        inputs: training inputs, shape (N, ...).
-        targets: y, shape (N, C).
+        inputs: training inputs, tensor or array of shape (N, ...).
+        targets: y, tensor or array of shape (N, C).
         snapshots: state dicts of the network, or flat weights (M, P) in the order of
             ``torch.nn.utils.parameters_to_vector``; the first one is the start.
         times: their training times, increasing, shape (M,).
@@ -74,22 +74,27 @@ def measure(
         The measurement.
 
     Raises:
-        ValueError: in one sentence, if the network mixes samples, is random, has frozen weights or
-            does not fit the targets, or if snapshots and times do not fit.
+        ValueError: in one sentence, if the network mixes samples, is random, has frozen weights, no
+            kernel or does not fit the targets, if numbers are not finite, or if snapshots and times
+            do not fit: of another network, or references to one and the same weights.
     """
-    network = copy.deepcopy(network)
+    inputs, targets = (torch.as_tensor(values).detach() for values in (inputs, targets))
     if targets.dim() != 2 or len(targets) != len(inputs):
         raise ValueError(
             f"targets have shape {tuple(targets.shape)}; they must be ({len(inputs)}, outputs), "
             "one row per input"
         )
+    _check_numbers("inputs", inputs)
+    _check_numbers("targets", targets)
+    network = _copy(network)
     check_network(network, inputs, targets.shape[1])
     weights = _flat_weights(network, snapshots)
     times = np.asarray(times, float)
-    if times.shape != (len(weights),) or len(times) < 2 or not np.all(np.diff(times) > 0):
+    fit = times.shape == (len(weights),) and len(times) >= 2
+    if not fit or not np.isfinite(times).all() or not np.all(np.diff(times) > 0):
         raise ValueError(
-            f"times have shape {times.shape}; they must increase, one for each of the "
-            f"{len(weights)} snapshots, of which there must be at least 2"
+            f"times have shape {times.shape}; they must increase and be finite, one for each of "
+            f"the {len(weights)} snapshots, of which there must be at least 2"
         )
     loss = TrainingLoss(network, inputs, targets)
     outputs = [loss.outputs(theta, inputs).double().cpu().numpy() for theta in weights]
@@ -101,7 +106,13 @@ def measure(
     predicted = np.full(len(time), np.nan)
     if kernel:
         nn.utils.vector_to_parameters(weights[0].to(loss.inputs), network.parameters())
-        theta_kernel = empirical_ntk(network, loss.inputs, memory_bytes=memory_bytes)
+        try:
+            theta_kernel = empirical_ntk(network, loss.inputs, memory_bytes=memory_bytes)
+        except RuntimeError as error:  # also of operations that torch.func does not know
+            raise ValueError(
+                f"the NTK of the network cannot be computed ({type(error).__name__}: "
+                f"{_first_line(error)}); kernel=False measures without the prediction"
+            ) from error
         values, projections = eigenvalues_and_projections(
             theta_kernel.cpu().numpy(), (y - outputs[0]).reshape(-1)
         )
@@ -119,27 +130,124 @@ def measure(
     )
 
 
+def _copy(network: nn.Module) -> nn.Module:
+    """Return a copy whose weights lie in memory as flat vectors need them.
+
+    Raises:
+        ValueError: if torch cannot copy the network.
+    """
+    try:
+        network = copy.deepcopy(network)
+    except Exception as error:
+        raise ValueError(
+            f"the network cannot be copied ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not isinstance(parameter, nn.UninitializedParameter):
+                parameter.data = parameter.data.contiguous()
+    return network
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return next(iter(str(error).splitlines()), "")
+
+
+def _check_numbers(name: str, values: Tensor) -> None:
+    """Raise unless a tensor (N, ...) holds finite real numbers.
+
+    Raises:
+        ValueError: in one sentence, if there are none, or some are complex, NaN or infinite.
+    """
+    if not values.numel():
+        raise ValueError(f"there are no {name}")
+    if values.is_complex():
+        raise ValueError(f"the {name} are {values.dtype}; they must be real")
+    wrong = int((~torch.isfinite(values)).sum())
+    if wrong:
+        raise ValueError(f"the {name} hold {wrong} values that are not finite")
+
+
 def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:
     """Return the snapshots as one float64 tensor (M, P).
 
     Raises:
-        ValueError: if a snapshot lacks weights or has another number of them.
+        ValueError: if they are not the finite weights of this network, each of its own time.
     """
-    names = [name for name, _ in network.named_parameters()]
+    if isinstance(snapshots, (Mapping, nn.Module)):
+        kind = type(snapshots).__name__
+        raise ValueError(f"the snapshots are a {kind}; give a list, one entry for each time")
+    rows = list(snapshots)
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        _check_states(network, rows)
+        names = [name for name, _ in network.named_parameters()]
+        rows = [np.concatenate([_array(state[name]).ravel() for name in names]) for state in rows]
+    rows = [_array(row) for row in rows]
     size = sum(p.numel() for p in network.parameters())
-    if not isinstance(snapshots, (Tensor, np.ndarray)) and isinstance(snapshots[0], Mapping):
-        missing = [name for state in snapshots for name in names if name not in state]
-        if missing:
-            raise ValueError(f"a snapshot lacks the weights {missing[0]} of the network")
-        rows = [
-            torch.cat([s[name].detach().flatten().double() for name in names]) for s in snapshots
-        ]
-        weights = torch.stack([row.cpu() for row in rows])
-    else:
-        rows = [x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in snapshots]
-        weights = torch.as_tensor(np.asarray(rows, float))
-    if weights.dim() != 2 or weights.shape[1] != size:
+    wrong = [row.shape for row in rows if row.shape != (size,)]
+    if wrong:
+        shape = (len(rows), *wrong[0])
+        raise ValueError(f"the snapshots have shape {shape}; they must be (snapshots, {size})")
+    for k, row in enumerate(rows):
+        count = int((~np.isfinite(row)).sum())
+        if count:
+            raise ValueError(f"snapshot {k} holds {count} values that are not finite; leave it out")
+    return torch.from_numpy(np.reshape(rows, (len(rows), size)))
+
+
+def _array(values: object) -> NDArray[np.float64]:
+    """Return weights as a float64 array of their shape.
+
+    Raises:
+        ValueError: if they are no real numbers.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values if values.is_complex() else values.double()
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        kinds = {"c": "complex", "O": type(values).__name__}
+        what = kinds.get(array.dtype.kind, "no numbers")
+        raise ValueError(f"the snapshots are {what}; give state dicts, or flat weights of floats")
+    return array.astype(np.float64)
+
+
+def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> None:
+    """Raise unless state dicts are states of this network, each of its own time.
+
+    Raises:
+        ValueError: if weights are missing, unknown or of another shape, if a buffer changes along
+            the snapshots, or if all are references to the weights of now.
+    """
+    known, weights = network.state_dict(), dict(network.named_parameters())
+    buffers = dict(network.named_buffers())
+    for k, state in enumerate(states):
+        for name, weight in weights.items():
+            if name not in state:
+                raise ValueError(f"a snapshot lacks the weights {name} of the network")
+            shape = tuple(np.shape(state[name]))
+            if shape != tuple(weight.shape):  # a transposed layer has as many weights
+                raise ValueError(
+                    f"snapshot {k} gives {name} the shape {shape}, the network "
+                    f"{tuple(weight.shape)}"
+                )
+        for name in state:
+            if name not in known:
+                raise ValueError(f"snapshot {k} holds {name}, which the network does not have")
+            held = buffers.get(name)
+            if held is None:
+                continue
+            if not torch.equal(torch.as_tensor(state[name]).to(held), held):
+                raise ValueError(
+                    f"the buffer {name} of snapshot {k} differs from the network's; a loss of the "
+                    "weights alone needs the same in all: train and measure in eval mode"
+                )
+    first = [value for value in states[0].values() if torch.is_tensor(value) and value.numel()]
+    later = [state[name] for state in states[1:] for name in weights]
+    places = {value.data_ptr() for value in first}
+    if any(torch.is_tensor(value) and value.data_ptr() in places for value in later):
         raise ValueError(
-            f"the snapshots have shape {tuple(weights.shape)}; they must be (snapshots, {size})"
+            "the snapshots share their memory, so that all are the weights of now; keep "
+            "copy.deepcopy(network.state_dict())"
         )
-    return weights

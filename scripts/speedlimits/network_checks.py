@@ -36,6 +36,14 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
     """
     parameters = dict(network.named_parameters())
     check_parameters(network)
+    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        kind = type(network).__name__
+        raise ValueError(f"the network is {kind}; give the network inside, network.module")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise ValueError(
+            "the network is compiled by torch.jit, which hides its weights from torch.func; give "
+            "the plain module"
+        )
     dtypes = list(dict.fromkeys(parameter.dtype for parameter in parameters.values()))
     if len(dtypes) > 1:
         raise ValueError(
