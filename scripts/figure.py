@@ -6,12 +6,17 @@ import importlib
 
 from pipeline.log import logged
 from pipeline.stores import read_netcdf, read_table
-from plots.style import save, use_style
+from plots.style import cut_intervals, save, use_style
+
+RATIOS = ("speed_limits", "outcomes")  # tables whose intervals are those of ratios
 
 
-def read(path: str):
-    """Return a table or a dataset, by its ending."""
-    return read_table(path) if path.endswith(".csv") else read_netcdf(path)
+def read(name: str, path: str):
+    """Return a table, with intervals no longer than a figure can show, or a dataset."""
+    if not path.endswith(".csv"):
+        return read_netcdf(path)
+    table = read_table(path)
+    return cut_intervals(table) if name in RATIOS else table
 
 
 def main(snakemake) -> None:
@@ -20,7 +25,7 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         use_style()
         module = importlib.import_module(f"plots.{settings['figure']}")
-        figure = module.draw(**{name: read(path) for name, path in snakemake.input.items()})
+        figure = module.draw(**{name: read(name, path) for name, path in snakemake.input.items()})
         save(figure, [snakemake.output.png, snakemake.output.pdf], dpi=settings["dpi"])
 
 

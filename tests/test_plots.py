@@ -491,6 +491,33 @@ def test_a_single_realisation_has_no_band(name, drawn):
     assert not bands(draw(name, study(SIZES[:2], realisations=1)))
 
 
+@pytest.mark.parametrize("name", ["outcomes", *BOUNDED, "path_length_ratio", "generalisation"])
+def test_intervals_without_an_end_leave_the_curves_their_axes(name, tables):
+    """Two runs at a confidence of 99.99 %: ratios from 0 to infinity."""
+    given = dict(tables)
+    for table in ("speed_limits", "outcomes"):
+        wide = tables[table].copy()
+        wide.loc[:, wide.columns.str.endswith("_low")] = 0.0
+        wide.loc[:, wide.columns.str.endswith("_high")] = np.inf
+        given[table] = style.cut_intervals(wide)
+    figure, narrow = draw(name, given, render=True), draw(name, tables)
+    for axes, usual in zip(panels(figure), panels(narrow), strict=True):
+        low, high = axes.get_ylim()
+        assert low > 0 or usual.get_yscale() == "linear"
+        assert high <= style.WIDEST**2 * usual.get_ylim()[1]
+
+
+def test_only_intervals_of_ratios_are_cut_and_what_is_missing_stays_missing():
+    table = pd.DataFrame(
+        {"a": [2.0, 2.0, -1.0, np.nan], "a_low": [0.0, 1.0, -9e9, np.nan],
+         "a_high": [np.inf, 3.0, 9e9, np.nan], "low": 4.0}
+    )  # fmt: skip
+    cut = style.cut_intervals(table)
+    np.testing.assert_array_equal(cut["a_low"], [0.002, 1.0, -9e9, np.nan])
+    np.testing.assert_array_equal(cut["a_high"], [2000.0, 3.0, 9e9, np.nan])
+    assert cut[["a", "low"]].equals(table[["a", "low"]])
+
+
 def test_long_names_leave_the_panels_of_the_length_ratio_their_width():
     names = [f"a name of some length, output scale {scale}" for scale in range(8)]
     tables = study([{"path": name, "case": name} for name in names])

@@ -61,6 +61,7 @@ VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "sub
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = "warm start not reached\n(test accuracy stays below\nthe threshold)"
 NOTHING = "nothing to show"
+WIDEST = 1e3  # own choice: a ratio that is known no better than to three decades is not known
 
 
 class Ensemble(NamedTuple):
@@ -347,6 +348,25 @@ def fitted(exponents: pd.DataFrame, ensemble: str, moment: str, kernel: str) -> 
     if len(rows) == 0 or not np.isfinite(rows.iloc[0][["alpha", "delta"]].astype(float)).all():
         return None
     return rows.iloc[0]
+
+
+def cut_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose intervals end a factor ``WIDEST`` above and below their value.
+
+    Two runs and a high confidence level make Student's quantile so large that the ends of a ratio
+    are 0 and infinity, or hundreds of decades apart: on a logarithmic axis of that length every
+    curve is a flat line. Intervals of what can be negative stay as they are.
+
+    Args:
+        table: with the columns NAME, ``NAME_low`` and ``NAME_high``; it is not changed.
+    """
+    table = table.copy()
+    for name in [column.removesuffix("_low") for column in table if column.endswith("_low")]:
+        value, low, high = (table[column] for column in (name, f"{name}_low", f"{name}_high"))
+        ratio = (value > 0) & (low >= 0)
+        table[f"{name}_low"] = low.where(~ratio, np.maximum(low, value / WIDEST))
+        table[f"{name}_high"] = high.where(~ratio, np.minimum(high, value * WIDEST))
+    return table
 
 
 def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:
