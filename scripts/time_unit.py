@@ -14,7 +14,11 @@ from speedlimits.kernel import largest_eigenvalue
 
 
 def main(snakemake) -> None:
-    """Run the rule ``time_unit``."""
+    """Run the rule ``time_unit``.
+
+    Raises:
+        ValueError: if lambda_1 is zero.
+    """
     settings = snakemake.params.settings
     resources = snakemake.resources
     with logged(snakemake.log[0]):
@@ -26,6 +30,12 @@ def main(snakemake) -> None:
         problem = build_problem(settings, snakemake.input[0], 0, device)
         lambda_1 = largest_eigenvalue(problem.network, problem.inputs)
         print(f"lambda_1 = {lambda_1:.6g} on {describe_device(device)}")
+        if not lambda_1 > 0:
+            raise ValueError(
+                f"lambda_1 is {lambda_1:g} at the start of realisation 0, whose outputs depend on "
+                "no weight (dead ReLUs?), and 1/lambda_1 is the unit of time; take a larger width, "
+                "another initialisation or another seed"
+            )
         write_json(
             {
                 "lambda_1": lambda_1,

@@ -146,3 +146,16 @@ def test_decomposing_at_once_measures_the_same(kind):
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-8)
+
+
+@pytest.mark.parametrize("limit", [1000, 100])
+def test_a_dead_network_has_a_spectrum_of_zeros_and_no_alignment(spectrum, limit):
+    """What a training with too large steps may end as, and a start of very few units be."""
+    found = spectrum(depth=20, width=1, full_rows_limit=limit)
+    kinds = [name.split("_")[-1] for name in found if name.startswith("eigenvalues_")]
+    assert kinds
+    for kind in kinds:
+        np.testing.assert_array_equal(found[f"eigenvalues_{kind}"], 0)
+        assert np.isnan(found.get(f"alignment_{kind}", np.nan))
+        residue = float(found[f"residue_projections_{kind}"].sum())
+        assert residue == pytest.approx(20)  # f = 0 and 20 one-hot targets

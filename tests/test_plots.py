@@ -597,6 +597,14 @@ def test_a_mean_of_training_ends_where_a_run_diverges(tables):
     assert sorted(ends)[0] <= 10 and np.allclose(sorted(ends)[1:], 1e3)
 
 
+def test_a_training_that_diverges_in_its_first_step_is_said_to(tables):
+    table = tables["training_curves"].copy()
+    lost = table["time"] > 0
+    table.loc[lost, ["train_loss_per_sample", "test_loss_per_sample", "test_accuracy"]] = np.nan
+    figure = draw("training_curves", tables | {"training_curves": table}, render=True)
+    assert sum("diverged before" in text for text in texts(figure)) == 3
+
+
 def test_trend_is_annotated_with_interval_and_p_value(drawn):
     figure = drawn("inefficiency_size")
     text = "slope \N{MINUS SIGN}0.12 [\N{MINUS SIGN}0.20, \N{MINUS SIGN}0.05]"

@@ -474,3 +474,11 @@ def test_the_recorded_gradient_is_that_of_the_recorded_weights(trained):
         outputs = torch.relu(2**0.5 * x @ first.T) @ second.T
         (gradient,) = torch.autograd.grad(0.5 * (outputs - y).square().sum(), theta)
         assert norm == pytest.approx(gradient.norm().item(), rel=1e-4)  # weights in float32
+
+
+def test_a_network_that_is_dead_at_the_start_gives_no_unit_of_time(trained, tmp_path):
+    """Twenty single ReLUs one after the other: none but one start in a million lets a signal by."""
+    with pytest.raises(SystemExit):
+        trained(depth=20, width=1)
+    told = (tmp_path / "job.log").read_text().splitlines()[-1]
+    assert "lambda_1 is 0 at the start of realisation 0" in told and "a larger width" in told

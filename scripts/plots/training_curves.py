@@ -40,9 +40,13 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
         panel.set_xlabel(r"Training time $\lambda_1 t$")
         panel.set_ylabel(label)
         style.panel_title(panel, letter, "")
-        measured = training_curves[column].notna().any()
-        if not measured:  # no test part, or real targets, which have no accuracy
+        at = training_curves.loc[training_curves[column].notna(), "time"]
+        measured = (at > 0).any()
+        if not measured and len(at):
+            style.say(panel, "diverged before\nthe first snapshot")
+        elif not measured:  # no test part, or real targets, which have no accuracy
             style.say(panel, "not measured\n(no test part,\nor no classes)")
+        if not measured:
             panel.set_yticks([])
         style.log_axes(panel, "x" if column == "test_accuracy" or not measured else "xy")
     if "adam" in set(training_curves["dynamics"]):

@@ -219,10 +219,11 @@ def drift(matrix: Array, start: Array, cross: Array) -> float:
         cross: J_0^T J_t, shape (P, P).
 
     Returns:
-        The drift, dimensionless, at least 0.
+        The drift, dimensionless, at least 0; NaN if G_0 is zero.
     """
-    squares = (matrix**2).sum() + (start**2).sum() - 2 * (cross**2).sum()
-    return float(np.sqrt(max(squares, 0.0) / (start**2).sum()))
+    size = (start**2).sum()
+    squares = (matrix**2).sum() + size - 2 * (cross**2).sum()
+    return float(np.sqrt(max(squares, 0.0) / size)) if size > 0.0 else math.nan
 
 
 def alignment(matrix: Array, pulled_targets: Array, targets: Array) -> float:
@@ -234,9 +235,10 @@ def alignment(matrix: Array, pulled_targets: Array, targets: Array) -> float:
         targets: y, any shape.
 
     Returns:
-        Between 0 and 1 (Cristianini et al. 2001, equation 3).
+        Between 0 and 1 (Cristianini et al. 2001, equation 3); NaN if G or y is zero.
     """
-    return float((pulled_targets**2).sum() / (np.linalg.norm(matrix) * (targets**2).sum()))
+    norms = np.linalg.norm(matrix) * (targets**2).sum()
+    return float((pulled_targets**2).sum() / norms) if norms > 0.0 else math.nan
 
 
 def overlap(matrix: Array, start: Array, cross: Array, count: int) -> float:

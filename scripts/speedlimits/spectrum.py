@@ -7,6 +7,7 @@ Delta_k^2 = (v_k . Delta)^2 is the residue projection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -200,18 +201,16 @@ def kernel_drift(theta_t: ArrayLike, theta_0: ArrayLike) -> float:
         theta_0: (K, K) kernel at the start.
 
     Returns:
-        The relative drift.
+        The relative drift; NaN if Theta_0 is zero, as of a network that is dead at the start.
 
     Raises:
-        ValueError: if the shapes differ or Theta_0 is zero.
+        ValueError: if the shapes differ.
     """
     later, start = np.asarray(theta_t, float), np.asarray(theta_0, float)
     if later.shape != start.shape:
         raise ValueError(f"kernels of shapes {later.shape} and {start.shape} cannot be compared")
     norm = np.linalg.norm(start)
-    if norm == 0.0:
-        raise ValueError("the kernel at the start is zero, so its relative drift is undefined")
-    return float(np.linalg.norm(later - start) / norm)
+    return float(np.linalg.norm(later - start) / norm) if norm > 0.0 else math.nan
 
 
 def kernel_target_alignment(kernel: ArrayLike, targets: ArrayLike) -> float:
@@ -222,17 +221,16 @@ def kernel_target_alignment(kernel: ArrayLike, targets: ArrayLike) -> float:
         targets: (K,) or (K, outputs), or (N, C) with N C = K, read sample-major.
 
     Returns:
-        Between -1 and 1; between 0 and 1 for a positive semi-definite kernel.
+        Between -1 and 1; between 0 and 1 for a positive semi-definite kernel; NaN if either matrix
+        is zero, as the kernel of a network all of whose ReLUs are dead.
 
     Raises:
-        ValueError: if the shapes do not match or either matrix is zero.
+        ValueError: if the shapes do not match.
     """
     kernel = _square(kernel)
     y = _columns(targets, len(kernel))
     norms = np.linalg.norm(kernel) * np.linalg.norm(y.T @ y)
-    if norms == 0.0:
-        raise ValueError("the alignment of a zero kernel or of zero targets is undefined")
-    return float(np.sum(y * (kernel @ y)) / norms)
+    return float(np.sum(y * (kernel @ y)) / norms) if norms > 0.0 else math.nan
 
 
 def noise_floor(eigenvalues: ArrayLike) -> float:
