@@ -13,6 +13,7 @@ import pytest
 import subset
 import torch
 import warm_start
+import xarray as xr
 import zarr
 from conftest import ROOT, RUN
 
@@ -47,7 +48,7 @@ def write(path, content):
         return path
     group = zarr.open_group(path, mode="w")
     for name, values in content.items():
-        group.create_array(name, data=values)
+        group.create_array(name, data=values, config={"write_empty_chunks": True})
     return path
 
 
@@ -133,6 +134,33 @@ def test_pickles_are_never_opened(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="pickled"):
         read("mine.zarr")
     assert not (tmp_path / "owned.txt").exists()
+
+
+@pytest.mark.parametrize("ending", [".npz", ".zarr"])
+def test_the_order_of_bytes_and_axes_in_memory_changes_nothing(tmp_path, ending):
+    foreign = {
+        "train_inputs": np.asfortranarray(VECTORS["train_inputs"].astype(">f8")),
+        "train_targets": VECTORS["train_targets"].astype(">f8"),
+    }
+    found = read(write(tmp_path / f"mine{ending}", foreign))
+    for name, values in VECTORS.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].dtype == np.float64 and found[name].dtype.isnative
+
+
+def test_zarr_arrays_that_would_be_read_as_other_numbers_are_refused(tmp_path):
+    path, values = tmp_path / "mine.zarr", VECTORS["train_inputs"]
+    content = {"train_inputs": ("n", "d"), "train_targets": ("n", "c")}
+    data = xr.Dataset({name: (dims, VECTORS[name]) for name, dims in content.items()})
+    packing = {"dtype": "f8", "scale_factor": 0.5, "add_offset": 3.0}
+    data.to_zarr(path, encoding={"train_inputs": packing}, mode="w")
+    with pytest.raises(DataError, match="train_inputs has the attribute scale_factor"):
+        layout(path)
+    data.to_zarr(path, encoding={"train_inputs": {"chunks": (5, 6)}}, mode="w")
+    np.testing.assert_array_equal(read(path)["train_inputs"], values)
+    next(p for p in (path / "train_inputs" / "c").rglob("*") if p.is_file()).unlink()
+    with pytest.raises(DataError, match="1 of 4 chunks of train_inputs are missing"):
+        layout(path)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path):

@@ -21,6 +21,8 @@ ENDINGS = (".npz", ".zarr")
 PARTS = ("train", "test")
 NAMES = tuple(f"{part}_{what}" for part in PARTS for what in ("inputs", "labels", "targets"))
 INPUT_AXES = {2: ("component",), 4: ("channel", "height", "width")}
+FLOATS = (np.float32, np.float64)
+PACKED = ("scale_factor", "add_offset")  # attributes under which values are not what is stored
 # Of one array in the NetCDF file of the prepared data: 32-bit sizes, format 2.
 LARGEST_BYTES = 2**32 - 4
 
@@ -99,7 +101,7 @@ def _zarr_arrays(path: Path) -> dict[str, Lazy]:
     """Return the arrays of a Zarr group; codecs that unpickle are refused by name.
 
     Raises:
-        DataError: if there is one.
+        DataError: if there is one, if an array is packed, or if chunks of one are missing.
     """
     import zarr
 
@@ -108,11 +110,23 @@ def _zarr_arrays(path: Path) -> dict[str, Lazy]:
             if "pickle" in file.read_text(encoding="utf-8"):
                 raise DataError(f"{path} holds pickled values ({file.parent.name}), which are "
                                 "never read; store plain numbers")  # fmt: skip
-    group = zarr.open_group(path, mode="r")
-    return {
-        name: Lazy(array.shape, array.dtype, lambda array=array: np.asarray(array[...]))
-        for name, array in group.arrays()
-    }
+    found = {}
+    for name, array in zarr.open_group(path, mode="r").arrays():
+        packed = [key for key in PACKED if key in array.attrs]
+        if packed:
+            raise DataError(
+                f"{path}: {name} has the attribute {packed[0]}, by which xarray packs numbers; "
+                "store the numbers themselves"
+            )
+        missing = array.nchunks - array.nchunks_initialized
+        if missing:
+            raise DataError(
+                f"{path}: {missing} of {array.nchunks} chunks of {name} are missing, for which "
+                f"zarr would put {array.fill_value}; copy it again, or if they hold just that, "
+                "write it with write_empty_chunks"
+            )
+        found[name] = Lazy(array.shape, array.dtype, lambda array=array: np.asarray(array[...]))
+    return found
 
 
 class Layout(NamedTuple):
@@ -212,10 +226,11 @@ def _check_inputs(path: str | Path, found: dict[str, Lazy], part: str) -> tuple[
             f"{path}: {name} has the shape {tuple(shape)}; it must be (n, channels, height, width) "
             "for images or (n, d) for vectors, without empty axes"
         )
-    if dtype not in (np.float32, np.float64):
+    if dtype.newbyteorder("=") not in FLOATS:
+        hint = "write it by .astype(numpy.float32)"
+        hint = hint if dtype.kind in "fc" else "grey values 0 to 255: divide by 255"
         raise DataError(
-            f"{path}: {name} has the type {dtype}; it must be float32 or float64 (grey values 0 to "
-            "255: divide by 255)"
+            f"{path}: {name} has the type {dtype}; it must be float32 or float64 ({hint})"
         )
     if np.prod(shape) * dtype.itemsize > LARGEST_BYTES:
         raise DataError(f"{path}: {name} has more than 4 GiB; give fewer samples or float32")
@@ -249,7 +264,7 @@ def _check_targets(
             f"{wanted}"
         )
     if not labels:
-        if dtype not in (np.float32, np.float64):
+        if dtype.newbyteorder("=") not in FLOATS:
             raise DataError(
                 f"{path}: {name} has the type {dtype}; it must be float32 or float64 (integer "
                 f"classes are called {name.replace('targets', 'labels')})"
@@ -308,5 +323,7 @@ def read(path: str | Path) -> dict[str, Any]:
             array = array.astype(np.int32)
         elif name.endswith("targets"):
             array = array.reshape(len(array), -1).astype(np.float64)
+        else:
+            array = array.astype(array.dtype.newbyteorder("="))
         values[name] = array
     return values
