@@ -259,6 +259,15 @@ def test_one_hot_and_real_targets_are_not_mixed_up(job):
         build_problem(SETTINGS | REAL, "n.nc", 0, torch.device("cpu"))
 
 
+def test_numbers_beyond_the_precision_of_the_network_are_refused(job):
+    large = IMAGES | {"train_inputs": IMAGES["train_inputs"].astype(float) * 1e200}
+    subset_of(job, large, SETTINGS | {"normalise": False})
+    precise = {"precision": "float64", "normalise": False}
+    build_problem(SETTINGS | precise, "n.nc", 0, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"reach .*e\+200, beyond float32; divide them"):
+        build_problem(SETTINGS | precise | {"precision": "float32"}, "n.nc", 0, torch.device("cpu"))
+
+
 def test_real_targets_without_test_part_train_and_leave_test_values_missing(job, train_with):
     settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20}
     data = subset_of(job, VECTORS, settings)

@@ -93,6 +93,9 @@ def build_problem(
 
     Returns:
         The problem, in the precision of the settings.
+
+    Raises:
+        ValueError: if numbers of the data are too large for that precision.
     """
     data = read_netcdf(subset_path)
     dtype = DTYPES[settings["precision"]]
@@ -100,7 +103,13 @@ def build_problem(
     network = build_network(settings, data, seed).to(device)
 
     def tensor(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values)).to(device, dtype)
+        found = torch.as_tensor(np.ascontiguousarray(values)).to(device, dtype)
+        if not torch.isfinite(found).all():
+            raise ValueError(
+                f"inputs or targets of {settings['dataset']} reach {np.abs(values).max():.3g}, "
+                f"beyond {settings['precision']}; divide them, or set precision: float64"
+            )
+        return found
 
     inputs, plain_targets = tensor(data["train_inputs"].values), tensor(targets(data, settings))
     test_inputs, test_targets = inputs[:0], plain_targets[:0]
