@@ -5,6 +5,7 @@ Data -> training -> kernel -> analysis -> figures; each theme has its file in ru
 
 import logging
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
@@ -23,7 +24,8 @@ from pipeline.workdir import refuse_what_cannot_start, register
 logging.raiseExceptions = False
 
 
-configfile: "config.yaml"
+# The shipped one where the working folder (--directory) has none of its own.
+configfile: "config.yaml" if Path("config.yaml").is_file() else f"{workflow.basedir}/config.yaml"
 
 
 report: "report/workflow.rst"

@@ -629,6 +629,21 @@ def test_bad_files_end_the_real_command_without_a_traceback(tmp_path, content, w
     assert not (tmp_path / "results").exists()
 
 
+def test_a_folder_without_a_configuration_takes_the_shipped_one(tmp_path):
+    """What messages advise: work in another folder (--directory)."""
+    folder = tmp_path / "another folder, ünïcödé"
+    folder.mkdir()
+    base = [sys.executable, "-m", "snakemake", "-n", "results/data/digits/images.nc"]
+    base += ["--directory", str(folder)]
+    for more in ([], ["--configfile", str(ROOT / "tests/miniature.yaml")]):
+        done = subprocess.run(base + more, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "prepare" in done.stdout + done.stderr
+    (folder / "config.yaml").write_text("base: {n: 0}\n")
+    done = subprocess.run(base, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "base.n is 0" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
