@@ -471,6 +471,18 @@ def test_largest_eigenvalue_is_within_its_tolerance(network):
     assert first == second
 
 
+def test_leading_eigenvalues_close_together_are_told_apart():
+    """One for each output, 3 to 12 % apart, far above the others: the mean mode of a network."""
+    x = make_inputs(16)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        layers = [nn.Conv2d(x.shape[1], 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten()]
+        size = nn.Sequential(*layers)(x.float()).shape[1]
+        network = nn.Sequential(*layers, nn.Linear(size, 3)).double()
+        exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])
+        assert kernel.largest_eigenvalue(network, x) == pytest.approx(exact, rel=1e-3)
+
+
 def test_largest_eigenvalue_of_one_sample_and_of_a_zero_jacobian():
     network, x = make_network("fully_connected"), make_inputs(1)
     exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])
