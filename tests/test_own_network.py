@@ -365,6 +365,7 @@ def test_networks_of_the_langevin_experiment_are_checked_too(module, shipped_con
 # ------------------------------------------------------------------ in the job, by running it
 
 NETWORKS = """
+import importlib
 import math, random
 import torch
 from torch import nn
@@ -501,6 +502,20 @@ def transposed(*, input_shape, outputs):
     network = fine(input_shape=input_shape, outputs=outputs)
     network.last.weight = nn.Parameter(torch.randn(math.prod(input_shape), outputs).T)
     return network
+
+def bound(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    last = network.last
+    last.forward = lambda h: nn.functional.linear(h, last.weight, last.bias)
+    return network
+
+def pruned(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    importlib.import_module("torch.nn.utils.prune").l1_unstructured(network.last, "weight", 0.3)
+    return network
+
+def softmax(*, input_shape, outputs):
+    return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Softmax(dim=1))
 """
 
 REFUSED = {
@@ -526,6 +541,8 @@ REFUSED = {
     "unseeded": "two calls of the factory with one seed give different weights",
     "detached": "outputs do not depend on the weights",
     "wrong_derivative": "forward derivative of the network does not agree with the reverse one",
+    "bound": "a copy of the network has another gradient",
+    "pruned": "the network cannot be copied",
     "branching": "torch.func cannot take per-sample or forward derivatives",
 }
 INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -533,6 +550,16 @@ INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dty
 
 def drawn(module, factory, seed=3, dtype=torch.float64, **arguments):
     return drawn_own_network(f"{module}:{factory}", arguments, INPUTS, 2, seed, dtype)
+
+
+def test_outputs_that_sum_to_one_have_derivatives_all_the_same(module):
+    network = drawn(module(NETWORKS), "softmax")
+    torch.testing.assert_close(
+        empirical_ntk(network, INPUTS),
+        finite_difference_kernel(network, INPUTS),
+        rtol=1e-6,
+        atol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("factory", REFUSED)

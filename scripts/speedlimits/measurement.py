@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from speedlimits import speed_limit as sl
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
-from speedlimits.network_checks import check_network
+from speedlimits.network_checks import check_network, copied
 from speedlimits.ntk_dynamics import predict
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 
@@ -136,12 +135,7 @@ def _copy(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: if torch cannot copy the network.
     """
-    try:
-        network = copy.deepcopy(network)
-    except Exception as error:
-        raise ValueError(
-            f"the network cannot be copied ({type(error).__name__}: {_first_line(error)})"
-        ) from error
+    network = copied(network)
     with torch.no_grad():
         for parameter in network.parameters():
             if not isinstance(parameter, nn.UninitializedParameter):

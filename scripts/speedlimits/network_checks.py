@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import torch
@@ -141,12 +142,36 @@ def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
         ) from error
 
 
+def copied(network: nn.Module) -> nn.Module:
+    """Return a copy of a network.
+
+    Args:
+        network: to be copied.
+
+    Returns:
+        The copy, of which nothing is shared.
+
+    Raises:
+        ValueError: if torch cannot copy it.
+    """
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:
+        told = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"the network cannot be copied ({type(error).__name__}: {told}); make weights that are "
+            "computed from others, as by pruning, plain parameters"
+        ) from error
+
+
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
 
     Training takes reverse derivatives of a batch, the kernel those of single samples (torch.func)
-    and forward ones. For g = sum_i sum_a f_a(x_i) over two samples, grad g of the batch must be the
-    sum of the samples' gradients, and its product with a tangent the forward derivative along it.
+    and forward ones. For g = sum_i sum_a a f_a(x_i) over two samples, grad g of the batch must be
+    the sum of the samples' gradients, and its product with a tangent the forward derivative along
+    it. (Plain sums of outputs are constant for a softmax.) The loss is that of a copy, which must
+    have the same gradient: a closure or a bound method would still use the original's weights.
 
     Args:
         network: one that ``check_network`` lets pass.
@@ -159,10 +184,13 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     buffers = {name: b.detach() for name, b in network.named_buffers()}
     part = inputs[:2].to(next(iter(parameters.values())))
 
-    def summed(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional.call(network, weights | buffers, x).sum()
+    def total_of(outputs: Tensor) -> Tensor:
+        return (outputs * torch.arange(1, 1 + outputs.shape[1]).to(outputs)).sum()
 
-    total = network(part).sum()
+    def summed(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return total_of(functional.call(network, weights | buffers, x))
+
+    total = total_of(network(part))
     if not total.requires_grad:
         raise ValueError("the outputs do not depend on the weights (no_grad or detach inside?)")
     batch = torch.autograd.grad(total, list(network.parameters()), materialize_grads=True)
@@ -189,6 +217,16 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
         raise ValueError(
             "gradients of single samples do not add up to that of the batch; a custom backward "
             "pass, a hook or a detached part makes one of them wrong"
+        )
+    twin = copied(network)
+    of_copy = total_of(twin(part))
+    ours = list(twin.parameters())
+    found = torch.autograd.grad(of_copy, ours, materialize_grads=True, allow_unused=True)
+    apart = sum((a.double() - b.double()).square().sum() for a, b in zip(found, batch, strict=True))
+    if apart.sqrt() > DERIVATIVE_TOLERANCE * size:
+        raise ValueError(
+            "a copy of the network has another gradient, since it computes with the weights of the "
+            "original; take weights from self, not from a closure or a method bound to another"
         )
     if (forward.double() - along).abs() > DERIVATIVE_TOLERANCE * size * reach:
         raise ValueError(
