@@ -4,25 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from findings import (
-    discretisation_lines,
-    energetic_lines,
-    findings,
-    infinite_width_part,
-    moment_in_words,
-    name_of,
-    named_axes,
-    noise_sentence,
-    optimiser_sentences,
-    outcome_lines,
-    prediction_lines,
-    range_sentences,
-    regime_lines,
-    too_few,
-    transient_lines,
-    transient_summary,
-    transport_sentence,
-)
 
 from pipeline.columns import described
 from pipeline.outcomes import (
@@ -35,6 +16,23 @@ from pipeline.outcomes import (
     outcomes,
 )
 from plots.outcomes import series_label
+from sentences.effects import moment_in_words, too_few
+from sentences.ensembles import (
+    discretisation_lines,
+    energetic_lines,
+    noise_sentence,
+    optimiser_sentences,
+    outcome_lines,
+    prediction_lines,
+    range_sentences,
+    regime_lines,
+    transient_lines,
+    transient_summary,
+    transport_sentence,
+)
+from sentences.infinite_width import infinite_width_part
+from sentences.phrases import name_of, named_axes
+from sentences.study import findings
 from speedlimits import ntk_dynamics
 from speedlimits.dynamics import GradientFlow
 from speedlimits.statistics import geometric_mean, holm, rank_correlation, trend

@@ -6,7 +6,6 @@ the CPU gives.
 
 import itertools
 
-import ntk
 import numpy as np
 import pytest
 import torch
@@ -14,7 +13,7 @@ from conftest import RUN
 from emulated_gpu import card
 
 import speedlimits
-from pipeline import trajectory
+from pipeline import kernels, trajectory
 from pipeline.files import remove
 from pipeline.trajectory import FINISHED
 from speedlimits.ensembles import EnsembleLoss
@@ -107,7 +106,7 @@ def test_training_that_stops_on_a_card_continues_there_to_the_same_bits(
 )
 def test_spectra_on_a_card_are_those_on_the_cpu(spectrum_with, monkeypatch, model, route):
     costs = dict.fromkeys(Cost._fields, 1.0) | {route: 0.0}
-    monkeypatch.setattr(ntk, "spectrum_cost", lambda *_: Cost(**costs))
+    monkeypatch.setattr(kernels, "spectrum_cost", lambda *_: Cost(**costs))
     limits = {"quadrature": (1, 1), "stored": (1, 1000)}.get(route, (1000, 1000))
     limits = dict(zip(("full_rows_limit", "stored_rows_limit"), limits, strict=True))
     settings = SETTINGS | {"model": model} | MODELS[model] | limits

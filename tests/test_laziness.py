@@ -1,6 +1,5 @@
 """Output scale, start subtracted, label noise: from the settings through training to the kernel."""
 
-import ntk
 import numpy as np
 import prepare
 import pytest
@@ -8,6 +7,7 @@ import subset
 import torch
 from conftest import RUN
 
+from pipeline import kernels
 from pipeline.problem import build_problem
 from pipeline.stores import read_json, read_netcdf
 from speedlimits.kernel import Cost
@@ -34,7 +34,7 @@ def test_networks_of_few_weights_move_away_from_the_start_alike_by_both_routes(
     _, _, found = trained(**small)
     assert "taken: the Gauss-Newton matrix" in (tmp_path / "job.log").read_text()
     monkeypatch.setattr(
-        ntk, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=1.0)
+        kernels, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=1.0)
     )
     _, _, explicit = trained(**small)
     assert "taken: the kernel, explicitly" in (tmp_path / "job.log").read_text()

@@ -3,12 +3,12 @@
 import functools
 import re
 
-import ntk
 import numpy as np
 import pytest
 import torch
 from conftest import RUN
 
+from pipeline import kernels
 from pipeline.log import Progress
 from speedlimits.kernel import Cost, spectrum_cost
 from speedlimits.networks import fully_connected, initialise_
@@ -33,7 +33,7 @@ def test_quadrature_gives_the_sums_of_the_explicit_kernel(
     assert "explicitly" in (tmp_path / "job.log").read_text()
     limits = {"full_rows_limit": 199, "stored_rows_limit": 200 if stored else 199}
     monkeypatch.setattr(
-        ntk, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=0.0)
+        kernels, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=0.0)
     )
     free = spectrum(precision=precision, **limits)
     assert "eigenvalues_full" not in free
@@ -58,7 +58,7 @@ def test_gauss_newton_route_gives_the_spectrum_of_the_explicit_kernel(
     found = spectrum(**small)
     assert "taken: the Gauss-Newton matrix" in (tmp_path / "job.log").read_text()
     monkeypatch.setattr(
-        ntk, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=1.0)
+        kernels, "spectrum_cost", lambda *_: Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=1.0)
     )
     explicit = spectrum(**small)
     assert "taken: the kernel, explicitly" in (tmp_path / "job.log").read_text()
@@ -110,7 +110,7 @@ def test_quadrature_error_estimate_tells_the_size_of_the_error(spectrum):
 
 
 def test_log_tells_how_far_kernel_and_quadrature_are(spectrum, tmp_path, monkeypatch):
-    monkeypatch.setattr(ntk, "Progress", functools.partial(Progress, every=0.0))
+    monkeypatch.setattr(kernels, "Progress", functools.partial(Progress, every=0.0))
     line = r"100\.0 % {}, elapsed 0:00:\d\d, left 0:00:00, ends \d\d:\d\d"
     spectrum()
     log = (tmp_path / "job.log").read_text()
@@ -141,8 +141,8 @@ def test_decomposing_at_once_measures_the_same(kind):
     delta, targets = generator.normal(size=(2, 7, 3))
     jacobians = generator.normal(size=(2, 21 if kind == "full" else 7, 40))
     kernel, start = (j @ j.T for j in jacobians)
-    expected = ntk.measure(kind, kernel, start, delta, targets)
-    found = ntk.measure(kind, kernel, start, delta, targets, torch.device("cpu"))
+    expected = kernels.measure(kind, kernel, start, delta, targets)
+    found = kernels.measure(kind, kernel, start, delta, targets, torch.device("cpu"))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-8)

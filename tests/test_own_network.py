@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import speed_limit
 import time_unit
 import torch
 import train
@@ -24,6 +23,7 @@ from checkouts import checkout, planned, snakemake
 from conftest import ROOT
 from snakemake.utils import update_config
 
+from pipeline import speed_limits
 from pipeline.columns import is_taken
 from pipeline.config import ConfigError, problems_where_asked, validate, validated
 from pipeline.inputs import study_files
@@ -839,7 +839,7 @@ def test_starts_of_own_networks_have_no_known_distribution():
     built_in = {"model": "myrtle5", "initialisation": "he", "subtract_start": False}
     for config, known in ((own, False), (built_in, True)):
         run = xr.Dataset(attrs=attributes | {"config": json.dumps(config)})
-        assert (speed_limit.start_distribution(run) is not None) == known
+        assert (speed_limits.start_distribution(run) is not None) == known
 
 
 # ------------------------------------------------------------------ the workflow

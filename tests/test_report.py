@@ -15,7 +15,13 @@ import yaml
 from checkouts import planned, snakemake
 from conftest import ROOT
 from provenance import from_logs
-from reproduction import (
+
+from pipeline.log import logged
+from pipeline.pages import from_markdown
+from pipeline.pages import page as template
+from pipeline.runs import labelled_combinations
+from pipeline.settings import FIGURES, THEORY_FIGURES
+from sentences.reproduction import (
     Measured,
     Row,
     at_a_temperature,
@@ -28,12 +34,6 @@ from reproduction import (
     residue_spread,
     rows_of_study,
 )
-
-from pipeline.log import logged
-from pipeline.pages import from_markdown
-from pipeline.pages import page as template
-from pipeline.runs import labelled_combinations
-from pipeline.settings import FIGURES, THEORY_FIGURES
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

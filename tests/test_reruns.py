@@ -356,7 +356,7 @@ def test_page_of_dependencies_names_files_loaded_by_name_and_rules_of_other_sett
 
 MODULES = sorted(
     str(path.relative_to(cd.SCRIPTS))
-    for folder in ("speedlimits", "pipeline", "plots")
+    for folder in ("speedlimits", "pipeline", "plots", "sentences")
     for path in (cd.SCRIPTS / folder).glob("*.py")
 )
 

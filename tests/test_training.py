@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import speed_limit
 import torch
 import warm_start
 import xarray as xr
 from conftest import RUN
 from scipy.integrate import quad
 
+from pipeline import speed_limits
 from pipeline.files import remove
 from pipeline.stores import read_json, read_netcdf
 from pipeline.trajectory import FINISHED, StagedTrajectory
@@ -74,7 +74,7 @@ def test_linear_model_agrees_with_its_closed_form(trained, dynamics):
     np.testing.assert_allclose(run["path_length"].values[1:], path, rtol=1e-3)
     np.testing.assert_allclose(run["geodesic_length"].values[1:], geodesic, rtol=1e-3)
     np.testing.assert_allclose(run["action"].values[1:], drop, rtol=2e-3)
-    found = speed_limit.measured([run], 0)
+    found = speed_limits.measured([run], 0)
     measured = sl.speed_limit_time(found["geodesic2"][0], found["drop"][0])
     np.testing.assert_allclose(measured, geodesic**2 / drop, rtol=1e-3)
     inefficiency = sl.inefficiency(t, found["geodesic2"][0], found["drop"][0])
@@ -147,7 +147,7 @@ def test_langevin_at_temperature_zero_is_gradient_descent(trained):
                       final_time=20)  # fmt: skip
     for name in descent.variables:
         np.testing.assert_array_equal(cold[name], descent[name], err_msg=name)
-    found, expected = (speed_limit.measured([run], 0) for run in (cold, descent))
+    found, expected = (speed_limits.measured([run], 0) for run in (cold, descent))
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
@@ -192,17 +192,17 @@ def test_langevin_tables_bound_the_closed_form(trained, temperature):
         1.0,
         temperature,
     )
-    found = speed_limit.measured(runs, 0)
+    found = speed_limits.measured(runs, 0)
     exact = linear_regression.predict(modes, found["time"])
     settings = {"seed": 1, "confidence": 0.95, "resamples": 100}
 
     def no_guess(found):
-        return {name: np.nan * found["drop"] for name in speed_limit.SAMPLED} | {
+        return {name: np.nan * found["drop"] for name in speed_limits.SAMPLED} | {
             "time": found["time"]
         }
 
     guess = no_guess(found)
-    table = speed_limit.ensemble_table(found, guess, settings, "cold")
+    table = speed_limits.ensemble_table(found, guess, settings, "cold")
     # start and loss of six realisations scatter: judge by four and a half standard errors
     error = 4.5 * found["drop"].std(axis=0, ddof=1) / np.sqrt(6) / np.abs(exact["mean_loss_drop"])
     slack = 1 + error + 0.05
@@ -221,19 +221,19 @@ def test_langevin_tables_bound_the_closed_form(trained, temperature):
                  "kinematic_inefficiency", "energetic_inefficiency"):  # fmt: skip
         assert table[name].isna().all(), name
     np.testing.assert_allclose(table["heat"], table["loss_drop"], rtol=1e-6, atol=1e-9)
-    row = speed_limit.run_table(found, guess, 2)
+    row = speed_limits.run_table(found, guess, 2)
     assert np.isfinite(row["inefficiency"]).all()
-    warm = speed_limit.measured(runs, 3)
-    table = speed_limit.ensemble_table(warm, no_guess(warm), settings, "warm")
+    warm = speed_limits.measured(runs, 3)
+    table = speed_limits.ensemble_table(warm, no_guess(warm), settings, "warm")
     assert table["inefficiency"].isna().all() and table["speed_limit_time"].isna().all()
 
 
 def test_what_cannot_be_bounded_says_why():
     law = langevin_ensembles.StartDistribution([12, 40], [1.0, 1.0], True)
-    assert speed_limit.nothing_bounded(0, law, 3) == ""
-    assert "12 weights over all realisations" in speed_limit.nothing_bounded(0, law, 1)
-    assert "warm start" in speed_limit.nothing_bounded(2, law, 3)
-    assert "minus infinity" in speed_limit.nothing_bounded(0, None, 3)
+    assert speed_limits.nothing_bounded(0, law, 3) == ""
+    assert "12 weights over all realisations" in speed_limits.nothing_bounded(0, law, 1)
+    assert "warm start" in speed_limits.nothing_bounded(2, law, 3)
+    assert "minus infinity" in speed_limits.nothing_bounded(0, None, 3)
 
 
 def test_runs_with_a_loss_each_have_no_bound_at_a_temperature(trained):
@@ -244,9 +244,9 @@ def test_runs_with_a_loss_each_have_no_bound_at_a_temperature(trained):
     """
     changes = LANGEVIN | {"subtract_start": True, "final_time": 5}
     runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(2)]
-    found = speed_limit.measured(runs, 0)
+    found = speed_limits.measured(runs, 0)
     assert found["law"] is None
-    assert "subtract_start" in speed_limit.nothing_bounded(0, found["law"], 2)
+    assert "subtract_start" in speed_limits.nothing_bounded(0, found["law"], 2)
     for name in ("transport2", "descent"):
         assert np.isnan(found[name]).all(), name
     kernel = xr.Dataset(
@@ -256,22 +256,24 @@ def test_runs_with_a_loss_each_have_no_bound_at_a_temperature(trained):
             "noise_floor_full": 1e-12,
         }
     )
-    guess = speed_limit.predicted_at_temperature([kernel] * 2, "full", found, 0)
+    guess = speed_limits.predicted_at_temperature([kernel] * 2, "full", found, 0)
     assert np.isnan(guess["transport2"]).all() and np.isnan(guess["descent"]).all()
     cold = [trained(only_train=True, **changes | {"temperature": 0.0})]
-    assert np.isfinite(speed_limit.measured(cold, 0)["transport2"]).all()
+    assert np.isfinite(speed_limits.measured(cold, 0)["transport2"]).all()
 
 
 def test_moments_of_few_weights_bound_nothing_from_either_side(trained):
     changes = LANGEVIN | {"final_time": 5, "depth": 2, "width": 1}
     runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(4)]
-    found = speed_limit.measured(runs, 0)
-    guess = {name: np.nan * found["drop"] for name in speed_limit.SAMPLED} | {"time": found["time"]}
-    row = speed_limit.run_table(found, guess, 1)  # its output layer has 10 weights, four runs 40
+    found = speed_limits.measured(runs, 0)
+    guess = {name: np.nan * found["drop"] for name in speed_limits.SAMPLED} | {
+        "time": found["time"]
+    }
+    row = speed_limits.run_table(found, guess, 1)  # its output layer has 10 weights, four runs 40
     for name in ("free_energy_drop_least", "free_energy_drop_most", "speed_limit_time"):
         assert row[name].isna().all(), name
     settings = {"seed": 1, "confidence": 0.95, "resamples": 100}
-    whole = speed_limit.ensemble_table(found, guess, settings, "cold")
+    whole = speed_limits.ensemble_table(found, guess, settings, "cold")
     assert np.isfinite(whole["free_energy_drop_most"]).all()
 
 
@@ -388,15 +390,15 @@ def test_warm_start_takes_the_mean_over_realisations(job, tmp_path):
 
 def test_ensemble_is_a_ratio_of_averages(trained):
     runs = [trained(final_time=30), trained(only_train=True, realisation=1, final_time=30)]
-    found = speed_limit.measured(runs, 0)
-    table = speed_limit.ensemble_table(
+    found = speed_limits.measured(runs, 0)
+    table = speed_limits.ensemble_table(
         found, found, {"seed": 1, "confidence": 0.95, "resamples": 100}, "cold"
     )
     expected = found["time"] * found["drop"].mean(axis=0) / found["geodesic2"].mean(axis=0)
     np.testing.assert_allclose(table["inefficiency"], expected)
     of_ratios = (found["time"] * found["drop"] / found["geodesic2"]).mean(axis=0)
     assert not np.allclose(expected, of_ratios, rtol=1e-6)
-    rows = [speed_limit.run_table(found, found, r) for r in range(2)]
+    rows = [speed_limits.run_table(found, found, r) for r in range(2)]
     each = np.stack([row["inefficiency"] for row in rows])
     assert np.all(table["inefficiency"] <= each.max(axis=0) + 1e-12)
     assert isinstance(table, pd.DataFrame)
@@ -409,11 +411,11 @@ def test_energetic_inefficiency_is_what_the_dynamics_bounds(trained, dynamics):
     run = trained(dynamics=dynamics, final_time=300, **steps, **rate)
     settings = {"seed": 1, "confidence": 0.95, "resamples": 20}
     for start in (0, 4):
-        found = speed_limit.measured([run, run], start)
-        guess = {name: np.nan * found["drop"] for name in speed_limit.SAMPLED}
+        found = speed_limits.measured([run, run], start)
+        guess = {name: np.nan * found["drop"] for name in speed_limits.SAMPLED}
         guess |= {"time": found["time"]}
-        row = speed_limit.run_table(found, guess, 0)
-        whole = speed_limit.ensemble_table(found, guess, settings, "cold")
+        row = speed_limits.run_table(found, guess, 0)
+        whole = speed_limits.ensemble_table(found, guess, settings, "cold")
         loss, kinetic, time, own = (
             run[name].values
             for name in ("train_loss", "kinetic_energy", "time", "preconditioned_length_squared")
@@ -436,16 +438,16 @@ def test_energetic_inefficiency_is_what_the_dynamics_bounds(trained, dynamics):
 
 def test_lengths_of_a_flow_whose_action_is_off_are_left_out(trained):
     run = trained(final_time=30)
-    good = speed_limit.measured([run], 0)
+    good = speed_limits.measured([run], 0)
     assert np.isfinite(good["path"]).all()
     rough = run.copy(deep=True)
     rough["action"][-1] *= 1.5  # more than the loss drop explains
-    found = speed_limit.measured([rough], 0)
+    found = speed_limits.measured([rough], 0)
     for name in ("path", "path2", "action"):
         assert np.isnan(found[name][0, -1])
         np.testing.assert_array_equal(found[name][0, :-1], good[name][0, :-1])
     settings = {"seed": 1, "confidence": 0.95, "resamples": 20}
-    row = speed_limit.ensemble_table(found, good, settings, "cold").iloc[-1]
+    row = speed_limits.ensemble_table(found, good, settings, "cold").iloc[-1]
     assert np.isfinite(row["inefficiency"]) and row["discretisation"] > 0.3
     assert np.isnan(row["path_excess"]) and np.isnan(row["kinematic_inefficiency"])
 
@@ -454,7 +456,7 @@ def test_the_power_law_has_the_modes_that_move():
     rank, times = np.arange(1, 61.0), np.geomspace(0.1, 1e4, 20)
     row = {"moment": "start", "kernel": "full", "alpha": 1.2, "delta": 0.5, "alpha_amplitude": 2.0,
            "eigenvalues": 300, "above_noise_floor": 60}  # fmt: skip
-    found = speed_limit.power_law(pd.DataFrame([row]), "start", "full", times)
+    found = speed_limits.power_law(pd.DataFrame([row]), "start", "full", times)
     rates, squares = 2.0 * rank**-1.2, rank**-0.5
     drop = 0.5 * squares @ -np.expm1(-2 * np.outer(rates, times))
     geodesic = (squares / rates) @ np.expm1(-np.outer(rates, times)) ** 2

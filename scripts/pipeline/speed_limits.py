@@ -1,0 +1,457 @@
+"""Rows of runs and ensembles at every recorded time: T_SL, lengths, intervals, predictions.
+
+T_SL of the ensemble is the ratio of averages over realisations; intervals are bootstrapped over
+realisations. The prediction takes the measured spectrum at the same start; the power law takes the
+fitted exponents. At a temperature above 0 T_SL is bounded from above and the inefficiency from
+below, from the distribution of starts (see speedlimits.langevin_ensembles).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pipeline.seeds import derived_seed
+from speedlimits import langevin_ensembles
+from speedlimits import speed_limit as sl
+from speedlimits.langevin_ensembles import StartDistribution
+from speedlimits.ntk_dynamics import predict
+from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
+from speedlimits.statistics import bootstrap_interval
+from speedlimits.transport import cheapest_other_cost, compare_couplings
+
+RECORDED = ("time", "train_loss", "path_length", "action", "velocity_noise", "kinetic_energy")
+PREDICTORS = ("full", "quadrature")  # a file holds one of the two
+LARGEST_DISCRETISATION = 0.1  # own choice: then l_gamma may be off by some 5 %
+# name: function of the means over realisations; the intervals resample the realisations
+ENSEMBLE = {
+    "inefficiency": lambda m: sl.inefficiency(m["time"], m["transport2"], m["descent"]),
+    "speed_unevenness": lambda m: sl.speed_unevenness(m["time"], m["path2"], m["drop"]),
+    "path_excess": lambda m: sl.path_excess(m["path2"], m["geodesic2"]),
+    "speed_limit_time": lambda m: sl.speed_limit_time(m["transport2"], m["descent"]),
+    "kinematic_inefficiency": lambda m: sl.kinematic_inefficiency(
+        m["time"], m["geodesic2"], m["action"]
+    ),
+}
+# The same of what no spectrum predicts; docs/theory.md, section 8.
+MEASURED = {
+    "energetic_inefficiency": lambda m: sl.energetic_inefficiency(
+        m["time"], m["metric2"], m["energy_drop"]
+    ),
+}
+# Adam's time is a length: only what no unit of time enters is given for it, and no spectrum of the
+# flow predicts it.
+WITHOUT_CLOCK = ("kinematic_inefficiency", "path_excess")
+# What means and intervals are taken of, where a dynamics has it. transport2 is l_geo^2, or at a
+# temperature the cost of a coupling; descent is the loss drop, or there that of the free energy.
+SAMPLED = (
+    "drop", "geodesic2", "path2", "action", "transport2", "descent", "curvature_heat", "excess",
+    "energy_drop", "metric2",
+)  # fmt: skip
+# Own choice: then a layer's second moment is known to a quarter or better, and its logarithm and
+# inverse are biased by less than a tenth.
+LEAST_WEIGHTS = 30
+
+
+def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
+    """Return loss drop, lengths and action since one snapshot, each (R, M), and check the bounds.
+
+    Args:
+        runs: trajectories of the realisations.
+        start: number of the snapshot to start from.
+
+    Returns:
+        time (M,), drop, energy_drop, geodesic2, metric2 (the same in Adam's mean metric, which is
+        known from the start alone), transport2, descent, path, path2, action; path and action of
+        gradient flow are NaN where its action is off the loss drop by more than
+        LARGEST_DISCRETISATION, those at a temperature everywhere.
+    """
+    later = slice(start + 1, None)
+    since = {
+        name: np.stack([run[name].values[later] - run[name].values[start] for run in runs])
+        for name in RECORDED
+    }
+    action_with_noise = since["action"] + since["velocity_noise"]
+    geodesic2 = np.stack([run["distance_squared"].values[start, later] for run in runs])
+    for r, run in enumerate(runs):
+        flow = settings_of(run)["dynamics"] == "gradient_flow"
+        sl.check_speed_limit(
+            since["time"][r],
+            -since["train_loss"][r],
+            since["action"][r],
+            since["path_length"][r],
+            np.sqrt(geodesic2[r]),
+            relative_discretisation=sl.FLOW_DISCRETISATION if flow else 0.0,
+        )
+        if flow:
+            error = sl.discretisation(since["action"][r], -since["train_loss"][r])
+            rough = np.abs(error) > LARGEST_DISCRETISATION
+            for name in ("path_length", "action"):
+                since[name][r, rough] = np.nan
+    found = {
+        "time": since["time"][0],
+        "drop": -since["train_loss"],
+        "transport2": geodesic2,
+        "descent": -since["train_loss"],
+        "energy_drop": -since["train_loss"] - since["kinetic_energy"],
+        "geodesic2": geodesic2,
+        "metric2": squared_length_of_metric(runs, start, geodesic2),
+        "path": since["path_length"],
+        "path2": since["path_length"] ** 2,
+        "action": since["action"],
+        "action_with_noise": action_with_noise,
+    }
+    return found | at_temperature(runs, start, found) if temperature_of(runs) else found
+
+
+def settings_of(run: xr.Dataset) -> dict:
+    """Return the run settings of a trajectory."""
+    return json.loads(run.attrs["config"])
+
+
+def squared_length_of_metric(
+    runs: list[xr.Dataset], start: int, geodesic2: np.ndarray
+) -> np.ndarray:
+    """Return |theta_T - theta_0|^2 in the mean metric of the dynamics, shape (R, M).
+
+    Only Adam has one of its own, averaged from the start on: from a warm start it is not known.
+
+    Args:
+        runs: trajectories of the realisations.
+        start: number of the snapshot to start from.
+        geodesic2: l_geo^2, shape (R, M).
+    """
+    if settings_of(runs[0])["dynamics"] != "adam":
+        return geodesic2
+    if start > 0:
+        return np.full(geodesic2.shape, np.nan)
+    return np.stack([run["preconditioned_length_squared"].values[1:] for run in runs])
+
+
+def temperature_of(runs: list[xr.Dataset]) -> float:
+    """Return the temperature of an ensemble, 0 where its dynamics has none."""
+    settings = settings_of(runs[0])
+    return settings["temperature"] if settings["dynamics"] == "langevin" else 0.0
+
+
+def start_distribution(run: xr.Dataset) -> StartDistribution | None:
+    """Return the distribution of a run's starts, None where it is not known: of own networks.
+
+    None too where outputs of the start are subtracted: every start then has a loss of its own,
+    under which it is the only one, and the ensemble has no free energy.
+    """
+    variances = json.loads(run.attrs["start_variances"])
+    ranges = json.loads(run.attrs["parameter_ranges"])
+    settings = settings_of(run)
+    initialisation = settings.get("initialisation")
+    if initialisation is None or not np.all(np.isfinite(list(variances.values()))):
+        return None
+    if settings["subtract_start"]:
+        return None
+    gaussian = initialisation == "he"
+    sizes = [ranges[name][1] - ranges[name][0] for name in variances]
+    return StartDistribution(sizes, list(variances.values()), gaussian)
+
+
+def nothing_bounded(start: int, distribution: StartDistribution | None, realisations: int) -> str:
+    """Return why an ensemble, or a single run, at a temperature has no T_SL; empty if it has."""
+    if start > 0:
+        return "the distribution at the warm start, and so its entropy, is not known"
+    if distribution is None:
+        return (
+            "how its starts are distributed is not known (own networks), weights have a fixed "
+            "start, whose entropy is minus infinity, or every start has a loss of its own "
+            "(subtract_start)"
+        )
+    known = int(distribution.sizes.min()) * realisations
+    if known < LEAST_WEIGHTS:
+        return (
+            f"its smallest layer has {known} weights over all realisations; the entropy needs "
+            f"{LEAST_WEIGHTS} (more realisations, or a wider network)"
+        )
+    return ""
+
+
+def at_temperature(runs: list[xr.Dataset], start: int, found: dict) -> dict:
+    """Return what takes the place of lengths and loss drop at a temperature, see ``measured``.
+
+    A Brownian path has no length and one start no entropy: path and action are NaN, and the drop of
+    the free energy follows from means over realisations (``completed``).
+    """
+    nothing = np.full(found["drop"].shape, np.nan)
+    later = slice(start + 1, None)
+
+    def since(name: str) -> np.ndarray:
+        return np.stack([run[name].values[later] - run[name].values[start] for run in runs])
+
+    law = start_distribution(runs[0])
+    changed = {name: nothing for name in ("path", "path2", "action", "metric2")}
+    changed |= {"heat": since("heat"), "curvature_heat": since("curvature_heat")}
+    changed |= {"action_with_noise": changed["heat"], "law": law}
+    changed |= {"temperature": temperature_of(runs)}
+    if nothing_bounded(start, law, len(runs)):
+        return changed | {"transport2": nothing, "descent": nothing}
+    products = np.stack([run["layer_products"].values[later] for run in runs])
+    return changed | {
+        "transport2": langevin_ensembles.transport_cost(
+            products, found["time"], law, changed["temperature"]
+        ),
+        "excess": langevin_ensembles.moment_excess(products),
+        "descent": None,
+    }
+
+
+def completed(m: dict) -> dict:
+    """Return means (or one run) with the drop of the free energy, where it follows from the rest.
+
+    Args:
+        m: the names of ``measured``, each (..., M); the excess (..., M, layers).
+    """
+    if m.get("descent") is not None:
+        return m
+    least, most = langevin_ensembles.free_energy_drops(
+        m["time"], m["drop"], m["curvature_heat"], m["excess"], m["law"], m["temperature"]
+    )
+    return m | {"descent": least, "descent_most": most}
+
+
+def averaged(of: dict, r: int | None = None) -> dict:
+    """Return the means over realisations, or what realisation r has, completed."""
+    taken = {
+        name: value if not isinstance(value, np.ndarray) or name == "time" else
+        value.mean(axis=0) if r is None else value[r]
+        for name, value in of.items()
+    }  # fmt: skip
+    return completed(taken)
+
+
+def spectra(kernels: list[xr.Dataset], kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return eigenvalues, rounding noise set to 0, and residue projections of every kernel."""
+    found = []
+    for kernel in kernels:
+        values = kernel[f"eigenvalues_{kind}"].values
+        above = values > kernel[f"noise_floor_{kind}"].values
+        projections = kernel[f"residue_projections_{kind}"].values
+        found.append((np.where(above, values, 0.0), projections))
+    return found
+
+
+def predicted(kernels: list[xr.Dataset], kind: str, times: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the same quantities from the measured spectra, each (R, M)."""
+    sums = [predict(*spectrum, times) for spectrum in spectra(kernels, kind)]
+    stacked = {name: np.stack([s[name] for s in sums]) for name in sums[0]}
+    return {
+        "time": times,
+        "drop": stacked["loss_drop"],
+        "energy_drop": stacked["loss_drop"],
+        "geodesic2": stacked["geodesic_length_squared"],
+        "path": stacked["path_length"],
+        "path2": stacked["path_length"] ** 2,
+        "action": stacked["action"],
+        "transport2": stacked["geodesic_length_squared"],
+        "descent": stacked["loss_drop"],
+    }
+
+
+def predicted_at_temperature(
+    kernels: list[xr.Dataset], kind: str, found: dict, start: int
+) -> dict[str, np.ndarray]:
+    """Return W2^2 and free-energy drop of the linearised network at a temperature, each (R, M).
+
+    NaN from a warm start, where only sums over the spectrum are known, and where the layers' starts
+    have different variances.
+    """
+    nothing, law = np.full(found["drop"].shape, np.nan), found["law"]
+    whole = {name: nothing for name in ("drop", "geodesic2", "path2", "action")}
+    whole |= {"time": found["time"], "transport2": nothing, "descent": nothing}
+    isotropic = law is not None and law.gaussian and np.ptp(law.variances) == 0
+    if start > 0 or kind != "full" or not isotropic:
+        return whole
+    sums = [
+        langevin_ensembles.linearised(
+            *spectrum,
+            found["time"],
+            weights=int(law.sizes.sum()),
+            start_variance=float(law.variances[0]),
+            temperature=found["temperature"],
+        )
+        for spectrum in spectra(kernels, kind)
+    ]
+    names = {"drop": "loss_drop", "transport2": "wasserstein_squared"}
+    names |= {"descent": "free_energy_drop"}
+    return whole | {name: np.stack([s[key] for s in sums]) for name, key in names.items()}
+
+
+def run_table(found: dict[str, np.ndarray], guess: dict[str, np.ndarray], r: int) -> pd.DataFrame:
+    """Return the rows of realisation r."""
+    one, kernel = averaged(found, r), averaged(guess, r)
+    if "law" in found and nothing_bounded(0, found["law"], 1):
+        one |= dict.fromkeys(("descent", "descent_most"), np.full(len(one["time"]), np.nan))
+    table = measured_columns(one, str(r), one["path"])
+    table |= {name: function(one) for name, function in (ENSEMBLE | MEASURED).items()}
+    table |= {f"{name}_predicted": function(kernel) for name, function in ENSEMBLE.items()}
+    return pd.DataFrame(table)
+
+
+def measured_columns(m: dict, realisation: str, path_length: np.ndarray) -> dict:
+    """Return the columns that need no interval, of a run or of the means over all."""
+    return {
+        "realisation": realisation,
+        "time": m["time"],
+        "loss_drop": m["drop"],
+        "geodesic_length": np.sqrt(m["geodesic2"]),
+        "path_length": path_length,
+        "action": m["action"],
+        "energy_drop": m["energy_drop"],
+        "preconditioned_length_squared": m["metric2"],
+        "discretisation": sl.discretisation(m["action_with_noise"], m["energy_drop"]),
+        **noise_columns(m),
+    }
+
+
+def noise_columns(m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns that only ensembles at a temperature have."""
+    if "law" not in m:
+        return {}
+    return {
+        "heat": m["heat"],
+        "curvature_heat": m["curvature_heat"],
+        "transport_cost": m["transport2"],
+        "free_energy_drop_least": m["descent"],
+        "free_energy_drop_most": m.get("descent_most", np.full(len(m["time"]), np.nan)),
+    }
+
+
+def ensemble_table(
+    found: dict[str, np.ndarray], guess: dict[str, np.ndarray], settings: dict, start: str
+) -> pd.DataFrame:
+    """Return the rows of the ensemble: ratios of averages with bootstrap intervals."""
+    mean = averaged(found)
+    table = measured_columns(mean, "ensemble", np.sqrt(mean["path2"]))
+    of = (("", found, ENSEMBLE | MEASURED), ("_predicted", guess, ENSEMBLE))
+    for suffix, source, functions in of:
+        samples = {name: source[name] for name in SAMPLED if source.get(name) is not None}
+        fixed = {name: value for name, value in source.items() if name not in samples}
+        for name, function in functions.items():
+            stream = derived_seed(settings["seed"], "bootstrap", start, name, suffix)
+            low, high = bootstrap_interval(
+                samples,
+                lambda function=function, fixed=fixed, **m: function(completed({**fixed, **m})),
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+            )
+            value = function(averaged(source))
+            table[f"{name}{suffix}"] = value
+            # A run that diverged leaves no ensemble: its survivors are not a sample of all.
+            table[f"{name}{suffix}_low"] = np.where(np.isfinite(value), low, np.nan)
+            table[f"{name}{suffix}_high"] = np.where(np.isfinite(value), high, np.nan)
+    return pd.DataFrame(table)
+
+
+def power_law(exponents: pd.DataFrame, moment: str, kind: str, times: np.ndarray) -> dict:
+    """Return the inefficiency of the fitted power law, as a finite sum and as its asymptote."""
+    rows = exponents[(exponents["moment"] == moment) & (exponents["kernel"] == kind)]
+    nothing = np.full(len(times), np.nan)
+    missing = {"inefficiency_power_law": nothing, "inefficiency_power_law_asymptote": nothing}
+    if len(rows) == 0 or not math.isfinite(rows.iloc[0]["alpha"]):
+        return missing
+    row = rows.iloc[0]
+    alpha, delta, lambda_1 = row["alpha"], row["delta"], row["alpha_amplitude"]
+    if alpha <= 0:
+        return missing
+    count = int(row["above_noise_floor"])  # the others never move
+    finite = finite_power_law_inefficiency(alpha, delta, count, times, lambda_1)
+    asymptote = inefficiency_asymptote(alpha, delta, times, lambda_1, order="leading")
+    return {"inefficiency_power_law": finite, "inefficiency_power_law_asymptote": asymptote}
+
+
+def start_table(
+    start: str,
+    snapshot: int,
+    runs: list[xr.Dataset],
+    kernels: list[xr.Dataset],
+    exponents: pd.DataFrame,
+    settings: dict,
+) -> pd.DataFrame:
+    """Return all rows of one start, "cold" or "warm"."""
+    kind = next(k for k in PREDICTORS if f"eigenvalues_{k}" in kernels[0])
+    found = measured(runs, snapshot)
+    guess = predicted(kernels, kind, found["time"])
+    if "law" in found:
+        guess = predicted_at_temperature(kernels, kind, found, snapshot)
+    tables = [run_table(found, guess, r) for r in range(len(runs))]
+    tables.append(ensemble_table(found, guess, settings, start))
+    moment = "start" if start == "cold" else "warm"
+    fitted = "full" if kind == "full" else "traced"
+    law = pd.DataFrame(power_law(exponents, moment, fitted, found["time"]))
+    table = pd.concat([pd.concat([t, law], axis=1) for t in tables], ignore_index=True)
+    table.insert(0, "start", start)
+    table.insert(3, "time_lambda_1", table["time"] * float(runs[0].attrs["lambda_1"]))
+    table["prediction_kernel"] = kind
+    if "law" in found:
+        reasons = [nothing_bounded(snapshot, found["law"], count) for count in (1, len(runs))]
+        whole = table["realisation"] == "ensemble"
+        table["note"] = np.where(whole, reasons[1], reasons[0])
+        table[list(law)] = np.nan  # the power law of gradient flow
+    if settings_of(runs[0])["dynamics"] == "adam":
+        blank = [n for n in table if n.startswith((*ENSEMBLE, "discretisation", "time_lambda"))]
+        kept = [n for n in blank if n.startswith(WITHOUT_CLOCK) and "_predicted" not in n]
+        table[[name for name in blank if name not in kept]] = np.nan
+    return table
+
+
+def transport(runs: list[xr.Dataset], start: int) -> dict:
+    """Return W2^2 between the ensembles of starts and ends, by identity and by assignment.
+
+    Args:
+        runs: trajectories of the realisations.
+        start: number of the snapshot to start from; the end is the last finite one.
+
+    Returns:
+        The columns of a row of the table transport.
+    """
+    finite = np.all([np.isfinite(run["train_loss"].values) for run in runs], axis=0)
+    last = max(int(np.flatnonzero(finite)[-1]), start)
+    starts, ends = (
+        np.stack([run["weights"].values[k] for run in runs]).astype(float) for k in (start, last)
+    )
+    moved = last > start  # else a run has diverged at once
+    found, other = compare_couplings(starts, ends), cheapest_other_cost(starts, ends)
+    return {
+        "time": float(runs[0]["time"][last] - runs[0]["time"][start]),
+        "wasserstein_squared_identity": found.identity_cost,
+        "wasserstein_squared_assignment": found.optimal_cost,
+        "identity_over_assignment": 1 + found.relative_gap if moved else None,
+        "other_over_identity": other / found.identity_cost if moved and len(runs) > 1 else None,
+        "identity_is_optimal": bool(found.identity_is_optimal),
+        "realisations": len(runs),
+    }
+
+
+def warn_of_discretisation(table: pd.DataFrame) -> None:
+    """Print a warning where the integrated curve's action is off the loss drop by over a tenth."""
+    worst = table["discretisation"].abs().max()
+    if worst > LARGEST_DISCRETISATION:
+        print(
+            f"warning: the computed action is off the loss drop by {100 * worst:.0f} % at worst; "
+            "path lengths there are rough, or left out where the flow's chords show it too (T/T_SL "
+            "is not affected): lower relative_tolerance or the learning rate"
+        )
+
+
+def warn_of_noise(table: pd.DataFrame) -> None:
+    """Print why T_SL is missing at a temperature, and where the heat is off the loss drop."""
+    for (start, note), _ in table[table["note"] != ""].groupby(["start", "note"], sort=False):
+        print(f"no T_SL at this temperature from the {start} start: {note}")
+    off = (table["heat"] - table["loss_drop"]).abs() / table["free_energy_drop_most"].abs()
+    if off.max() > LARGEST_DISCRETISATION:
+        print(
+            f"warning: the heat is off the loss drop by {100 * off.max():.0f} % of the free "
+            "energy's drop at worst: the steps are too long for this temperature, lower "
+            "learning_rate"
+        )

@@ -1,0 +1,300 @@
+"""From the settings of a run to its evolution, its times, its measurements and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pipeline.files import remove
+from pipeline.problem import Problem
+from pipeline.runs import stability_factor
+from pipeline.seeds import derived_seed
+from pipeline.stores import (
+    provenance,
+    variable,
+    write_snapshots,
+    write_zarr,
+)
+from pipeline.trajectory import StagedTrajectory
+from speedlimits.dynamics import (
+    DivergenceError,
+    Evolution,
+    GradientDescent,
+    GradientFlow,
+    LangevinDynamics,
+)
+from speedlimits.gradient import TrainingLoss
+from speedlimits.layers import start_variances
+from speedlimits.networks import parameter_ranges
+from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
+from speedlimits.snapshots import snapshot_times
+
+# name: (units, long_name)
+RECORDED = {
+    "train_loss": ("loss", "training loss L, 1/2 sum over samples and outputs"),
+    "test_loss": ("loss", "test loss, 1/2 sum over test samples and outputs"),
+    "test_accuracy": ("1", "test accuracy"),
+    "gradient_norm": ("loss / weight", "gradient norm |grad L|"),
+    "path_length": ("weight", "path length l_gamma, integral of |d theta/dt| from the start"),
+    "action": ("weight^2 / time", "action, integral of |d theta/dt|^2 from the start"),
+    "velocity_noise": (
+        "weight^2 / time",
+        "action that errors of the integrated flow's velocity would add; 0 for other dynamics",
+    ),
+    "geodesic_length": ("weight", "geodesic length l_geo = |theta - theta_0|"),
+    "gradients": ("1", "gradient evaluations since the start, samples over n for minibatches"),
+    "kinetic_energy": ("loss", "kinetic energy m |d theta/dt|^2 / 2; 0 without momentum"),
+    "preconditioned_length_squared": (
+        "loss * time",
+        "squared displacement since the start in Adam's mean metric; else |theta - theta_0|^2",
+    ),
+}
+# of Langevin dynamics alone
+RECORDED_WITH_NOISE = {
+    "heat": ("loss", "heat -int grad L o d theta (midpoint of each step) since the start"),
+    "curvature_heat": ("loss", "temperature x integral of the loss's Laplacian, by Stein's lemma"),
+}
+
+
+def learning_rate(settings: dict, lambda_1: float) -> float:
+    """Return the learning rate in units of training time, below the stability limit.
+
+    Args:
+        settings: ``dynamics``, ``learning_rate``, ``learning_rate_unit``, ``beyond_stability`` and,
+            where the dynamics has one, ``momentum``.
+        lambda_1: largest eigenvalue of the NTK at the start.
+
+    Returns:
+        The learning rate.
+
+    Raises:
+        ValueError: if it is at or above the limit of the dynamics, 2/lambda_1 for gradient descent,
+            and ``beyond_stability`` is not set.
+    """
+    unit = 2 / lambda_1
+    rate = settings["learning_rate"]
+    if settings["learning_rate_unit"] == "stability_limit":
+        rate *= unit
+    dynamics = settings["dynamics"]
+    factor = stability_factor(dynamics, settings.get("momentum", 0.0))
+    if rate >= factor * unit and not settings.get("beyond_stability", False):
+        times = "" if factor == 1 else f"{factor:.4g} times "
+        raise ValueError(
+            f"the learning rate {rate:.6g} is at or above the stability limit, {times}2/lambda_1 = "
+            f"{factor * unit:.6g} (lambda_1 = {lambda_1:.6g}): {dynamics} diverges; lower "
+            "learning_rate, use dynamics: gradient_flow, or set beyond_stability: true"
+        )
+    return rate
+
+
+def build_evolution(
+    settings: dict, loss: TrainingLoss, start: torch.Tensor, lambda_1: float, seed: int = 0
+):
+    """Return the evolution that the settings name, at its start theta_0 of shape (P,).
+
+    The seed is that of the start; minibatches and Langevin noise derive theirs from it.
+    """
+    evaluate, dynamics = loss.loss_and_gradient, settings["dynamics"]
+    if dynamics == "gradient_flow":
+        tolerance = settings["relative_tolerance"]
+        return GradientFlow(evaluate, start, relative_tolerance=tolerance, lambda_1=lambda_1)
+    rate = learning_rate(settings, lambda_1)
+    if dynamics == "adam":
+        return Adam(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
+    if dynamics in ("heavy_ball", "nesterov"):
+        kind = HeavyBall if dynamics == "heavy_ball" else Nesterov
+        return kind(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
+    if dynamics == "sgd":
+        return MinibatchDescent(
+            evaluate,
+            evaluate,
+            start,
+            rate,
+            batch_size=settings["batch_size"],
+            samples=len(loss.targets),
+            seed=derived_seed(seed, "minibatches"),
+            lambda_1=lambda_1,
+        )
+    if dynamics == "langevin":
+        noise = derived_seed(seed, "langevin noise")
+        return LangevinDynamics(
+            evaluate, start, rate, settings["temperature"], noise, lambda_1=lambda_1
+        )
+    return GradientDescent(evaluate, start, rate, lambda_1=lambda_1)
+
+
+def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> np.ndarray:
+    """Return the snapshot times after the start; whole steps, each once, where there are steps.
+
+    Args:
+        settings: the clock.
+        lambda_1: largest eigenvalue of the NTK at the start.
+        step: training time of one step; None for gradient flow.
+    """
+    units = {"inverse_lambda_1": 1 / lambda_1, "absolute": 1.0, "steps": step}
+    unit = units[settings["time_unit"]]
+    first, last = settings["first_snapshot"] * unit, settings["final_time"] * unit
+    times = snapshot_times(first, last, settings["snapshots_per_decade"])
+    if step is not None:
+        times = np.unique(np.maximum(np.round(times / step), 1)) * step
+    return times
+
+
+def recorder_of(loss: TrainingLoss, problem: Problem):
+    """Return a function that measures losses and test accuracy of an evolution's weights.
+
+    The training loss and its gradient are measured too: between its steps gradient flow
+    interpolates them. Without test samples, and the accuracy without labels, they are NaN. Of
+    Langevin dynamics the heats and the inner products per layer are recorded besides.
+    """
+    layers = list(parameter_ranges(problem.network).values())
+
+    def half_square(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        return 0.5 * (targets - outputs).cpu().double().square().sum().item()
+
+    def record(evolution: Evolution) -> dict[str, float | np.ndarray]:
+        train_loss, gradient = loss.loss_and_gradient(evolution.weights)
+        found = {
+            "train_loss": train_loss,
+            "gradient_norm": gradient.norm().item(),
+            "test_loss": math.nan,
+            "test_accuracy": math.nan,
+        }
+        if len(problem.test_inputs):
+            outputs = loss.outputs(evolution.weights, problem.test_inputs)
+            found["test_loss"] = half_square(outputs, problem.test_targets)
+            if problem.test_labels is not None:
+                centred = outputs - problem.test_start_outputs
+                correct = centred.argmax(dim=1) == problem.test_labels
+                found["test_accuracy"] = correct.cpu().double().mean().item()
+        if isinstance(evolution, LangevinDynamics):
+            found |= {name: getattr(evolution, name) for name in RECORDED_WITH_NOISE}
+            found["layer_products"] = evolution.layer_products(layers).cpu().numpy()
+        return found
+
+    return record
+
+
+def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
+    """Return the run as a dataset with units and names.
+
+    Args:
+        recorded: weights (M, P) float64 and scalars (M,) of ``StagedTrajectory.run``.
+        attributes: attributes of the dataset.
+
+    Returns:
+        The dataset: weights in float32, everything else in float64.
+    """
+    weights = recorded["weights"]
+    squared = np.array([((weights - row) ** 2).sum(axis=1) for row in weights])
+    variables = {
+        name: variable("snapshot", recorded[name].astype(float), *RECORDED[name])
+        for name in RECORDED
+    }
+    for name, described in RECORDED_WITH_NOISE.items():
+        if name in recorded:
+            variables[name] = variable("snapshot", recorded[name].astype(float), *described)
+    if "layer_products" in recorded:
+        variables["layer_products"] = variable(
+            ("snapshot", "layer", "vector", "other_vector"),
+            recorded["layer_products"],
+            "weight^2",
+            "inner products of theta - theta_0, theta_0 and the noise B per layer",
+        )
+    variables["weights"] = variable(
+        ("snapshot", "parameter"), weights.astype(np.float32), "weight", "weights theta"
+    )
+    variables["distance_squared"] = variable(
+        ("snapshot", "other_snapshot"),
+        squared,
+        "weight^2",
+        "|theta_t - theta_t'|^2 between snapshots, from weights in float64",
+    )
+    time = variable("snapshot", recorded["time"], "time", "training time t")
+    return xr.Dataset(variables, coords={"time": time}, attrs=attributes)
+
+
+def padded(recorded: dict[str, np.ndarray], times: np.ndarray) -> dict[str, np.ndarray]:
+    """Return a run that diverged with NaN at the snapshot times, shape (M,), it did not reach."""
+    missing = len(times) + 1 - len(recorded["time"])
+    found = {
+        name: np.concatenate([values, np.full((missing, *values.shape[1:]), np.nan)])
+        for name, values in recorded.items()
+    }
+    return found | {"time": np.append(0.0, times)}
+
+
+def run_attributes(
+    settings: dict, problem: Problem, lambda_1: float, device: str, threads: int, realisation: int
+) -> dict[str, str]:
+    """Return the attributes of a run.
+
+    Args:
+        settings: the rule's parameters.
+        problem: network at its start, and data.
+        lambda_1: largest eigenvalue of the NTK at the start of realisation 0.
+        device: its name.
+        threads: of torch.
+        realisation: number of the start.
+    """
+    found = provenance(
+        settings,
+        title="Training trajectory",
+        device=device,
+        threads=threads,
+        realisation=realisation,
+        start_seed=problem.start_seed,
+        lambda_1=repr(lambda_1),
+        samples=len(problem.inputs),
+        test_samples=len(problem.test_inputs),
+        outputs=problem.targets.shape[1],
+        parameter_ranges=json.dumps(parameter_ranges(problem.network)),
+    )
+    if settings["dynamics"] == "langevin":
+        found["start_variances"] = json.dumps(start_variances(problem.network))
+    return found
+
+
+def run_and_store(
+    trajectory: StagedTrajectory, settings: dict, attributes: dict, store: str, manifest: str
+) -> None:
+    """Train to the end and write the run, one that diverged only with ``beyond_stability``.
+
+    Args:
+        trajectory: the run, from its start or its last checkpoint.
+        settings: ``beyond_stability``, where the dynamics has it.
+        attributes: of ``run_attributes``.
+        store: folder of the Zarr store.
+        manifest: its manifest, which makes it valid.
+
+    Raises:
+        DivergenceError: if the run diverged and ``beyond_stability`` is false; what there is of it
+            lies beside the store then.
+    """
+    diverged = Path(store).with_name("diverged.zarr")
+    remove(diverged)
+    try:
+        recorded = trajectory.run()
+    except DivergenceError as error:
+        so_far = trajectory.recorded()
+        if settings.get("beyond_stability", False):
+            print(f"recorded as the outcome: {error}")
+            whole = padded(so_far, trajectory.times)
+            write_snapshots(as_dataset(whole, attributes | {"diverged": "1"}), store, manifest)
+            remove(trajectory.stage)
+            return
+        write_zarr(as_dataset(so_far, attributes), diverged)
+        advice = "lower learning_rate or use dynamics: gradient_flow"
+        if isinstance(trajectory.evolution, GradientFlow):  # which takes no step that is too long
+            advice = "set precision: float64, or look into network and data"
+        raise DivergenceError(
+            f"{error}; the {len(so_far['time'])} snapshots before that are in {diverged} "
+            f"(xarray.open_zarr); {advice}"
+        ) from None
+    write_snapshots(as_dataset(recorded, attributes), store, manifest)
+    trajectory.finish()

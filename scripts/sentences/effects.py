@@ -1,0 +1,227 @@
+"""Sentences about tests along the axes of a study.
+
+A sentence claims an effect if its adjusted p-value (Holm, over all that the study tests) is below
+1 - confidence; else it says that there is no evidence, or that the runs are too few to give any.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from pipeline.outcomes import MOMENTS_AT, PRIMARY
+from sentences.phrases import NAMES, interval, listed, words
+
+MOMENTS = {
+    "end": "at the end of training",
+    "equal_loss": "at equal training loss",
+    "equal_gradients": "at equal numbers of gradients",
+}
+
+
+def evidence(row: pd.Series, level: float) -> str:
+    """Return "effect", "none" or "few" for one test.
+
+    Args:
+        row: p_value, p_adjusted, p_smallest.
+        level: 1 - confidence.
+    """
+    if not math.isfinite(row["p_value"]) or row["p_smallest"] > level:
+        return "few"
+    return "effect" if row["p_adjusted"] <= level else "none"
+
+
+def tested(row: pd.Series) -> str:
+    """Return the p-values of a row in words."""
+
+    def shown(p: float) -> str:
+        return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+    return f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} runs"
+
+
+def too_few(rows: pd.DataFrame) -> list[str]:
+    """Return sentences on each axis or value whose tests the runs cannot decide, or not make."""
+    keys = ["against"] + (["value"] if "value" in rows else [])
+    sentences = []
+    possible = rows["p_smallest"].notna().rename("possible")
+    for (*key, _), group in rows.groupby([*keys, possible], sort=False):
+        about = " ".join(words(part) for part in key if part != "case")
+        least = group["p_smallest"].min()
+        names = ", ".join(NAMES[q] for q in group["quantity"])
+        if not math.isfinite(least):  # Adam, or all but one value have diverged
+            sentences.append(f"No values of {names} to compare for {about}.")
+            continue
+        limit = f", which cannot give a p-value below {least:.2g}"
+        count = int(group["points"].max())
+        sentences.append(f"Too few runs ({count}{limit}) to say anything of {about} on {names}.")
+    return sentences
+
+
+def trend_sentence(row: pd.Series, confidence: float) -> str:
+    """Return the sentence of one row of the table trends."""
+    name, axis = NAMES[row["quantity"]], words(row["against"])
+    if evidence(row, 1 - confidence) == "none":
+        slope = interval(row, "slope", confidence)
+        return f"No evidence that {name} depends on {axis} (slope {slope}; {tested(row)})."
+    verb = "grows" if row["slope"] > 0 else "falls"
+    laws = {
+        ("factor", "log"): f"as {axis}^s",
+        ("factor", "linear"): f"as e^(s x {axis})",
+        ("difference", "log"): f"by s ln({axis})",
+        ("difference", "linear"): f"by s x {axis}",
+    }
+    law = laws[row["kind"], row["scale"]]
+    value = interval(row, "slope", confidence)
+    return (
+        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value} ({tested(row)})."
+    )
+
+
+def comparison_sentence(row: pd.Series, confidence: float) -> str:
+    """Return the sentence of one row of the table comparisons."""
+    name, value, reference = NAMES[row["quantity"]], words(row["value"]), words(row["reference"])
+    where = "" if row["against"] == "case" else f"{words(row['against'])} "
+    effect = interval(row, "effect", confidence)
+    if evidence(row, 1 - confidence) == "none":
+        return (
+            f"No evidence that {name} of {where}{value} differs from that of {reference} "
+            f"({row['kind']} {effect}; {tested(row)})."
+        )
+    told = f"{effect} times that of {reference}"
+    if row["kind"] == "difference":
+        told = f"{change(row)} than that of {reference}, the difference being {effect}"
+    return f"{name[0].upper()}{name[1:]} of {where}{value} is {told} ({tested(row)})."
+
+
+def change(row: pd.Series) -> str:
+    """Return whether a quantity is higher or lower than that of the reference."""
+    return "higher" if row["effect"] > (1 if row["kind"] == "factor" else 0) else "lower"
+
+
+def correlation_sentence(row: pd.Series, confidence: float) -> str:
+    """Return the sentence of one row of the table correlations."""
+    pair = f"the inefficiency and {NAMES[row['with']]}"
+    level = "between ensembles" if row["level"] == "between" else "among runs of equal settings"
+    found = evidence(row, 1 - confidence)
+    if found == "few":
+        lacking = f"points ({row['points']})"
+        lacking = lacking if row["level"] == "between" else f"realisations ({row['points']} points)"
+        return f"Too few {lacking} to correlate {pair} {level}."
+    shown = tested(row).replace("runs", "points")
+    value = interval(row, "correlation", confidence)
+    if row["level"] == "between":
+        level += " (which differ in their settings)"
+    start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
+    return f"{start} {pair} {level}: {value} ({shown})."
+
+
+def out_of_reach(rows: pd.DataFrame, level: float) -> str:
+    """Return a sentence on tests that Holm's first threshold put out of reach, empty without any.
+
+    Args:
+        rows: all primary tests of one moment, with p_value and p_smallest.
+        level: 1 - confidence.
+    """
+    made = rows[rows["p_value"].notna()]
+    if len(made) == 0:
+        return ""
+    least = made["p_smallest"]
+    beyond = made[(least <= level) & (least > level / len(made))]
+    if len(beyond) == 0:
+        return ""
+    return (
+        f"Of the {len(made)} tests at this moment {len(beyond)} have too few arrangements of their "
+        f"runs for Holm's first threshold, {level / len(made):.2g} (least p-values from "
+        f"{beyond['p_smallest'].min():.2g}): unless others are claimed first, they can "
+        "claim nothing, whatever the effect. Judge those by their intervals, or take more "
+        "realisations or fewer values."
+    )
+
+
+def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[str]:
+    """Return a sentence per start with all effects claimed at the end, or that there are none."""
+    sentences = []
+    for start in ("cold", "warm"):
+        claimed, made = [], 0
+        for name in ("trends", "comparisons"):
+            rows = tables[name]
+            if "quantity" not in rows or len(rows) == 0:
+                continue
+            wanted = rows["quantity"].isin(PRIMARY) & (rows["at"] == "end")
+            for _, row in rows[wanted & (rows["start"] == start)].iterrows():
+                made += math.isfinite(row["p_value"])
+                if evidence(row, 1 - confidence) != "effect":
+                    continue
+                axis = words(row["against"])
+                if name == "trends":
+                    verb = "grows" if row["slope"] > 0 else "falls"
+                    claimed.append(f"{NAMES[row['quantity']]} {verb} with {axis}")
+                else:
+                    where = "" if row["against"] == "case" else f"{axis} "
+                    claimed.append(
+                        f"{NAMES[row['quantity']]} is {change(row)} for {where}"
+                        f"{words(row['value'])} than for {words(row['reference'])}"
+                    )
+        if made:
+            found = "; ".join(claimed) if claimed else "none"
+            sentences.append(
+                f"Claimed at the end, from the {start} start ({len(claimed)} of {made} tests): "
+                f"{found}."
+            )
+    return sentences
+
+
+def generalisation_summary(correlations: pd.DataFrame, confidence: float) -> list[str]:
+    """Return whether the test error goes with the inefficiency, where it was possible to tell."""
+    if "with" not in correlations:
+        return []
+    rows = correlations[correlations["with"].isin(["test_error", "test_loss"])]
+    decided = [row for _, row in rows.iterrows() if evidence(row, 1 - confidence) != "few"]
+    return [correlation_sentence(row, confidence) for row in decided]
+
+
+def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
+    """Return the moment of a comparison with its level and the runs that it leaves out."""
+    words_of = MOMENTS[at]
+    if at == "end":
+        return words_of
+    runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["start"] == start)]
+    there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))
+    if at == "equal_loss" and "train_loss_share" in runs and there:
+        share = runs.loc[runs["at"] == at, "train_loss_share"].iloc[0]
+        words_of += f", {share:.3g} of that of the start"
+    left_out = f" ({there} of {all_runs} runs: the others pass it before the first recorded time"
+    return words_of + (f"{left_out} or have diverged)" if there < all_runs else "")
+
+
+def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str]:
+    """Return the parts that tell the tests along the axes, at each moment and from each start.
+
+    Args:
+        tables: outcomes, trends and comparisons.
+        confidence: of the study.
+    """
+    kinds = {"trends": trend_sentence, "comparisons": comparison_sentence}
+    made = {name: tables[name] for name in kinds if len(tables[name])}
+    primary = {name: rows[rows["quantity"].isin(PRIMARY)] for name, rows in made.items()}
+    parts = []
+    for at in MOMENTS_AT:
+        there = {name: rows[rows["at"] == at] for name, rows in primary.items()}
+        if there:
+            parts.append(out_of_reach(pd.concat(there.values()), 1 - confidence))
+        for start in ("cold", "warm"):
+            sentences = []
+            for name, rows in there.items():
+                rows = rows[rows["start"] == start]
+                undecided = [evidence(row, 1 - confidence) == "few" for _, row in rows.iterrows()]
+                undecided = pd.Series(undecided, rows.index, bool)
+                decided = rows[~undecided]
+                sentences += [kinds[name](row, confidence) for _, row in decided.iterrows()]
+                sentences += too_few(rows[undecided])
+            if sentences:
+                moment = moment_in_words(at, start, tables["outcomes"])
+                heading = f"From the {start} start, {moment}:"
+                parts.append(listed(heading, [f"- {sentence}" for sentence in sentences]))
+    return parts

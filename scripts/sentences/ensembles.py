@@ -1,0 +1,333 @@
+"""Sentences about what every ensemble came to: outcomes, predictions, transients, regimes."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from pipeline.outcomes import independent, joined
+from sentences.effects import tested
+from sentences.phrases import counted, interval, name_of
+from speedlimits.power_law import regime
+from speedlimits.speed_limit import BELOW_ONE
+from speedlimits.statistics import geometric_mean, holm
+
+# Of T/T_SL over its prediction: an exactly linear model is off 1 by 0.1 to 0.3 %, the error of the
+# integration at tolerances of 0.001 to 0.005, which all runs share and no p-value knows of.
+NUMERICAL_ERROR = 0.01
+
+
+def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
+    """Return a sentence on what T/T_SL is at a temperature, where a study has Langevin dynamics."""
+    if "langevin" not in set(outcomes.get("dynamics", ())):
+        return []
+    return [
+        "At temperatures above 0 T/T_SL is a lower bound over the distribution of starts, and a "
+        "looser one at higher temperatures: a fall with temperature may be the bound's doing."
+    ]
+
+
+def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
+    """Return what T/T_SL is and is not for dynamics that are no gradient flow (theory, section 8).
+
+    They are compared at the settings of the study, which are no tuned ones.
+    """
+    dynamics, started = outcomes.get("dynamics", pd.Series(dtype=str)), outcomes["start"]
+    inertial = dynamics.isin(["heavy_ball", "nesterov"])
+    sentences = []
+    if (dynamics == "sgd").any():
+        sentences.append(
+            "Minibatches: the loss drop of one trajectory bounds nothing, because their action "
+            "exceeds it by the gradient noise; T/T_SL is shown for comparison and is no bound."
+        )
+    if (inertial & (started == "warm")).any():
+        sentences.append(
+            "Momentum from a warm start has kinetic energy, which the loss drop leaves out: T/T_SL "
+            "there is no bound; with it the drop of energy is one, listed below."
+        )
+    if (dynamics == "adam").any():
+        sentences.append(
+            "Adam has no training time, and T/T_SL says nothing of it: what bounds it holds in its "
+            "own mean metric, which is known from the cold start, and is listed below."
+        )
+    if dynamics.nunique() > 1:
+        sentences.append(
+            "Each dynamics has the one learning rate and momentum that the study gives it: an "
+            "order of theirs is one of these settings."
+        )
+    return sentences
+
+
+def energetic_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble and start: the inefficiency that its own dynamics bounds by 1.
+
+    Only where some dynamics has momentum or is Adam: for the others it is T/T_SL. Minibatches and
+    Langevin dynamics have no such bound.
+    """
+    dynamics = outcomes.get("dynamics", pd.Series("", outcomes.index))
+    whole = outcomes[
+        (outcomes["realisation"] == "ensemble")
+        & (outcomes["at"] == "end")
+        & ~dynamics.isin(["sgd", "langevin"])
+    ]
+    if not dynamics.isin(["heavy_ball", "nesterov", "adam"]).any():
+        return []
+    name = "energetic_inefficiency"
+    return [
+        f"- {name_of(row, axes)}, {row['start']} start: {interval(row, name, confidence)}; "
+        f"{counted(row['runs'])}."
+        for _, row in whole[whole[name].notna()].iterrows()
+    ]
+
+
+def finite_step_sentence(outcomes: pd.DataFrame) -> list[str]:
+    """Return a sentence where T/T_SL of a dynamics without noise lies below 1: by finite steps."""
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
+    exact = whole[[not noisy(row) for _, row in whole.iterrows()]]
+    below = exact[exact["inefficiency"] < BELOW_ONE]
+    if len(below) == 0:
+        return []
+    return [
+        f"T/T_SL is below 1 in {len(below)} of {len(exact)} cases (ensembles and starts): T_SL "
+        "bounds gradient flow, not finite steps, whose loss falls by less than their action. A "
+        "small T/T_SL there is no efficiency; compare by the kinematic inefficiency."
+    ]
+
+
+def noisy(row: pd.Series) -> bool:
+    """Return whether T/T_SL of a row is a lower bound: Langevin dynamics at a temperature."""
+    return row.get("dynamics") == "langevin" and row.get("temperature", 1) != 0
+
+
+def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
+    lines = []
+    for _, row in whole.iterrows():
+        label = name_of(row, axes)
+        runs = counted(row["runs"])
+        if row["diverged"] > 0:
+            share = round(row["diverged"] * row["runs"])
+            lines.append(f"- {label}, {row['start']} start: {share} of {runs} diverged.")
+            continue
+        kinds = {"inefficiency": "T/T_SL", "kinematic_inefficiency": "kinematic inefficiency"}
+        name = next((n for n in kinds if math.isfinite(row[n])), None)
+        if name is None:
+            why = "no bound (see the column note)" if noisy(row) else "the loss has not dropped"
+            lines.append(f"- {label}, {row['start']} start: {why}.")
+            continue
+        kinds["inefficiency"] = "T/T_SL at least" if noisy(row) else "T/T_SL"
+        text = f"{kinds[name]} {interval(row, name, confidence)}"
+        predicted = row["inefficiency_predicted"]
+        if name == "inefficiency" and math.isfinite(predicted):
+            text += f", predicted from the NTK there {predicted:.3g}"
+        lines.append(f"- {label}, {row['start']} start: {text}; {runs}.")
+    return lines
+
+
+def transients(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Return the ensembles' rows that tell of the first transient, without bounds for T/T_SL."""
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["start"] == "warm")]
+    if "transient_factor" not in whole or len(whole) == 0:
+        return whole[:0]
+    whole = whole[whole["transient_time_share"].notna()]
+    return whole.assign(transient_factor=whole["transient_factor"].mask(whole.apply(noisy, axis=1)))
+
+
+def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble: what the first transient takes and does to the kernel."""
+    lines = []
+    for _, row in transients(outcomes).iterrows():
+        time, loss = (100 * row[f"transient_{name}_share"] for name in ("time", "loss"))
+        parts = [f"{time:.2g} % of the training time, {loss:.3g} % of the loss drop"]
+        told = {
+            "transient_factor": "T/T_SL from the cold over that from the warm start {}",
+            "transient_alignment_gain": "kernel-target alignment {} times that at the start",
+            "transient_drift": "kernel drift {}",
+        }
+        parts += [
+            text.format(interval(row, name, confidence))
+            for name, text in told.items()
+            if name in row and math.isfinite(row[name])
+        ]
+        lines.append(f"- {name_of(row, axes)}: {'; '.join([*parts, counted(row['runs'])])}.")
+    return lines
+
+
+def transient_summary(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence: by which factor leaving the first transient out lowers T/T_SL."""
+    rows = transients(outcomes)
+    rows = rows[rows["transient_factor"].notna()] if len(rows) else rows
+    if len(rows) == 0:
+        return []
+    ends = [rows.loc[rows["transient_factor"].agg(end)] for end in ("idxmin", "idxmax")]
+    texts = [f"{row['transient_factor']:.3g} ({name_of(row, axes)})" for row in ends]
+    between = texts[0] if len(rows) == 1 else f"between {texts[0]} and {texts[1]}"
+    return [f"T/T_SL from the cold start over that from the warm start is {between}."]
+
+
+def discretisation_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble that takes steps: its action over its drop of energy.
+
+    Gradient flow, for which it is 1 up to the error of integration, and Langevin dynamics, whose
+    noise drops no loss, have none.
+    """
+    if "dynamics" not in outcomes or "discretisation" not in outcomes:
+        return []
+    steps = ~outcomes["dynamics"].isin(["gradient_flow", "langevin"])
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end") & steps]
+    whole = whole[(whole["start"] == "cold") & whole["discretisation"].notna()]
+    lines = []
+    for _, row in whole.iterrows():
+        names = ["discretisation", "discretisation_low", "discretisation_high"]
+        shifted = pd.Series({name: 1 + row[name] for name in names})
+        share = interval(shifted, "discretisation", confidence)
+        lines.append(f"- {name_of(row, axes)}: {share}; {counted(row['runs'])}.")
+    return lines
+
+
+def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
+    """Return a line per ensemble and start: is T/T_SL what the NTK there predicts?
+
+    Student's t-test of the mean of ln(measured / predicted) over runs, at the end of training. What
+    the integration may be off by is no difference, whatever the p-value.
+    """
+    ends = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
+    if "prediction_ratio" not in ends:
+        return []
+    rows = []
+    for (_, start), group in ends.groupby(["ensemble", "start"], sort=False):
+        once = independent(group)
+        found = geometric_mean(once["prediction_ratio"], confidence)
+        if found["points"] > 1:
+            label = f"{name_of(group.iloc[0], axes)}, {start} start"
+            lost = len(once) - found["points"]
+            rows.append(found | {"label": label, "noisy": noisy(group.iloc[0]), "lost": lost})
+    lines = []
+    for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        shown = pd.Series({**row, "p_adjusted": p})
+        ratio = interval(shown.rename({"low": "mean_low", "high": "mean_high"}), "mean", confidence)
+        verdict = "no evidence of a difference"
+        if p <= 1 - confidence:
+            faster = "below the prediction, as a lower bound may be"
+            faster = faster if row["noisy"] else "faster than predicted"
+            verdict = "slower than predicted" if row["mean"] > 1 else faster
+            if abs(row["mean"] - 1) <= NUMERICAL_ERROR:
+                verdict = f"equal within the {100 * NUMERICAL_ERROR:g} % of integration"
+        lost = f"; {row['lost']} more have no T/T_SL" if row["lost"] else ""
+        lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}{lost}).")
+    return lines
+
+
+def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a line per kernel at the start: alpha, delta and the regime they lie in.
+
+    Ensembles that differ in their dynamics alone start with the same kernels, which count once.
+    The full kernel's where it is known, else that of the traced one. A regime is named if the whole
+    rectangle of both intervals lies in it.
+    """
+    if "alpha" not in exponents:
+        return []
+    at_start = exponents[exponents["moment"] == "start"].drop_duplicates("ensemble")
+    fits = [f"{name}{end}" for name in ("alpha", "delta") for end in ("", "_low", "_high")]
+    fitted = at_start[fits].notna().all(axis=1)
+    keys = joined(at_start, [*fits, "dataset", "n", "model", "width"])
+    repeated = fitted & keys.duplicated()
+    lines = []
+    for index, row in at_start[~repeated].iterrows():
+        label = name_of(row, axes)
+        more = int((keys[repeated] == keys[index]).sum())
+        label += f" and {more} more with the same kernels" if more else ""
+        ends = [row[f"{name}_{end}"] for name in ("alpha", "delta") for end in ("low", "high")]
+        if not all(map(math.isfinite, ends)) or ends[0] <= 0:
+            lines.append(f"- {label}: no exponents with intervals could be fitted.")
+            continue
+        text = "alpha {:.3g} ({:.3g} to {:.3g}), delta {:.3g} ({:.3g} to {:.3g})".format(
+            row["alpha"], *ends[:2], row["delta"], *ends[2:]
+        )
+        corners = {regime(alpha, delta) for alpha in ends[:2] for delta in ends[2:]}
+        if len(corners) == 1:
+            verdict = f"regime: {corners.pop()}"
+        else:
+            best = regime(row["alpha"], row["delta"])
+            verdict = f"regime: {best} by the values, not decided by the intervals"
+        lines.append(f"- {label}: {text}; {verdict}.")
+    return lines
+
+
+def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence per start: the lowest and highest T/T_SL of an ensemble at the end."""
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
+    sentences = []
+    for start, rows in whole.groupby("start", sort=False):
+        rows = rows[rows["inefficiency"].notna()]
+        if len(rows) == 0:
+            continue
+        low = rows.loc[rows["inefficiency"].idxmin()]
+        high = rows.loc[rows["inefficiency"].idxmax()]
+        ends = [f"{row['inefficiency']:.3g}" for row in (low, high)]
+        several = whole["ensemble"].nunique() > 1
+        only = f" ({name_of(low, axes)}, the only ensemble that has it)" if several else ""
+        text = f"at {ends[0]}" + (" in every ensemble" if len(rows) > 1 else only)
+        if ends[0] != ends[1]:
+            text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
+        sentences.append(f"From the {start} start T/T_SL ends {text}.")
+    return sentences
+
+
+def prediction_summary(lines: list[str]) -> list[str]:
+    """Return a sentence per start that counts the verdicts of ``prediction_lines``."""
+    sentences = []
+    for start in ("cold", "warm"):
+        here = [line for line in lines if f"{start} start: " in line]
+        if here:
+            slower = sum("slower than predicted" in line for line in here)
+            faster = sum("faster than predicted" in line for line in here)
+            below = sum("as a lower bound may be" in line for line in here)
+            rest = len(here) - slower - faster - below
+            bounded = f"{below} below it, as lower bounds may be, " if below else ""
+            sentences.append(
+                f"Against the prediction from the NTK at the {start} start, {slower} of "
+                f"{len(here)} ensembles are slower, {faster} faster, {bounded}{rest} "
+                "not told apart."
+            )
+    return sentences
+
+
+def regime_summary(lines: list[str]) -> list[str]:
+    """Return a sentence that counts the verdicts of ``regime_lines``."""
+    if not lines:
+        return []
+    named = [line.rpartition("regime: ")[2].rstrip(".") for line in lines if "regime: " in line]
+    counts = {name: named.count(name) for name in named}
+    counts |= {"without intervals": len(lines) - len(named)} if len(named) < len(lines) else {}
+    shown = "; ".join(f"{name} {count}" for name, count in counts.items())
+    return [f"Regimes of the power laws fitted to the NTK at the start: {shown}."]
+
+
+def transport_sentence(transport: pd.DataFrame) -> list[str]:
+    """Return a sentence: is coupling each start with its own end the optimal transport?"""
+    several = transport[transport["other_over_identity"].notna()]
+    if "dynamics" in several:  # with noise this coupling is never optimal
+        several = several[several["dynamics"] != "langevin"]
+    if len(several) == 0:
+        return []
+    better = several[~several["identity_is_optimal"].astype(bool)]
+    counts = sorted({int(count) for count in several["realisations"]})
+    size = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    cases = f"{len(several)} case{'s' if len(several) > 1 else ''}"
+    about = f"{cases} (ensembles and starts; {size} runs each)"
+    if len(better) == 0:
+        least = several["other_over_identity"].min()
+        return [
+            f"W2 between starts and ends: in all {about} the optimal assignment "
+            "couples each start with its own end, as it does in NTK dynamics; any other costs "
+            f"at least {least:.3g} times as much."
+        ]
+    gap = better["identity_over_assignment"].max() - 1
+    return [
+        f"W2 between starts and ends: in {len(better)} of {about} another "
+        f"assignment is cheaper than coupling each start with its own end, by up to "
+        f"{100 * gap:.2g} %: T_SL is overstated by as much, and T/T_SL understated."
+    ]

@@ -1,0 +1,61 @@
+"""Words, numbers with intervals and names of ensembles, of which sentences are made."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from pipeline.runs import over_stability_limit
+
+NAMES = {
+    "inefficiency": "the inefficiency T/T_SL",
+    "prediction_ratio": "the inefficiency over its prediction from the NTK",
+    "kinematic_inefficiency": "the kinematic inefficiency T int |theta'|^2 dt / l_geo^2",
+    "drift": "the kernel's drift",
+    "alignment_gain": "the gain in kernel-target alignment",
+    "test_error": "the test error",
+    "test_loss": "the test loss per sample",
+    "inefficiency_predicted": "its prediction from the NTK",
+}
+
+
+def words(name: object) -> str:
+    """Return a setting's name or value in words."""
+    text = f"{name:g}" if isinstance(name, float) else str(name)
+    return text if ":" in text else text.replace("_", " ")
+
+
+def interval(row: pd.Series, name: str, confidence: float) -> str:
+    """Return a value with its interval, if it has one."""
+    text = f"{row[name]:.3g}"
+    if math.isfinite(row[f"{name}_low"]):
+        ends = f"{row[f'{name}_low']:.3g} to {row[f'{name}_high']:.3g}"
+        text += f" ({100 * confidence:g} % interval {ends})"
+    return text
+
+
+def counted(runs: float) -> str:
+    """Return a number of runs in words: "1 run", "3 runs"."""
+    return f"{runs:.0f} run{'s' if runs > 1 else ''}"
+
+
+def named_axes(axes: dict, outcomes: pd.DataFrame) -> dict:
+    """Return the axes that name an ensemble: those of the study, and the subset where it varies."""
+    several = "subset" in outcomes and outcomes["subset"].nunique() > 1
+    return {**axes, "subset": sorted(outcomes["subset"].unique())} if several else axes
+
+
+def name_of(row: pd.Series, axes: dict) -> str:
+    """Return what tells an ensemble from the others of its study."""
+    read = [axis for axis in axes if pd.notna(row[axis])]  # myrtle5 does not read the depth
+    relative = over_stability_limit(row.get("ensemble", ""))
+    units = {"learning_rate": " x 2/lambda_1"} if relative else {}
+    told = [f"{words(axis)} {words(row[axis])}{units.get(axis, '')}" for axis in read]
+    label = ", ".join(told) or "one ensemble"
+    return label.replace("case ", "")
+
+
+def listed(heading: str, lines: list[str]) -> str:
+    """Return a heading with its list, empty without lines."""
+    return "\n".join([heading, "", *lines]) if lines else ""

@@ -1,0 +1,394 @@
+"""What the paper reports beside ours: value, interval, verdict, configuration.
+
+Only studies in which nothing but n and the draw of the subset varies are compared, as in the
+paper's figure 1. The paper gives no table: its values are what its text and figure 1 say, and a
+verdict follows from the criterion that stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import pandas as pd
+
+from pipeline.pages import html_table, study_label, varied_settings
+from speedlimits.speed_limit import BELOW_ONE, FLOW_DISCRETISATION
+
+FIGURE_1 = "figure 1, read off"
+# The paper's band of the warm inefficiency, 2 to 5, over its decade of n allows no steeper trend.
+FLAT_SLOPE = math.log10(5 / 2)
+# setting: the paper's value
+PAPER_SETTINGS = {
+    "dataset": "cifar10",
+    "model": "myrtle5",
+    "width": 128,
+    "dynamics": "gradient_descent",
+    "learning_rate": 1e-5,
+    "learning_rate_unit": "absolute",
+}
+PAPER_SIZES = (500, 5000)
+PAPER_REALISATIONS = 6
+PAPER_WARM_ACCURACY = 0.12
+
+
+class Measured(NamedTuple):
+    """One number of ours.
+
+    Attributes:
+        label: ensemble or what else the number belongs to.
+        value: the number; NaN if it was not measured.
+        low: lower end of its interval, NaN if there is none.
+        high: upper end.
+        agrees: whether it meets the row's criterion; None if that is not decided.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    agrees: bool | None
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        quantity: what is compared.
+        paper: the paper's value or range in words.
+        source: where the paper says it.
+        criterion: when ours agrees.
+        measured: our numbers.
+        note: why there are none, if so.
+    """
+
+    quantity: str
+    paper: str
+    source: str
+    criterion: str
+    measured: list[Measured]
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Reproduced, partly, differs, not decided, or the note if nothing was measured."""
+        if not self.measured:
+            return self.note or "not measured"
+        decided = [m.agrees for m in self.measured if m.agrees is not None]
+        agreeing, count = sum(decided), len(self.measured)
+        if not decided:
+            return "not decided"
+        if agreeing == count:
+            return "reproduced"
+        if agreeing:
+            return f"partly ({agreeing} of {count})"
+        return "differs" if len(decided) == count else f"differs ({len(decided)} of {count})"
+
+
+def in_range(value: float, low: float, high: float, least: float, most: float) -> bool | None:
+    """Return whether a value lies in [least, most]; None if only its interval meets the range."""
+    if least <= value <= most:
+        return True
+    return None if low <= most and high >= least else False
+
+
+def ends(limits: pd.DataFrame, start: str) -> pd.DataFrame:
+    """Return the last row of every ensemble from one start, by folder."""
+    rows = limits[(limits["start"] == start) & (limits["realisation"] == "ensemble")]
+    rows = rows.sort_values("time", kind="stable")
+    # not .last(), which takes an earlier time where the end is missing: after a divergence
+    return rows.groupby("ensemble", sort=False).tail(1).set_index("ensemble")
+
+
+def at_end(
+    limits: pd.DataFrame,
+    labels: dict[str, str],
+    start: str,
+    column: str,
+    within: tuple[float, float],
+    transform: Callable[[float], float] = float,
+) -> list[Measured]:
+    """Return a column at the last time of every ensemble, held against a range.
+
+    Args:
+        limits: ``speed_limits.csv`` of a study.
+        labels: folder of each ensemble -> its label.
+        start: "cold" or "warm".
+        column: column with ``_low`` and ``_high`` beside it.
+        within: the paper's range.
+        transform: monotonic function of the three numbers.
+
+    Returns:
+        One number per ensemble that has the start.
+    """
+    found = []
+    for path, row in ends(limits, start).reindex(list(labels)).iterrows():
+        numbers = [transform(row[name]) for name in (column, f"{column}_low", f"{column}_high")]
+        if math.isfinite(numbers[0]):
+            found.append(Measured(labels[path], *numbers, in_range(*numbers, *within)))
+    return found
+
+
+def slope(trends: pd.DataFrame, start: str, agrees: Callable) -> list[Measured]:
+    """Return the slope of ln T/T_SL against ln n from one start.
+
+    Args:
+        trends: ``trends.csv`` of a study.
+        start: "cold" or "warm".
+        agrees: (slope, low, high, p) -> whether the criterion is met; None if not decided.
+
+    Returns:
+        One number, or none without a trend.
+    """
+    wanted = {"at": "end", "start": start, "quantity": "inefficiency"}
+    rows = trends[(trends[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    rows = rows[rows["slope"].notna()]
+    return [
+        Measured(
+            f"slope on ln n, p = {row['p_value']:.2g}",
+            row["slope"],
+            row["slope_low"],
+            row["slope_high"],
+            agrees(row["slope"], row["slope_low"], row["slope_high"], row["p_value"]),
+        )
+        for _, row in rows.iterrows()
+    ]
+
+
+def falling(level: float) -> Callable:
+    """Return the criterion of a significant fall at a level of significance."""
+
+    def agrees(value: float, low: float, high: float, p_value: float) -> bool | None:
+        significant = p_value < level and (high < 0 or low > 0)
+        return value < 0 if significant else None
+
+    return agrees
+
+
+def flat(value: float, low: float, high: float, p_value: float) -> bool | None:
+    """Return whether a slope's interval lies in the flat range; None if it reaches out of it."""
+    if -FLAT_SLOPE < low and high < FLAT_SLOPE:
+        return True
+    return False if low > FLAT_SLOPE or high < -FLAT_SLOPE else None
+
+
+def residue_spread(exponents: pd.DataFrame, labels: dict[str, str]) -> list[Measured]:
+    """Return by how much delta approaches 0, uniform residue projections, at the warm start.
+
+    Args:
+        exponents: ``exponents.csv`` of a study.
+        labels: folder of each ensemble -> its label.
+
+    Returns:
+        |delta| at the warm start minus |delta| at the start, decided where the two intervals of
+        |delta| are disjoint: a delta of the other sign may be as far from 0.
+    """
+    found = []
+    kernel = "full" if (exponents["kernel"] == "full").any() else "traced"
+    of_kernel = exponents[(exponents["kernel"] == kernel) & exponents["delta"].notna()]
+    for path, label in labels.items():
+        rows = of_kernel[of_kernel["ensemble"] == path].set_index("moment")
+        if not {"start", "warm"} <= set(rows.index):
+            continue
+        start, warm = rows.loc["start"], rows.loc["warm"]
+        (start_low, start_high), (warm_low, warm_high) = map(size_interval, (start, warm))
+        disjoint = warm_high < start_low or warm_low > start_high
+        change = abs(warm["delta"]) - abs(start["delta"])
+        told = f"{label}: delta {start['delta']:.2f} to {warm['delta']:.2f}, change of |delta|"
+        found.append(Measured(told, change, math.nan, math.nan, change < 0 if disjoint else None))
+    return found
+
+
+def size_interval(fit: pd.Series) -> tuple[float, float]:
+    """Return the ends of the interval of |delta|, which begins at 0 where that of delta holds 0."""
+    low, high = fit["delta_low"], fit["delta_high"]
+    return max(low, -high, 0.0), max(-low, high)
+
+
+def warm_epochs(warm: pd.DataFrame, study: list[dict], labels: dict[str, str]) -> list[Measured]:
+    """Return the warm start in epochs, where the descent is the paper's."""
+    found = []
+    for ensemble in study:
+        settings = ensemble["settings"]
+        comparable = (
+            settings["dynamics"] == "gradient_descent"
+            and settings["learning_rate"] == PAPER_SETTINGS["learning_rate"]
+            and settings["learning_rate_unit"] == "absolute"
+        )
+        row = warm[warm["ensemble"] == ensemble["path"]].iloc[0]
+        if comparable and row["threshold"] == PAPER_WARM_ACCURACY and row["reached"]:
+            rate = settings["learning_rate"]
+            epochs, before = row["time"] / rate, (row["time"] - row["time_resolution"]) / rate
+            agrees = in_range(epochs, before, epochs, 1500, 2500)
+            found.append(Measured(labels[ensemble["path"]], epochs, before, epochs, agrees))
+    return found
+
+
+def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: float) -> list[Row]:
+    """Return the comparison of one study with the paper.
+
+    Args:
+        tables: ``speed_limits``, ``trends``, ``exponents`` and ``warm_starts`` of the study.
+        study: its ensembles, as ``Plan.described`` gives them.
+        level: level of significance of a trend.
+
+    Returns:
+        The rows, in the order of the paper.
+    """
+    varied = varied_settings(study)
+    labels = {ensemble["path"]: study_label(ensemble["settings"], varied) for ensemble in study}
+    limits, trends = tables["speed_limits"], tables["trends"]
+    smallest = limits["inefficiency"].min()
+    obeyed = bool(smallest >= BELOW_ONE)
+    bound = Measured("smallest of all runs and times", smallest, math.nan, math.nan, obeyed)
+    of_order_one = (0.0, math.sqrt(10))
+    return [
+        Row(
+            "T/T_SL, every run and time",
+            "at least 1",
+            "its bound, eq. 8",
+            f"at least 1 - {FLOW_DISCRETISATION} (error of the integration)",
+            [bound] if math.isfinite(smallest) else [],  # Adam's T_SL has no meaning
+        ),
+        Row(
+            "T/T_SL from a cold start, end of training",
+            "about 10 to 30",
+            FIGURE_1,
+            "the value lies in the range; not decided where only its interval meets it",
+            at_end(limits, labels, "cold", "inefficiency", (10, 30)),
+        ),
+        Row(
+            "trend with n, cold start",
+            "falls with n",
+            FIGURE_1,
+            f"slope < 0 with an interval below 0 and permutation p < {level:.3g}",
+            slope(trends, "cold", falling(level)),
+        ),
+        Row(
+            "T/T_SL from the warm start, end of training",
+            "about 2 to 5",
+            FIGURE_1,
+            "the value lies in the range; not decided where only its interval meets it",
+            at_end(limits, labels, "warm", "inefficiency", (2, 5)),
+            "warm start not reached",
+        ),
+        Row(
+            "trend with n, warm start",
+            "roughly flat",
+            FIGURE_1,
+            f"interval of the slope within ±{FLAT_SLOPE:.2f}, what the band 2 to 5 leaves",
+            slope(trends, "warm", flat),
+            "warm start not reached",
+        ),
+        *(
+            Row(
+                f"l_gamma / l_geo, {start} start, end of training",
+                "of order 1",
+                FIGURE_1,
+                "below the square root of 10",
+                at_end(limits, labels, start, "path_excess", of_order_one, math.sqrt),
+                "warm start not reached",
+            )
+            for start in ("cold", "warm")
+        ),
+        Row(
+            "residue projections on the NTK eigenvectors",
+            "more uniform at the warm start",
+            FIGURE_1,
+            "|delta| falls from the start to the warm start, intervals of |delta| disjoint",
+            residue_spread(tables["exponents"], labels),
+            "no fit at both moments",
+        ),
+        Row(
+            "warm start, 12 % test accuracy",
+            "about epoch 2000",
+            FIGURE_1,
+            "within 1500 to 2500 epochs of descent at learning rate 1e-5",
+            warm_epochs(tables["warm_starts"], study, labels),
+            "not comparable (other dynamics or threshold)",
+        ),
+    ]
+
+
+def configuration(study: list[dict], realisations: int, accuracy: float) -> str:
+    """Return in words what was run, and in what it differs from the paper's experiment."""
+    settings = study[0]["settings"]
+    sizes = sorted({ensemble["settings"]["n"] for ensemble in study})
+    told = [
+        f"{name.replace('_', ' ')} {settings.get(name, 'none')}"
+        + ("" if settings.get(name) == value else f" (paper: {value})")
+        for name, value in PAPER_SETTINGS.items()
+        if not name.startswith("learning_rate") or settings["dynamics"] == "gradient_descent"
+    ]
+    paper_sizes = "" if (sizes[0], sizes[-1]) == PAPER_SIZES else " (paper: 500 to 5000)"
+    told.append(f"n {', '.join(map(str, sizes))}{paper_sizes}")
+    six = "" if realisations == PAPER_REALISATIONS else f" (paper: {PAPER_REALISATIONS})"
+    told.append(f"{realisations} realisations{six}")
+    paper_accuracy = "" if accuracy == PAPER_WARM_ACCURACY else " (paper: 12 %)"
+    told.append(f"warm start at {100 * accuracy:g} % test accuracy{paper_accuracy}")
+    return "; ".join(told)
+
+
+def only_size_varies(study: list[dict]) -> bool:
+    """Return whether a study varies n, and nothing else but the draw of the subset."""
+    varied = varied_settings(study)
+    return len(varied["n"] if "n" in varied else []) > 1 and set(varied) <= {"n", "subset"}
+
+
+def at_a_temperature(study: list[dict]) -> bool:
+    """Return whether T/T_SL of a study is only a lower bound, which no range of values decides."""
+    return any(
+        ensemble["settings"]["dynamics"] == "langevin" and ensemble["settings"]["temperature"] > 0
+        for ensemble in study
+    )
+
+
+def tidy(name: str, rows: list[Row], described: str) -> Iterable[dict]:
+    """Yield the table's lines as they are stored: one per number of ours."""
+    for row in rows:
+        missing = Measured("", math.nan, math.nan, math.nan, None)
+        for m in row.measured or [missing]:
+            agrees = "" if m.agrees is None else str(m.agrees).lower()
+            yield {
+                "study": name,
+                "quantity": row.quantity,
+                "paper": row.paper,
+                "source": row.source,
+                "of": m.label,
+                "value": m.value,
+                "low": m.low,
+                "high": m.high,
+                "agrees": agrees,
+                "verdict": row.verdict,
+                "criterion": row.criterion,
+                "configuration": described,
+            }
+
+
+def in_words(m: Measured) -> str:
+    """Return one number with its interval, as the page shows it."""
+    interval = f" [{m.low:.3g}, {m.high:.3g}]" if math.isfinite(m.low) else ""
+    return f"{m.label}: {m.value:.3g}{interval}"
+
+
+def fragment(compared: dict[str, tuple[list[Row], str]]) -> str:
+    """Return the table in HTML, one per study; or a sentence if no study can be compared."""
+    if not compared:
+        return "<p>No study without noise varies n alone: nothing is held against the paper.</p>\n"
+    header = ("quantity", "paper", "ours, with interval", "verdict", "configuration")
+    tables = []
+    for name, (rows, described) in compared.items():
+        lines = [
+            (
+                row.quantity,
+                f"{row.paper}\n({row.source})",
+                "\n".join(map(in_words, row.measured)) or "\N{EN DASH}",
+                f"{row.verdict}\ncriterion: {row.criterion}",
+                described if index == 0 else "the same",
+            )
+            for index, row in enumerate(rows)
+        ]
+        caption = f"Reproduction of the paper's figure 1 by the study {name}"
+        tables.append(html_table(header, lines, caption, "reproduction"))
+    return "\n".join(tables)

@@ -1,0 +1,100 @@
+"""What a study found, in sentences made from its tables alone."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pipeline.outcomes import each_run_once
+from sentences.effects import (
+    correlation_sentence,
+    effect_parts,
+    effect_summary,
+    generalisation_summary,
+)
+from sentences.ensembles import (
+    discretisation_lines,
+    energetic_lines,
+    finite_step_sentence,
+    noise_sentence,
+    optimiser_sentences,
+    outcome_lines,
+    prediction_lines,
+    prediction_summary,
+    range_sentences,
+    regime_lines,
+    regime_summary,
+    transient_lines,
+    transient_summary,
+    transport_sentence,
+)
+from sentences.infinite_width import infinite_width_part
+from sentences.phrases import listed, named_axes, words
+
+
+def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str:
+    """Return the findings as Markdown.
+
+    Args:
+        tables: outcomes, trends, comparisons, correlations, exponents, transport, and of a study
+            with that figure infinite_width and infinite_width_powers.
+        study: its name.
+        settings: axes and confidence.
+    """
+    confidence, axes = settings["confidence"], named_axes(settings["axes"], tables["outcomes"])
+    level = f"{1 - confidence:.2g}"
+    predictions = prediction_lines(tables["outcomes"], axes, confidence)
+    regimes = regime_lines(each_run_once(tables["exponents"]), axes)
+    short = [
+        *range_sentences(tables["outcomes"], axes),
+        *transient_summary(tables["outcomes"], axes),
+        *finite_step_sentence(tables["outcomes"]),
+        *noise_sentence(tables["outcomes"]),
+        *optimiser_sentences(tables["outcomes"]),
+        *prediction_summary(predictions),
+        *regime_summary(regimes),
+        *transport_sentence(each_run_once(tables["transport"])),
+        *effect_summary(tables, confidence),
+        *generalisation_summary(tables["correlations"], confidence),
+    ]
+    parts = [
+        f"# What the study {words(study)} found",
+        listed("In short:", [f"- {sentence}" for sentence in short]),
+        f"Permutation tests; an effect is claimed below {level} after Holm's correction over all "
+        "tests of the same moment in this study. Intervals are bootstrapped over runs of the same "
+        "settings: they say how well the slope over just these settings is known. The test asks "
+        "whether values line up along the axis more than by chance, and may see no trend where the "
+        "interval leaves out zero.",
+        listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
+        listed(
+            "Action over drop of energy, from the cold start to the end; finite steps and gradient "
+            "noise raise it above 1:",
+            discretisation_lines(tables["outcomes"], axes, confidence),
+        ),
+        listed(
+            "T times the drop of energy over the squared displacement, at the end; the energy "
+            "holds the kinetic energy of momentum, and Adam's displacement is measured in its mean "
+            "metric. At least 1 up to the error of finite steps; T/T_SL for the others:",
+            energetic_lines(tables["outcomes"], axes, confidence),
+        ),
+        listed(
+            "The first transient, from the start to the warm start:",
+            transient_lines(tables["outcomes"], axes, confidence),
+        ),
+        listed(
+            "Measured over predicted inefficiency at the end of training (geometric mean over runs "
+            "with Student's interval; Holm's correction over this list):",
+            predictions,
+        ),
+        infinite_width_part(tables, axes, confidence),
+        listed(
+            "Exponents of the NTK spectrum at the start, lambda_k ~ k^-alpha and Delta_k^2 ~ "
+            "k^-delta, with 95 % intervals of the fit, and the regime of the power law "
+            "(optimal: 1 - alpha < delta < 1):".replace("95", f"{100 * confidence:g}"),
+            regimes,
+        ),
+    ]
+    parts += effect_parts(tables, confidence)
+    related = [correlation_sentence(r, confidence) for _, r in tables["correlations"].iterrows()]
+    heading = "Correlations at the end (Holm's correction over this list):"
+    parts.append(listed(heading, [f"- {sentence}" for sentence in related]))
+    return "\n\n".join(part for part in parts if part) + "\n"
