@@ -177,6 +177,15 @@ def test_snapshots_that_do_not_fit_are_refused(snapshots, times, words):
         speedlimits.measure(nn.Linear(D, C), X, Y, snapshots, times)
 
 
+def test_networks_that_compute_with_the_weights_of_another_are_refused(linear):
+    network, x, y, weights, times = linear
+    original = nn.Linear(D, C, bias=False).double()
+    network.forward = lambda h: h @ original.weight.T  # as its own, until it is copied
+    network.weight = original.weight
+    with pytest.raises(ValueError, match="a copy of the network has another gradient"):
+        speedlimits.measure(network, x, y, weights, times)
+
+
 def test_snapshots_that_are_all_the_weights_of_now_are_refused():
     """What ``snapshots.append(network.state_dict())`` collects, which would give NaN throughout."""
     network, snapshots = nn.Linear(D, C), []

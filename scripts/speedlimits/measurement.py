@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speedlimits import speed_limit as sl
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
-from speedlimits.network_checks import check_network, copied
+from speedlimits.network_checks import check_copy, check_network, copied
 from speedlimits.ntk_dynamics import predict
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 
@@ -85,8 +85,9 @@ def measure(
         )
     _check_numbers("inputs", inputs)
     _check_numbers("targets", targets)
-    network = _copy(network)
+    given, network = network, _copy(network)
     check_network(network, inputs, targets.shape[1])
+    check_copy(given, inputs)  # one that keeps no state, as was checked: the call changes nothing
     weights = _flat_weights(network, snapshots)
     times = np.asarray(times, float)
     fit = times.shape == (len(weights),) and len(times) >= 2

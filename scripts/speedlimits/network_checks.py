@@ -164,14 +164,58 @@ def copied(network: nn.Module) -> nn.Module:
         ) from error
 
 
+def check_copy(network: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError, in one sentence, if a copy computes with the weights of the original.
+
+    Losses are those of a copy, whose weights change. Where a closure or a bound method uses the
+    original's, the copy has no gradient.
+
+    Args:
+        network: one that ``check_network`` lets pass.
+        inputs: some of its inputs, shape (N, ...).
+
+    Raises:
+        ValueError: if the gradients of both differ, or there is none.
+    """
+    part = inputs[:2].to(next(network.parameters()))
+    ours = _reverse_gradient(network, part)
+    theirs = _reverse_gradient(copied(network), part)  # copied once it has run, as by training
+    size, apart = (
+        sum(g.double().square().sum() for g in gradients).sqrt()
+        for gradients in (ours, [a - b for a, b in zip(ours, theirs, strict=True)])
+    )
+    if apart > DERIVATIVE_TOLERANCE * size:
+        raise ValueError(
+            "a copy of the network has another gradient, since it computes with the weights of the "
+            "original; take weights from self, not from a closure or a method bound to another"
+        )
+
+
+def _reverse_gradient(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradient of ``_weighted_sum`` with respect to each weight.
+
+    Raises:
+        ValueError: if no weight decides the outputs.
+    """
+    total = _weighted_sum(network(inputs))
+    if not total.requires_grad:
+        raise ValueError("the outputs do not depend on the weights (no_grad or detach inside?)")
+    weights = list(network.parameters())
+    return torch.autograd.grad(total, weights, materialize_grads=True, allow_unused=True)
+
+
+def _weighted_sum(outputs: Tensor) -> Tensor:
+    """Return sum_i sum_a a f_a(x_i) of outputs (N, C)."""
+    return (outputs * torch.arange(1, 1 + outputs.shape[1]).to(outputs)).sum()
+
+
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
 
     Training takes reverse derivatives of a batch, the kernel those of single samples (torch.func)
     and forward ones. For g = sum_i sum_a a f_a(x_i) over two samples, grad g of the batch must be
     the sum of the samples' gradients, and its product with a tangent the forward derivative along
-    it. (Plain sums of outputs are constant for a softmax.) The loss is that of a copy, which must
-    have the same gradient: a closure or a bound method would still use the original's weights.
+    it. (Plain sums of outputs are constant for a softmax.) A copy must have the same gradient.
 
     Args:
         network: one that ``check_network`` lets pass.
@@ -184,16 +228,11 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     buffers = {name: b.detach() for name, b in network.named_buffers()}
     part = inputs[:2].to(next(iter(parameters.values())))
 
-    def total_of(outputs: Tensor) -> Tensor:
-        return (outputs * torch.arange(1, 1 + outputs.shape[1]).to(outputs)).sum()
-
     def summed(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        return total_of(functional.call(network, weights | buffers, x))
+        return _weighted_sum(functional.call(network, weights | buffers, x))
 
-    total = total_of(network(part))
-    if not total.requires_grad:
-        raise ValueError("the outputs do not depend on the weights (no_grad or detach inside?)")
-    batch = torch.autograd.grad(total, list(network.parameters()), materialize_grads=True)
+    check_copy(network, inputs)
+    batch = _reverse_gradient(network, part)
     try:
         with plain_attention():
             each = vmap(grad(lambda w, x: summed(w, x.unsqueeze(0))), (None, 0))(parameters, part)
@@ -217,16 +256,6 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
         raise ValueError(
             "gradients of single samples do not add up to that of the batch; a custom backward "
             "pass, a hook or a detached part makes one of them wrong"
-        )
-    twin = copied(network)
-    of_copy = total_of(twin(part))
-    ours = list(twin.parameters())
-    found = torch.autograd.grad(of_copy, ours, materialize_grads=True, allow_unused=True)
-    apart = sum((a.double() - b.double()).square().sum() for a, b in zip(found, batch, strict=True))
-    if apart.sqrt() > DERIVATIVE_TOLERANCE * size:
-        raise ValueError(
-            "a copy of the network has another gradient, since it computes with the weights of the "
-            "original; take weights from self, not from a closure or a method bound to another"
         )
     if (forward.double() - along).abs() > DERIVATIVE_TOLERANCE * size * reach:
         raise ValueError(
