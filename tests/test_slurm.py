@@ -206,13 +206,14 @@ def test_faults_are_repaired_and_results_are_those_of_a_local_run(cluster, tmp_p
     adapt(folder)
     with submitted(folder, FINAL, "--configfile", str(overlay)) as process:
         trainings = frozen_trainings(4)
-        (folder / "freeze").unlink()  # the lost node may take others along, which start again
+        (folder / "freeze").unlink()  # what starts again goes on
         failed, lost, *others = trainings
-        for job in others:
-            send(job, signal.SIGCONT)
         send(failed, signal.SIGKILL)
         wait_until(lambda: states()[failed] == "FAILED")
+        # The others stand still meanwhile: none is taken along just as it ends, and starts anew.
         lose_node_of(cluster, lost, trainings[lost], requeue=True)
+        for job in others:
+            send(job, signal.SIGCONT)
         log = finish(process, folder)
         after = states()
     assert process.returncode == 0, log[-5000:]
