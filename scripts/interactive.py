@@ -10,6 +10,7 @@ import math
 
 import pandas as pd
 
+from pipeline.columns import interval_name
 from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.pages import page, study_label, varied_settings
@@ -86,11 +87,11 @@ def main(snakemake) -> None:
     studies = snakemake.params.settings["studies"]
     with logged(snakemake.log[0]):
         data = {"studies": {}, "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, "}
-        for (name, ensembles), path in zip(studies.items(), snakemake.input, strict=True):
-            table = read_table(path)
+        tables = [read_table(path) for path in snakemake.input]
+        interval = interval_name(tables[0]["confidence"].iloc[0])
+        data["footer"] += f"bands: its {interval}; all numbers: results/studies/*/*.csv"
+        for (name, ensembles), table in zip(studies.items(), tables, strict=True):
             data["studies"][name] = study_data(table, ensembles)
-        level = f"{100 * table['confidence'].iloc[0]:g} %"
-        data["footer"] += f"bands: its {level} interval; all numbers: results/studies/*/*.csv"
         text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
         with recorded(snakemake.output[0]) as partial:
             partial.write_text(page("interactive").replace("@DATA@", text), encoding="utf-8")

@@ -233,6 +233,11 @@ def described(column: str) -> dict[str, str]:
     raise KeyError(f"the column {column} is not described in pipeline/columns.py; add it there")
 
 
+def interval_name(confidence: float) -> str:
+    """Return what intervals of a confidence level are called, such as "95 % interval"."""
+    return f"{100 * confidence:g} % interval"
+
+
 def is_taken(name: str) -> bool:
     """Return whether a column of this name is described here, and so none of a user's choice."""
     try:

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from pipeline.interruption import PLANNER, python_version
 from pipeline.own_code import own_digest
-from speedlimits.network_checks import check_derivatives, check_network, check_parameters
+from speedlimits.network_checks import (
+    check_derivatives,
+    check_network,
+    check_parameters,
+    in_one_line,
+    make_contiguous,
+)
 from speedlimits.networks import drawn_network
 
 
@@ -58,7 +64,7 @@ def own_factory(model: str) -> Callable[..., nn.Module]:
     try:
         found = getattr(importlib.import_module(module), factory)
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {_first_line(error)}"
+        what = in_one_line(error)
         raise ValueError(f"model: {model} cannot be imported ({what})") from error
     if not callable(found):
         raise ValueError(
@@ -124,7 +130,7 @@ def drawn_own_network(
         except (Exception, SystemExit) as error:
             given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
             call = f"input_shape={shape}, outputs={outputs}{', ' * bool(given)}{given}"
-            what = f"{type(error).__name__}: {_first_line(error)}"
+            what = in_one_line(error)
             raise ValueError(f"model: {model}({call}) failed ({what})") from error
         if not isinstance(made, nn.Module):
             raise ValueError(
@@ -151,9 +157,7 @@ def drawn_own_network(
         ) from error
     if _same_state(network, other):
         print("the start does not depend on the seed: all realisations are the same run")
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.data = parameter.data.contiguous()  # flat vectors are made of views
+    make_contiguous(network)
     return network
 
 
@@ -163,8 +167,3 @@ def _same_state(network: nn.Module, other: nn.Module) -> bool:
     return mine.keys() == theirs.keys() and all(
         torch.equal(mine[name], theirs[name]) for name in mine if torch.is_tensor(mine[name])
     )
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), "")

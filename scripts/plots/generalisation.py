@@ -58,8 +58,8 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     if len(series) > 1:
         pairs = zip([label for label, _ in series], shades, strict=True)
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
-    interval = f", {style.interval_name(ends)}" if (ends["runs"] > 1).any() else ""
-    size = f"ensemble of {style.run_count(ends)}{interval}"
+    size = f"ensemble of {style.run_count(ends)}"
+    size = style.with_interval(size, ends, (ends["runs"] > 1).any())
     handles = [
         Line2D([], [], color="black", linestyle="none", marker="o", label=size),
         Line2D([], [], color="black", label="single runs", **DOT),

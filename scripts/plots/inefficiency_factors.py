@@ -42,8 +42,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         row[0].text(0.03, 0.96, discretisation_note(of_start), **note)
     style.finish_bounded(axes.ravel(), notes)
     style.colour_legend(figure, shown)
-    several = style.has_interval(speed_limits, "inefficiency")
-    band = style.interval_name(speed_limits) if several else None
+    band = style.band_name(speed_limits, "inefficiency")
     measured = f"measured, {style.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}
     style.curve_legend(figure, kinds, band)

@@ -51,8 +51,7 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         plot_trend(panel, ends, against, trends[trends["start"] == start])
         style.log_axes(panel, "y")
     several = style.has_interval(speed_limits, "inefficiency")
-    size = style.run_count(speed_limits)
-    size += f", {style.interval_name(speed_limits)}" if several else ""
+    size = style.with_interval(style.run_count(speed_limits), speed_limits, several)
     legend(figure, against, colours, size)
     return figure
 

@@ -46,7 +46,6 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
     if "measured" in found:
         found["measured"] += f", {style.run_count(speed_limits)} each"
-    several = style.has_interval(speed_limits, "inefficiency")
-    band = style.interval_name(speed_limits) if several else None
+    band = style.band_name(speed_limits, "inefficiency")
     style.curve_legend(figure, found, band)
     return figure

@@ -201,11 +201,12 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
 
 def legend(figure: Figure, ends: pd.DataFrame) -> None:
     """Say what the marks are and how many runs an ensemble has."""
-    interval = f", {style.interval_name(ends)}" if (ends["runs"] > 1).any() else ""
+    size = f"ensemble of {style.run_count(ends)}"
+    size = style.with_interval(size, ends, (ends["runs"] > 1).any())
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
     more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
     kinds = {
-        f"ensemble of {style.run_count(ends)}{interval}{more}": MARK | {"color": "black"},
+        f"{size}{more}": MARK | {"color": "black"},
         "single runs": {"linestyle": "none", "marker": ".", "color": "black"},
         "predicted from the NTK there": HOLLOW | {"color": "black"},
     }

@@ -48,8 +48,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     kinds = {"measured": measured, "predicted": "from the NTK spectrum"}
     if limits:
         kinds["power law"] = r"limit of the fitted power law, $T \to \infty$"
-    several = style.has_interval(speed_limits, "path_excess")
-    band = style.interval_name(speed_limits) if several else None
+    band = style.band_name(speed_limits, "path_excess")
     style.curve_legend(figure, kinds, band, points=points)
     return figure
 

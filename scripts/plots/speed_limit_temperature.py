@@ -58,8 +58,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         pairs = zip([name for name, _ in series], colours, strict=True)
         style.colour_legend(figure, [style.Ensemble("", str(name), c) for name, c in pairs])
     several = style.has_interval(ends, "inefficiency")
-    interval = f", {style.interval_name(ends)}" if several else ""
-    bounds = f"a: from above, b: from below; {style.run_count(runs)} each{interval}"
+    bounds = f"a: from above, b: from below; {style.run_count(runs)} each"
+    bounds = style.with_interval(bounds, ends, several)
     kinds = {
         bounds: {"marker": "o", "linestyle": "none"},
         "linearised network, exact": LINE,

@@ -32,8 +32,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         draw_bound(panel, style.forbidden(speed_limits))
         style.log_axes(panel, "xy")
     style.colour_legend(figure, shown)
-    several = style.has_interval(speed_limits, "speed_limit_time")
-    band = style.interval_name(speed_limits) if several else None
+    band = style.band_name(speed_limits, "speed_limit_time")
     measured = f"measured, {style.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}
     style.curve_legend(figure, kinds, band)

@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
 
+from pipeline import columns
 from pipeline.files import recorded
 from pipeline.runs import over_stability_limit
 from speedlimits.speed_limit import BELOW_ONE
@@ -651,7 +652,17 @@ def reaches(means: pd.DataFrame, column: str) -> NDArray[np.float64] | None:
 
 def interval_name(table: pd.DataFrame) -> str:
     """Return what the intervals of a table are called in a legend, such as "95 % interval"."""
-    return f"{100 * table['confidence'].iloc[0]:g} % interval"
+    return columns.interval_name(table["confidence"].iloc[0])
+
+
+def band_name(table: pd.DataFrame, column: str) -> str | None:
+    """Return what the shaded intervals of a column are called; None if there is none."""
+    return interval_name(table) if has_interval(table, column) else None
+
+
+def with_interval(label: str, table: pd.DataFrame, several: bool) -> str:
+    """Return a label that names the intervals too, which several runs have."""
+    return f"{label}, {interval_name(table)}" if several else label
 
 
 def has_interval(table: pd.DataFrame, column: str) -> bool:

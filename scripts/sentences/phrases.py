@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 
+from pipeline.columns import interval_name
 from pipeline.runs import over_stability_limit
 
 NAMES = {
@@ -31,7 +32,7 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
     text = f"{row[name]:.3g}"
     if math.isfinite(row[f"{name}_low"]):
         ends = f"{row[f'{name}_low']:.3g} to {row[f'{name}_high']:.3g}"
-        text += f" ({100 * confidence:g} % interval {ends})"
+        text += f" ({interval_name(confidence)} {ends})"
     return text
 
 

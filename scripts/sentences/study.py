@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from pipeline.columns import interval_name
 from pipeline.outcomes import each_run_once
 from sentences.effects import (
     correlation_sentence,
@@ -88,8 +89,8 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         infinite_width_part(tables, axes, confidence),
         listed(
             "Exponents of the NTK spectrum at the start, lambda_k ~ k^-alpha and Delta_k^2 ~ "
-            "k^-delta, with 95 % intervals of the fit, and the regime of the power law "
-            "(optimal: 1 - alpha < delta < 1):".replace("95", f"{100 * confidence:g}"),
+            f"k^-delta, with {interval_name(confidence)}s of the fit, and the regime of the power "
+            "law (optimal: 1 - alpha < delta < 1):",
             regimes,
         ),
     ]

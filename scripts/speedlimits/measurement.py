@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from speedlimits import speed_limit as sl
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
-from speedlimits.network_checks import check_copy, check_network, copied
+from speedlimits.network_checks import (
+    check_copy,
+    check_network,
+    copied,
+    in_one_line,
+    make_contiguous,
+)
 from speedlimits.ntk_dynamics import predict
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 
@@ -85,7 +91,8 @@ def measure(
         )
     _check_numbers("inputs", inputs)
     _check_numbers("targets", targets)
-    given, network = network, _copy(network)
+    given, network = network, copied(network)
+    make_contiguous(network)
     check_network(network, inputs, targets.shape[1])
     check_copy(given, inputs)  # one that keeps no state, as was checked: the call changes nothing
     weights = _flat_weights(network, snapshots)
@@ -110,8 +117,8 @@ def measure(
             theta_kernel = empirical_ntk(network, loss.inputs, memory_bytes=memory_bytes)
         except RuntimeError as error:  # also of operations that torch.func does not know
             raise ValueError(
-                f"the NTK of the network cannot be computed ({type(error).__name__}: "
-                f"{_first_line(error)}); kernel=False measures without the prediction"
+                f"the NTK of the network cannot be computed ({in_one_line(error)}); kernel=False "
+                "measures without the prediction"
             ) from error
         values, projections = eigenvalues_and_projections(
             theta_kernel.cpu().numpy(), (y - outputs[0]).reshape(-1)
@@ -128,25 +135,6 @@ def measure(
         sl.inefficiency(time, squared, drop),
         predicted,
     )
-
-
-def _copy(network: nn.Module) -> nn.Module:
-    """Return a copy whose weights lie in memory as flat vectors need them.
-
-    Raises:
-        ValueError: if torch cannot copy the network.
-    """
-    network = copied(network)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not isinstance(parameter, nn.UninitializedParameter):
-                parameter.data = parameter.data.contiguous()
-    return network
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), "")
 
 
 def _check_numbers(name: str, values: Tensor) -> None:

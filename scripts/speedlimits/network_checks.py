@@ -135,11 +135,30 @@ def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
     try:
         return network(inputs)
     except Exception as error:
-        told = next(iter(str(error).splitlines()), "")
         raise ValueError(
             f"the network fails on inputs of shape {tuple(inputs.shape)}, {inputs.dtype} "
-            f"({type(error).__name__}: {told})"
+            f"({in_one_line(error)})"
         ) from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its message.
+
+    Args:
+        error: of a network or of torch.
+    """
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def make_contiguous(network: nn.Module) -> None:
+    """Lay the weights out in memory so that flat vectors can be made of views.
+
+    Args:
+        network: whose weights are changed in place; lazy ones, which have no shape yet, are left.
+    """
+    for parameter in network.parameters():
+        if not isinstance(parameter, nn.UninitializedParameter):
+            parameter.data = parameter.data.contiguous()
 
 
 def copied(network: nn.Module) -> nn.Module:
@@ -157,9 +176,8 @@ def copied(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network)
     except Exception as error:
-        told = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"the network cannot be copied ({type(error).__name__}: {told}); make weights that are "
+            f"the network cannot be copied ({in_one_line(error)}); make weights that are "
             "computed from others, as by pruning, plain parameters"
         ) from error
 
@@ -178,7 +196,15 @@ def check_copy(network: nn.Module, inputs: Tensor) -> None:
         ValueError: if the gradients of both differ, or there is none.
     """
     part = inputs[:2].to(next(network.parameters()))
-    ours = _reverse_gradient(network, part)
+    _compare_with_copy(network, part, _reverse_gradient(network, part))
+
+
+def _compare_with_copy(network: nn.Module, part: Tensor, ours: tuple[Tensor, ...]) -> None:
+    """Compare the gradient of a network with that of a copy; see ``check_copy``.
+
+    Raises:
+        ValueError: if they differ.
+    """
     theirs = _reverse_gradient(copied(network), part)  # copied once it has run, as by training
     size, apart = (
         sum(g.double().square().sum() for g in gradients).sqrt()
@@ -231,17 +257,16 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     def summed(weights: dict[str, Tensor], x: Tensor) -> Tensor:
         return _weighted_sum(functional.call(network, weights | buffers, x))
 
-    check_copy(network, inputs)
     batch = _reverse_gradient(network, part)
+    _compare_with_copy(network, part, batch)
     try:
         with plain_attention():
             each = vmap(grad(lambda w, x: summed(w, x.unsqueeze(0))), (None, 0))(parameters, part)
             _, forward = jvp(lambda w: summed(w, part), (parameters,), (dict(parameters),))
     except Exception as error:
-        told = next(iter(str(error).splitlines()), "")
         raise ValueError(
             "torch.func cannot take per-sample or forward derivatives of the network, which its "
-            f"kernel needs ({type(error).__name__}: {told})"
+            f"kernel needs ({in_one_line(error)})"
         ) from error
     size = sum(g.double().square().sum() for g in batch).sqrt()
     off = sum(
