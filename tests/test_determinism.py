@@ -17,7 +17,9 @@ import train
 from conftest import ROOT
 from test_training import SETTINGS
 
+from pipeline.files import remove
 from pipeline.stores import read_netcdf, read_snapshots
+from pipeline.trajectory import FINISHED
 
 PAGE = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
 CONVOLUTIONS = {"model": "myrtle5", "width": 4, "precision": "float32", "final_time": 3}
@@ -54,7 +56,7 @@ train.main(SimpleNamespace(
 
 
 @pytest.fixture
-def made(job):
+def made(job, tmp_path):
     """Make the inputs of trainings and kernels; return a function that runs one of them."""
     settings = ALL
     job(prepare.main, outputs={"o": "images.nc"}, settings=settings)
@@ -62,6 +64,7 @@ def made(job):
     job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
 
     def run(script, realisation, name, threads=1):
+        remove(tmp_path / FINISHED)  # or a training is taken from there
         of_training = {"manifest": f"{name}.json"}
         job(
             script.main,
@@ -84,6 +87,7 @@ def test_a_realisation_does_not_depend_on_the_others(made, tmp_path):
     made(train, 1, "alone/1")
     for realisation in (0, 1):
         made(train, realisation, f"after/{realisation}")
+    remove(tmp_path / FINISHED)
     beside = [
         subprocess.Popen([sys.executable, "-c", BESIDE, str(tmp_path), str(realisation)])
         for realisation in (0, 1)

@@ -71,6 +71,28 @@ def test_a_longer_run_extends_a_shorter_one_to_the_same_bits(tmp_path, dynamics,
         np.testing.assert_array_equal(extended[name], fresh[name], err_msg=name)
 
 
+@pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent", "langevin"])
+def test_a_run_lost_after_its_end_takes_no_gradient_again(tmp_path, dynamics, capsys):
+    times = snapshot_times(0.1, 9.0, 5)
+
+    def run(evolution):
+        stage, finished = tmp_path / "stage", tmp_path / "finished"
+        staged = StagedTrajectory(evolution, times, lambda e: {}, stage, finished)
+        recorded = staged.run()
+        staged.finish()
+        assert not stage.exists() and finished.exists()
+        return recorded
+
+    whole = run(evolution(dynamics))
+    spent = evolution(dynamics)
+    spent._evaluate = None  # whoever asks for a gradient fails
+    again = run(spent)
+    assert "taken from a finished run to time 9" in capsys.readouterr().out
+    assert again.keys() == whole.keys()
+    for name in whole:
+        np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -131,6 +131,7 @@ def test_killed_training_continues_to_the_same_bits(trained, monkeypatch, dynami
             raise Killed
 
     monkeypatch.setattr(StagedTrajectory, "_on_step", killed)
+    remove(Path(FINISHED))  # or the run is taken from there
     with pytest.raises(Killed):
         trained(only_train=True, final_time=30, **changes)
     monkeypatch.setattr(StagedTrajectory, "_on_step", original)
@@ -156,6 +157,7 @@ def test_langevin_noise_is_its_own_stream_of_the_realisation(trained):
     runs = [trained(**LANGEVIN, final_time=5)]
     torch.manual_seed(99)  # the noise must not come from torch's global generator
     np.random.seed(99)
+    remove(Path(FINISHED))  # or it is taken from there
     again = trained(only_train=True, **LANGEVIN, final_time=5)
     xr.testing.assert_identical(runs[0], again)
     runs += [trained(only_train=True, realisation=1, **LANGEVIN, final_time=5)]
@@ -318,6 +320,7 @@ def test_stage_of_other_settings_is_not_continued(trained, monkeypatch):
             raise Killed
 
     monkeypatch.setattr(StagedTrajectory, "_take_snapshot", killed)
+    remove(Path(FINISHED))  # or the run is taken from there
     with pytest.raises(Killed):
         trained(only_train=True, **changes, relative_tolerance=1e-2)
     monkeypatch.setattr(StagedTrajectory, "_take_snapshot", original)

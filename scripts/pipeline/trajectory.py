@@ -165,7 +165,7 @@ class StagedTrajectory:
         recorder: called at every snapshot; returns numbers or arrays to keep beside the weights.
         stage: folder of ``stage_folder``, keyed by all that decides the result.
         finished: where the stage goes once it is complete, keyed by all but the final time; a
-            stage of a shorter run that lies there is continued. None keeps nothing.
+            stage of a run no longer than this one that lies there is continued. None keeps nothing.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class StagedTrajectory:
             Interrupted: after storing the state, if the job is told to stop.
             DivergenceError: of the evolution; ``recorded`` has the snapshots before it.
         """
-        if not (self._resume() or self._extend_shorter_run()):
+        if not (self._resume() or self._continue_finished_run()):
             remove(self.stage)  # what no checkpoint vouches for
             self._take_snapshot()
         self._progress = Progress(self._work(self.times[-1]))
@@ -334,22 +334,24 @@ class StagedTrajectory:
         print(f"continuing an interrupted run at time {self.evolution.time:.6g}")
         return True
 
-    def _extend_shorter_run(self) -> bool:
-        """Continue from the end of a shorter run, if one with the same snapshot times was kept.
+    def _continue_finished_run(self) -> bool:
+        """Continue from the end of a run to this time or a shorter one with the same snapshot times.
 
-        Its last time may lie beside the grid; that snapshot is left out. The evolution itself does
-        not depend on where it is read off, so that this gives the bits of a run from the start.
+        A run to this time is one whose result was lost after its end. The last time of a shorter
+        one may lie beside the grid; that snapshot is left out. The evolution itself does not depend
+        on where it is read off, so that this gives the bits of a run from the start.
 
         Returns:
             Whether one was found.
         """
-        if self.finished is None or not 0.0 < self._reach(self.finished) < self.times[-1]:
+        if self.finished is None or not 0.0 < self._reach(self.finished) <= self.times[-1]:
             return False
         try:
             content = _load(self.finished / CHECKPOINT, self.owner)
             theirs = content["times"]
             count = int((theirs[: len(self.times)] == self.times[: len(theirs)]).cumprod().sum())
-            if count < len(theirs) - 1 or self.times[count] <= theirs[-1]:
+            lost = np.array_equal(theirs, self.times)
+            if not lost and (count < len(theirs) - 1 or self.times[count] <= theirs[-1]):
                 return False  # another grid
             remove(self.stage)
             self.stage.mkdir(parents=True)
@@ -363,7 +365,10 @@ class StagedTrajectory:
         self._restore(content)
         self.next_snapshot = count + 1
         self._checkpoint()
-        print(f"extending a finished run that ended at time {theirs[-1]:.6g}")
+        if lost:
+            print(f"taken from a finished run to time {theirs[-1]:.6g}, kept in {self.finished}")
+        else:
+            print(f"extending a finished run that ended at time {theirs[-1]:.6g}")
         return True
 
     def _restore(self, content: dict[str, NDArray]) -> None:
