@@ -335,7 +335,7 @@ class StagedTrajectory:
         return True
 
     def _continue_finished_run(self) -> bool:
-        """Continue from the end of a run to this time or a shorter one with the same snapshot times.
+        """Continue from the end of a run to this or a shorter time with the same snapshot times.
 
         A run to this time is one whose result was lost after its end. The last time of a shorter
         one may lie beside the grid; that snapshot is left out. The evolution itself does not depend
