@@ -56,11 +56,13 @@ def main(snakemake) -> None:
                 "accuracy: only cold results are computed"
             )
         elif not found["reached"]:
+            above = mean[0] >= found["threshold"]  # it has nothing to rise to
+            todo = "raise" if above else "train longer or lower"
             print(
                 f"the mean test accuracy, {mean[0]:.4f} at the start and "
                 f"{np.nanmax(mean):.4f} at most, never reaches the threshold "
                 f"{found['threshold']} from below: there is no warm start, only cold "
-                "results are computed (change warm_start.test_accuracy or train longer)"
+                f"results are computed ({todo} warm_start.test_accuracy)"
             )
         write_json({**found, "provenance": provenance(settings)}, snakemake.output[0])
 

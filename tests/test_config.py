@@ -17,7 +17,12 @@ from snakemake.utils import update_config
 
 from pipeline import inputs
 from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated, without_removed
-from pipeline.config_files import configuration_files, entry_problems, file_problems
+from pipeline.config_files import (
+    configuration_files,
+    entry_problems,
+    file_problems,
+    repetition_problems,
+)
 from pipeline.runs import Plan, Refusal
 from speedlimits.vision_transformer import HEADS
 
@@ -627,6 +632,29 @@ def test_bad_files_end_the_real_command_without_a_traceback(tmp_path, content, w
     assert done.returncode != 0 and "Traceback" not in told
     assert len([line for line in told.splitlines() if words in line]) == 1, told
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("option", ["-s", "--snakefile"])
+def test_bad_files_are_told_from_another_folder_too(tmp_path, option):
+    command = [sys.executable, "-m", "snakemake", "-n", option, str(ROOT / "Snakefile")]
+    command += ["--configfile", "my.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in told
+    assert "my.yaml is not there" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("-n --configfile a.yaml --cores 1 --configfile=b.yaml", ["--configfile", "2 times"]),
+        ("-n -C seed=1 --config base={n:8} -C seed=2", ["--config ", "3 times", "all entries"]),
+    ],
+)
+def test_options_given_twice_are_told_since_the_first_would_be_passed_over(arguments, words):
+    (told,) = repetition_problems(arguments.split())
+    assert all(word in told for word in words)
+    assert repetition_problems("-n --configfile a.yaml b.yaml --config seed=1".split()) == []
 
 
 def test_a_folder_without_a_configuration_takes_the_shipped_one(tmp_path):

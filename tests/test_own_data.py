@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,6 +80,9 @@ BAD = [
     (without(IMAGES, "test_labels") | {"test_targets": np.ones(5)}, ["the same kind"]),
     (IMAGES | {"train_inputs": np.ones((30, 4, 8))}, ["(30, 4, 8)", "(n, channels, height"]),
     (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), np.uint8)}, ["uint8", "divide by 255"]),
+    (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), bool)}, ["bool", "astype(numpy.float32)"]),
+    (IMAGES | {"train_inputs": np.ones((30, 8, 8, 3))},
+     ["looks like (n, height, width, channels)", ".transpose(0, 3, 1, 2)"]),
     (IMAGES | {"test_inputs": np.ones((5, 2, 8, 4))}, ["(2, 8, 4)", "must agree"]),
     (IMAGES | {"train_labels": np.arange(29) % 3}, ["(29,)", "must be (30,)"]),
     (IMAGES | {"train_labels": np.arange(30) % 3 + 1}, ["from 1 to 3", "without gaps"]),
@@ -288,6 +292,23 @@ def test_real_targets_without_test_part_train_and_leave_test_values_missing(job,
     )
     found = read_json("warm.json")
     assert not found["reached"] and found["largest_mean_test_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "todo"),
+    [([0.1, 0.2], "(train longer or lower warm_start.test_accuracy)"),
+     ([0.5, 0.9], "(raise warm_start.test_accuracy)")],
+)  # fmt: skip
+def test_a_threshold_that_is_never_passed_is_told_with_what_to_do(job, monkeypatch, accuracy, todo):
+    run = xr.Dataset({"time": ("snapshot", [0.0, 1.0]), "test_accuracy": ("snapshot", accuracy)})
+    monkeypatch.setattr(warm_start, "read_snapshots", lambda *_, **__: run)
+    job(
+        warm_start.main,
+        inputs={"manifests": ["a.json", "b.json"]},
+        outputs={"o": "warm.json"},
+        settings={"test_accuracy": 0.3, "code": "x"},
+    )
+    assert todo in Path("job.log").read_text()
 
 
 def test_test_loss_of_real_targets_is_that_of_the_network(job, train_with):

@@ -588,6 +588,21 @@ def test_training_curves_show_the_mean_and_the_warm_start(tables, drawn):
     assert np.allclose([line.get_xdata()[0] for line in stars], 0.5 * LAMBDA_1)
 
 
+@pytest.mark.parametrize(("shift", "corner"), [(0.0, "top"), (0.9, "bottom")])
+def test_the_threshold_is_named_in_the_corner_that_accuracies_leave_free(tables, shift, corner):
+    """Two classes are guessed above the shipped threshold from the start."""
+    table = tables["training_curves"]
+    shifted = table.assign(test_accuracy=shift + (1 - shift) * table["test_accuracy"])
+    panel = draw("training_curves", tables | {"training_curves": shifted}, render=True).axes[2]
+    (said,) = panel.texts
+    assert said.get_verticalalignment() == corner
+    box = said.get_window_extent()
+    for line in panel.lines:
+        if len(line.get_xdata()) > 2:
+            points = panel.transData.transform(line.get_xydata())
+            assert not any(box.contains(x, y) for x, y in points)
+
+
 def test_a_mean_of_training_ends_where_a_run_diverges(tables):
     table = tables["training_curves"].copy()
     lost = (table["n"] == 16) & (table["realisation"] == 1) & (table["time_lambda_1"] > 10)

@@ -150,9 +150,24 @@ def _number_problem(node: yaml.ScalarNode) -> str:
     return ""
 
 
+FILE_OPTIONS = ("--configfile", "--configfiles")
+ENTRY_OPTIONS = ("--config", "-C")
+
+
 def configuration_files(arguments: Sequence[str]) -> list[str]:
     """Return the files that a command line of Snakemake gives with ``--configfile``."""
-    return _words_of(("--configfile", "--configfiles"), arguments)
+    return _words_of(FILE_OPTIONS, arguments)
+
+
+def repetition_problems(arguments: Sequence[str]) -> list[str]:
+    """Return which options are given twice, of which Snakemake takes the last alone, in silence."""
+    named = [argument.partition("=")[0] for argument in arguments]
+    return [
+        f"{options[0]} is given {sum(name in options for name in named)} times, of which Snakemake "
+        f"takes the last alone; give it once, followed by all {what}"
+        for options, what in ((FILE_OPTIONS, "files"), (ENTRY_OPTIONS, "entries"))
+        if sum(name in options for name in named) > 1
+    ]
 
 
 def _words_of(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
@@ -172,7 +187,7 @@ def _words_of(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
 def entry_problems(arguments: Sequence[str]) -> list[str]:
     """Return what is wrong with entries of ``--config``, where Snakemake ends in a traceback."""
     problems = []
-    for entry in _words_of(("--config", "-C"), arguments):
+    for entry in _words_of(ENTRY_OPTIONS, arguments):
         name, equals, value = entry.partition("=")
         if not equals:
             problems.append(
@@ -202,7 +217,7 @@ def refuse(arguments: Sequence[str]) -> None:
     """
     own = ["config.yaml"] if Path("config.yaml").is_file() else []
     problems = [p for path in (*own, *configuration_files(arguments)) for p in file_problems(path)]
-    problems += entry_problems(arguments)
+    problems += entry_problems(arguments) + repetition_problems(arguments)
     if problems:
         sys.stderr.write("".join(f"{problem}\n" for problem in problems))
         raise SystemExit(1)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 ENDINGS = (".npz", ".zarr")
 PARTS = ("train", "test")
 NAMES = tuple(f"{part}_{what}" for part in PARTS for what in ("inputs", "labels", "targets"))
+MOST_COLOURS = 4  # own choice: square images, channels last, are told by a last axis this short
 INPUT_AXES = {2: ("component",), 4: ("channel", "height", "width")}
 FLOATS = (np.float32, np.float64)
 PACKED = ("scale_factor", "add_offset")  # attributes under which values are not what is stored
@@ -226,9 +227,14 @@ def _check_inputs(path: str | Path, found: dict[str, Lazy], part: str) -> tuple[
             f"{path}: {name} has the shape {tuple(shape)}; it must be (n, channels, height, width) "
             "for images or (n, d) for vectors, without empty axes"
         )
+    if len(shape) == 4 and shape[1] == shape[2] > MOST_COLOURS >= shape[3]:
+        raise DataError(
+            f"{path}: {name} has the shape {tuple(shape)}, which looks like (n, height, width, "
+            "channels); write it as (n, channels, height, width), by .transpose(0, 3, 1, 2)"
+        )
     if dtype.newbyteorder("=") not in FLOATS:
         hint = "write it by .astype(numpy.float32)"
-        hint = hint if dtype.kind in "fc" else "grey values 0 to 255: divide by 255"
+        hint = "grey values 0 to 255: divide by 255" if dtype.kind in "iu" else hint
         raise DataError(
             f"{path}: {name} has the type {dtype}; it must be float32 or float64 ({hint})"
         )

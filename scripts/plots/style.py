@@ -60,7 +60,7 @@ NUMBERED = re.compile(r"\b(depth|width|patch|scale|tolerance|rate|momentum|batch
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
 VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "subset")
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
-NEVER_WARM = "warm start not reached\n(test accuracy stays below\nthe threshold)"
+NEVER_WARM = "warm start not reached\n(test accuracy does not\nrise to the threshold)"
 NOTHING = "nothing to show"
 WIDEST = 1e3  # own choice: a ratio that is known no better than to three decades is not known
 

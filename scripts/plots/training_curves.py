@@ -105,6 +105,9 @@ def plot_mean(axes: Axes, values: pd.DataFrame, ensemble: Ensemble, warm: float 
 
 def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
     """Draw the thresholds of the warm start; say which of them no ensemble reaches."""
+    axes.set_ylim(bottom=0)
+    before = [line.get_ydata()[: 2 * len(line.get_ydata()) // 3] for line in axes.lines]
+    high = any((values > 0.85 * axes.get_ylim()[1]).any() for values in before)
     reached = (warm_starts["reached"].astype(str) == "True").groupby(warm_starts["threshold"]).any()
     for threshold in reached.index:
         axes.axhline(100 * threshold, color=style.GREY, linewidth=0.7, linestyle=":")
@@ -112,7 +115,7 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
     for some, end in ((reached, ""), (~reached, ": not reached")):
         shown = ", ".join(f"{100 * threshold:g}" for threshold in reached.index[some])
         lines += [f"warm start at {shown} %{end}"] if shown else []
-    # In the upper left corner, which rising accuracies leave free.
-    place = {"transform": axes.transAxes, "va": "top", "ha": "left"}
-    axes.text(0.03, 0.97, "\n".join(lines), fontsize=6, color=style.GREY, **place)
-    axes.set_ylim(bottom=0)
+    # In the upper left corner, which accuracies leave free that rise late, else in the lower one.
+    place = {"transform": axes.transAxes, "va": "bottom" if high else "top", "ha": "left"}
+    height = 0.03 if high else 0.97
+    axes.text(0.03, height, "\n".join(lines), fontsize=6, color=style.GREY, **place)
