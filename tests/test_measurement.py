@@ -209,7 +209,10 @@ def test_a_state_beside_the_weights_must_not_change_along_the_snapshots():
 
 def test_import_is_light_and_the_example_runs():
     environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
-    light = "import sys, speedlimits; assert 'torch' not in sys.modules"
+    light = (
+        "import sys, speedlimits; assert 'measure' in dir(speedlimits)\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", light], env=environment, check=True)
     script = ROOT / "examples/measure_your_network.py"
     done = subprocess.run(

@@ -398,6 +398,15 @@ def too_many(*, input_shape, outputs):
 def squeezed(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h.sum(1))
 
+def without_axes_of_length_one(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), torch.squeeze)
+
+def clipping(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    for weight in network.parameters():
+        weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
+    return network
+
 def several(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: (h, h))
 
@@ -524,6 +533,8 @@ REFUSED = {
     "no_weights": "no weights to train",
     "too_many": "maps 6 inputs to (6, 3); it must give (6, 2)",
     "squeezed": "maps 6 inputs to (6,); it must give (6, 2)",
+    "without_axes_of_length_one": "maps a single input to (2,); it must give (1, 2)",
+    "clipping": "loses a hook",
     "several": "maps 6 inputs to tuple; it must give (6, 2)",
     "batch_norm": "1 is batch normalisation in training mode, which mixes samples",
     "mixing": "depends on the others of its batch",

@@ -20,3 +20,8 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         return getattr(importlib.import_module("speedlimits.measurement"), name)
     raise AttributeError(f"module 'speedlimits' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of the package, those that are not loaded yet too."""
+    return sorted({*globals(), *__all__})

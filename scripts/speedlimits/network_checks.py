@@ -84,8 +84,14 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
                 f"the buffer {name} changes when the network is called; a network with a state has "
                 "no loss of its weights alone: call network.eval() or remove it"
             )
-    single = torch.cat([_outputs(network, part[k : k + 1]) for k in range(len(part))])
-    if (single - first).abs().max() > MIXING_TOLERANCE * first.abs().max():
+    each = [_outputs(network, part[k : k + 1]) for k in range(len(part))]
+    for alone in each:
+        if alone.shape != (1, outputs):
+            raise ValueError(
+                f"the network maps a single input to {tuple(alone.shape)}; it must give "
+                f"(1, {outputs}), as in a batch (squeeze inside?)"
+            )
+    if (torch.cat(each) - first).abs().max() > MIXING_TOLERANCE * first.abs().max():
         raise ValueError(
             "the output of a sample depends on the others of its batch; a network without "
             "per-sample outputs has no kernel"
@@ -213,7 +219,8 @@ def _compare_with_copy(network: nn.Module, part: Tensor, ours: tuple[Tensor, ...
     if apart > DERIVATIVE_TOLERANCE * size:
         raise ValueError(
             "a copy of the network has another gradient, since it computes with the weights of the "
-            "original; take weights from self, not from a closure or a method bound to another"
+            "original or loses a hook on them; take weights from self, not from a closure or a "
+            "method bound to another"
         )
 
 
@@ -280,7 +287,8 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     if off > DERIVATIVE_TOLERANCE * size:
         raise ValueError(
             "gradients of single samples do not add up to that of the batch; a custom backward "
-            "pass, a hook or a detached part makes one of them wrong"
+            "pass, a hook, a detached part or lower precision inside (autocast) makes one of them "
+            "wrong"
         )
     if (forward.double() - along).abs() > DERIVATIVE_TOLERANCE * size * reach:
         raise ValueError(
