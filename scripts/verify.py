@@ -42,8 +42,12 @@ def problems(results: Path) -> list[str]:
     for path in sorted(results.rglob("?*.partial")):
         found.append(f"{path} is half-written: its job was killed; {ADVICE}")
     for stage in sorted((results / ".partial").glob("*")):
-        found.append(f"{stage} is the state of an unfinished job; the same command continues it")
-    return found + incomplete_outputs(results.parent / ".snakemake/incomplete")
+        found.append(
+            f"{stage} is the state of an unfinished job; the command that makes it continues"
+        )
+    found += incomplete_outputs(results.parent / ".snakemake/incomplete")
+    # Jobs say "the same command", which made it; here that would be this one.
+    return [text.replace("the same command again", "the command that makes it") for text in found]
 
 
 def incomplete_outputs(folder: Path) -> list[str]:
