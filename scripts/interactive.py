@@ -14,7 +14,7 @@ from pipeline.columns import interval_name
 from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.pages import page, study_label, varied_settings
-from pipeline.stores import read_table
+from pipeline.stores import of_study, read_table
 
 FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
 LAWS = {
@@ -87,11 +87,11 @@ def main(snakemake) -> None:
     studies = snakemake.params.settings["studies"]
     with logged(snakemake.log[0]):
         data = {"studies": {}, "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, "}
-        tables = [read_table(path) for path in snakemake.input]
-        interval = interval_name(tables[0]["confidence"].iloc[0])
+        tables = {name: read_table(of_study(snakemake.input, name)) for name in studies}
+        interval = interval_name(next(iter(tables.values()))["confidence"].iloc[0])
         data["footer"] += f"bands: its {interval}; all numbers: results/studies/*/*.csv"
-        for (name, ensembles), table in zip(studies.items(), tables, strict=True):
-            data["studies"][name] = study_data(table, ensembles)
+        for name, ensembles in studies.items():
+            data["studies"][name] = study_data(tables[name], ensembles)
         text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
         with recorded(snakemake.output[0]) as partial:
             partial.write_text(page("interactive").replace("@DATA@", text), encoding="utf-8")

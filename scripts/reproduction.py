@@ -6,7 +6,7 @@ import pandas as pd
 
 from pipeline.files import recorded
 from pipeline.log import logged
-from pipeline.stores import read_table, write_table
+from pipeline.stores import of_study, read_table, write_table
 from sentences.reproduction import (
     Row,
     at_a_temperature,
@@ -23,7 +23,7 @@ def main(snakemake) -> None:
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
     compared: dict[str, tuple[list[Row], str]] = {}
     with logged(snakemake.log[0]):
-        for index, (name, study) in enumerate(settings["studies"].items()):
+        for name, study in settings["studies"].items():
             if not only_size_varies(study):
                 print(f"{name}: other settings than n vary, not compared")
                 continue
@@ -31,7 +31,7 @@ def main(snakemake) -> None:
                 print(f"{name}: T/T_SL at a temperature is a lower bound, not compared")
                 continue
             tables = {
-                table: read_table(given[table][index])
+                table: read_table(of_study(given[table], name))
                 for table in ("speed_limits", "trends", "exponents", "warm_starts")
             }
             rows = rows_of_study(tables, study, 1 - settings["confidence"])

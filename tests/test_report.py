@@ -8,6 +8,7 @@ import shutil
 from importlib.metadata import version
 from types import SimpleNamespace
 
+import interactive
 import jinja2
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from pipeline.pages import from_markdown
 from pipeline.pages import page as template
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
+from pipeline.stores import of_study, write_table
 from sentences.reproduction import (
     Measured,
     Row,
@@ -219,6 +221,35 @@ def test_interactive_page_draws_switches_and_tells_values(reported, page):
     page.get_by_label("warm", exact=True).check()
     assert "warm start" in page.locator("#ends caption").inner_text()
     assert page.problems == []
+
+
+def test_studies_keep_their_tables_in_whatever_order_they_are_named(job, tmp_path):
+    """Settings name studies in the order of the alphabet, inputs in that of the configuration."""
+    times = {"sizes": 3.0, "dynamics": 7.0}
+    names = ("inefficiency", "speed_unevenness", "path_excess")
+    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
+    columns += ["inefficiency_power_law", "inefficiency_power_law_asymptote"]
+    for study, time in times.items():
+        rows = pd.DataFrame({"realisation": ["0", "ensemble"], "ensemble": f"of_{study}"})
+        rows = rows.assign(start="cold", time=time, time_lambda_1=time, confidence=0.95)
+        folder = tmp_path / "results/studies" / study
+        folder.mkdir(parents=True)
+        write_table(rows.assign(**dict.fromkeys(columns, 2.0)), folder / "speed_limits.csv")
+    paths = [f"results/studies/{study}/speed_limits.csv" for study in times]
+    described = {
+        study: [{"path": f"of_{study}", "settings": {"n": n}} for n in (8, 16)]
+        for study in sorted(times)
+    }
+    job(
+        interactive.main,
+        inputs=dict(zip(paths, paths, strict=True)),
+        outputs={"page": "page.html"},
+        settings={"studies": described},
+    )
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "page.html").read_text())[1]
+    for study, found in json.loads(data)["studies"].items():
+        assert found["ensembles"][0]["starts"]["cold"]["time_lambda_1"] == [times[study]]
+    assert of_study(paths, "dynamics") == paths[1]
 
 
 @needs_runs
