@@ -93,10 +93,9 @@ def log_log_slope(x, y):
     return np.polyfit(np.log(x), np.log(y), 1)[0]
 
 
-def run_trend(x, y, seed=0, resamples=2000):
-    return statistics.trend(
-        x, y, confidence=0.95, resamples=resamples, generator=np.random.default_rng(seed)
-    )
+def run_trend(x, y, seed=0, resamples=2000, **more):
+    generator = np.random.default_rng(seed)
+    return statistics.trend(x, y, confidence=0.95, resamples=resamples, generator=generator, **more)
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -206,6 +205,38 @@ def test_no_p_value_lies_below_the_least_and_one_reaches_it(x):
     found.append(run_trend(x, x))
     (least,) = {row["p_smallest"] for row in found}
     assert least == pytest.approx(min(row["p_value"] for row in found))
+
+
+@pytest.mark.parametrize("runs", [3, 7], ids=["exact", "random"])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1234.5])
+def test_equal_values_are_no_evidence_of_a_trend(runs, value):
+    """As equal numbers of gradients, or a test error that is the same in every run."""
+    x, strata = np.tile([1.0, 2, 4], 2 * runs), np.repeat(["a", "b"], 3 * runs)
+    y = np.where(strata == "a", value, 7 * value)
+    for log_y in (False, True):
+        found = run_trend(x, y, strata=strata, log_y=log_y)
+        assert found["slope"] == found["slope_low"] == found["slope_high"] == 0
+        assert found["p_value"] == 1
+
+
+def test_a_slope_that_is_zero_but_for_rounding_is_no_evidence():
+    """Two errors that each of two settings has equally often, as of few test samples."""
+    x, y = np.repeat([0.0, 1], 4), np.tile([0.1, 0.3, 0.7, 0.9], 2)
+    assert run_trend(x, y, log_x=False, log_y=False)["p_value"] == 1
+
+
+def test_random_permutations_give_no_p_value_that_exact_ones_could_not():
+    """Two groups of five: the two extreme arrangements of 252, drawn too seldom by some streams."""
+    x, y = np.repeat([0.0, 1], 5), np.arange(10.0)
+    found = [run_trend(x, y, seed, 200, log_x=False, log_y=False) for seed in range(20)]
+    found += [
+        statistics.rank_correlation(
+            x[3:8] + y[3:8], y[3:8], confidence=0.95, resamples=200,
+            generator=np.random.default_rng(seed),
+        )
+        for seed in range(20)
+    ]  # fmt: skip
+    assert all(one["p_value"] >= one["p_smallest"] for one in found)
 
 
 def test_trend_is_found_where_there_is_one_and_rarely_where_there_is_none():
