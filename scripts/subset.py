@@ -133,6 +133,11 @@ def main(snakemake) -> None:
         prepared = read_netcdf(snakemake.input[0])
         labels = prepared["train_labels"].values if "train_labels" in prepared else None
         indices = draw(labels, prepared.sizes["train"], settings)
+        if labels is not None and settings["selection"] == "balanced":
+            of_class = np.bincount(labels[indices], minlength=int(prepared.attrs["outputs"]))
+            if np.ptp(of_class) > 1:
+                found = ", ".join(map(str, of_class))
+                print(f"not all classes have enough samples to be balanced: there are {found}")
         variables, counts = subset_variables(prepared, indices, settings)
         dataset = xr.Dataset(
             variables,

@@ -716,6 +716,10 @@ TARGETS = [
         "results/studies/nope/findings.md",
         "the configuration has no study nope; it has architecture, ",
     ),
+    (
+        "results/studies/widht/findings.md",
+        "the configuration has no study widht (did you mean width?); it has architecture",
+    ),
     ("results/studies/dataset_size/figures/nope.png", "there is no figure nope; there are"),
     ("results/data/nope/images.nc", "the configuration has no data set nope; it has cifar10, dig"),
     ("results/data/digits/n7-x.nc", "no study of the configuration has the subset n7-x"),

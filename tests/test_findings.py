@@ -423,6 +423,10 @@ def test_the_only_ensemble_with_a_warm_start_is_named():
     cold, warm = range_sentences(pd.DataFrame(rows), {"case": ["a", "b"]})
     assert cold == "From the cold start T/T_SL ends at 2 in every ensemble."
     assert warm == "From the warm start T/T_SL ends at 1.5 (b, the only ensemble that has it)."
+    cold_alone = pd.DataFrame(rows).query("start == 'cold'")
+    for error, why in ((0.3, "mean test accuracy does not rise"), (np.nan, "is no test accuracy")):
+        _, told = range_sentences(cold_alone.assign(test_error=error), {"case": ["a", "b"]})
+        assert told.startswith("There is no warm start: ") and why in told
 
 
 def test_in_short_claims_nothing_without_an_effect():

@@ -230,6 +230,15 @@ def test_subsets_of_own_images_are_normalised_and_have_their_classes(job):
     assert np.array_equal(as_given["train_inputs"], IMAGES["train_inputs"][as_given["indices"]])
 
 
+def test_classes_that_run_out_are_told(job):
+    labels = np.repeat([0, 1, 2], [20, 8, 2])
+    subset_of(job, IMAGES | {"train_labels": labels}, SETTINGS | {"n": 6})
+    assert "to be balanced" not in Path("job.log").read_text()
+    data = subset_of(job, IMAGES | {"train_labels": labels}, SETTINGS | {"n": 20})
+    assert np.array_equal(np.bincount(data["train_labels"]), [10, 8, 2])
+    assert "to be balanced: there are 10, 8, 2\n" in Path("job.log").read_text()
+
+
 def test_a_constant_component_is_not_normalised_silently(job, capsys):
     content = VECTORS | {"train_inputs": np.hstack([VECTORS["train_inputs"], np.ones((20, 1))])}
     with pytest.raises(SystemExit):

@@ -259,7 +259,7 @@ def test_one_study_has_a_report_of_its_own(reported):
     process = snakemake(reported, *arguments, configfile=reported / "reordered.yaml")
     assert process.returncode == 0, process.stderr[-3000:]
     text = (reported / "one.html").read_text(encoding="utf-8")
-    assert "<strong>dataset_size</strong>" in text and "training_curves" in text
+    assert "trained the study\\n<strong>dataset_size</strong>" in text and "training_curves" in text
     assert "Reproduction of the paper" not in text and "What the jobs cost" not in text
 
 

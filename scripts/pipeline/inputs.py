@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
 import re
@@ -89,7 +90,9 @@ def _known(kind: str, name: str, known: Iterable[str]) -> None:
         Refusal: with the names that it has.
     """
     if name not in known:
-        raise Refusal(f"the configuration has no {kind} {name}; it has {', '.join(known)}")
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise Refusal(f"the configuration has no {kind} {name}{meant}; it has {', '.join(known)}")
 
 
 def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:

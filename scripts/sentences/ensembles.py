@@ -257,7 +257,10 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
 
 
 def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
-    """Return a sentence per start: the lowest and highest T/T_SL of an ensemble at the end."""
+    """Return a sentence per start: the lowest and highest T/T_SL of an ensemble at the end.
+
+    One more says why there is no warm start, if no ensemble has one.
+    """
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
     sentences = []
     for start, rows in whole.groupby("start", sort=False):
@@ -273,6 +276,11 @@ def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         if ends[0] != ends[1]:
             text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
+    if sentences and "warm" not in set(whole["start"]):
+        measured = "test_error" in whole and whole["test_error"].notna().any()
+        why = "the mean test accuracy does not rise to its threshold"
+        why = why if measured else "there is no test accuracy"
+        sentences.append(f"There is no warm start: {why}.")
     return sentences
 
 
