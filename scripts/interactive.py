@@ -13,8 +13,8 @@ import pandas as pd
 from pipeline.columns import interval_name
 from pipeline.files import recorded
 from pipeline.log import logged
-from pipeline.pages import page, study_label, varied_settings
-from pipeline.stores import of_study, read_table
+from pipeline.pages import of_study, page, study_label, varied_settings
+from pipeline.stores import read_table
 
 FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
 LAWS = {

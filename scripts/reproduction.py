@@ -6,7 +6,8 @@ import pandas as pd
 
 from pipeline.files import recorded
 from pipeline.log import logged
-from pipeline.stores import of_study, read_table, write_table
+from pipeline.pages import of_study
+from pipeline.stores import read_table, write_table
 from sentences.reproduction import (
     Row,
     at_a_temperature,

@@ -18,11 +18,11 @@ from conftest import ROOT
 from provenance import from_logs
 
 from pipeline.log import logged
-from pipeline.pages import from_markdown
+from pipeline.pages import from_markdown, of_study
 from pipeline.pages import page as template
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
-from pipeline.stores import of_study, write_table
+from pipeline.stores import write_table
 from sentences.reproduction import (
     Measured,
     Row,

@@ -31,6 +31,16 @@ def varied_settings(ensembles: Iterable[dict]) -> dict[str, list]:
     return varied or {"n": values["n"]}
 
 
+def of_study(paths: Iterable[str], study: str) -> str:
+    """Return the table of one study among those of several, which may be in any order.
+
+    Args:
+        paths: one table of every study, each in the study's folder.
+        study: its name.
+    """
+    return next(path for path in paths if Path(path).parent.name == study)
+
+
 def study_label(settings: dict[str, Any], varied: Iterable[str]) -> str:
     """Return the label of an ensemble from the settings that vary, for example ``n = 64``."""
     return ", ".join(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +153,6 @@ def read_table(path: str | Path) -> pd.DataFrame:
     check(path)
     # A word such as None or NA, an argument of an own network, is no missing value.
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
-
-
-def of_study(paths: Iterable[str], study: str) -> str:
-    """Return the table of one study among those of several, which may be in any order.
-
-    Args:
-        paths: one table of every study, each in the study's folder.
-        study: its name.
-    """
-    return next(path for path in paths if Path(path).parent.name == study)
 
 
 def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path) -> None:
