@@ -1,5 +1,5 @@
 # make demo   the whole workflow on embedded data, minutes on a CPU
-# make test   lint and tests, with a miniature of the whole workflow
+# make test   lint and tests, with a miniature of the whole workflow; WORKERS=0 one test at a time
 # make report report.html, one page that works offline, of the demo (or CONFIG=my.yaml)
 # make lint   ruff, snakefmt, snakemake --lint
 # make test-slurm   the tests on a real Slurm (root, Debian packages of docs/cluster.md), up to 10 minutes
@@ -14,6 +14,7 @@ CORES ?= all
 CONFIG ?= configs/demo.yaml
 REPORT ?= report.html
 KILLS ?= 50
+WORKERS ?= auto
 TABLES ?= build/benchmarks
 BIN := .venv/bin
 LARGE_STAGES := --case 32,1000
@@ -28,7 +29,7 @@ demo: .venv/.installed
 	@echo "Tables:  $(CURDIR)/results/studies/dataset_size/"
 
 test: .venv/.installed-dev lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 4 --no-loadscope-reorder
 
 test-slurm: .venv/.installed-dev
 	SPEEDLIMITS_SLURM=1 $(BIN)/python -m pytest -q tests/test_slurm.py

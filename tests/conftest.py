@@ -35,6 +35,32 @@ RUN = {
 }  # fmt: skip
 
 
+# Files whose tests look at one miniature of the whole workflow, the longest work of all.
+OF_MINIATURE = ("interoperability", "notebook", "readme", "report", "workflow")
+
+
+def of_miniature(file):
+    return Path(file).stem.removeprefix("test_") in OF_MINIATURE
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the miniature, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: not of_miniature(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give a process whole files, and all that look at the miniature to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "miniature" if of_miniature(file) else file
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)

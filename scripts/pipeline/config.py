@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import functools
 import math
 import re
@@ -37,6 +36,7 @@ from pipeline.runs import (
 )
 from pipeline.settings import FIGURES
 from pipeline.sources import TRAINING_POOL, Source, source
+from pipeline.suggestions import did_you_mean
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
@@ -178,7 +178,7 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} is {_shown(value)}; it must be {_type_name(rule)}{_number_hint(value, rule)}"
     if kind == "enum":
         allowed = ", ".join(map(str, rule))
-        return f"{key} is {_shown(value)}; allowed: {allowed}{_nearest(value, rule)}"
+        return f"{key} is {_shown(value)}; allowed: {allowed}{did_you_mean(value, rule)}"
     bounds = {
         "minimum": "at least",
         "maximum": "at most",
@@ -239,18 +239,11 @@ def _number_hint(value: Any, rule: Any) -> str:
     return ""
 
 
-def _nearest(value: Any, names: Any) -> str:
-    """Return a did-you-mean for the nearest allowed name, or nothing."""
-    known = [str(name) for name in names]
-    close = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def _unknown_keys(key: str, value: dict, schema: dict) -> str:
     """Return a sentence with the keys that are not allowed, each with the nearest allowed one."""
     allowed = list(schema.get("properties", {}))
     unknown = [name for name in value if name not in allowed]
-    told = ", ".join(f"{name}{_nearest(name, allowed)}" for name in unknown)
+    told = ", ".join(f"{name}{did_you_mean(name, allowed)}" for name in unknown)
     where = "" if key == "the configuration" else f" in {key}"
     plural = "s" if len(unknown) > 1 else ""
     return f"unknown key{plural}{where}: {told}; allowed: {', '.join(allowed)}"
@@ -391,7 +384,7 @@ def _dataset_problems(name: str, entry: dict) -> list[str]:
     if ("file" in entry) == ("teacher" in entry):
         return [
             f"datasets.{name} must have either file (your own data) or teacher (synthetic data); "
-            f"built in are {', '.join(TRAINING_POOL)}{_nearest(name, TRAINING_POOL)}"
+            f"built in are {', '.join(TRAINING_POOL)}{did_you_mean(name, TRAINING_POOL)}"
         ]
     if "teacher" in entry and "normalise" in entry:
         return [f"datasets.{name}.normalise is for files; a teacher's inputs are as designed"]
@@ -456,7 +449,9 @@ def _unknown_name(key: str, value: str, known: Any, remedy: str = "") -> list[st
     if value in known:
         return []
     add = f"; or {remedy}{value}" if remedy else ""
-    return [f"{key} is {_shown(value)}; allowed: {', '.join(known)}{add}{_nearest(value, known)}"]
+    return [
+        f"{key} is {_shown(value)}; allowed: {', '.join(known)}{add}{did_you_mean(value, known)}"
+    ]
 
 
 def _too_many(name: str, study: dict) -> list[str]:

@@ -7,16 +7,16 @@ not wait for it. What only running the code can tell, the jobs check (``pipeline
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.machinery
 import importlib.metadata
 import keyword
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.code_digest import SCRIPTS, folder_digest, reachable
+from pipeline.suggestions import did_you_mean
 
 FORM = "package.module:factory"
 GIVEN = ("input_shape", "outputs")  # what every factory is called with, by keyword
@@ -214,7 +214,7 @@ def _factory_problem(tree: ast.Module, path: Path, factory: str, given: Mapping[
         if {"*", "__getattr__"} & set(names) or factory in stored:
             return ""
         public = [name for name in names if not name.startswith("_")]
-        return f"{path} has no {factory}{_nearest(factory, public)}"
+        return f"{path} has no {factory}{did_you_mean(factory, public)}"
     node = names[factory]
     if isinstance(node, VALUES):
         return f"{factory} in {path} is a value; it must be a function or class"
@@ -247,8 +247,8 @@ def _call_problem(takes: ast.arguments, skipped: int, whose: str, given: Mapping
             if name not in allowed:
                 own = [known for known in allowed if known not in GIVEN]
                 return (
-                    f"{whose} has no argument {name}{_nearest(name, own)}; besides input_shape and "
-                    f"outputs it takes {', '.join(own) or 'none'}"
+                    f"{whose} has no argument {name}{did_you_mean(name, own)}; besides "
+                    f"input_shape and outputs it takes {', '.join(own) or 'none'}"
                 )
     missing = [name for name in required if name not in (*GIVEN, *given)]
     if missing:
@@ -279,9 +279,3 @@ def _bindings(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
 def _is_stored(name: ast.Name) -> bool:
     """Return whether a name is bound where it stands, as by a loop, ``with`` or ``:=``."""
     return isinstance(name.ctx, ast.Store)
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    """Return a did-you-mean for the nearest known name, or nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""

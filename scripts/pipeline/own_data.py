@@ -8,7 +8,6 @@ left out: test loss and accuracy are then missing. Nothing in a file is ever unp
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.suggestions import did_you_mean
 
 ENDINGS = (".npz", ".zarr")
 PARTS = ("train", "test")
@@ -163,8 +164,7 @@ def layout(path: str | Path) -> Layout:
     found = arrays(path)
     unknown = [name for name in found if name not in NAMES]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], NAMES, n=1, cutoff=0.5)
-        meant = f" (did you mean {close[0]}?)" if close else ""
+        meant = did_you_mean(unknown[0], NAMES)
         raise DataError(
             f"{path} holds an array {unknown[0]}{meant}; the names are {', '.join(NAMES)}"
         )
