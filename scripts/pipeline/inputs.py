@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import re
@@ -16,6 +15,7 @@ from pipeline.config import langevin_problems, problems_where_asked
 from pipeline.runs import Ensemble, Plan, Refusal, refuse, subset_file, subset_slug
 from pipeline.settings import FIGURES
 from pipeline.sources import source
+from pipeline.suggestions import did_you_mean
 
 TABLES = (
     "speed_limits",
@@ -90,8 +90,7 @@ def _known(kind: str, name: str, known: Iterable[str]) -> None:
         Refusal: with the names that it has.
     """
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        meant = f" (did you mean {close[0]}?)" if close else ""
+        meant = did_you_mean(name, known)
         raise Refusal(f"the configuration has no {kind} {name}{meant}; it has {', '.join(known)}")
 
 
