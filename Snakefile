@@ -94,6 +94,15 @@ for study in PLAN.studies:
         localrule: True
 
 
+# A target of no study, which makes nothing: its input function says which there are.
+rule unknown_study:
+    input:
+        inputs.refusal_of_study(PLAN),
+    output:
+        "study_{unknown}",
+    localrule: True
+
+
 # Compares everything under results/ with what was recorded when it was written.
 rule verify:
     log:

@@ -729,6 +729,7 @@ TARGETS = [
         "results/studies/nope/findings.md",
         "the configuration has no study nope; it has architecture, ",
     ),
+    ("study_widht", "the configuration has no study widht (did you mean width?); it has architec"),
     (
         "results/studies/widht/findings.md",
         "the configuration has no study widht (did you mean width?); it has architecture",

@@ -94,6 +94,20 @@ def _known(kind: str, name: str, known: Iterable[str]) -> None:
         raise Refusal(f"the configuration has no {kind} {name}{meant}; it has {', '.join(known)}")
 
 
+def refusal_of_study(plan: Plan) -> Callable[[Any], list[str]]:
+    """Return a function that refuses a target ``study_NAME`` of a name that no study has.
+
+    Raises:
+        Refusal: from the function, with the studies that there are.
+    """
+
+    def files(wildcards: Any) -> list[str]:
+        _known("study", wildcards.unknown, plan.studies)
+        return []
+
+    return files
+
+
 def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
     """Return a function from wildcards to the training subsets of a study, each once."""
     return lambda wildcards: _subsets(plan.studies[wildcards.study])
