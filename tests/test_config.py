@@ -132,6 +132,8 @@ BAD = [
     ("base.targets", "onehot", ["did you mean one_hot?"]),
     ("base.precision", "float16", ["allowed: float32, float64"]),
     ("base.dynamics", "rmsprop", ["allowed: gradient_flow, gradient_descent, heavy_ball"]),
+    ("base.n", "1e3", ["YAML reads 1e3 as text: write 1000)"]),
+    ("base.n", True, ["base.n is true; it must be a whole number"]),
     ("base.relative_tolerance", "1e-3", ["YAML reads 1e-3 as text: write 1.0e-3"]),
     ("base.relative_tolerance", 0, ["at least 1e-08"]),
     ("base.relative_tolerance", 0.5, ["at most 0.1"]),

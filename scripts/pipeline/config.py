@@ -162,6 +162,7 @@ def _dotted(path: Any) -> str:
 def _shown(value: Any) -> str:
     """Return a value as it would be typed, shortened."""
     text = "null" if value is None else repr(value)
+    text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -230,7 +231,10 @@ def _number_hint(value: Any, rule: Any) -> str:
             number = float(value)
         except ValueError:
             return ""
-        if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        exponential = re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
+        if exponential and rule == "integer" and number.is_integer():
+            return f" (YAML reads {value} as text: write {int(number)})"
+        if exponential:
             mantissa, exponent = re.split("[eE]", value)
             mantissa += "" if "." in mantissa else ".0"
             exponent = exponent if exponent[0] in "+-" else "+" + exponent
