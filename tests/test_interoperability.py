@@ -9,9 +9,10 @@ import interactive
 import numpy as np
 import pandas as pd
 import pytest
+import theory_langevin
 import xarray as xr
 import yaml
-from conftest import ROOT, check_described
+from conftest import ROOT, RUN, check_described
 
 from pipeline.columns import COLUMNS, described
 from pipeline.config import validated
@@ -96,6 +97,24 @@ def test_every_column_of_every_table_is_documented(reported):
             if not known(column):
                 missing.setdefault(column, path.name)
     assert missing == {}
+
+
+def test_the_table_of_networks_at_a_temperature_is_documented(job, subset_with):
+    """It is no part of the plain command's results. Its bounds and steps are told as its own."""
+    subset_with(RUN)
+    known = {"temperatures": [0.0, 0.1], "start_variance": 1e-4, "members": 2, "realisations": 2}
+    settings = {"langevin": {**known, "step": 0.25}, "networks": [{**RUN, "final_time": 2}]}
+    settings |= {"seed": 11, "confidence": 0.9, "resamples": 20, "code": "test"}
+    made = "langevin_temperature.csv"
+    job(theory_langevin.main, inputs={"n.nc": "n.nc"}, outputs={"o": made}, settings=settings)
+    text = (ROOT / "results/README.md").read_text()
+    (row,) = (line for line in text.splitlines() if f"theory/{made}" in line)
+    columns = set(pd.read_csv(made, nrows=0)) - {"time", "time_lambda_1", "confidence", "step"}
+    plain = {re.sub("_(low|high|linearised)$", "", column) for column in columns}
+    identify = {"realisation", "dataset", "n", "model", "width", "parameterisation"}
+    missing = {column for column in plain - identify if f"`{column}`" not in row}
+    assert missing == {"realisations"} and "`step` in units of 2/lambda_1" in row
+    assert "2/lambda_1" in described("step")["long_name"]
 
 
 @pytest.mark.workflow
