@@ -157,6 +157,12 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words
         (np.array([[0.0] * 12, [math.nan] * 12]), [0, 1], "snapshot 1 holds 12 values that are"),
         (np.zeros((2, 12)) + 1j, [0, 1], "snapshots are complex"),
         (np.array([["0"] * 12] * 2), [0, 1], "snapshots are no numbers"),
+        ([[torch.zeros(C, D), torch.zeros(C)]] * 2, [0, 1], "list of arrays of several shapes"),
+        (
+            [{f"module.{k}": v for k, v in nn.Linear(D, C).state_dict().items()}] * 2,
+            [0, 1],
+            r"lacks the weights weight of the network \(it holds module.weight: remove the prefix",
+        ),
         ({0: np.zeros(12), 1: np.zeros(12)}, [0, 1], "snapshots are a dict"),
         ([nn.Linear(D, C)] * 2, [0, 1], "snapshots are Linear"),
         (
@@ -175,6 +181,15 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words
 def test_snapshots_that_do_not_fit_are_refused(snapshots, times, words):
     with pytest.raises(ValueError, match=words):
         speedlimits.measure(nn.Linear(D, C), X, Y, snapshots, times)
+
+
+def test_the_weights_of_now_may_have_diverged_after_the_snapshots(linear):
+    network, x, y, snapshots, times = linear
+    before = speedlimits.measure(network, x, y, snapshots, times)
+    nn.init.constant_(network.weight, math.nan)
+    after = speedlimits.measure(network, x, y, snapshots, times)
+    np.testing.assert_array_equal(before.inefficiency, after.inefficiency)
+    assert network.weight.isnan().all()
 
 
 def test_networks_that_compute_with_the_weights_of_another_are_refused(linear):

@@ -16,6 +16,7 @@ from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
 from speedlimits.network_checks import (
     check_copy,
     check_network,
+    check_parameters,
     copied,
     in_one_line,
     make_contiguous,
@@ -93,9 +94,12 @@ def measure(
     _check_numbers("targets", targets)
     given, network = network, copied(network)
     make_contiguous(network)
+    check_parameters(network)
+    weights = _flat_weights(network, snapshots)
+    if len(weights):  # those of now may be the end of a training that diverged
+        _set_weights(network, weights[0])
     check_network(network, inputs, targets.shape[1])
     check_copy(given, inputs)  # one that keeps no state, as was checked: the call changes nothing
-    weights = _flat_weights(network, snapshots)
     times = np.asarray(times, float)
     fit = times.shape == (len(weights),) and len(times) >= 2
     if not fit or not np.isfinite(times).all() or not np.all(np.diff(times) > 0):
@@ -179,6 +183,16 @@ def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:
     return torch.from_numpy(np.reshape(rows, (len(rows), size)))
 
 
+@torch.no_grad()
+def _set_weights(network: nn.Module, weights: Tensor) -> None:
+    """Copy flat weights (P,) into a network, each in its own precision."""
+    parameters = list(network.parameters())
+    for parameter, part in zip(
+        parameters, weights.split([p.numel() for p in parameters]), strict=True
+    ):
+        parameter.copy_(part.view_as(parameter))
+
+
 def _array(values: object) -> NDArray[np.float64]:
     """Return weights as a float64 array of their shape.
 
@@ -188,7 +202,12 @@ def _array(values: object) -> NDArray[np.float64]:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = values if values.is_complex() else values.double()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            "a snapshot is a list of arrays of several shapes; give state dicts, or flat weights"
+        ) from error
     if array.dtype.kind not in "iuf":
         kinds = {"c": "complex", "O": type(values).__name__}
         what = kinds.get(array.dtype.kind, "no numbers")
@@ -208,7 +227,9 @@ def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> Non
     for k, state in enumerate(states):
         for name, weight in weights.items():
             if name not in state:
-                raise ValueError(f"a snapshot lacks the weights {name} of the network")
+                longer = next((key for key in state if key.endswith(f".{name}")), None)
+                hint = f" (it holds {longer}: remove the prefix)" if longer else ""
+                raise ValueError(f"a snapshot lacks the weights {name} of the network{hint}")
             shape = tuple(np.shape(state[name]))
             if shape != tuple(weight.shape):  # a transposed layer has as many weights
                 raise ValueError(
