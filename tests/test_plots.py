@@ -588,6 +588,26 @@ def test_training_curves_show_the_mean_and_the_warm_start(tables, drawn):
     assert np.allclose([line.get_xdata()[0] for line in stars], 0.5 * LAMBDA_1)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize(
+    "limits", [(22, 2200), (30, 2000), (300, 4000), (0.006, 0.2), (110, 900), (1.1, 9), (2e3, 9e4)]
+)
+def test_labels_of_ticks_do_not_touch(columns, limits):
+    figure, axes = style.new_figure(1, columns, style.DOUBLE_COLUMN, 2.0)
+    for panel in axes[0]:
+        panel.plot(limits, [1, 1])
+        panel.set_ylabel("y")
+        panel.set_xscale("log")
+        panel.set_xlim(*limits)
+        style.log_axes(panel)
+    FigureCanvasAgg(figure).draw()
+    for panel in axes[0]:
+        inside = [t for t in panel.xaxis.get_major_ticks() if limits[0] <= t.get_loc() <= limits[1]]
+        boxes = [tick.label1.get_window_extent() for tick in inside]
+        assert len(boxes) >= 2
+        assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 @pytest.mark.parametrize(("shift", "corner"), [(0.0, "top"), (0.9, "bottom")])
 def test_the_threshold_is_named_in_the_corner_that_accuracies_leave_free(tables, shift, corner):
     """Two classes are guessed above the shipped threshold from the start."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -444,22 +445,46 @@ def log_axes(axes: Axes, which: str = "x") -> None:
         low, high = getattr(axes, f"get_{name}lim")()
         axis = getattr(axes, f"{name}axis")
         decades = math.log10(high / low)
-        axis.set_major_locator(_labelled_ticks(low, high, decades))
+        room = _panel_width(axes) if name == "x" else None
+        axis.set_major_locator(_labelled_ticks(low, high, decades, room))
         subs = [1.0] if decades > 7 else np.arange(2, 10)
         axis.set_minor_locator(ticker.LogLocator(10, subs=subs, numticks=60))
         axis.set_major_formatter(ticker.FuncFormatter(tick_text))
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _labelled_ticks(low: float, high: float, decades: float) -> ticker.Locator:
-    """Return the labelled ticks: powers of ten, their multiples, or even steps in a short range."""
+def _panel_width(axes: Axes) -> float:
+    """Return about how wide a panel will be, in inches, beside its labels."""
+    grid = axes.get_subplotspec()
+    columns = grid.get_gridspec().ncols if grid else 1
+    return axes.get_figure().get_figwidth() / columns - 0.55
+
+
+def _labelled_ticks(
+    low: float, high: float, decades: float, room: float | None = None
+) -> ticker.Locator:
+    """Return the labelled ticks: powers of ten, their multiples, or even steps in a short range.
+
+    Labels beside each other on an axis that is ``room`` inches wide do not touch.
+    """
     if decades > 2.2:
         step = max(1, math.ceil(decades / 6))
         return ticker.FixedLocator(_powers_of_ten(low, high, step))
     if decades < 0.35:
         return ticker.MaxNLocator(5, steps=[1, 2, 5, 10])
-    multiples = (1, 2, 5) if decades > 1.2 else (1, 1.5, 2, 3, 5, 7)
-    return ticker.LogLocator(10, subs=multiples, numticks=30)
+    choices = [(1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)][decades > 1.2 :]
+    fitting = (c for c in choices if room is None or _fit(low, high, c, room / decades))
+    return ticker.LogLocator(10, subs=next(fitting, (1,)), numticks=30)
+
+
+def _fit(low: float, high: float, multiples: Sequence[float], decade: float) -> bool:
+    """Return whether the labels of ticks leave gaps on an axis with a decade of so many inches."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [m * 10.0**k for k in powers for m in multiples if low <= m * 10.0**k <= high]
+    texts = [re.sub(r"[\\${}^]|times", "", tick_text(value)) for value in values]
+    reach = [0.034 * len(text) for text in texts]  # half of a label, in inches
+    gaps = decade * np.diff(np.log10(values))
+    return all(gap > a + b + 0.06 for gap, (a, b) in zip(gaps, pairwise(reach), strict=True))
 
 
 def _powers_of_ten(low: float, high: float, step: int) -> list[float]:
