@@ -479,6 +479,22 @@ def test_runs_that_the_axis_does_not_touch_stand_as_a_line_with_its_band(tables)
     assert [label.get_rotation() for label in cold.get_xticklabels()] == [35] * 3  # too close
 
 
+def test_labels_of_close_values_are_steep_enough_not_to_touch():
+    """Baselines lie apart by the gap times the sine of the angle, which must pass a letter."""
+    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
+    rates = [0.01, 0.03, 0.1, 0.3, 0.9, 1.5, 3.0]
+    for panel in axes.flat:
+        panel.set_ylabel("y")
+        outcomes = importlib.import_module("plots.outcomes")
+        outcomes.set_ticks(panel, dict(zip(rates, rates, strict=True)), "learning_rate", True, "")
+    FigureCanvasAgg(figure).draw()
+    for panel in axes.flat:
+        x = panel.transData.transform([(rate, 1.0) for rate in rates])[:, 0]
+        label = panel.get_xticklabels()[0]
+        height = label.get_fontsize() * figure.dpi / 72
+        assert min(np.diff(x)) * np.sin(np.radians(label.get_rotation())) > height
+
+
 def test_a_study_without_temperature_says_so(tables):
     given = tables["speed_limits"].assign(loss_drop=1.0)
     words = texts(importlib.import_module("plots.speed_limit_temperature").draw(given))

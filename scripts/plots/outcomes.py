@@ -27,6 +27,7 @@ HOLLOW = {"linestyle": "none", "marker": "D", "markersize": 3.5, "mfc": "white",
 MARGIN = 1.4  # the ends of a logarithmic axis, over its least and largest value
 WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the lesser ones
 CROWDED = 0.25  # share of the axis below which labels of neighbours touch, at this panel's width
+STEEP = 0.1  # share below which these touch even when they are inclined
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
 
 
@@ -192,10 +193,12 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
         axes.set_xlim(-0.6, len(places) - 0.4)
         labels = [style.folded(style.describe(axis, value)) for value in places]
     long = max(len(line) for label in labels for line in str(label).split("\n")) > 4
+    angle = 35
     if axes.get_xscale() == "log" and len(places) > 1:
         gaps = np.diff(np.log(sorted(places)))
         long |= gaps.min() < CROWDED * gaps.sum()
-    kind = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        angle = 60 if gaps.min() < STEEP * gaps.sum() else angle
+    kind = {"rotation": angle, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(list(places.values()), labels, **kind)
 
 
