@@ -99,13 +99,25 @@ def test_store_describes_itself(trained):
     assert run["weights"].dtype == np.float32 and run["action"].dtype == np.float64
     difference = run["weights"].values[-1].astype(float) - run["weights"].values[0]
     assert np.linalg.norm(difference) == pytest.approx(float(run["geodesic_length"][-1]), rel=1e-4)
-    np.testing.assert_allclose(
-        np.sqrt(run["distance_squared"].values[0]), run["geodesic_length"], rtol=1e-10
-    )
+    squared = run["distance_squared"].values
+    np.testing.assert_array_equal(squared, squared.T)
+    apart = run["weights"].values[-1].astype(float) - run["weights"].values[2]
+    assert squared[2, -1] == pytest.approx(np.square(apart).sum(), rel=1e-4)
+    np.testing.assert_allclose(np.sqrt(squared[0]), run["geodesic_length"], rtol=1e-10)
+
+
+def test_bounds_hold_where_weights_have_moved_by_a_trillionth_of_their_length(trained):
+    run = trained(first_snapshot=1e-12, final_time=1e-8)
+    moved = run["geodesic_length"].values[1:]
+    assert moved[0] < 1e-11 * np.linalg.norm(run["weights"].values[0])
+    found = speed_limits.measured([run], 0)
+    speed = run["gradient_norm"].values[0]
+    np.testing.assert_allclose(np.sqrt(found["geodesic2"][0]), speed * found["time"], rtol=1e-6)
 
 
 def test_two_trainings_have_equal_bits(trained):
     first = trained(final_time=5)
+    remove(Path(FINISHED))  # or it is taken from there
     second = trained(final_time=5)
     xr.testing.assert_identical(first, second)
 
