@@ -362,6 +362,26 @@ def test_missing_warm_start_is_said(name):
     assert any("not reached" in text for text in texts(draw(name, study(SIZES[:2], warm=False))))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("path_length_ratio", {"warm start"}),
+        ("inefficiency_size", {"fitted power law", "its asymptote"}),
+        ("residue_projections", {"fitted power law in its window"}),
+    ],
+)
+def test_legends_name_nothing_that_is_not_drawn(name, words):
+    given = study(SIZES[:2], warm=False)
+    said = in_legends(draw(name, study(SIZES[:2])))
+    assert all(word in said for word in words)
+    none = {c: np.nan for c in given["exponents"] if c.startswith(("alpha", "delta"))}
+    laws = [c for c in given["speed_limits"] if "power_law" in c]
+    given["exponents"] = given["exponents"].assign(**none)
+    given["speed_limits"] = given["speed_limits"].assign(**dict.fromkeys(laws, np.nan))
+    said = in_legends(draw(name, given))
+    assert not any(word in said for word in words)
+
+
 def test_missing_warm_start_is_said_beside_its_threshold():
     given = study(SIZES[:2], warm=False)
     assert "warm start at 20 %: not reached" in texts(draw("training_curves", given))

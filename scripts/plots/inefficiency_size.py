@@ -52,7 +52,9 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         style.log_axes(panel, "y")
     several = style.has_interval(speed_limits, "inefficiency")
     size = style.with_interval(style.run_count(speed_limits), speed_limits, several)
-    legend(figure, against, colours, size)
+    last = pd.concat([style.last_rows(speed_limits, start) for start in style.STARTS])
+    missing = {mark for column, mark in PREDICTIONS.items() if last[column].isna().all()}
+    legend(figure, against, colours, size, missing)
     return figure
 
 
@@ -110,7 +112,9 @@ def trend_text(row: pd.Series) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def legend(figure: Figure, against: Abscissa, colours: list[str], size: str) -> None:
+def legend(
+    figure: Figure, against: Abscissa, colours: list[str], size: str, missing: set[str]
+) -> None:
     """Say which marker is which, and which colour is which series where there are several."""
     texts = {
         "mean": f"ensemble of {size}",
@@ -121,6 +125,8 @@ def legend(figure: Figure, against: Abscissa, colours: list[str], size: str) -> 
     }
     handles = []
     for name, text in texts.items():
+        if name in missing:
+            continue
         face = "black" if name in ("mean", "runs") else "white"
         plain = {"color": "black", "linestyle": "none", "mfc": face}
         handles.append(Line2D([], [], label=text, **plain, **MARKS[name]))

@@ -92,6 +92,7 @@ def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> 
     handles = [
         Line2D([], [], color="black", linestyle="none", marker=style.MARKERS[s], label=f"{s} start")
         for s in style.STARTS
+        if (speed_limits["start"] == s).any()
     ]
     hollow = {"mfc": "white", "mec": "black", "linestyle": "none", "marker": "o"}
     return [*handles, Line2D([], [], label="open: from the NTK spectrum", **hollow)]

@@ -35,6 +35,7 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 3.8, sharey=True)
     shown = largest(spectra, exponents)
+    fits = 0
     kernel = "full" if (spectra["kernel"] == "full").any() else "traced"
     for panel, letter, (moment, words) in zip(axes[0], "ab", MOMENTS.items(), strict=True):
         title = f"{words}, {shown.label}" + (", output-traced kernel" if kernel == "traced" else "")
@@ -45,12 +46,13 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
             style.say(panel)
             continue
         fit = style.fitted(exponents, shown.path, moment, kernel)
+        fits += fit is not None
         plot_projections(panel, found[1], fit, moment)
         inset = panel.inset_axes(INSET, zorder=5)
         plot_spectrum(inset, found[0], fit, moment)
     axes[0, 0].set_ylabel(r"Squared residue projection $\Delta_k^2$")
     set_limits(axes[0])
-    legend(figure)
+    legend(figure, fits > 0)
     return figure
 
 
@@ -146,8 +148,8 @@ def set_limits(panels: Sequence[Axes]) -> None:
         style.log_axes(panel, "xy")
 
 
-def legend(figure: Figure) -> None:
-    """Say below the panels what points and lines are."""
+def legend(figure: Figure, fitted: bool) -> None:
+    """Say below the panels what points are, and lines where there are some."""
     plain = {"linestyle": "none", "color": "0.72", "marker": "."}
     handles = [
         Line2D([], [], label="single eigenvectors, mean over realisations", **plain),
@@ -156,4 +158,5 @@ def legend(figure: Figure) -> None:
         ),
         Line2D([], [], label="fitted power law in its window", color="black", linewidth=1.2),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    shown = handles if fitted else handles[:-1]
+    figure.legend(handles=shown, loc="outside lower center", ncols=3)
