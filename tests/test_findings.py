@@ -16,10 +16,11 @@ from pipeline.outcomes import (
     outcomes,
 )
 from plots.outcomes import series_label
-from sentences.effects import moment_in_words, too_few
+from sentences.effects import correlation_lines, moment_in_words, too_few
 from sentences.ensembles import (
     discretisation_lines,
     energetic_lines,
+    integration_sentence,
     noise_sentence,
     optimiser_sentences,
     outcome_lines,
@@ -393,6 +394,30 @@ def test_finite_steps_below_the_speed_limit_are_called_no_efficiency():
     assert "T_SL bounds gradient flow" not in text
     text, _ = written(runs().assign(inefficiency=0.5), AXES)
     assert "T/T_SL is below 1 in 8 of 8 cases (ensembles and starts): T_SL bounds gradient" in text
+
+
+def test_a_flow_whose_action_is_far_off_its_loss_drop_is_told():
+    table = runs().assign(dynamics="gradient_flow", discretisation=0.01)
+    assert integration_sentence(table, AXES) == []
+    table.loc[3, "discretisation"] = -0.123
+    (told,) = integration_sentence(table, AXES)
+    assert "off its loss drop by up to 12 %" in told and name_of(table.loc[3], AXES) in told
+    assert integration_sentence(table.assign(dynamics="gradient_descent"), AXES) == []
+    text, _ = written(table, AXES)
+    assert told in text
+
+
+def test_correlations_that_runs_cannot_decide_share_a_sentence():
+    few = correlations(runs(sizes=(8,), realisations=2), SETTINGS)
+    assert len(few) == 4
+    told = correlation_lines(few, 0.95)
+    assert sorted(line.split(" (")[0] for line in told) == [
+        "Too few points",
+        "Too few realisations",
+    ]
+    assert all(line.count("the test error") == 1 for line in told)
+    many = correlations(runs(), SETTINGS)
+    assert len(correlation_lines(many, 0.95)) == len(many)
 
 
 def test_in_short_counts_what_the_lists_say():

@@ -19,6 +19,8 @@ MOMENTS = {
     "equal_gradients": "at equal numbers of gradients",
 }
 
+LEVELS = {"between": "between ensembles", "within": "among runs of equal settings"}
+
 
 def evidence(row: pd.Series, level: float) -> str:
     """Return "effect", "none" or "few" for one test.
@@ -101,20 +103,35 @@ def change(row: pd.Series) -> str:
 
 
 def correlation_sentence(row: pd.Series, confidence: float) -> str:
-    """Return the sentence of one row of the table correlations."""
+    """Return the sentence of one row of the table correlations that the runs can decide."""
     pair = f"the inefficiency and {NAMES[row['with']]}"
-    level = "between ensembles" if row["level"] == "between" else "among runs of equal settings"
+    level = LEVELS[row["level"]]
     found = evidence(row, 1 - confidence)
-    if found == "few":
-        lacking = f"points ({row['points']})"
-        lacking = lacking if row["level"] == "between" else f"realisations ({row['points']} points)"
-        return f"Too few {lacking} to correlate {pair} {level}."
     shown = tested(row).replace("runs", "points")
     value = interval(row, "correlation", confidence)
     if row["level"] == "between":
         level += " (which differ in their settings)"
     start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
     return f"{start} {pair} {level}: {value} ({shown})."
+
+
+def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
+    """Return a sentence per correlation, and one per level on those that the runs cannot decide."""
+    rows = [row for _, row in table.iterrows()]
+    few = [row for row in rows if evidence(row, 1 - confidence) == "few"]
+    sentences = [correlation_sentence(r, confidence) for r in rows if not any(r is f for f in few)]
+    for level, where in LEVELS.items():
+        undecided = [row for row in few if row["level"] == level]
+        if undecided:
+            names = ", ".join(NAMES[row["with"]] for row in undecided)
+            points = max(row["points"] for row in undecided)
+            lacking = (
+                f"points ({points})" if level == "between" else f"realisations ({points} points)"
+            )
+            sentences.append(
+                f"Too few {lacking} {where} to correlate the inefficiency with {names}."
+            )
+    return sentences
 
 
 def out_of_reach(rows: pd.DataFrame, level: float) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.columns import interval_name
 from pipeline.outcomes import each_run_once
 from sentences.effects import (
-    correlation_sentence,
+    correlation_lines,
     effect_parts,
     effect_summary,
     generalisation_summary,
@@ -16,6 +16,7 @@ from sentences.ensembles import (
     discretisation_lines,
     energetic_lines,
     finite_step_sentence,
+    integration_sentence,
     noise_sentence,
     optimiser_sentences,
     outcome_lines,
@@ -49,6 +50,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         *range_sentences(tables["outcomes"], axes),
         *transient_summary(tables["outcomes"], axes),
         *finite_step_sentence(tables["outcomes"]),
+        *integration_sentence(tables["outcomes"], axes),
         *noise_sentence(tables["outcomes"]),
         *optimiser_sentences(tables["outcomes"]),
         *prediction_summary(predictions),
@@ -95,7 +97,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         ),
     ]
     parts += effect_parts(tables, confidence)
-    related = [correlation_sentence(r, confidence) for _, r in tables["correlations"].iterrows()]
+    related = correlation_lines(tables["correlations"], confidence)
     heading = "Correlations at the end (Holm's correction over this list):"
     parts.append(listed(heading, [f"- {sentence}" for sentence in related]))
     return "\n\n".join(part for part in parts if part) + "\n"
