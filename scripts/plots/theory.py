@@ -6,6 +6,7 @@ Every series has its own marker or line style besides its colour.
 from __future__ import annotations
 
 from itertools import cycle
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,14 @@ from plots.style import (
     log_axes,
     new_figure,
     palette,
+    panel_title,
 )
 from plots.style import OKABE_ITO as COLOURS
 
+INEFFICIENCY = r"Inefficiency $T/T_{\mathrm{SL}}$"
+TIME = "Training time $T$"
+TIME_OF_LAMBDA_1 = r"Training time $\lambda_1 T$"
+TEMPERATURE = r"Temperature $\beta^{-1}$"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LIMIT = "Marchenko-Pastur"
 SIMULATION = "simulation"
@@ -48,18 +54,23 @@ def linear_regression(table: pd.DataFrame) -> Figure:
     """
     ratios = sorted(table["ratio"].unique())
     figure, axes = new_figure(2, len(ratios), DOUBLE_COLUMN, 4.2, sharex=True, sharey="row")
-    rows = (("inefficiency", r"inefficiency $T/T_{SL}$"), ("speed_limit_time", r"$T_{SL}$"))
+    rows = (
+        ("inefficiency", INEFFICIENCY),
+        ("speed_limit_time", r"Speed-limit time $T_{\mathrm{SL}}$"),
+    )
     for (quantity, label), row in zip(rows, axes, strict=True):
         row[0].set_ylabel(label)
         for axis, ratio in zip(row, ratios, strict=True):
             _regression_panel(axis, table[table["ratio"] == ratio], quantity)
-    for axis, ratio in zip(axes[0], ratios, strict=True):
-        axis.set_title(f"n/d = {ratio:g}")
+    for letter, axis, ratio in zip(ascii_lowercase, axes[0], ratios, strict=False):
+        panel_title(axis, letter, f"$n/d$ = {ratio:g}")
         axis.axhline(1.0, color=GREY, linewidth=0.8)
     for axis in axes[1]:
         times = np.sort(table["time"].unique())
         axis.plot(times, times, color=GREY, linewidth=0.8)
-        axis.set_xlabel("training time $T$")
+        axis.set_xlabel(TIME)
+    for axis in axes.ravel():
+        log_axes(axis, "xy")
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=_temperature(value))
         for value, colour, marker in _styles(table["temperature"])
@@ -69,7 +80,7 @@ def linear_regression(table: pd.DataFrame) -> Figure:
         for name, line in _route_lines(table).items()
     ]
     handles.append(_simulation_handle(table))
-    handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="bound $T_{SL} = T$"))
+    handles.append(Line2D([], [], color=GREY, linewidth=0.8, label=r"bound $T_{\mathrm{SL}} = T$"))
     _legend_below(figure, handles, columns=4)
     return figure
 
@@ -77,8 +88,8 @@ def linear_regression(table: pd.DataFrame) -> Figure:
 CHECKS = {
     "wasserstein_squared": r"$W_2^2$, fitted Gaussians",
     "wasserstein_squared_assignment": r"$W_2^2$, assignment",
-    "free_energy_drop": r"entropy production $\beta^{-1}R$",
-    "speed_limit_time": r"$T_{SL}$",
+    "free_energy_drop": r"Entropy production $\beta^{-1}R$",
+    "speed_limit_time": r"$T_{\mathrm{SL}}$",
 }
 
 
@@ -104,10 +115,12 @@ def linear_regression_checks(table: pd.DataFrame) -> Figure:
         row[0].set_ylabel(label + "\nsimulated / exact")
         for axis, ratio in zip(row, ratios, strict=True):
             _check_panel(axis, table[table["ratio"] == ratio], name)
-    for axis, ratio in zip(axes[0], ratios, strict=True):
-        axis.set_title(f"n/d = {ratio:g}")
+    for letter, axis, ratio in zip(ascii_lowercase, axes[0], ratios, strict=False):
+        panel_title(axis, letter, f"$n/d$ = {ratio:g}")
     for axis in axes[-1]:
-        axis.set_xlabel("training time $T$")
+        axis.set_xlabel(TIME)
+    for axis in axes.ravel():
+        log_axes(axis, "x")
     handles = [
         Line2D([], [], color=colour, marker=marker, fillstyle="none", label=_temperature(value))
         for value, colour, marker in _styles(table["temperature"])
@@ -170,14 +183,14 @@ def linear_regression_limits(
             label = rf"{name}, $\beta^{{-1}}$ = {value:g}"
             first.loglog(rows["time"], rows["inefficiency"], line, color=colour, label=label)
     first.set_ylim(top=100.0)  # room for the legend
-    first.set(xlabel="training time $T$", ylabel=r"inefficiency $T/T_{SL}$")
+    first.set(xlabel=TIME, ylabel=INEFFICIENCY)
     for value, colour, marker in _styles(noise["time"]):
         rows = noise[noise["time"] == value]
         style = {"color": colour, "marker": marker, "markevery": 0.15, "label": f"T = {value:g}"}
         second.loglog(rows["temperature"], rows["speed_limit_time"] / value, **style)
         third.loglog(rows["temperature"], rows["loss_ratio"], **style)
-    second.set(xlabel=r"temperature $\beta^{-1}$", ylabel=r"$T_{SL}/T$")
-    third.set(xlabel=r"temperature $\beta^{-1}$", ylabel="excess loss, end / start")
+    second.set(xlabel=TEMPERATURE, ylabel=r"$T_{\mathrm{SL}}/T$")
+    third.set(xlabel=TEMPERATURE, ylabel="Excess loss, end / start")
     third.axhline(1.0, color=GREY, linewidth=0.8)
     place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top"}
     third.annotate("above the line:\nnothing learnt", (0.96, 0.1), **place)
@@ -187,9 +200,14 @@ def linear_regression_limits(
         style = {"color": colour, "marker": marker, "markevery": 0.15, "label": label}
         fourth.semilogx(rows["time"], rows["free_energy_drop"] / rows["equation_6"], **style)
     fourth.axhline(1.0, color=GREY, linewidth=0.8)
-    fourth.set(xlabel="training time $T$", ylabel=r"$\beta^{-1}R(T)$ / equation 6 of the paper")
-    for axis in (first, second, third, fourth):
+    fourth.set(xlabel=TIME, ylabel=r"$\beta^{-1}R(T)$ / the paper's equation 6")
+    titles = ("start at zero and displaced", "high temperature", "free energy", "learning undone")
+    for letter, axis, title in zip("abcd", axes.ravel(), titles, strict=True):
         axis.legend(frameon=False)
+        panel_title(axis, letter, title)
+    for axis in (first, second, third):
+        log_axes(axis, "xy")
+    log_axes(fourth, "x")
     return figure
 
 
@@ -226,17 +244,19 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
         axes[0][2].plot(x, rows["loss_drop"] / rows["start_loss"], **style)
         axes[0][2].plot(x, rows["loss_drop_linearised"] / rows["start_loss"], color=colour)
     labels = (
-        r"$T_{SL}/T$ (points: lower bound)",
-        r"$T/T_{SL}$ (points: upper bound)",
-        r"loss drop $\langle L_0 - L_T\rangle / L_0$",
+        r"$T_{\mathrm{SL}}/T$ (points: lower bound)",
+        r"$T/T_{\mathrm{SL}}$ (points: upper bound)",
+        r"Loss drop $\langle L_0 - L_T\rangle / L_0$",
     )
     ticks = [least, *sorted(whole["temperature"][whole["temperature"] > 0].unique())]
     for axis, label in zip(axes[0], labels, strict=True):
-        axis.set(xscale="log", xlabel=r"temperature $\beta^{-1}$ (loss)", ylabel=label)
+        axis.set(xscale="log", xlabel=f"{TEMPERATURE} (loss)", ylabel=label)
         axis.axvspan(least / 2, least * 2, color=SHADE, linewidth=0, zorder=0)
         axis.set_xlim(left=least / 2)
         axis.set_xticks(ticks, ["0", *(f"{value:g}" for value in ticks[1:])], rotation=45)
         axis.minorticks_off()
+    for letter, axis in zip("abc", axes[0], strict=True):
+        panel_title(axis, letter, "")
     log_axes(axes[0][0], "y")
     log_axes(axes[0][1], "y")
     axes[0][2].axhline(0.0, color=GREY, linewidth=0.8)
@@ -268,7 +288,9 @@ def phase_diagram(grid: pd.DataFrame, measured: pd.DataFrame | None = None) -> F
         alpha, delta, finite, norm=LogNorm(1.0, 20.0), cmap="viridis", shading="nearest",
         rasterized=True,
     )  # fmt: skip
-    figure.colorbar(mesh, ax=axis, label=r"inefficiency $T/T_{SL}$ as $T \to \infty$", extend="max")
+    label = rf"{INEFFICIENCY} as $T \to \infty$"
+    bar = figure.colorbar(mesh, ax=axis, label=label, extend="max")
+    bar.set_ticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
     axis.axhline(1.0, color="black", linewidth=1.5)
     axis.plot(alpha, 1.0 - alpha, color="black", linewidth=1.5, linestyle="--")
     levels = axis.contour(
@@ -316,8 +338,9 @@ def convergence(table: pd.DataFrame) -> Figure:
         Line2D([], [], color="0.3", label="asymptote, all powers of $T$"),
         Line2D([], [], color="0.3", linestyle=":", label="asymptote, leading power"),
     ]
-    axis.set(xlabel=r"training time $\lambda_1 T$", ylabel=r"inefficiency $T/T_{SL}$")
+    axis.set(xlabel=TIME_OF_LAMBDA_1, ylabel=INEFFICIENCY)
     axis.set_ylim(0.95, 2.0 * table.loc[table["route"] == "finite sum", "inefficiency"].max())
+    log_axes(axis, "xy")
     axis.legend(handles=handles, frameon=False, loc="upper left")
     return figure
 
@@ -335,9 +358,15 @@ def spectra(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
     figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.6)
     names = list(dict.fromkeys(spectrum["name"]))
     quantities = (
-        (spectrum, "rank", "eigenvalue", "rank $k$", r"$\lambda_k/\lambda_1$"),
-        (predictions, "time", "inefficiency", r"$\lambda_1 T$", r"inefficiency $T/T_{SL}$"),
-        (predictions, "time", "path_excess", r"$\lambda_1 T$", r"$(\ell_{NTK}/\ell_{geo})^2$"),
+        (spectrum, "rank", "eigenvalue", "Rank $k$", r"Eigenvalue $\lambda_k/\lambda_1$"),
+        (predictions, "time", "inefficiency", TIME_OF_LAMBDA_1, INEFFICIENCY),
+        (
+            predictions,
+            "time",
+            "path_excess",
+            TIME_OF_LAMBDA_1,
+            r"Bent path $\ell_\gamma^2/\ell_{\mathrm{geo}}^2$",
+        ),
     )
     for axis, (table, x, y, x_label, y_label) in zip(axes[0], quantities, strict=True):
         colours = palette(len(names), sequential=False)
@@ -348,6 +377,10 @@ def spectra(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
         axis.set(xlabel=x_label, ylabel=y_label)
     axes[0][0].set_ylim(1e-8, 3.0)
     axes[0][2].set_yscale("linear")
+    titles = ("spectrum", "inefficiency", "its bent path")
+    for letter, axis, title in zip("abc", axes[0], titles, strict=True):
+        panel_title(axis, letter, title)
+        log_axes(axis, "x" if axis is axes[0][2] else "xy")
     columns = min(len(names), 5 if max(map(len, names)) < 20 else 2)
     _legend_below(figure, axes[0][0].get_legend_handles_labels()[0], columns=columns)
     return figure
@@ -414,9 +447,9 @@ def _regime_names(axis: Axes, alpha: np.ndarray, delta: np.ndarray) -> None:
     width, height = alpha[-1] - alpha[0], delta[-1] - delta[0]
     box = {"boxstyle": "round", "facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
     places = (
-        (0.80, 0.90, "$T/T_{SL}$ grows\n" r"as $T^{\min((\delta-1)/\alpha,\,1)}$"),
-        (0.80, 0.45, "optimal:\n" r"$T_{SL} \propto T$"),
-        (0.21, 0.14, "last modes rule:\n" r"$T/T_{SL} \to 1$"),
+        (0.80, 0.90, r"$T/T_{\mathrm{SL}}$ grows" "\n" r"as $T^{\min((\delta-1)/\alpha,\,1)}$"),
+        (0.80, 0.45, "optimal:\n" r"$T_{\mathrm{SL}} \propto T$"),
+        (0.21, 0.14, "last modes rule:\n" r"$T/T_{\mathrm{SL}} \to 1$"),
     )
     for x, y, text in places:
         place = (alpha[0] + x * width, delta[0] + y * height)
