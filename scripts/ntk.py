@@ -35,9 +35,8 @@ from pipeline.kernels import (
     residue,
 )
 from pipeline.log import logged
-from pipeline.problem import build_problem
+from pipeline.problem import build_problem, digests
 from pipeline.stores import (
-    array_digest,
     provenance,
     read_json,
     read_snapshots,
@@ -83,7 +82,7 @@ def main(snakemake) -> None:
         parts = {
             "settings": settings,
             "realisation": realisation,
-            "inputs": array_digest(problem.inputs.cpu().numpy()),
+            "problem": digests(problem, snakemake.input.subset),
             "device": describe_device(device),
             "threads": snakemake.threads,
             "memory": memory_bytes,  # it decides the order of sums

@@ -12,9 +12,8 @@ import torch
 
 from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
-from pipeline.problem import build_problem
+from pipeline.problem import build_problem, digests
 from pipeline.stores import (
-    array_digest,
     read_json,
 )
 from pipeline.training import (
@@ -47,7 +46,7 @@ def main(snakemake) -> None:
             "settings": settings,
             "realisation": realisation,
             "lambda_1": lambda_1,
-            "inputs": array_digest(problem.inputs.cpu().numpy()),
+            "problem": digests(problem, snakemake.input.subset),
             "device": describe_device(device),
             "threads": snakemake.threads,
         }

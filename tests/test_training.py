@@ -13,7 +13,8 @@ from scipy.integrate import quad
 
 from pipeline import speed_limits
 from pipeline.files import remove
-from pipeline.stores import read_json, read_netcdf
+from pipeline.problem import build_problem, digests
+from pipeline.stores import read_json, read_netcdf, write_netcdf
 from pipeline.trajectory import FINISHED, StagedTrajectory
 from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
@@ -338,6 +339,34 @@ def test_stage_of_other_settings_is_not_continued(trained, monkeypatch):
     monkeypatch.setattr(StagedTrajectory, "_take_snapshot", original)
     continued = trained(only_train=True, **changes, relative_tolerance=2e-3)
     np.testing.assert_array_equal(continued["weights"], reference["weights"])
+
+
+@pytest.mark.parametrize("part", ["train_labels", "test_labels"])
+def test_a_kept_run_of_other_labels_is_not_taken(trained, part):
+    before = trained(final_time=3)
+    data = read_netcdf("n.nc")
+    data[part] = data[part].copy(data=np.roll(data[part].values, 1))
+    write_netcdf(data, "n.nc")
+    after = trained(only_train=True, final_time=3)
+    name = {"train_labels": "train_loss", "test_labels": "test_loss"}[part]
+    assert not np.array_equal(before[name], after[name])
+
+
+def test_states_are_told_apart_by_data_start_and_buffers(subset_with):
+    subset_with(SETTINGS)
+    problem = build_problem(SETTINGS, "n.nc", 0, torch.device("cpu"))
+    problem.network.register_buffer("mask", torch.ones(3, dtype=torch.bfloat16))
+    known = digests(problem, "n.nc")
+    assert {"train_inputs", "train_labels", "test_inputs", "test_labels"} < set(known)
+    weight, _ = next(iter(problem.network.named_parameters()))
+    with torch.no_grad():
+        for name in (weight, "mask"):
+            tensor = problem.network.state_dict()[name]  # shares its memory
+            tensor.view(-1)[0] += 0.5
+            found = digests(problem, "n.nc")
+            assert {key for key in known if known[key] != found[key]} == {f"network.{name}"}
+            tensor.view(-1)[0] -= 0.5
+    assert digests(problem, "n.nc") == known
 
 
 def test_learning_rate_above_the_limit_is_refused_with_both_numbers(trained, capsys):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.own_network import check_code, drawn_own_network
 from pipeline.runs import MODEL_KEYS, is_own, own_words
 from pipeline.seeds import START_KEYS, derived_seed
-from pipeline.stores import read_netcdf
+from pipeline.stores import array_digest, digests_of_arrays, read_netcdf
 from speedlimits.network_checks import CHECKED_SAMPLES
 from speedlimits.networks import MODELS, drawn_network, scale_output
 from speedlimits.subsets import one_hot
@@ -135,6 +135,24 @@ def build_problem(
         plain_targets,
         test_start,
     )
+
+
+def digests(problem: Problem, subset_path: str) -> dict[str, str]:
+    """Return the digests of all that a state of a job of this problem depends on, by name.
+
+    The arrays of the data, and the weights and buffers of the start: a user's network may read
+    them from a file, of which its code does not tell.
+
+    Args:
+        problem: at its start.
+        subset_path: file of the rule ``subset``.
+    """
+    found = digests_of_arrays(subset_path)
+    network = problem.network
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found[f"network.{name}"] = array_digest(bits.numpy())
+    return found
 
 
 def targets(data: xr.Dataset, settings: dict, part: str = "train") -> np.ndarray:
