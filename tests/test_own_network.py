@@ -459,6 +459,14 @@ class Counting(Wrapped):
 def counting(*, input_shape, outputs):
     return Counting(linear(input_shape, outputs))
 
+class Sparse(Wrapped):
+    def __init__(self, last):
+        super().__init__(last)
+        self.register_buffer("graph", torch.eye(2).to_sparse())
+
+def sparse(*, input_shape, outputs):
+    return Sparse(linear(input_shape, outputs))
+
 def single_precision(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h.float())
 
@@ -545,6 +553,7 @@ REFUSED = {
     "lazy": "have no values yet",
     "overlapping": "share memory but are two parameters",
     "counting": "the buffer calls changes when the network is called",
+    "sparse": "graph is sparse; make it dense",
     "single_precision": "the outputs are torch.float32, the weights torch.float64",
     "crashing": "fails on inputs of shape (6, 3, 2, 2)",
     "infinite": "outputs at the start are not finite",

@@ -50,6 +50,9 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
         raise ValueError(
             f"the weights have several precisions ({', '.join(map(str, dtypes))}); give them one"
         )
+    for name, tensor in (*parameters.items(), *network.named_buffers()):
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} is sparse; make it dense (to_dense)")
     for name, layer in network.named_modules():
         if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
