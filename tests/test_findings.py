@@ -396,12 +396,12 @@ def test_finite_steps_below_the_speed_limit_are_called_no_efficiency():
     assert "T/T_SL is below 1 in 8 of 8 cases (ensembles and starts): T_SL bounds gradient" in text
 
 
-def test_a_flow_whose_action_is_far_off_its_loss_drop_is_told():
+def test_a_flow_whose_path_lengths_are_not_well_known_is_told():
     table = runs().assign(dynamics="gradient_flow", discretisation=0.01)
     assert integration_sentence(table, AXES) == []
     table.loc[3, "discretisation"] = -0.123
     (told,) = integration_sentence(table, AXES)
-    assert "off its loss drop by up to 12 %" in told and name_of(table.loc[3], AXES) in told
+    assert "off by at most 12 %" in told and name_of(table.loc[3], AXES) in told
     assert integration_sentence(table.assign(dynamics="gradient_descent"), AXES) == []
     text, _ = written(table, AXES)
     assert told in text

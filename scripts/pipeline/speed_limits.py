@@ -438,9 +438,10 @@ def warn_of_discretisation(table: pd.DataFrame) -> None:
     worst = table["discretisation"].abs().max()
     if worst > LARGEST_DISCRETISATION:
         print(
-            f"warning: the computed action is off the loss drop by {100 * worst:.0f} % at worst; "
-            "path lengths there are rough, or left out where the flow's chords show it too (T/T_SL "
-            "is not affected): lower relative_tolerance or the learning rate"
+            "warning: the action, with errors of the velocity, is off the loss drop by "
+            f"{100 * worst:.0f} % at worst; path lengths there are rough, or left out where the "
+            "flow's chords show it too (T/T_SL is not affected): lower relative_tolerance or the "
+            "learning rate"
         )
 
 

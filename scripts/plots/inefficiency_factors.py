@@ -52,8 +52,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
 def discretisation_note(rows: pd.DataFrame) -> str:
     """Return what to say where the uneven speed of an ensemble lies below 1, else nothing.
 
-    The factor is at least 1 along gradient flow; finite steps lower it where the action, which
-    they make, exceeds the loss drop.
+    The factor is at least 1 along gradient flow; finite steps lower it, at most by as much as their
+    action exceeds the loss drop, or as the error of integrated velocities would make it exceed.
     """
     ensembles = rows[rows["realisation"].astype(str) == "ensemble"]
     below = ensembles[ensembles["speed_unevenness"] < 0.99]
@@ -61,4 +61,4 @@ def discretisation_note(rows: pd.DataFrame) -> str:
         return ""
     worst = 100 * float(np.abs(below["discretisation"]).max())
     shown = f"{worst:.2g}" if worst < 100 else f"{worst:.0f}"
-    return f"below 1: finite steps, whose action\nis off $\\Delta L$ by up to {shown} %"
+    return f"below 1 by finite steps,\nwhich make up to {shown} %"

@@ -16,7 +16,7 @@ from speedlimits.statistics import geometric_mean, holm
 # Of T/T_SL over its prediction: an exactly linear model is off 1 by 0.1 to 0.3 %, the error of the
 # integration at tolerances of 0.001 to 0.005, which all runs share and no p-value knows of.
 NUMERICAL_ERROR = 0.01
-# Own choice, of gradient flow's action over its loss drop: path lengths are off by half of it.
+# Own choice: of the bound on gradient flow's squared path lengths; path lengths are off by half.
 TOLD_DISCRETISATION = 0.05
 
 
@@ -98,19 +98,23 @@ def finite_step_sentence(outcomes: pd.DataFrame) -> list[str]:
 
 
 def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
-    """Return a sentence where the action of integrated gradient flow is far off the loss drop."""
+    """Return a sentence where path lengths of integrated gradient flow are not well known.
+
+    For gradient flow ``discretisation`` bounds the error of the squared path length.
+    """
     if "discretisation" not in outcomes:
         return []
     flow = outcomes[(outcomes.get("dynamics") == "gradient_flow") & (outcomes["at"] == "end")]
-    off = flow["discretisation"].abs().fillna(0.0)
-    if not (off > TOLD_DISCRETISATION).any():
+    bound = flow["discretisation"].abs().fillna(0.0)
+    if not (bound > TOLD_DISCRETISATION).any():
         return []
-    worst = flow.iloc[off.to_numpy().argmax()]
+    worst = flow.iloc[bound.to_numpy().argmax()]
+    where = f"{name_of(worst, axes)}, {worst['start']} start"
     return [
-        f"The integrated flow's action is off its loss drop by up to {100 * off.max():.2g} % "
-        f"({name_of(worst, axes)}, {worst['start']} start): the two factors of T/T_SL are off by "
-        "about as much and path lengths by half of it, but not T/T_SL, in which no path length "
-        "enters. A smaller relative_tolerance lowers it."
+        "Squared path lengths of the integrated flow, and with them the two factors of T/T_SL, are "
+        f"off by at most {100 * bound.max():.2g} % ({where}), "
+        "by ReLU boundaries that are crossed again and again; T/T_SL, in which no path length "
+        "enters, is not. A smaller relative_tolerance lowers this bound."
     ]
 
 
