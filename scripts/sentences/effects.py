@@ -117,9 +117,12 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
 
 def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
     """Return a sentence per correlation, and one per level on those that the runs cannot decide."""
-    rows = [row for _, row in table.iterrows()]
-    few = [row for row in rows if evidence(row, 1 - confidence) == "few"]
-    sentences = [correlation_sentence(r, confidence) for r in rows if not any(r is f for f in few)]
+    sentences, few = [], []
+    for _, row in table.iterrows():
+        if evidence(row, 1 - confidence) == "few":
+            few.append(row)
+        else:
+            sentences.append(correlation_sentence(row, confidence))
     for level, where in LEVELS.items():
         undecided = [row for row in few if row["level"] == level]
         if undecided:
