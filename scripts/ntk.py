@@ -82,7 +82,7 @@ def main(snakemake) -> None:
         parts = {
             "settings": settings,
             "realisation": realisation,
-            "problem": digests(problem, snakemake.input.subset),
+            "problem": digests(problem),
             "device": describe_device(device),
             "threads": snakemake.threads,
             "memory": memory_bytes,  # it decides the order of sums

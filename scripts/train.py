@@ -46,7 +46,7 @@ def main(snakemake) -> None:
             "settings": settings,
             "realisation": realisation,
             "lambda_1": lambda_1,
-            "problem": digests(problem, snakemake.input.subset),
+            "problem": digests(problem),
             "device": describe_device(device),
             "threads": snakemake.threads,
         }

@@ -356,17 +356,17 @@ def test_states_are_told_apart_by_data_start_and_buffers(subset_with):
     subset_with(SETTINGS)
     problem = build_problem(SETTINGS, "n.nc", 0, torch.device("cpu"))
     problem.network.register_buffer("mask", torch.ones(3, dtype=torch.bfloat16))
-    known = digests(problem, "n.nc")
-    assert {"train_inputs", "train_labels", "test_inputs", "test_labels"} < set(known)
+    known = digests(problem)
+    assert {"inputs", "targets", "test_inputs", "test_targets"} < set(known)
     weight, _ = next(iter(problem.network.named_parameters()))
     with torch.no_grad():
         for name in (weight, "mask"):
             tensor = problem.network.state_dict()[name]  # shares its memory
             tensor.view(-1)[0] += 0.5
-            found = digests(problem, "n.nc")
+            found = digests(problem)
             assert {key for key in known if known[key] != found[key]} == {f"network.{name}"}
             tensor.view(-1)[0] -= 0.5
-    assert digests(problem, "n.nc") == known
+    assert digests(problem) == known
 
 
 def test_learning_rate_above_the_limit_is_refused_with_both_numbers(trained, capsys):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.own_network import check_code, drawn_own_network
 from pipeline.runs import MODEL_KEYS, is_own, own_words
 from pipeline.seeds import START_KEYS, derived_seed
-from pipeline.stores import array_digest, digests_of_arrays, read_netcdf
+from pipeline.stores import array_digest, read_netcdf
 from speedlimits.network_checks import CHECKED_SAMPLES
 from speedlimits.networks import MODELS, drawn_network, scale_output
 from speedlimits.subsets import one_hot
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
         targets: what f(theta) is fitted to, shape (N, C): y, or y + f(theta_0) if the output of
             the start is subtracted, so that targets - f(theta) is the residue either way.
         test_inputs: shape (M, ...); M is 0 without a test part.
-        test_targets: the same for the test inputs, shape (M, C).
+        plain_test_targets: y of the test inputs, shape (M, C).
         test_labels: shape (M,); None for real targets.
         start_seed: seed of theta_0.
         plain_targets: y itself, shape (N, C).
@@ -43,11 +43,16 @@ class Problem(NamedTuple):
     inputs: Tensor
     targets: Tensor
     test_inputs: Tensor
-    test_targets: Tensor
+    plain_test_targets: Tensor
     test_labels: Tensor | None
     start_seed: int
     plain_targets: Tensor
     test_start_outputs: Tensor
+
+    @property
+    def test_targets(self) -> Tensor:
+        """What f(theta) is compared with on the test inputs, shape (M, C), as ``targets``."""
+        return self.plain_test_targets + self.test_start_outputs
 
 
 def build_network(settings: dict, data: xr.Dataset, seed: int) -> nn.Module:
@@ -129,7 +134,7 @@ def build_problem(
         inputs,
         plain_targets + start,
         test_inputs,
-        test_targets + test_start,
+        test_targets,
         test_labels,
         seed,
         plain_targets,
@@ -137,22 +142,31 @@ def build_problem(
     )
 
 
-def digests(problem: Problem, subset_path: str) -> dict[str, str]:
+def digests(problem: Problem) -> dict[str, str]:
     """Return the digests of all that a state of a job of this problem depends on, by name.
 
-    The arrays of the data, and the weights and buffers of the start: a user's network may read
-    them from a file, of which its code does not tell.
+    The data, and the weights and buffers of the start: a user's network may read them from a file,
+    of which its code does not tell.
 
     Args:
         problem: at its start.
-        subset_path: file of the rule ``subset``.
     """
-    found = digests_of_arrays(subset_path)
+    found = {
+        "inputs": problem.inputs,
+        "targets": problem.plain_targets,
+        "test_inputs": problem.test_inputs,
+        "test_targets": problem.plain_test_targets,
+    }
     network = problem.network
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found[f"network.{name}"] = array_digest(bits.numpy())
-    return found
+        found[f"network.{name}"] = tensor
+    return {name: _tensor_digest(tensor) for name, tensor in found.items()}
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    """Return the digest of a tensor's shape and bytes; NumPy lacks some of torch's types."""
+    values = tensor.detach().cpu().contiguous()
+    return array_digest(values.reshape(*values.shape, 1).view(torch.uint8).numpy())
 
 
 def targets(data: xr.Dataset, settings: dict, part: str = "train") -> np.ndarray:

@@ -66,15 +66,6 @@ def array_digest(values: Any) -> str:
     return hashlib.sha256(head + values.tobytes()).hexdigest()
 
 
-def digests_of_arrays(path: str | Path) -> dict[str, str]:
-    """Return the digest of every array of a NetCDF file by its name.
-
-    Attributes, which say how the file was made, do not count.
-    """
-    dataset = read_netcdf(path)
-    return {str(name): array_digest(values) for name, values in sorted(dataset.variables.items())}
-
-
 def write_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
     """Write a dataset as NetCDF 3, which opens everywhere; it appears when it is complete."""
     with recorded(path) as partial:
