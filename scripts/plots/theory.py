@@ -226,12 +226,14 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     whole = table[table["realisation"].astype(str) == "ensemble"]
     least = whole.loc[whole["temperature"] > 0, "temperature"].min() / 10
     networks = whole.groupby(["model", "dataset", "n", "width"], sort=False, dropna=False)
-    for ((model, *_), rows), colour, marker in zip(networks, COLOURS, MARKERS, strict=False):
+    styles = zip(networks, COLOURS, MARKERS, strict=False)
+    for place, (((model, *_), rows), colour, marker) in enumerate(styles):
         first = rows.iloc[0]
         label = describe("model", model)
         label += f", width {first['width']:g}" if pd.notna(first["width"]) else ""
         label += f", $n = {first['n']}$"
         x = rows["temperature"].where(rows["temperature"] > 0, least)
+        aside = x * 1.25 ** (place - (len(networks) - 1) / 2)  # beside each other, as in the checks
         style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
         bounded = (("speed_limit_time", rows["time"]), ("inefficiency", 1.0))
         for axis, (name, unit) in zip(axes[0], bounded, strict=False):
@@ -239,9 +241,9 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
                 rows[f"{name}{end}"] / unit for end in ("", "_low", "_high", "_linearised")
             )
             reach = np.abs([value - low, high - value])
-            axis.errorbar(x, value, yerr=reach, capsize=2, label=label, **style)
+            axis.errorbar(aside, value, yerr=reach, capsize=2, label=label, **style)
             axis.plot(x, exact, color=colour)
-        axes[0][2].plot(x, rows["loss_drop"] / rows["start_loss"], **style)
+        axes[0][2].plot(aside, rows["loss_drop"] / rows["start_loss"], **style)
         axes[0][2].plot(x, rows["loss_drop_linearised"] / rows["start_loss"], color=colour)
     labels = (
         r"$T_{\mathrm{SL}}/T$ (points: lower bound)",
@@ -255,14 +257,17 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
         axis.set_xlim(left=least / 2)
         axis.set_xticks(ticks, ["0", *(f"{value:g}" for value in ticks[1:])], rotation=45)
         axis.minorticks_off()
-    for letter, axis in zip("abc", axes[0], strict=True):
-        panel_title(axis, letter, "")
+    titles = ("speed limit", "inefficiency", "loss")
+    for letter, axis, title in zip("abc", axes[0], titles, strict=True):
+        panel_title(axis, letter, title)
     log_axes(axes[0][0], "y")
     log_axes(axes[0][1], "y")
     axes[0][2].axhline(0.0, color=GREY, linewidth=0.8)
     handles, _ = axes[0][0].get_legend_handles_labels()
+    bars = {"color": "0.3", "linestyle": "", "marker": "|", "markersize": 9}
+    handles.append(Line2D([], [], label=interval_name(table), **bars))
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
-    _legend_below(figure, handles, columns=3)
+    _legend_below(figure, handles, columns=4)
     return figure
 
 
