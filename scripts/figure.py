@@ -6,7 +6,8 @@ import importlib
 
 from pipeline.log import logged
 from pipeline.stores import read_netcdf, read_table
-from plots.style import cut_intervals, save, use_style
+from plots.results import cut_intervals
+from plots.style import save, use_style
 
 RATIOS = ("speed_limits", "outcomes")  # tables whose intervals are those of ratios
 

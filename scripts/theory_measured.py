@@ -9,7 +9,7 @@ import xarray as xr
 from pipeline.log import logged
 from pipeline.runs import model_of_slug
 from pipeline.stores import read_netcdf, read_table, write_table
-from plots.style import describe, distinct
+from plots.naming import describe, distinct
 from speedlimits import ntk_dynamics
 from speedlimits.spectrum import noise_floor
 

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipeline.outcomes import correlations as measured_correlations
 from pipeline.settings import FIGURES
-from plots import style, theory
+from plots import naming, results, style, theory
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
 
@@ -154,7 +154,7 @@ def study(settings, realisations=3, warm=True):
 
 def outcomes(speed_limits, realisations):
     """The ends of the curves, with a drift, an alignment and an action for every run."""
-    table = pd.concat([style.last_rows(speed_limits, start) for start in style.STARTS])
+    table = pd.concat([results.last_rows(speed_limits, start) for start in style.STARTS])
     table = table.assign(at="end", diverged=0.0, drift=0.3, alignment_gain=1.5)
     table["runs"] = np.where(table["realisation"].astype(str) == "ensemble", realisations, np.nan)
     table["kinematic_inefficiency"] = table["inefficiency"] * 1.01
@@ -351,7 +351,7 @@ def test_legends_tell_how_many_runs_an_ensemble_has(tables, drawn):
         said = in_legends(draw(name, single))
         assert "1 run" in said and "1 runs" not in said and "interval" not in said, name
     few = tables["speed_limits"]["n"].eq(16) & tables["speed_limits"]["realisation"].eq("2")
-    assert style.run_count(tables["speed_limits"][~few]) == "2 to 3 runs"
+    assert results.run_count(tables["speed_limits"][~few]) == "2 to 3 runs"
 
 
 WITHOUT_WARM = ("training_curves", "speed_limit_temperature", "infinite_width", "generalisation")
@@ -419,7 +419,7 @@ def test_temperatures_stand_at_their_places_and_zero_in_a_strip(realisations):
     table["free_energy_drop_most"] = (table["loss_drop"] + 2.0).where(noisy)
     figure = importlib.import_module("plots.speed_limit_temperature").draw(table)
     FigureCanvasAgg(figure).draw()
-    ends = style.last_rows(table, "cold")
+    ends = results.last_rows(table, "cold")
     ends = ends[ends["realisation"].astype(str) == "ensemble"]
     second = figure.axes[1]
     for k, model in enumerate(models):
@@ -535,12 +535,12 @@ def test_intervals_without_an_end_leave_the_curves_their_axes(name, tables):
         wide = tables[table].copy()
         wide.loc[:, wide.columns.str.endswith("_low")] = 0.0
         wide.loc[:, wide.columns.str.endswith("_high")] = np.inf
-        given[table] = style.cut_intervals(wide)
+        given[table] = results.cut_intervals(wide)
     figure, narrow = draw(name, given, render=True), draw(name, tables)
     for axes, usual in zip(panels(figure), panels(narrow), strict=True):
         low, high = axes.get_ylim()
         assert low > 0 or usual.get_yscale() == "linear"
-        assert high <= style.WIDEST**2 * usual.get_ylim()[1]
+        assert high <= results.WIDEST**2 * usual.get_ylim()[1]
 
 
 def test_only_intervals_of_ratios_are_cut_and_what_is_missing_stays_missing():
@@ -548,7 +548,7 @@ def test_only_intervals_of_ratios_are_cut_and_what_is_missing_stays_missing():
         {"a": [2.0, 2.0, -1.0, np.nan], "a_low": [0.0, 1.0, -9e9, np.nan],
          "a_high": [np.inf, 3.0, 9e9, np.nan], "low": 4.0}
     )  # fmt: skip
-    cut = style.cut_intervals(table)
+    cut = results.cut_intervals(table)
     np.testing.assert_array_equal(cut["a_low"], [0.002, 1.0, -9e9, np.nan])
     np.testing.assert_array_equal(cut["a_high"], [2000.0, 3.0, 9e9, np.nan])
     assert cut[["a", "low"]].equals(table[["a", "low"]])
@@ -584,7 +584,7 @@ def test_curves_are_those_of_the_tables(tables, drawn):
     bound_panels = drawn("speed_limit_time").axes
     for k, start in enumerate(style.STARTS):
         for ensemble in limits["ensemble"].unique():
-            rows = style.select(limits, start, ensemble)
+            rows = results.select(limits, start, ensemble)
             x = rows["time_lambda_1"]
             assert has_curve(time_panels[k], x, rows["inefficiency"])
             assert has_curve(time_panels[k], x, rows["inefficiency_predicted"])
@@ -606,7 +606,7 @@ def test_curves_that_ensembles_share_are_drawn_once_in_black(tables):
     shared = tables | {"speed_limits": pd.concat([limits, other])}
     for name, cold, after in (("inefficiency_time", 0, 1), ("inefficiency_factors", 2, 5)):
         axes = draw(name, shared).axes
-        x = style.select(limits, "cold", limits["ensemble"].iloc[0])["time_lambda_1"]
+        x = results.select(limits, "cold", limits["ensemble"].iloc[0])["time_lambda_1"]
         solid = [line for line in axes[cold].lines if line.get_linestyle() == "-"]
         assert [line.get_color() for line in solid if len(line.get_xdata()) == len(x)] == ["black"]
         assert "black: the same runs" in [text.get_text() for text in axes[cold].texts]
@@ -688,7 +688,7 @@ def test_runs_without_a_value_do_not_move_the_line_of_the_trend(tables):
     lost = (limits["n"] == 16) & (limits["realisation"] == "0")
     limits = limits.assign(inefficiency=limits["inefficiency"].mask(lost))
     figure = draw("inefficiency_size", tables | {"speed_limits": limits})
-    runs = style.last_rows(limits, "cold").query("realisation != 'ensemble'")
+    runs = results.last_rows(limits, "cold").query("realisation != 'ensemble'")
     runs = runs[runs["inefficiency"].notna()]
     line = next(line for line in figure.axes[0].lines if line.get_linestyle() == "--")
     (x0, x1), (y0, _) = line.get_xdata(), line.get_ydata()
@@ -699,7 +699,7 @@ def test_runs_without_a_value_do_not_move_the_line_of_the_trend(tables):
 def test_end_values_are_the_last_rows_even_if_the_table_is_shuffled(tables):
     shuffled = tables["speed_limits"].sample(frac=1.0, random_state=0)
     shuffled["realisation"] = [int(r) if r.isdigit() else r for r in shuffled["realisation"]]
-    ends = style.last_rows(shuffled, "warm")
+    ends = results.last_rows(shuffled, "warm")
     assert (ends["time_lambda_1"] > 999.9).all() and len(ends) == 4 * len(SIZES)
     figure = draw("inefficiency_size", tables | {"speed_limits": shuffled})
     whole = ends[ends["realisation"].astype(str) == "ensemble"].sort_values("n")
@@ -824,7 +824,7 @@ def test_learning_rates_have_their_unit():
 
 def test_words_of_paths_stand_apart_from_their_numbers():
     paths = [f"runs/digits/n32/fully_connected-width8-depth{depth}-ntk" for depth in (2, 5)]
-    assert style.path_differences(paths) == ["depth 2", "depth 5"]
+    assert naming.path_differences(paths) == ["depth 2", "depth 5"]
 
 
 def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours():

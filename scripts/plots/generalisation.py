@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import style
+from plots import naming, results, style
 from plots.outcomes import series_label
 
 # quantity -> label; the loss stands where there is no accuracy
@@ -42,7 +42,7 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
         (within, "b", "within", "runs of equal settings"),
     ):
         style.panel_title(panel, letter, f"{title}\n{rank_correlation(correlations, name, level)}")
-    varied = [column for column in style.varied_settings(ends) if column != "subset"]
+    varied = [column for column in naming.varied_settings(ends) if column != "subset"]
     series = list(shown.groupby(series_label(shown, varied), sort=False)) if len(shown) else []
     shades = colours(series, varied)
     for colour, (_, rows) in zip(shades, series, strict=True):
@@ -58,8 +58,8 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     if len(series) > 1:
         pairs = zip([label for label, _ in series], shades, strict=True)
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
-    size = f"ensemble of {style.run_count(ends)}"
-    size = style.with_interval(size, ends, (ends["runs"] > 1).any())
+    size = f"ensemble of {results.run_count(ends)}"
+    size = results.with_interval(size, ends, (ends["runs"] > 1).any())
     handles = [
         Line2D([], [], color="black", linestyle="none", marker="o", label=size),
         Line2D([], [], color="black", label="single runs", **DOT),
@@ -80,7 +80,7 @@ def plot_series(between: Axes, within: Axes, rows: pd.DataFrame, name: str, colo
     whole = rows["realisation"].astype(str) == "ensemble"
     runs, means = rows[~whole], rows[whole]
     between.plot(runs["inefficiency"], runs[name], color=colour, **DOT)
-    reach = [style.reaches(means, column) for column in ("inefficiency", name)]
+    reach = [results.reaches(means, column) for column in ("inefficiency", name)]
     between.errorbar(
         means["inefficiency"], means[name], xerr=reach[0], yerr=reach[1], color=colour, **MARK
     )

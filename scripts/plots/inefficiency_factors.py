@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plots import style
+from plots import results, style
 
 COLUMNS = {
     "speed_unevenness": ("uneven speed", r"$T \Delta L / \ell_\gamma^2$"),
@@ -30,7 +30,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         of_start = speed_limits[speed_limits["start"] == start]
         for panel, (column, (word, symbol)) in zip(row, COLUMNS.items(), strict=True):
             for ensemble in style.once(panel, of_start, shown):
-                rows = style.select(of_start, start, ensemble.path)
+                rows = results.select(of_start, start, ensemble.path)
                 style.plot_curve(panel, rows, column, ensemble)
                 style.plot_curve(panel, rows, f"{column}_predicted", ensemble, "predicted")
             style.panel_title(panel, next(letters), f"{start} start: {word}")
@@ -42,8 +42,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         row[0].text(0.03, 0.96, discretisation_note(of_start), **note)
     style.finish_bounded(axes.ravel(), notes)
     style.colour_legend(figure, shown)
-    band = style.band_name(speed_limits, "inefficiency")
-    measured = f"measured, {style.run_count(speed_limits)} each"
+    band = results.band_name(speed_limits, "inefficiency")
+    measured = f"measured, {results.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}
     style.curve_legend(figure, kinds, band)
     return figure

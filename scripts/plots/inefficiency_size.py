@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import style
+from plots import results, style
 from plots.style import Abscissa
 
 MARKS = {
@@ -38,7 +38,7 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
     against = style.abscissa(speed_limits)
     colours = style.palette(len(against.series), sequential=False)
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
-        ends = style.last_rows(speed_limits, start)
+        ends = results.last_rows(speed_limits, start)
         for colour, paths in zip(colours, against.series.values(), strict=True):
             plot_series(panel, ends[ends["ensemble"].isin(paths)], against, colour)
         style.panel_title(panel, letter, f"{start} start")
@@ -50,9 +50,9 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         headroom(panel)
         plot_trend(panel, ends, against, trends[trends["start"] == start])
         style.log_axes(panel, "y")
-    several = style.has_interval(speed_limits, "inefficiency")
-    size = style.with_interval(style.run_count(speed_limits), speed_limits, several)
-    last = pd.concat([style.last_rows(speed_limits, start) for start in style.STARTS])
+    several = results.has_interval(speed_limits, "inefficiency")
+    size = results.with_interval(results.run_count(speed_limits), speed_limits, several)
+    last = pd.concat([results.last_rows(speed_limits, start) for start in style.STARTS])
     missing = {mark for column, mark in PREDICTIONS.items() if last[column].isna().all()}
     legend(figure, against, colours, size, missing)
     return figure
@@ -68,7 +68,7 @@ def plot_series(axes: Axes, ends: pd.DataFrame, against: Abscissa, colour: str) 
     )
     kind = {"linestyle": "none", "capsize": 2, "elinewidth": 0.9, "zorder": 3, **MARKS["mean"]}
     x, y = style.beside(against, mean["ensemble"], 0), mean["inefficiency"].to_numpy(float)
-    axes.errorbar(x, y, yerr=style.reaches(mean, "inefficiency"), color=colour, **kind)
+    axes.errorbar(x, y, yerr=results.reaches(mean, "inefficiency"), color=colour, **kind)
     for aside, (column, mark) in enumerate(PREDICTIONS.items(), start=1):
         values = mean[column].to_numpy(float)
         if np.isfinite(values).any():

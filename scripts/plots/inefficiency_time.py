@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plots import style
+from plots import results, style
 
 CURVES = {
     "measured": ("inefficiency", "measured"),
@@ -33,7 +33,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
         of_start = speed_limits[speed_limits["start"] == start]
         for ensemble in style.once(panel, of_start, shown):
-            rows = style.select(of_start, start, ensemble.path)
+            rows = results.select(of_start, start, ensemble.path)
             for kind, (column, _) in curves.items():
                 style.plot_curve(panel, rows, column, ensemble, kind)
         style.panel_title(panel, letter, f"{start} start")
@@ -45,7 +45,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     style.colour_legend(figure, shown)
     found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
     if "measured" in found:
-        found["measured"] += f", {style.run_count(speed_limits)} each"
-    band = style.band_name(speed_limits, "inefficiency")
+        found["measured"] += f", {results.run_count(speed_limits)} each"
+    band = results.band_name(speed_limits, "inefficiency")
     style.curve_legend(figure, found, band)
     return figure

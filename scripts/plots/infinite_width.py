@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import style
+from plots import results, style
 
 # quantity -> (the ratio whose logarithm it is, colour, marker)
 KINDS = {
@@ -193,7 +193,7 @@ def guide(axis: Axes, means: pd.DataFrame, column: str, power: float) -> None:
 def legend(figure: Figure, runs: pd.DataFrame) -> None:
     """Say what points, bars and lines are, and how many runs an ensemble has."""
     several = runs["realisation"].nunique() > 1
-    label = style.with_interval(style.run_count(runs), runs, several)
+    label = results.with_interval(results.run_count(runs), runs, several)
     plain = {"color": "0.3", "linestyle": "none"}
     handles = [
         Line2D([], [], label="single runs", **RUN),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.runs import over_stability_limit
-from plots import style
+from plots import naming, results, style
 
 # panel: (start, column, title, label)
 PANELS = (
@@ -86,7 +86,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
 
 def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:
     """Return the axis with the most values, numeric ones first, and the other axes."""
-    varied = [name for name in style.varied_settings(ends) if name != "subset"]
+    varied = [name for name in naming.varied_settings(ends) if name != "subset"]
 
     def order(name: str) -> tuple:
         return (not pd.api.types.is_numeric_dtype(ends[name]), -ends[name].nunique())
@@ -99,7 +99,7 @@ def series_label(ends: pd.DataFrame, others: list[str]) -> pd.Series:
     """Return for every row the label of its series, without settings that its run does not read."""
 
     def label(row: pd.Series) -> str:
-        return ", ".join(style.setting(row, c) for c in others if pd.notna(row[c]))
+        return ", ".join(naming.setting(row, c) for c in others if pd.notna(row[c]))
 
     return ends.apply(label, axis=1).astype(str)
 
@@ -139,7 +139,7 @@ def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict,
     axes.plot(x[~whole], runs, ".", color=colour, alpha=0.5, markersize=4)
     mean = shown[whole]
     y = fold(mean[column].to_numpy(float))
-    reach = None if column == "discretisation" else style.reaches(mean, column)
+    reach = None if column == "discretisation" else results.reaches(mean, column)
     axes.errorbar(x[whole], y, yerr=reach, color=colour, **MARK)
     predicted = f"{column}_predicted"
     if predicted in mean and len(mean):
@@ -157,7 +157,7 @@ def plot_unread(axes: Axes, rows: pd.DataFrame, column: str, colour: str) -> boo
               transform=middle)  # fmt: skip
     for mean in values[whole]:
         axes.plot([0, 1], [mean, mean], color=colour, linewidth=1, transform=middle)
-    if column != "discretisation" and style.has_interval(rows[whole], column):
+    if column != "discretisation" and results.has_interval(rows[whole], column):
         for low, high in rows.loc[whole, [f"{column}_low", f"{column}_high"]].to_numpy(float):
             axes.fill_between([0, 1], low, high, color=colour, alpha=0.2, lw=0, transform=middle)
     for predicted in rows.loc[whole].get(f"{column}_predicted", pd.Series(dtype=float)):
@@ -191,7 +191,7 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
         labels = [f"{value:g}" for value in places]
     else:
         axes.set_xlim(-0.6, len(places) - 0.4)
-        labels = [style.folded(style.describe(axis, value)) for value in places]
+        labels = [naming.folded(naming.describe(axis, value)) for value in places]
     long = max(len(line) for label in labels for line in str(label).split("\n")) > 4
     angle = 35
     if axes.get_xscale() == "log" and len(places) > 1:
@@ -204,8 +204,8 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
 
 def legend(figure: Figure, ends: pd.DataFrame) -> None:
     """Say what the marks are and how many runs an ensemble has."""
-    size = f"ensemble of {style.run_count(ends)}"
-    size = style.with_interval(size, ends, (ends["runs"] > 1).any())
+    size = f"ensemble of {results.run_count(ends)}"
+    size = results.with_interval(size, ends, (ends["runs"] > 1).any())
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
     more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
     kinds = {

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import style
+from plots import results, style
 from plots.style import Abscissa, Ensemble
 from speedlimits.power_law import asymptotic_length_ratio_squared
 
@@ -29,7 +29,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=False):
         of_start = speed_limits[speed_limits["start"] == start]
         for ensemble in shown:
-            rows = style.select(of_start, start, ensemble.path)
+            rows = results.select(of_start, start, ensemble.path)
             style.plot_curve(panel, rows, "path_excess", ensemble, root=True)
             style.plot_curve(panel, rows, "path_excess_predicted", ensemble, "predicted", root=True)
             limits += plot_limit(panel, rows, exponents, ensemble)
@@ -44,11 +44,11 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     style.forbid_below(axes[0, 2])
     style.log_axes(axes[0, 2], "y")
     style.colour_legend(figure, shown)
-    measured = f"measured, {style.run_count(speed_limits)} each"
+    measured = f"measured, {results.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "from the NTK spectrum"}
     if limits:
         kinds["power law"] = r"limit of the fitted power law, $T \to \infty$"
-    band = style.band_name(speed_limits, "path_excess")
+    band = results.band_name(speed_limits, "path_excess")
     style.curve_legend(figure, kinds, band, points=points)
     return figure
 
@@ -61,7 +61,7 @@ def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble
     if len(rows) == 0:
         return False
     moment = "start" if rows["start"].iloc[0] == "cold" else "warm"
-    row = style.fitted(exponents, ensemble.path, moment, rows["prediction_kernel"].iloc[0])
+    row = results.fitted(exponents, ensemble.path, moment, rows["prediction_kernel"].iloc[0])
     if row is None or row["alpha"] <= 0:
         return False
     limit = float(np.sqrt(asymptotic_length_ratio_squared(row["alpha"], row["delta"])))
@@ -81,7 +81,7 @@ def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> 
     against = style.abscissa(speed_limits)
     colours = {e.path: e.colour for e in shown}
     for start in style.STARTS:
-        ends = style.last_rows(speed_limits, start)
+        ends = results.last_rows(speed_limits, start)
         for _, row in ends[ends["realisation"].astype(str) == "ensemble"].iterrows():
             plot_end(axes, row, against, colours[row["ensemble"]], start)
     style.panel_title(axes, "c", "at the end")

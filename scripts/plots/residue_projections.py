@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from plots import style
+from plots import naming, results, style
 from speedlimits.exponents import log_bins
 
 MOMENTS = {"start": "start", "warm": "warm start"}
@@ -39,13 +39,13 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
     kernel = "full" if (spectra["kernel"] == "full").any() else "traced"
     for panel, letter, (moment, words) in zip(axes[0], "ab", MOMENTS.items(), strict=True):
         title = f"{words}, {shown.label}" + (", output-traced kernel" if kernel == "traced" else "")
-        style.panel_title(panel, letter, style.folded(title, 45))
+        style.panel_title(panel, letter, naming.folded(title, 45))
         panel.set_xlabel("Rank $k$ of the NTK eigenvector")
         found = spectrum(spectra, shown.path, moment, kernel)
         if found is None:
             style.say(panel)
             continue
-        fit = style.fitted(exponents, shown.path, moment, kernel)
+        fit = results.fitted(exponents, shown.path, moment, kernel)
         fits += fit is not None
         plot_projections(panel, found[1], fit, moment)
         inset = panel.inset_axes(INSET, zorder=5)
@@ -60,7 +60,7 @@ def largest(spectra: xr.Dataset, exponents: pd.DataFrame) -> style.Ensemble:
     """Return the ensemble with the largest n, labelled by n and by what else varies."""
     there = exponents[exponents["ensemble"].isin(spectra["ensemble"].values)]
     labels = {ensemble.path: ensemble for ensemble in style.ensembles(there)}
-    rows = style.ensemble_table(there)
+    rows = naming.ensemble_table(there)
     path = rows.sort_values("n", kind="stable")["ensemble"].iloc[-1]
     return labels[path]
 

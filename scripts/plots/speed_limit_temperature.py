@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import style
+from plots import results, style
 from plots.outcomes import MARK, choose_axis, series_label
 
 # title -> label
@@ -38,7 +38,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
             style.say(panel, "no temperature\nin this study")
             panel.set_yticks([])
         return figure
-    runs = style.last_rows(speed_limits, "cold")
+    runs = results.last_rows(speed_limits, "cold")
     runs = runs[runs["temperature"].notna()]
     ends = runs[runs["realisation"].astype(str) == "ensemble"]
     first, others = choose_axis(ends.assign(temperature=0.0))
@@ -57,9 +57,9 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     if len(series) > 1:
         pairs = zip([name for name, _ in series], colours, strict=True)
         style.colour_legend(figure, [style.Ensemble("", str(name), c) for name, c in pairs])
-    several = style.has_interval(ends, "inefficiency")
-    bounds = f"a: from above, b: from below; {style.run_count(runs)} each"
-    bounds = style.with_interval(bounds, ends, several)
+    several = results.has_interval(ends, "inefficiency")
+    bounds = f"a: from above, b: from below; {results.run_count(runs)} each"
+    bounds = results.with_interval(bounds, ends, several)
     kinds = {
         bounds: {"marker": "o", "linestyle": "none"},
         "linearised network, exact": LINE,
@@ -82,7 +82,7 @@ def plot_series(axes: np.ndarray, x: np.ndarray, rows: pd.DataFrame, colour: str
     ):
         y = (rows[name] * unit).to_numpy(float)
         reach = None
-        if style.has_interval(rows, name):
+        if results.has_interval(rows, name):
             low, high = ((rows[f"{name}_{end}"] * unit).to_numpy(float) for end in ("low", "high"))
             reach = np.nan_to_num(np.abs([y - low, high - y]))
         panel.errorbar(x, y, yerr=reach, color=colour, **MARK)

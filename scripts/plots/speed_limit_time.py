@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots import style
+from plots import results, style
 
 
 def draw(speed_limits: pd.DataFrame) -> Figure:
@@ -32,8 +32,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         draw_bound(panel, style.forbidden(speed_limits))
         style.log_axes(panel, "xy")
     style.colour_legend(figure, shown)
-    band = style.band_name(speed_limits, "speed_limit_time")
-    measured = f"measured, {style.run_count(speed_limits)} each"
+    band = results.band_name(speed_limits, "speed_limit_time")
+    measured = f"measured, {results.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}
     style.curve_legend(figure, kinds, band)
     return figure
@@ -41,7 +41,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
 
 def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.Ensemble) -> bool:
     """Return whether one ensemble has anything to draw; draw it, measured and predicted."""
-    rows = style.select(table, start, ensemble.path)
+    rows = results.select(table, start, ensemble.path)
     if not rows["speed_limit_time"].notna().any():
         return False
     time = rows["time_lambda_1"].to_numpy(float)
@@ -49,7 +49,7 @@ def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.E
     for suffix, kind in (("", "measured"), ("_predicted", "predicted")):
         limit = rows[f"speed_limit_time{suffix}"] * rate
         axes.plot(limit, time, color=ensemble.colour, **style.CURVES[kind])
-    if style.has_interval(rows, "speed_limit_time"):
+    if results.has_interval(rows, "speed_limit_time"):
         low, high = (rows[f"speed_limit_time_{end}"] * rate for end in ("low", "high"))
         axes.fill_betweenx(time, low, high, color=ensemble.colour, **style.BAND)
     return True

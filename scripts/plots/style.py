@@ -20,9 +20,16 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
 
-from pipeline import columns
 from pipeline.files import recorded
-from pipeline.runs import over_stability_limit
+from plots.naming import (
+    distinct,
+    ensemble_label,
+    ensemble_table,
+    folded,
+    setting,
+    varied_columns,
+    varied_settings,
+)
 from speedlimits.speed_limit import BELOW_ONE
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
@@ -41,29 +48,10 @@ CURVES = {
     "power law": {"linestyle": (0, (1, 1.3)), "linewidth": 1.2},
     "asymptote": {"linestyle": (0, (6, 2, 1, 2)), "linewidth": 0.7, "alpha": 0.8},
 }
-NAMES = {
-    "myrtle5": "Myrtle-5",
-    "myrtle7": "Myrtle-7",
-    "myrtle10": "Myrtle-10",
-    "fully_connected": "fully connected",
-    "cifar10": "CIFAR-10",
-    "ntk": "NTK parameterisation",
-    "standard": "standard parameterisation",
-    "gradient_flow": "gradient flow",
-    "gradient_descent": "gradient descent",
-    "nesterov": "Nesterov",
-    "sgd": "minibatches",
-    "adam": "Adam",
-    "langevin": "Langevin",
-}
-# Words of a path that carry their number: depth5 reads "depth 5".
-NUMBERED = re.compile(r"\b(depth|width|patch|scale|tolerance|rate|momentum|batch|temperature)(\d)")
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
-VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "subset")
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = "warm start not reached\n(test accuracy does not\nrise to the threshold)"
 NOTHING = "nothing to show"
-WIDEST = 1e3  # own choice: a ratio that is known no better than to three decades is not known
 
 
 class Ensemble(NamedTuple):
@@ -143,112 +131,6 @@ def new_figure(rows: int, columns: int, width: float, height: float, **shared) -
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
-def ensemble_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per ensemble with the columns that identify it, in order of these."""
-    columns = [column for column in ("case", *VARIED) if column in table]
-    columns += [column for column in varied_settings(table) if column not in columns]
-    found = table[["ensemble", *columns]].drop_duplicates("ensemble")
-
-    def key(values: pd.Series) -> pd.Series:
-        if values.name == "case":  # as they stand in the configuration
-            return pd.Series(pd.factorize(values)[0], values.index)
-        return values if is_numeric_dtype(values) else values.map(str)
-
-    return found.sort_values([*columns, "ensemble"], key=key).reset_index(drop=True)
-
-
-def varied_settings(table: pd.DataFrame) -> list[str]:
-    """Return the columns of settings that vary in a table, without those that cases decide.
-
-    Settings stand between the ensemble and the start, realisation or moment of a row.
-    """
-    columns = list(table)
-    ends = [columns.index(name) for name in ("start", "realisation", "moment") if name in columns]
-    names = [name for name in columns[: min(ends, default=0)] if name != "ensemble"]
-    varied = [name for name in names if table[name].nunique(dropna=False) > 1]
-    if "case" in varied:  # settings that the case decides say nothing more
-        decided = table.groupby("case")[[c for c in varied if c != "case"]].nunique(dropna=False)
-        varied = ["case", *(c for c in decided if (decided[c] > 1).any())]
-    return varied
-
-
-def varied_columns(table: pd.DataFrame) -> list[str]:
-    """Return the identification columns that vary, the case in place of what it decides."""
-    return [column for column in varied_settings(table) if column in ("case", *VARIED)]
-
-
-def describe(column: str, value: object) -> str:
-    """Return a setting as it stands in a legend, for example ``$n = 64$``."""
-    if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
-        value = int(value)
-    if column == "n":
-        return f"$n = {value}$"
-    if column in ("width", "subset"):
-        return f"{column} {value}"
-    text = str(value)  # an own network, my_module:factory, stays as it is written
-    return NAMES.get(text, text if ":" in text else text.replace("_", " "))
-
-
-def folded(text: str, most: int = 18) -> str:
-    """Return a tick's label, in lines where it is long: after commas, and the colon of a model.
-
-    Args:
-        text: the label.
-        most: characters of a line that may stay one (own choice: they fit below a narrow panel).
-    """
-    lines = [""]
-    for part in re.split(r"(?<=,)(?= )|(?<=:)(?=\w)", text):
-        if lines[-1] and len(lines[-1] + part) > most:
-            lines.append("")
-        lines[-1] += part if lines[-1] else part.strip()
-    return "\n".join(lines)
-
-
-def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:
-    """Return the label of an ensemble from those columns that vary and that it reads; n if none."""
-    read = [column for column in columns if pd.notna(row[column])]
-    return ", ".join(describe(column, row[column]) for column in read or ["n"])
-
-
-def word(column: str, value: object) -> str:
-    """Return a setting of any column as it stands in a legend, for example ``output scale 3``."""
-    text = describe(column, value)
-    plain = column in ("n", "width", "subset", "case", "dataset", "model", "dynamics")
-    plain |= isinstance(value, str)
-    return text if plain else f"{column.replace('_', ' ')} {text}"
-
-
-def setting(row: pd.Series, column: str) -> str:
-    """Return a setting of an ensemble as ``word`` does, a learning rate with its unit.
-
-    Args:
-        row: with the ensemble, whose folder names the unit.
-        column: the setting.
-    """
-    relative = column == "learning_rate" and over_stability_limit(row["ensemble"])
-    return word(column, row[column]) + (r" $\times\,2/\lambda_1$" if relative else "")
-
-
-def path_differences(paths: Sequence[str]) -> list[str]:
-    """Return what distinguishes paths of ensembles whose identification columns agree."""
-    tokens = [[t for t in re.split(r"[/-]", path) if t] for path in paths]
-    common = set.intersection(*map(set, tokens))
-    shown = [" ".join(t for t in of if t not in common) for of in tokens]
-    shown = [text.replace("_", " ").replace("=", " ") for text in shown]
-    return [NUMBERED.sub(r"\1 \2", text) for text in shown]
-
-
-def distinct(labels: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Return labels of ensembles; those that are equal with what tells their paths apart."""
-    found = pd.Series(list(labels), dtype=object)
-    for label in found[found.duplicated()].unique():
-        same = np.flatnonzero(found == label)
-        parts = path_differences([paths[index] for index in same])
-        for index, part in zip(same, parts, strict=True):
-            found.iloc[index] = f"{label}, {part}"
-    return list(found)
-
-
 def ensembles(table: pd.DataFrame) -> list[Ensemble]:
     """Return the ensembles of a table with labels and colours.
 
@@ -299,22 +181,6 @@ def grouped_palette(settings: pd.DataFrame) -> list[str]:
     return list(colours)
 
 
-def select(table: pd.DataFrame, start: str, ensemble: str) -> pd.DataFrame:
-    """Return the rows of one start of an ensemble as a whole, in order of time.
-
-    Args:
-        table: the table ``speed_limits``.
-        start: "cold" or "warm".
-        ensemble: folder of the ensemble.
-
-    Returns:
-        The rows.
-    """
-    whole = table["realisation"].astype(str) == "ensemble"
-    rows = table[whole & (table["start"] == start) & (table["ensemble"] == ensemble)]
-    return rows.sort_values("time", kind="stable")
-
-
 def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ensemble]:
     """Return the ensembles to draw in a panel: one, in black, for those whose curves are the same.
 
@@ -334,41 +200,6 @@ def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ense
         place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
         axes.text(0.97, 0.97, "black: the same runs", fontsize=6, color=GREY, **place)
     return [of[0] if len(of) == 1 else of[0]._replace(colour="black") for of in same.values()]
-
-
-def last_rows(table: pd.DataFrame, start: str) -> pd.DataFrame:
-    """Return the row of each run and each ensemble at its last time."""
-    of_start = table[table["start"] == start].sort_values("time", kind="stable")
-    keys = [of_start["ensemble"], of_start["realisation"].astype(str)]
-    return of_start.groupby(keys, sort=False).tail(1)
-
-
-def fitted(exponents: pd.DataFrame, ensemble: str, moment: str, kernel: str) -> pd.Series | None:
-    """Return the row of fitted exponents, or None where the fit gave none."""
-    keys = {"ensemble": ensemble, "moment": moment, "kernel": kernel}
-    rows = exponents[np.logical_and.reduce([exponents[k] == v for k, v in keys.items()])]
-    if len(rows) == 0 or not np.isfinite(rows.iloc[0][["alpha", "delta"]].astype(float)).all():
-        return None
-    return rows.iloc[0]
-
-
-def cut_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose intervals end a factor ``WIDEST`` above and below their value.
-
-    Two runs and a high confidence level make Student's quantile so large that the ends of a ratio
-    are 0 and infinity, or hundreds of decades apart: on a logarithmic axis of that length every
-    curve is a flat line. Intervals of what can be negative stay as they are.
-
-    Args:
-        table: with the columns NAME, ``NAME_low`` and ``NAME_high``; it is not changed.
-    """
-    table = table.copy()
-    for name in [column.removesuffix("_low") for column in table if column.endswith("_low")]:
-        value, low, high = (table[column] for column in (name, f"{name}_low", f"{name}_high"))
-        ratio = (value > 0) & (low >= 0)
-        table[f"{name}_low"] = low.where(~ratio, np.maximum(low, value / WIDEST))
-        table[f"{name}_high"] = high.where(~ratio, np.minimum(high, value * WIDEST))
-    return table
 
 
 def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:
@@ -657,40 +488,3 @@ def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> 
         labels = [folded(e.label, most) for e in shown]
         axes.set_xticks([against.positions[e.path] for e in shown], labels, rotation=30, ha="right")
         axes.set_xlim(-0.6, len(labels) - 0.4)
-
-
-def run_count(table: pd.DataFrame) -> str:
-    """Return how many runs an ensemble has, for a legend: "3 runs", or "3 to 8 runs"."""
-    runs = table[table["realisation"].astype(str) != "ensemble"]
-    sizes = runs.groupby("ensemble")["realisation"].nunique()
-    count = " to ".join(dict.fromkeys(str(size) for size in (sizes.min(), sizes.max())))
-    return f"{count} run" + ("s" if sizes.max() > 1 else "")
-
-
-def reaches(means: pd.DataFrame, column: str) -> NDArray[np.float64] | None:
-    """Return the lengths of error bars, shape (2, ensembles), or None without intervals."""
-    if not has_interval(means, column):
-        return None
-    ends = means[[f"{column}_low", f"{column}_high"]].to_numpy(float)
-    return np.abs(np.nan_to_num(ends - means[[column]].to_numpy(float))).T
-
-
-def interval_name(table: pd.DataFrame) -> str:
-    """Return what the intervals of a table are called in a legend, such as "95 % interval"."""
-    return columns.interval_name(table["confidence"].iloc[0])
-
-
-def band_name(table: pd.DataFrame, column: str) -> str | None:
-    """Return what the shaded intervals of a column are called; None if there is none."""
-    return interval_name(table) if has_interval(table, column) else None
-
-
-def with_interval(label: str, table: pd.DataFrame, several: bool) -> str:
-    """Return a label that names the intervals too, which several runs have."""
-    return f"{label}, {interval_name(table)}" if several else label
-
-
-def has_interval(table: pd.DataFrame, column: str) -> bool:
-    """Return whether a table holds any interval of a column."""
-    name = f"{column}_low"
-    return name in table and bool(table[name].notna().any())

@@ -15,12 +15,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from plots.naming import describe
+from plots.results import interval_name
 from plots.style import (
     DOUBLE_COLUMN,
     GREY,
     SHADE,
-    describe,
-    interval_name,
     log_axes,
     new_figure,
     palette,

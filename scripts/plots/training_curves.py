@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots import style
+from plots import results, style
 from plots.style import Ensemble
 
 PANELS = {
@@ -57,7 +57,7 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
         accuracy_panel(axes[0, 2], warm_starts)
     style.colour_legend(figure, shown)
     several = training_curves["realisation"].nunique() > 1
-    count = style.run_count(training_curves)
+    count = results.run_count(training_curves)
     kinds = {"measured": f"mean of {count}" if several else f"{count} each"}
     marker = "warm start $t_{\\mathrm{w}}$" if marked else None
     band = "smallest to largest run" if several else None
