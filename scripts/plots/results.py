@@ -28,10 +28,10 @@ def select(table: pd.DataFrame, start: str, ensemble: str) -> pd.DataFrame:
 
 
 def last_rows(table: pd.DataFrame, start: str) -> pd.DataFrame:
-    """Return the row of each run and each ensemble at its last time."""
+    """Return the row of each run and each ensemble at its last time, in the order of the table."""
     of_start = table[table["start"] == start].sort_values("time", kind="stable")
     keys = [of_start["ensemble"], of_start["realisation"].astype(str)]
-    return of_start.groupby(keys, sort=False).tail(1)
+    return of_start.groupby(keys, sort=False).tail(1).sort_index()
 
 
 def fitted(exponents: pd.DataFrame, ensemble: str, moment: str, kernel: str) -> pd.Series | None:
