@@ -579,6 +579,18 @@ def test_missing_exponents_give_no_power_law(tables, drawn):
     assert "no fit: too few ranks" in texts(draw("residue_projections", missing))
 
 
+def test_a_single_time_is_a_visible_point(tables):
+    limits = tables["speed_limits"]
+    warm = limits["start"] == "warm"
+    last = limits[warm].groupby(["ensemble", "realisation"])["time"].transform("max")
+    given = tables | {"speed_limits": limits.drop(limits[warm].index[limits[warm]["time"] < last])}
+    for name, panel in (("inefficiency_time", 1), ("speed_limit_time", 1)):
+        lines = draw(name, given).axes[panel].lines
+        single = [line for line in lines if np.isfinite(line.get_ydata()).sum() == 1]
+        assert len(single) >= len(SIZES), name
+        assert all(line.get_marker() == "o" for line in single), name
+
+
 def test_curves_are_those_of_the_tables(tables, drawn):
     limits = tables["speed_limits"]
     time_panels = drawn("inefficiency_time").axes

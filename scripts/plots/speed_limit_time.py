@@ -48,7 +48,7 @@ def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.E
     rate = time / rows["time"].to_numpy(float)
     for suffix, kind in (("", "measured"), ("_predicted", "predicted")):
         limit = rows[f"speed_limit_time{suffix}"] * rate
-        axes.plot(limit, time, color=ensemble.colour, **style.CURVES[kind])
+        axes.plot(limit, time, color=ensemble.colour, **style.line(kind, limit))
     if results.has_interval(rows, "speed_limit_time"):
         low, high = (rows[f"speed_limit_time_{end}"] * rate for end in ("low", "high"))
         axes.fill_betweenx(time, low, high, color=ensemble.colour, **style.BAND)

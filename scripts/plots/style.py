@@ -204,9 +204,18 @@ def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ense
 
 def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:
     """Shade an interval; nothing where it is undefined, as for a single realisation."""
-    low, high = np.asarray(low, float), np.asarray(high, float)
-    if np.any(np.isfinite(low) & np.isfinite(high)):
-        axes.fill_between(np.asarray(x, float), low, high, color=colour, **BAND)
+    x, low, high = (np.asarray(values, float) for values in (x, low, high))
+    count = np.sum(np.isfinite(low) & np.isfinite(high))
+    if count == 1:  # a band of no width
+        axes.vlines(x, low, high, color=colour, linewidth=3, alpha=BAND["alpha"])
+    elif count:
+        axes.fill_between(x, low, high, color=colour, **BAND)
+
+
+def line(kind: str, values: ArrayLike) -> dict:
+    """Return the line style of a curve of ``CURVES``; a single point, no line, is marked."""
+    single = np.sum(np.isfinite(np.asarray(values, float))) == 1
+    return CURVES[kind] | ({"marker": "o"} if single else {})
 
 
 def plot_curve(
@@ -232,7 +241,7 @@ def plot_curve(
     x, y = rows["time_lambda_1"].to_numpy(float), rows[column].to_numpy(float)
     if not np.any(np.isfinite(y)):
         return
-    axes.plot(x, shown(y), color=ensemble.colour, **CURVES[kind])
+    axes.plot(x, shown(y), color=ensemble.colour, **line(kind, y))
     if kind == "measured" and f"{column}_low" in rows:
         low, high = (shown(rows[f"{column}_{end}"].to_numpy(float)) for end in ("low", "high"))
         plot_band(axes, x, low, high, ensemble.colour)
