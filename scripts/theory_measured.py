@@ -23,25 +23,31 @@ def measured_exponents(paths: list[str]) -> pd.DataFrame:
         paths: tables ``exponents.csv`` of studies.
 
     Returns:
-        Columns label, n, kernel, ensemble and ``COLUMNS``; the full kernel where it was computed.
+        Columns label, n, kernel, ensemble and ``COLUMNS``; the full kernel where it was computed,
+        else the output-traced one, which the label names.
     """
     table = pd.concat([read_table(path) for path in paths], ignore_index=True)
     table = table[table["moment"] == "start"].sort_values("kernel", kind="stable")
     table = table.dropna(subset=["alpha", "delta"]).drop_duplicates("ensemble")
     table["label"] = [
-        f"{describe('model', model)}, {describe('dataset', dataset)}"
-        for model, dataset in zip(table["model"], table["dataset"], strict=True)
+        f"{describe('model', model)}, {describe('dataset', dataset)}{of_kernel(kernel)}"
+        for model, dataset, kernel in table[["model", "dataset", "kernel"]].to_numpy()
     ]
     return table.sort_values(["label", "n"], kind="stable")[
         ["label", "n", "kernel", "ensemble", *COLUMNS]
     ]
 
 
+def of_kernel(kernel: str) -> str:
+    """Return what a label says of a kernel: it has other exponents where it is the traced one."""
+    return ", output-traced kernel" if kernel == "traced" else ""
+
+
 def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
     """Return ensemble -> (label, eigenvalues, residue projections) of the kernel at the start.
 
-    Means over realisations, the full kernel where it was computed; eigenvalues at or below the
-    rounding noise are left out.
+    Means over realisations, the full kernel where it was computed, else the output-traced one,
+    which the label names; eigenvalues at or below the rounding noise are left out.
     """
     found: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
     for path in paths:
@@ -57,6 +63,7 @@ def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarr
             _, _, dataset, _, network, *_ = ensemble.split("/")
             names = (describe("model", model_of_slug(network)), describe("dataset", dataset))
             label = f"{', '.join(names)}, $n = {int(spectra['n'].values[index])}$"
+            label += of_kernel(kinds[index])
             projections = spectra["residue_projections"].values[index]
             found[ensemble] = (label, eigenvalues[kept], projections[kept])
     labels = distinct([label for label, *_ in found.values()], list(found))

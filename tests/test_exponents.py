@@ -1,10 +1,13 @@
 """Exponents of synthetic spectra are recovered within their intervals, at the stated rate."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from exponents import fit_moment
+from theory_measured import COLUMNS, measured_exponents, start_spectra
 
+from pipeline.stores import write_netcdf, write_table
 from speedlimits.exponents import fit_exponent, fit_window, log_bins, squares_per_rank
 
 
@@ -166,3 +169,29 @@ def test_the_survivors_of_a_diverged_ensemble_are_not_fitted():
     part = fit_moment(files, "traced", "end", settings, realisations=4)
     assert np.isnan([part["alpha"], part["delta"]]).all()
     assert part["note"] == "1 of 4 runs diverged: no fit"
+
+
+def test_networks_placed_in_the_theory_name_the_output_traced_kernel(tmp_path):
+    """It has other exponents than the full one, of which large sets lack the eigenvalues."""
+    paths = [f"results/runs/digits/n{n}/myrtle5-width8/flow/ensemble2" for n in (8, 8, 99)]
+    kernels = ["traced", "full", "traced"]
+    front = {"ensemble": paths, "kernel": kernels, "n": [8, 8, 99], "moment": "start"}
+    table = pd.DataFrame(
+        front | {"model": "myrtle5", "dataset": "digits"} | dict.fromkeys(COLUMNS, 1.0)
+    )
+    write_table(table, tmp_path / "exponents.csv")
+    found = measured_exponents([tmp_path / "exponents.csv"])
+    named = ["Myrtle-5, digits", "Myrtle-5, digits, output-traced kernel"]
+    assert list(zip(found["n"], found["label"], strict=True)) == list(
+        zip((8, 99), named, strict=True)
+    )
+    values = ("spectrum", "rank"), np.ones((3, 4)) / np.arange(1.0, 5)
+    strings = {key: ("spectrum", np.array(front[key])) for key in ("ensemble", "kernel", "n")}
+    spectra = {"eigenvalues": values, "residue_projections": values, **strings}
+    spectra["moment"] = ("spectrum", ["start"] * 3)
+    write_netcdf(xr.Dataset(spectra), tmp_path / "spectra.nc")
+    labels = {label for label, *_ in start_spectra([tmp_path / "spectra.nc"]).values()}
+    assert labels == {
+        "Myrtle-5, digits, $n = 8$",
+        "Myrtle-5, digits, $n = 99$, output-traced kernel",
+    }

@@ -193,6 +193,15 @@ def test_regime_is_named_where_the_intervals_decide_it(delta, said):
     assert line.startswith("- width 8: ") and line.endswith(said)
 
 
+def test_regimes_of_the_output_traced_kernel_say_so():
+    """It has other exponents than the full one, of which the largest n may lack the eigenvalues."""
+    table = pd.DataFrame({"ensemble": ["a", "a", "b"], "n": [8, 8, 99]})
+    table = table.assign(kernel=["full", "traced", "traced"], moment="start", **EXPONENTS)
+    first, second = regime_lines(table, {"n": [8, 99]})
+    assert first.startswith("- n 8: alpha ") and "traced" not in first
+    assert second.startswith("- n 99, output-traced kernel: alpha ")
+
+
 def test_kernels_that_ensembles_share_count_once():
     """Learning rates start alike."""
     table = pd.DataFrame({"ensemble": list("abcd"), "learning_rate": [0.1, 0.2, 0.3, 0.4]})

@@ -732,6 +732,42 @@ def test_largest_n_is_projected_and_nothing_lies_under_the_inset(tables):
         assert not box.count_contains(axes.transData.transform(shown))
 
 
+def traced_where_largest(tables):
+    """The same tables where the full kernel of the largest n is too large for its eigenvalues."""
+    given, largest = dict(tables), int(tables["exponents"]["n"].max())
+    for name, column, kind in (
+        ("exponents", "kernel", "traced"),
+        ("speed_limits", "prediction_kernel", "quadrature"),
+    ):
+        of_largest = tables[name]["n"] == largest
+        given[name] = tables[name].assign(
+            **{column: tables[name][column].mask(of_largest, kind)},
+        )
+    of_largest = tables["spectra"]["n"] == largest
+    given["spectra"] = tables["spectra"].assign(
+        kernel=tables["spectra"]["kernel"].where(~of_largest, "traced")
+    )
+    return given
+
+
+def test_the_largest_n_may_have_the_output_traced_kernel_alone(tables):
+    given = traced_where_largest(tables)
+    figure = draw("residue_projections", given)
+    for axes in figure.axes:
+        title = axes.get_title(loc="left").replace("\n", " ")
+        assert "n = 128" in title and "output-traced kernel" in title
+        assert len(axes.lines[0].get_xdata()) == 1280 and len(axes.lines) == 3  # with its fit
+    ends = len(draw("path_length_ratio", tables).axes[0].lines)
+    assert len(draw("path_length_ratio", given).axes[0].lines) == ends  # with its limit
+
+
+def test_a_spectrum_that_is_missing_at_the_start_is_laid_to_no_warm_start(tables):
+    given = tables | {"spectra": tables["spectra"].isel(spectrum=slice(7, 8))}  # the last warm one
+    first, second = draw("residue_projections", given).axes[:2]
+    assert [text.get_text() for text in first.texts] == ["nothing to show"]
+    assert "not reached" not in "".join(text.get_text() for text in second.texts)
+
+
 def test_labels_come_from_the_columns_that_vary():
     def labels(settings):
         return [e.label for e in style.ensembles(study(settings, 1)["speed_limits"])]

@@ -396,6 +396,25 @@ def test_uniform_projections_are_told_by_the_size_of_delta(start, warm, agrees):
     assert found.agrees is None if agrees is None else found.agrees == agrees
 
 
+def test_every_ensemble_is_told_by_the_kernel_that_it_has():
+    """Of the largest n the full kernel may be too large for its eigenvalues."""
+    rows = [
+        ("small", "full", "start", 0.8, 0.7, 0.9),
+        ("small", "full", "warm", 0.1, 0.0, 0.2),
+        ("small", "traced", "start", 5.0, 4.9, 5.1),
+        ("small", "traced", "warm", 6.0, 5.9, 6.1),
+        ("large", "traced", "start", 0.5, 0.4, 0.6),
+        ("large", "traced", "warm", 0.2, 0.1, 0.3),
+    ]
+    columns = ["ensemble", "kernel", "moment", "delta", "delta_low", "delta_high"]
+    found = residue_spread(
+        pd.DataFrame(rows, columns=columns), {"small": "n = 8", "large": "n = 99"}
+    )
+    assert [round(m.value, 9) for m in found] == [-0.7, -0.3]
+    assert found[0].label == "n = 8: delta 0.80 to 0.10, change of |delta|"
+    assert found[1].label.startswith("n = 99, output-traced kernel: delta 0.50 to 0.20")
+
+
 def test_what_is_missing_at_the_end_is_not_taken_from_before():
     columns = ("inefficiency", "inefficiency_low", "inefficiency_high")
     rows = [(t, *values) for t, values in enumerate([(20, 15, 25), (3, 2, 4), (NAN,) * 3])]

@@ -61,7 +61,9 @@ def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble
     if len(rows) == 0:
         return False
     moment = "start" if rows["start"].iloc[0] == "cold" else "warm"
-    row = results.fitted(exponents, ensemble.path, moment, rows["prediction_kernel"].iloc[0])
+    # of a full kernel too large for its eigenvalues the output-traced one's are fitted
+    kernel = "full" if rows["prediction_kernel"].iloc[0] == "full" else "traced"
+    row = results.fitted(exponents, ensemble.path, moment, kernel)
     if row is None or row["alpha"] <= 0:
         return False
     limit = float(np.sqrt(asymptotic_length_ratio_squared(row["alpha"], row["delta"])))

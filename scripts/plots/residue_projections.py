@@ -36,14 +36,15 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
     figure, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 3.8, sharey=True)
     shown = largest(spectra, exponents)
     fits = 0
-    kernel = "full" if (spectra["kernel"] == "full").any() else "traced"
+    of_shown = spectra["kernel"].values[spectra["ensemble"].values == shown.path]
+    kernel = "full" if "full" in of_shown else "traced"  # that of smaller n may be another
     for panel, letter, (moment, words) in zip(axes[0], "ab", MOMENTS.items(), strict=True):
         title = f"{words}, {shown.label}" + (", output-traced kernel" if kernel == "traced" else "")
         style.panel_title(panel, letter, naming.folded(title, 45))
         panel.set_xlabel("Rank $k$ of the NTK eigenvector")
         found = spectrum(spectra, shown.path, moment, kernel)
         if found is None:
-            style.say(panel)
+            style.say(panel, style.NOTHING if moment == "start" else style.NEVER_WARM)
             continue
         fit = results.fitted(exponents, shown.path, moment, kernel)
         fits += fit is not None

@@ -247,8 +247,8 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     """Return a line per kernel at the start: alpha, delta and the regime they lie in.
 
     Ensembles that differ in their dynamics alone start with the same kernels, which count once.
-    The full kernel's where it is known, else that of the traced one. A regime is named if the whole
-    rectangle of both intervals lies in it.
+    The full kernel's where it is known, else, as the line says, the output-traced one's, which has
+    other exponents. A regime is named if the whole rectangle of both intervals lies in it.
     """
     if "alpha" not in exponents:
         return []
@@ -260,6 +260,7 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     lines = []
     for index, row in at_start[~repeated].iterrows():
         label = name_of(row, axes)
+        label += ", output-traced kernel" if row.get("kernel") == "traced" else ""
         more = int((keys[repeated] == keys[index]).sum())
         label += f" and {more} more with the same kernels" if more else ""
         ends = [row[f"{name}_{end}"] for name in ("alpha", "delta") for end in ("low", "high")]

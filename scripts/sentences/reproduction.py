@@ -182,19 +182,21 @@ def residue_spread(exponents: pd.DataFrame, labels: dict[str, str]) -> list[Meas
 
     Returns:
         |delta| at the warm start minus |delta| at the start, decided where the two intervals of
-        |delta| are disjoint: a delta of the other sign may be as far from 0.
+        |delta| are disjoint: a delta of the other sign may be as far from 0. Of the full kernel
+        where an ensemble has it, else of the output-traced one.
     """
     found = []
-    kernel = "full" if (exponents["kernel"] == "full").any() else "traced"
-    of_kernel = exponents[(exponents["kernel"] == kernel) & exponents["delta"].notna()]
     for path, label in labels.items():
-        rows = of_kernel[of_kernel["ensemble"] == path].set_index("moment")
+        rows = exponents[exponents["ensemble"] == path]
+        kernel = "full" if (rows["kernel"] == "full").any() else "traced"
+        rows = rows[(rows["kernel"] == kernel) & rows["delta"].notna()].set_index("moment")
         if not {"start", "warm"} <= set(rows.index):
             continue
         start, warm = rows.loc["start"], rows.loc["warm"]
         (start_low, start_high), (warm_low, warm_high) = map(size_interval, (start, warm))
         disjoint = warm_high < start_low or warm_low > start_high
         change = abs(warm["delta"]) - abs(start["delta"])
+        label += ", output-traced kernel" if kernel == "traced" else ""
         told = f"{label}: delta {start['delta']:.2f} to {warm['delta']:.2f}, change of |delta|"
         found.append(Measured(told, change, math.nan, math.nan, change < 0 if disjoint else None))
     return found
