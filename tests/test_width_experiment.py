@@ -200,7 +200,28 @@ def test_the_figure_shows_the_limit_every_run_and_fitted_powers(tables):
     assert any(f"{RUNS} runs" in text.get_text() for text in figure.legends[0].get_texts())
     for axis in figure.axes:
         box, panel = axis.get_legend().get_window_extent(), axis.get_window_extent()
-        assert panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0
+        assert panel.x0 <= box.x0 and box.x1 <= panel.x1
+        outer = figure.legends[0].get_window_extent()
+        assert panel.y0 <= box.y0 or axis.get_tightbbox().y0 >= outer.y1
+
+
+def test_bars_leave_the_panel_of_sizes_where_they_include_zero(tables):
+    """And only there: a bar that ends above zero ends inside."""
+    style.use_style()
+    table, powers = tables
+    table = table.copy()
+    last = table[(table["time"] == TIMES[-1]) & (table["realisation"] == "ensemble")]
+    intervals = [(0.2, -0.1, 0.5), (-0.2, -0.5, -0.004), (0.2, 0.001, 0.4), (-0.1, -0.3, 0.2)]
+    columns = [f"deviation{end}" for end in ("", "_low", "_high")]
+    for column in columns:
+        for name in (column.replace("deviation", kind) for kind in plot.KINDS):
+            table.loc[last.index, name] = [row[columns.index(column)] for row in intervals]
+    axis = drawn(table, powers).axes[3]
+    least, _ = axis.get_ylim()
+    bars = axis.containers[0].lines[2][0].get_segments()
+    ends = [segment[:, 1].min() for segment in bars]
+    np.testing.assert_allclose(ends[1:3], [0.004, 0.001])
+    assert [end < least for end in ends] == [True, False, False, True]
 
 
 def test_the_figure_of_single_runs_has_no_scatter_and_no_power(tables):

@@ -6,6 +6,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import NDArray
 
 from plots import results, style
 
@@ -24,7 +26,8 @@ GUIDES = {
 POINT = {"linestyle": "none", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
 RUN = {"color": "0.3", "marker": ".", "linestyle": "none", "alpha": 0.4}
 SIDE = 1.07  # marks of one width stand side by side at this ratio
-LEAST = 0.3  # a bar that reaches zero ends at this share of the least value shown
+LEAST = 0.6  # own choice: the lower end of an axis, over the least value or end of a bar
+BELOW = 0.36  # inches from a panel to the legend below the label of its axis
 
 
 def draw(infinite_width: pd.DataFrame, infinite_width_powers: pd.DataFrame) -> Figure:
@@ -37,7 +40,7 @@ def draw(infinite_width: pd.DataFrame, infinite_width_powers: pd.DataFrame) -> F
     Returns:
         Four panels against the width: inefficiency, kernel drift, scatter and mean of deviations.
     """
-    figure, axes = style.new_figure(2, 2, style.DOUBLE_COLUMN, 5.6)
+    figure, axes = style.new_figure(2, 2, style.DOUBLE_COLUMN, 6.2)
     (first, second), (third, fourth) = axes
     names = infinite_width["realisation"].astype(str)
     keys = [infinite_width["ensemble"], names]
@@ -121,25 +124,50 @@ def plot_deviations(
         statistic: of the fits.
         powers: of the guides, drawn through the widest network: for the whole or for training.
     """
+    axis.set_yscale("log")
+    ends = limits(means, list(columns.values()))
+    if ends is None:
+        style.say(axis, "nothing to show: single runs")
+        return
+    axis.set_ylim(*ends)
     titles = []
     for k, (name, (words, colour, marker)) in enumerate(KINDS.items()):
         label, title = fit_text(fits, name, statistic)
         x = means["width"] * SIDE ** (k - 1)
-        errors(axis, means, columns[name], x, colour, marker, words + label, size=True)
+        errors(axis, means, columns[name], x, colour, marker, words + label, least=ends[0])
         titles.append(title)
-    axis.set_yscale("log")
-    values = means[list(columns.values())].abs().to_numpy(float)
-    values = values[np.isfinite(values) & (values > 0)]
-    if len(values) == 0:
-        style.say(axis, "nothing to show: single runs")
-        return
-    low, high = LEAST * values.min(), 2 * values.max()
-    axis.set_ylim(low * (low / high) ** 0.5, high)
     for power in powers:
         guide(axis, means, columns["deviation" if power > -0.6 or len(powers) == 1 else
                                    "deviation_in_training"], power)  # fmt: skip
-    axis.legend(loc="lower left", title=titles[0], title_fontsize=7, alignment="left")
+    below = axis.transAxes + ScaledTranslation(0, -BELOW, axis.figure.dpi_scale_trans)
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
+    axis.legend(title=titles[0], title_fontsize=7, alignment="left", **place)  # off the bars
     style.log_axes(axis, "y")
+
+
+def limits(means: pd.DataFrame, columns: list[str]) -> tuple[float, float] | None:
+    """Return the limits of a logarithmic axis for the sizes of columns, or None without values.
+
+    Below lies no bar that ends above zero, unless by a factor ``results.WIDEST`` under all values.
+    """
+    found = [size_intervals(means, column) for column in columns]
+    sizes = np.concatenate([values for values, *_ in found])
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if len(sizes) == 0:
+        return None
+    lows = np.concatenate([low for _, low, *_ in found])
+    lows = lows[lows > sizes.min() / results.WIDEST]
+    return LEAST * min([sizes.min(), *lows]), 2 * sizes.max()
+
+
+def size_intervals(means: pd.DataFrame, column: str) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Return the sizes of a column, lower and upper ends of their intervals, and whether negative.
+
+    Of a negative value the interval is turned over with its sign; one that holds 0 begins below it.
+    """
+    values, low, high = (means[f"{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+    negative = values < 0
+    return np.abs(values), np.where(negative, -high, low), np.where(negative, -low, high), negative
 
 
 def errors(
@@ -151,23 +179,31 @@ def errors(
     marker: str,
     label: str,
     *,
-    size: bool = False,
+    least: float | None = None,
 ) -> None:
-    """Draw a column, or its size, with its interval where there is one."""
-    y = means[column].to_numpy(float)
-    ends = means[[f"{column}_low", f"{column}_high"]].to_numpy(float)
-    sign = np.where(size & (y < 0), -1.0, 1.0)
-    ends = np.sort(ends * sign[:, None], axis=1)
-    y = y * sign
-    if size:
-        ends = np.maximum(ends, LEAST * np.nanmin(y)) if np.isfinite(y).any() else ends
-    reach = np.abs(np.nan_to_num(ends - y[:, None])).T if np.isfinite(ends).any() else None
+    """Draw a column with its interval where there is one.
+
+    Args:
+        axis: panel.
+        means: rows of the ensembles.
+        column: what is drawn.
+        x: positions.
+        colour: of marks and bars.
+        marker: of the marks.
+        label: for the legend.
+        least: lower limit of an axis of the column's size, which is hollow where it is negative;
+            bars that end below it leave the panel.
+    """
+    y, *ends = (means[f"{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+    negative = np.zeros(len(y), bool)
+    if least is not None:
+        y, *ends, negative = size_intervals(means, column)
+        ends[0] = np.maximum(ends[0], least / 10)
+    reach = np.abs(np.nan_to_num(np.subtract(ends, y))) if np.isfinite(ends).any() else None
     kind = {"color": colour, "marker": marker, "markersize": 3.5}
-    axis.errorbar(np.asarray(x, float), y, yerr=reach, label=label, **kind, **POINT)
-    below = sign < 0
-    axis.plot(
-        np.asarray(x, float)[below], y[below], mfc="white", linestyle="none", zorder=4, **kind
-    )
+    x = np.asarray(x, float)
+    axis.errorbar(x, y, yerr=reach, label=label, **kind, **POINT)
+    axis.plot(x[negative], y[negative], mfc="white", linestyle="none", zorder=4, **kind)
 
 
 def fit_text(fits: pd.DataFrame, quantity: str, statistic: str) -> tuple[str, str]:
