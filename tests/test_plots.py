@@ -171,7 +171,8 @@ def outcomes(speed_limits, realisations):
 def correlations(table):
     """Rank correlations as the rule collect writes them, from runs without repetition."""
     runs = table[table["realisation"].astype(str) != "ensemble"]
-    return measured_correlations(runs, {"seed": 1, "confidence": 0.95, "resamples": 200})
+    found = measured_correlations(runs, {"seed": 1, "confidence": 0.95, "resamples": 200})
+    return found.assign(confidence=0.95)
 
 
 def trends(settings, warm):
@@ -465,12 +466,28 @@ def test_test_error_stands_against_the_inefficiency_with_its_rank_correlations(t
         assert has_curve(between, mean["inefficiency"], mean["test_error"])
         assert has_curve(between, x, y)
         assert has_curve(within, x / np.exp(np.log(x).mean()), y - y.mean())
-    for axes, level in ((between, "between"), (within, "within")):
-        rows = tables["correlations"]
-        row = rows[(rows["with"] == "test_error") & (rows["level"] == level)].iloc[0]
-        assert row["correlation"] == pytest.approx(1)  # the error rises with the inefficiency
-        bracket = " [" if level == "within" else ","  # few ensembles have no interval
-        assert f"rank correlation {row['correlation']:.2f}{bracket}" in axes.get_title(loc="left")
+    rows = tables["correlations"]
+    row = rows[(rows["with"] == "test_error") & (rows["level"] == "within")].iloc[0]
+    assert row["correlation"] == pytest.approx(1)  # the error rises with the inefficiency
+    title = within.get_title(loc="left")
+    assert "rank correlation 1.00 [" in title and title.endswith("12 points")
+    # 24 arrangements of four points cannot give a p-value of 0.05
+    assert "4 points: too few to correlate" in between.get_title(loc="left")
+
+
+def test_the_rank_correlation_of_enough_ensembles_tells_its_points(tables):
+    row = tables["correlations"].iloc[[0]].assign(level="between", points=8, p_smallest=1e-4)
+    row = row.assign(correlation=-0.6, correlation_low=np.nan, p_adjusted=0.25)
+
+    def said(row):
+        figure = draw("generalisation", tables | {"correlations": row})
+        return [axes.get_title(loc="left").split("\n", 1)[1] for axes in figure.axes]
+
+    first = "rank correlation \N{MINUS SIGN}0.60,\nadjusted $p$ = 0.25, 8 points"
+    assert said(row) == [first, "nothing to correlate"]
+    none = dict.fromkeys(("correlation", "p_value", "p_smallest", "p_adjusted"), np.nan)
+    assert said(row.assign(**none))[0] == "8 points: one side does not vary"
+    assert said(row.assign(**none, points=2))[0] == "2 points: too few to correlate"
 
 
 def test_what_has_no_test_error_is_not_drawn_against_the_inefficiency(tables):

@@ -92,12 +92,29 @@ def plot_series(between: Axes, within: Axes, rows: pd.DataFrame, name: str, colo
 
 
 def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:
-    """Return the rank correlation of one level with its interval and p-value, for a title."""
-    if "with" in correlations:
-        rows = correlations[(correlations["with"] == name) & (correlations["level"] == level)]
-        for _, row in rows[rows["correlation"].notna()].iterrows():
-            ends = f" [{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"
-            ends = ends if np.isfinite(row["correlation_low"]) else ""
-            text = f"rank correlation {row['correlation']:.2f}{ends}".replace("-", "\u2212")
-            return f"{text},\nadjusted $p$ = {row['p_adjusted']:.2g}"
-    return "too few to correlate"
+    """Return the rank correlation of one level with its interval, p-value and points, for a title.
+
+    Args:
+        correlations: the table of that name.
+        name: what the inefficiency is correlated with.
+        level: "between" ensembles, where those of the same starts are one point, or "within" them.
+
+    Returns:
+        Where so many points cannot give a p-value below 1 - confidence, or one side of them has one
+        value, this instead.
+    """
+    if "with" not in correlations:
+        return "nothing to correlate"
+    rows = correlations[(correlations["with"] == name) & (correlations["level"] == level)]
+    if len(rows) == 0:
+        return "nothing to correlate"
+    row = rows.iloc[0]
+    points = f"{row['points']:.0f} points"
+    if row["points"] < 3 or row["p_smallest"] > 1 - row["confidence"]:
+        return f"{points}: too few to correlate"
+    if not np.isfinite(row["correlation"]):
+        return f"{points}: one side does not vary"
+    ends = f" [{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"
+    ends = ends if np.isfinite(row["correlation_low"]) else ""
+    text = f"rank correlation {row['correlation']:.2f}{ends}".replace("-", "\u2212")
+    return f"{text},\nadjusted $p$ = {row['p_adjusted']:.2g}, {points}"
