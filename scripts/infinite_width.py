@@ -158,7 +158,11 @@ def with_means(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
         function = STATISTICS[statistic] if sample.shape[1] > 1 else STATISTICS["mean"]
         value, draws = function(sample), function(sample[:, rows]).T
         low, high = interval_of_draws(
-            value, draws, confidence=settings["confidence"], runs=sample.shape[1]
+            value,
+            draws,
+            confidence=settings["confidence"],
+            runs=sample.shape[1],
+            either_sign=column in DEVIATIONS,
         )
         if sample.shape[1] == 1 and statistic == "standard_deviation":
             value = low  # no value

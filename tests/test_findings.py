@@ -9,14 +9,16 @@ from pipeline.columns import described
 from pipeline.outcomes import (
     CURVES,
     THRESHOLD,
+    _at_levels,
     along_axes,
     correlations,
     each_run_once,
+    ensemble_outcomes,
     independent,
     outcomes,
 )
 from plots.outcomes import series_label
-from sentences.effects import correlation_lines, moment_in_words, too_few
+from sentences.effects import MOMENTS, correlation_lines, moment_in_words, too_few
 from sentences.ensembles import (
     discretisation_lines,
     energetic_lines,
@@ -32,7 +34,7 @@ from sentences.ensembles import (
     transport_sentence,
 )
 from sentences.infinite_width import infinite_width_part
-from sentences.phrases import name_of, named_axes
+from sentences.phrases import name_of, named_axes, percent
 from sentences.study import findings
 from speedlimits import ntk_dynamics
 from speedlimits.dynamics import GradientFlow
@@ -275,7 +277,7 @@ def test_tests_that_the_correction_puts_out_of_reach_are_named():
     assert row["p_smallest"] == pytest.approx(2 / 70)  # 4 of 8, and the mirror image
     assert row["p_value"] < 0.05  # the effect is as clear as so few runs can show
     assert row["p_adjusted"] > 0.05
-    assert "have too few arrangements of their runs for Holm's first threshold" in text
+    assert "too few of them, for Holm's first threshold" in text
     text, _ = written(runs(ratio=9.0, realisations=8, sizes=(8,)), axes)
     assert "too few arrangements" not in text
 
@@ -374,6 +376,11 @@ def test_moments_tell_their_level_and_whom_they_leave_out():
         "at equal training loss, 0.25 of that of the start (3 of 4 runs: "
     )
     assert moment_in_words("equal_gradients", "cold", table) == "at equal numbers of gradients"
+    table["diverged"] = [0, 1, 0, 0, *[0] * 7]
+    assert moment_in_words("end", "cold", table) == (
+        "at the end of training (1 of 4 runs have diverged and are left out)"
+    )
+    assert moment_in_words("end", "cold", table[table["diverged"] == 0]) == MOMENTS["end"]
 
 
 def test_subsets_name_ensembles_where_several_are_drawn():
@@ -417,7 +424,9 @@ def test_a_flow_whose_path_lengths_are_not_well_known_is_told():
 
 
 def test_correlations_that_runs_cannot_decide_share_a_sentence():
-    few = correlations(runs(sizes=(8,), realisations=2), SETTINGS)
+    table = runs(sizes=(8,), realisations=2)
+    table["inefficiency_predicted"] = np.arange(len(table))
+    few = correlations(table, SETTINGS)
     assert len(few) == 4
     told = correlation_lines(few, 0.95)
     assert sorted(line.split(" (")[0] for line in told) == [
@@ -427,6 +436,36 @@ def test_correlations_that_runs_cannot_decide_share_a_sentence():
     assert all(line.count("the test error") == 1 for line in told)
     many = correlations(runs(), SETTINGS)
     assert len(correlation_lines(many, 0.95)) == len(many)
+
+
+def test_what_does_not_vary_is_not_called_too_few():
+    table = correlations(runs().assign(test_error=0.9), SETTINGS)
+    told = [line for line in correlation_lines(table, 0.95) if "the test error" in line]
+    where = ("between ensembles", "among runs of equal settings")
+    pair = "No correlation of the inefficiency and the test error"
+    assert told == [f"{pair} {place}: one of the two does not vary." for place in where]
+
+
+def test_names_of_ensembles_keep_the_words_of_their_values():
+    row = pd.Series({"case": "worst case scenario", "upper_case": 3, "ensemble": "e"})
+    assert name_of(row, {"case": [], "upper_case": []}) == "worst case scenario, upper case 3"
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.00123, "0.12 %"), (0.84, "84 %"), (0.997, "100 %"), (1.43, "143 %")]
+)
+def test_shares_are_told_without_powers_of_ten(share, said):
+    assert percent(share) == said
+
+
+@pytest.mark.parametrize(
+    ("varied", "said"), [({}, True), ({"learning_rate": [0.1, 0.3] * 20}, False)]
+)
+def test_optimisers_are_said_to_have_one_learning_rate_where_they_do(varied, said):
+    table = runs().assign(**{"learning_rate": 0.1, "momentum": 0.9} | varied)
+    table["dynamics"] = np.repeat(["heavy_ball", "nesterov"], len(table) // 2)
+    told = " ".join(optimiser_sentences(table))
+    assert ("Each dynamics has the one learning rate" in told) is said
 
 
 def test_in_short_counts_what_the_lists_say():
@@ -457,6 +496,13 @@ def test_the_only_ensemble_with_a_warm_start_is_named():
     cold, warm = range_sentences(pd.DataFrame(rows), {"case": ["a", "b"]})
     assert cold == "From the cold start T/T_SL ends at 2 in every ensemble."
     assert warm == "From the warm start T/T_SL ends at 1.5 (b, the only ensemble that has it)."
+    three = [*rows[:2], rows[0] | {"ensemble": "c", "case": "c", "inefficiency": np.nan}]
+    (cold,) = range_sentences(pd.DataFrame(three), {"case": ["a", "b", "c"]})[:1]
+    assert cold == "From the cold start T/T_SL ends at 2 in 2 of 3 ensembles."
+    shared = [rows[0] | {"case": np.nan}, *(r | {"start": "warm"} for r in rows[:2])]
+    cold, warm = range_sentences(pd.DataFrame(shared), {"case": ["a", "b"]})
+    assert cold == "From the cold start T/T_SL ends at 2."  # one run, of two thresholds
+    assert warm == "From the warm start T/T_SL ends at 2 in every ensemble."
     cold_alone = pd.DataFrame(rows).query("start == 'cold'")
     for error, why in ((0.3, "mean test accuracy does not rise"), (np.nan, "is no test accuracy")):
         _, told = range_sentences(cold_alone.assign(test_error=error), {"case": ["a", "b"]})
@@ -578,6 +624,32 @@ def test_outcomes_are_interpolated_and_count_gradients_from_their_start():
     cheap = found.loc[("cheap", "warm", "end")]
     assert cheap["transient_factor"] == 3 and np.isnan(cheap["transient_drift"])
     assert found.xs("cold", level="start").filter(like="transient").isna().all(axis=None)
+
+
+def test_values_at_equal_loss_are_those_at_that_loss():
+    """Of a loss that rises on its way the level lies between the neighbours of its crossing."""
+    share = pd.Series([0.9, 0.3, 0.4, 0.05])
+    values = pd.DataFrame({"train_loss_share": share, "inefficiency": [1.0, 2.0, 3.0, 5.0]})
+    found = _at_levels(values.assign(gradients=range(4)), 0.1, np.nan)["equal_loss"]
+    assert found["train_loss_share"] == pytest.approx(0.1)
+    assert found["inefficiency"] == pytest.approx(3 + 2 * 0.3 / 0.35)
+
+
+def test_ensembles_with_a_diverged_run_have_no_means_at_any_moment():
+    row = {"ensemble": "e", "n": 8, "start": "cold"}
+    rows = [
+        row | {"at": at, "realisation": r, "diverged": 0, "inefficiency": 2.0}
+        for at in ("end", "equal_loss")
+        for r in "012"
+    ]
+    rows[1] |= {"diverged": 1, "inefficiency": np.nan}
+    del rows[4]
+    limits = pd.DataFrame([row | {"realisation": "ensemble", "time": 1.0, "inefficiency": np.nan}])
+    found = ensemble_outcomes(pd.DataFrame(rows), limits, SETTINGS).set_index("at")
+    assert found["diverged"].tolist() == pytest.approx([1 / 3] * 2)
+    assert found[["inefficiency", "inefficiency_low"]].isna().all(axis=None)
+    whole = ensemble_outcomes(pd.DataFrame(rows).assign(diverged=0), limits, SETTINGS)
+    assert whole.set_index("at").loc["equal_loss", "inefficiency"] == 2
 
 
 def test_the_first_transient_is_told_of_every_ensemble_that_reaches_its_warm_start():

@@ -32,6 +32,7 @@ from sentences.reproduction import (
     falling,
     flat,
     in_range,
+    in_words,
     only_size_varies,
     residue_spread,
     rows_of_study,
@@ -424,7 +425,11 @@ def test_what_is_missing_at_the_end_is_not_taken_from_before():
     found = at_end(
         pd.concat([whole, table]), {"whole": "a", "diverged": "b"}, "cold", columns[0], (10, 30)
     )
-    assert found == [Measured("a", 3, 2, 4, False)]
+    assert found[0] == Measured("a", 3, 2, 4, False)
+    assert found[1].label == "b" and found[1].agrees is None
+    assert in_words(found[1]) == "b: not measured"
+    row = Row("", "", "", "", [found[0]._replace(agrees=True), found[1]])
+    assert row.verdict == "partly (1 of 2)"
 
 
 def test_a_study_without_speed_limit_times_meets_and_breaks_no_bound():
@@ -440,11 +445,41 @@ def test_a_study_without_speed_limit_times_meets_and_breaks_no_bound():
         "speed_limits": limits,
         "trends": pd.DataFrame(columns=["at", "start", "quantity", "slope"]),
         "exponents": pd.DataFrame(columns=exponents),
-        "warm_starts": pd.DataFrame({"ensemble": ["8", "16"]}),
+        "warm_starts": pd.DataFrame({"ensemble": ["8", "16"], "threshold": 0.12, "reached": True}),
     }
     rows = rows_of_study(tables, study, 0.05)
     assert rows[0].paper == "at least 1" and rows[0].verdict == "not measured"
     assert not at_a_temperature(study)
+    tables["speed_limits"] = pd.concat([limits, limits.assign(start="warm")])
+    verdicts = {row.quantity: row.verdict for row in rows_of_study(tables, study, 0.05)}
+    assert not any("not reached" in verdict for verdict in verdicts.values())
+
+
+@pytest.mark.parametrize(
+    ("reached", "told"), [(False, "warm start not reached"), (True, "warm start at the last")]
+)
+def test_the_comparison_with_the_paper_tells_why_there_is_no_warm_start(reached, told):
+    names = ("inefficiency", "path_excess")
+    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    limits = pd.DataFrame({"ensemble": ["8"], "start": "cold", "realisation": "ensemble"})
+    limits = limits.assign(time=1.0, **dict.fromkeys(columns, NAN))
+    paper = {"dynamics": "gradient_descent", "learning_rate": 1e-5, "n": 8}
+    paper |= {"learning_rate_unit": "absolute", "warm_start_accuracy": None}
+    warm = {"ensemble": ["8"], "threshold": 0.12, "reached": reached, "time": 0.02}
+    tables = {
+        "speed_limits": limits,
+        "trends": pd.DataFrame(columns=["at", "start", "quantity", "slope"]),
+        "exponents": pd.DataFrame(columns=["ensemble", "kernel", "moment", "delta"]),
+        "warm_starts": pd.DataFrame(warm | {"time_resolution": 0.001}),
+    }
+    rows = rows_of_study(tables, [{"path": "8", "settings": paper}], 0.05)
+    verdicts = {row.quantity: row.verdict for row in rows}
+    for name, verdict in verdicts.items():
+        if "from the warm start" in name or ", warm start" in name:
+            assert verdict.startswith(told), name
+        elif "cold start" in name:
+            assert verdict == "not measured", name
+    assert verdicts["warm start, 12 % test accuracy"] == ("reproduced" if reached else told)
 
 
 @pytest.mark.parametrize(("temperature", "bounds"), [(0, False), (0.001, True)])

@@ -53,6 +53,18 @@ def test_interval_of_what_cannot_be_negative_ends_at_zero():
     assert low[0] == 0 and high[0] > 0.02
 
 
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_interval_of_what_has_either_sign_leaves_zero_out_as_seldom_as_it_says(count):
+    """Of few runs all are often of one sign; that of a logarithm could never hold 0 then."""
+    values = np.random.default_rng(0).normal(size=(count, 4000))
+    draws = values[statistics.resampled_rows(count, 2000, np.random.default_rng(1))].mean(axis=1)
+    given = {"confidence": 0.95, "runs": count}
+    low, high = statistics.interval_of_draws(values.mean(axis=0), draws, **given, either_sign=True)
+    assert 0.93 < np.mean((low <= 0) & (high >= 0)) < 0.97
+    low, high = statistics.interval_of_draws(values.mean(axis=0), draws, **given)
+    assert np.mean((low > 0) & (values > 0).all(axis=0)) == np.mean((values > 0).all(axis=0))
+
+
 def test_ratio_of_averages_is_resampled_jointly():
     # numerator = 3 x denominator in every realisation: the ratio has no uncertainty at all
     denominator = np.random.default_rng(0).uniform(1, 5, size=(5, 7))

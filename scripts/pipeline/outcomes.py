@@ -186,9 +186,8 @@ def _at_levels(
         loss_level: share of the start's training loss that is to be reached.
         gradient_level: number of gradients that are to be made.
     """
-    fallen = np.minimum.accumulate(values["train_loss_share"])
     positions = {
-        "equal_loss": _crossing(-fallen, -loss_level),
+        "equal_loss": _crossing(-values["train_loss_share"], -loss_level),
         "equal_gradients": _crossing(values["gradients"], gradient_level),
     }
     number = np.arange(len(values))
@@ -200,7 +199,7 @@ def _at_levels(
 
 
 def _crossing(values: pd.Series, level: float) -> float:
-    """Return the fractional row at which increasing values first reach a level, or NaN."""
+    """Return the fractional row at which values first rise to a level, or NaN."""
     values = np.asarray(values, float)
     reached = np.flatnonzero(values >= level - 1e-12 * abs(level))
     if len(reached) == 0 or reached[0] == 0:
@@ -255,19 +254,21 @@ def ensemble_outcomes(
     """Return the rows of the ensembles: means over runs with bootstrap intervals.
 
     At the end, what ``speed_limits`` has for an ensemble (ratios of averages) takes their place.
-    An ensemble with a diverged run has no means, and ``diverged`` is the share of such runs.
+    An ensemble with a diverged run has no means at any moment, for the others are no sample of all;
+    ``diverged`` is the share of such runs.
     """
     front = list(runs.columns[: list(runs.columns).index("start")])
     values = list(runs.columns[list(runs.columns).index("diverged") + 1 :])
     whole = speed_limits[speed_limits["realisation"].astype(str) == "ensemble"]
     ends = whole.sort_values("time").groupby(["ensemble", "start"], sort=False).tail(1)
+    diverged = runs[runs["at"] == "end"].groupby(["ensemble", "start"])["diverged"].mean()
     rows = []
     for (ensemble, start, at), group in runs.groupby(["ensemble", "start", "at"], sort=False):
         row = group.iloc[0][front].to_dict() | {"start": start, "realisation": "ensemble"}
-        row |= {"at": at, "diverged": group["diverged"].mean(), "runs": len(group)}
+        row |= {"at": at, "diverged": diverged[ensemble, start], "runs": len(group)}
         for name in values:
             sample = group[name].to_numpy(float)
-            row[name] = sample.mean()
+            row[name] = sample.mean() if row["diverged"] == 0 else np.nan
             stream = derived_seed(settings["seed"], "bootstrap", "outcome", start, at, name)
             low, high = bootstrap_interval(
                 {"x": sample[:, None]},
@@ -275,6 +276,7 @@ def ensemble_outcomes(
                 confidence=settings["confidence"],
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
+                either_sign=name == "discretisation",
             )
             finite = np.isfinite(row[name])
             row |= {f"{name}_low": low[0] if finite else np.nan}

@@ -50,7 +50,9 @@ CURVES = {
 }
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
-NEVER_WARM = "warm start not reached\n(test accuracy does not\nrise to the threshold)"
+NEVER_WARM = (
+    "warm start not reached\n(test accuracy does not\nrise to the threshold\nbefore the last time)"
+)
 NOTHING = "nothing to show"
 
 

@@ -119,7 +119,10 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
     """Return a sentence per correlation, and one per level on those that the runs cannot decide."""
     sentences, few = [], []
     for _, row in table.iterrows():
-        if evidence(row, 1 - confidence) == "few":
+        if math.isnan(row["p_value"]) and row["points"] > 2:  # of equal values there are no ranks
+            pair = f"the inefficiency and {NAMES[row['with']]} {LEVELS[row['level']]}"
+            sentences.append(f"No correlation of {pair}: one of the two does not vary.")
+        elif evidence(row, 1 - confidence) == "few":
             few.append(row)
         else:
             sentences.append(correlation_sentence(row, confidence))
@@ -153,10 +156,10 @@ def out_of_reach(rows: pd.DataFrame, level: float) -> str:
         return ""
     return (
         f"Of the {len(made)} tests at this moment {len(beyond)} have too few arrangements of their "
-        f"runs for Holm's first threshold, {level / len(made):.2g} (least p-values from "
-        f"{beyond['p_smallest'].min():.2g}): unless others are claimed first, they can "
-        "claim nothing, whatever the effect. Judge those by their intervals, or take more "
-        "realisations or fewer values."
+        "runs, or statistics.resamples draws too few of them, for Holm's first threshold, "
+        f"{level / len(made):.2g} (least p-values from {beyond['p_smallest'].min():.2g}): unless "
+        "others are claimed first, they can claim nothing, whatever the effect. Judge those by "
+        "their intervals, or take more realisations, more resamples or fewer values."
     )
 
 
@@ -205,9 +208,11 @@ def generalisation_summary(correlations: pd.DataFrame, confidence: float) -> lis
 def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
     """Return the moment of a comparison with its level and the runs that it leaves out."""
     words_of = MOMENTS[at]
-    if at == "end":
-        return words_of
     runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["start"] == start)]
+    if at == "end":
+        diverged = runs.loc[runs["at"] == at, "diverged"]
+        lost = f" ({diverged.sum():.0f} of {len(diverged)} runs have diverged and are left out)"
+        return words_of + (lost if diverged.any() else "")
     there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))
     if at == "equal_loss" and "train_loss_share" in runs and there:
         share = runs.loc[runs["at"] == at, "train_loss_share"].iloc[0]

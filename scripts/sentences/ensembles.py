@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.outcomes import independent, joined
 from sentences.effects import tested
-from sentences.phrases import counted, interval, name_of
+from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
 from speedlimits.speed_limit import BELOW_ONE
 from speedlimits.statistics import geometric_mean, holm
@@ -53,7 +53,9 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
             "Adam has no training time, and T/T_SL says nothing of it: what bounds it holds in its "
             "own mean metric, which is known from the cold start, and is listed below."
         )
-    if dynamics.nunique() > 1:
+    tuned = [name for name in ("learning_rate", "momentum") if name in outcomes]
+    single = all((outcomes.groupby(dynamics)[tuned].nunique() <= 1).all()) if tuned else True
+    if dynamics.nunique() > 1 and single:
         sentences.append(
             "Each dynamics has the one learning rate and momentum that the study gives it: an "
             "order of theirs is one of these settings."
@@ -112,7 +114,7 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     where = f"{name_of(worst, axes)}, {worst['start']} start"
     return [
         "Squared path lengths of the integrated flow, and with them the two factors of T/T_SL, are "
-        f"off by at most {100 * bound.max():.2g} % ({where}), "
+        f"off by at most {percent(bound.max())} ({where}), "
         "by ReLU boundaries that are crossed again and again; T/T_SL, in which no path length "
         "enters, is not. A smaller relative_tolerance lowers this bound."
     ]
@@ -162,8 +164,8 @@ def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
     """Return a line per ensemble: what the first transient takes and does to the kernel."""
     lines = []
     for _, row in transients(outcomes).iterrows():
-        time, loss = (100 * row[f"transient_{name}_share"] for name in ("time", "loss"))
-        parts = [f"{time:.2g} % of the training time, {loss:.3g} % of the loss drop"]
+        time, loss = (row[f"transient_{name}_share"] for name in ("time", "loss"))
+        parts = [f"{percent(time)} of the training time, {percent(loss, 3)} of the loss drop"]
         told = {
             "transient_factor": "T/T_SL from the cold over that from the warm start {}",
             "transient_alignment_gain": "kernel-target alignment {} times that at the start",
@@ -288,21 +290,25 @@ def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
     sentences = []
     for start, rows in whole.groupby("start", sort=False):
+        # Cold starts that ensembles share stand once; a warm start that is not reached has no row.
+        count = len(rows) if start == "cold" else whole["ensemble"].nunique()
         rows = rows[rows["inefficiency"].notna()]
         if len(rows) == 0:
             continue
         low = rows.loc[rows["inefficiency"].idxmin()]
         high = rows.loc[rows["inefficiency"].idxmax()]
         ends = [f"{row['inefficiency']:.3g}" for row in (low, high)]
-        several = whole["ensemble"].nunique() > 1
-        only = f" ({name_of(low, axes)}, the only ensemble that has it)" if several else ""
-        text = f"at {ends[0]}" + (" in every ensemble" if len(rows) > 1 else only)
+        where = " in every ensemble" if count > 1 else ""
+        if len(rows) < count:
+            only = f" ({name_of(low, axes)}, the only ensemble that has it)"
+            where = only if len(rows) == 1 else f" in {len(rows)} of {count} ensembles"
+        text = f"at {ends[0]}{where}"
         if ends[0] != ends[1]:
             text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
     if sentences and "warm" not in set(whole["start"]):
         measured = "test_error" in whole and whole["test_error"].notna().any()
-        why = "the mean test accuracy does not rise to its threshold"
+        why = "the mean test accuracy does not rise to its threshold before the last recorded time"
         why = why if measured else "there is no test accuracy"
         sentences.append(f"There is no warm start: {why}.")
     return sentences
@@ -361,5 +367,5 @@ def transport_sentence(transport: pd.DataFrame) -> list[str]:
     return [
         f"W2 between starts and ends: in {len(better)} of {about} another "
         f"assignment is cheaper than coupling each start with its own end, by up to "
-        f"{100 * gap:.2g} %: T_SL is overstated by as much, and T/T_SL understated."
+        f"{percent(gap)}: T_SL is overstated by as much, and T/T_SL understated."
     ]

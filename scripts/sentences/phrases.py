@@ -36,6 +36,12 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
     return text
 
 
+def percent(share: float, digits: int = 2) -> str:
+    """Return a share in percent, with that many significant digits: "0.12 %", "84 %", "143 %"."""
+    value = 100 * share
+    return f"{value:.{digits}g} %" if value < 99.5 else f"{value:.0f} %"
+
+
 def counted(runs: float) -> str:
     """Return a number of runs in words: "1 run", "3 runs"."""
     return f"{runs:.0f} run{'s' if runs > 1 else ''}"
@@ -52,9 +58,9 @@ def name_of(row: pd.Series, axes: dict) -> str:
     read = [axis for axis in axes if pd.notna(row[axis])]  # myrtle5 does not read the depth
     relative = over_stability_limit(row.get("ensemble", ""))
     units = {"learning_rate": " x 2/lambda_1"} if relative else {}
-    told = [f"{words(axis)} {words(row[axis])}{units.get(axis, '')}" for axis in read]
-    label = ", ".join(told) or "one ensemble"
-    return label.replace("case ", "")
+    names = {axis: "" if axis == "case" else f"{words(axis)} " for axis in read}
+    told = [f"{names[axis]}{words(row[axis])}{units.get(axis, '')}" for axis in read]
+    return ", ".join(told) or "one ensemble"
 
 
 def listed(heading: str, lines: list[str]) -> str:

@@ -31,6 +31,7 @@ PAPER_SETTINGS = {
 PAPER_SIZES = (500, 5000)
 PAPER_REALISATIONS = 6
 PAPER_WARM_ACCURACY = 0.12
+NEVER_WARM = "warm start not reached"
 
 
 class Measured(NamedTuple):
@@ -120,14 +121,14 @@ def at_end(
         transform: monotonic function of the three numbers.
 
     Returns:
-        One number per ensemble that has the start.
+        One number per ensemble, NaN for those without; none if no ensemble has it.
     """
     found = []
     for path, row in ends(limits, start).reindex(list(labels)).iterrows():
         numbers = [transform(row[name]) for name in (column, f"{column}_low", f"{column}_high")]
-        if math.isfinite(numbers[0]):
-            found.append(Measured(labels[path], *numbers, in_range(*numbers, *within)))
-    return found
+        agrees = in_range(*numbers, *within) if math.isfinite(numbers[0]) else None
+        found.append(Measured(labels[path], *numbers, agrees))
+    return found if any(math.isfinite(m.value) for m in found) else []
 
 
 def slope(trends: pd.DataFrame, start: str, agrees: Callable) -> list[Measured]:
@@ -208,23 +209,41 @@ def size_interval(fit: pd.Series) -> tuple[float, float]:
     return max(low, -high, 0.0), max(-low, high)
 
 
-def warm_epochs(warm: pd.DataFrame, study: list[dict], labels: dict[str, str]) -> list[Measured]:
-    """Return the warm start in epochs, where the descent is the paper's."""
-    found = []
+def warm_epochs(
+    warm: pd.DataFrame, study: list[dict], labels: dict[str, str]
+) -> tuple[list[Measured], str]:
+    """Return the warm start in epochs, where the descent is the paper's, and why there is none."""
+    found, note = [], "not comparable (other dynamics or threshold)"
     for ensemble in study:
         settings = ensemble["settings"]
+        row = warm[warm["ensemble"] == ensemble["path"]].iloc[0]
         comparable = (
             settings["dynamics"] == "gradient_descent"
             and settings["learning_rate"] == PAPER_SETTINGS["learning_rate"]
             and settings["learning_rate_unit"] == "absolute"
+            and row["threshold"] == PAPER_WARM_ACCURACY
         )
-        row = warm[warm["ensemble"] == ensemble["path"]].iloc[0]
-        if comparable and row["threshold"] == PAPER_WARM_ACCURACY and row["reached"]:
+        if not comparable:
+            continue
+        note = NEVER_WARM
+        if row["reached"]:
             rate = settings["learning_rate"]
             epochs, before = row["time"] / rate, (row["time"] - row["time_resolution"]) / rate
             agrees = in_range(epochs, before, epochs, 1500, 2500)
             found.append(Measured(labels[ensemble["path"]], epochs, before, epochs, agrees))
-    return found
+    return found, note
+
+
+def without_warm_start(limits: pd.DataFrame, warm: pd.DataFrame) -> str:
+    """Return why a study has no rows from the warm start; empty if it has some.
+
+    Args:
+        limits: ``speed_limits.csv`` of the study.
+        warm: ``warm_starts.csv`` of the study.
+    """
+    if "warm" in set(limits["start"]):
+        return ""
+    return "warm start at the last recorded time" if warm["reached"].any() else NEVER_WARM
 
 
 def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: float) -> list[Row]:
@@ -241,6 +260,8 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
     varied = varied_settings(study)
     labels = {ensemble["path"]: study_label(ensemble["settings"], varied) for ensemble in study}
     limits, trends = tables["speed_limits"], tables["trends"]
+    never_warm = without_warm_start(limits, tables["warm_starts"])
+    epochs, no_epochs = warm_epochs(tables["warm_starts"], study, labels)
     smallest = limits["inefficiency"].min()
     obeyed = bool(smallest >= BELOW_ONE)
     bound = Measured("smallest of all runs and times", smallest, math.nan, math.nan, obeyed)
@@ -273,7 +294,7 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
             FIGURE_1,
             "the value lies in the range; not decided where only its interval meets it",
             at_end(limits, labels, "warm", "inefficiency", (2, 5)),
-            "warm start not reached",
+            never_warm,
         ),
         Row(
             "trend with n, warm start",
@@ -281,7 +302,7 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
             FIGURE_1,
             f"interval of the slope within ±{FLAT_SLOPE:.2f}, what the band 2 to 5 leaves",
             slope(trends, "warm", flat),
-            "warm start not reached",
+            never_warm,
         ),
         *(
             Row(
@@ -290,7 +311,7 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
                 FIGURE_1,
                 "below the square root of 10",
                 at_end(limits, labels, start, "path_excess", of_order_one, math.sqrt),
-                "warm start not reached",
+                never_warm if start == "warm" else "",
             )
             for start in ("cold", "warm")
         ),
@@ -307,8 +328,8 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
             "about epoch 2000",
             FIGURE_1,
             "within 1500 to 2500 epochs of descent at learning rate 1e-5",
-            warm_epochs(tables["warm_starts"], study, labels),
-            "not comparable (other dynamics or threshold)",
+            epochs,
+            no_epochs,
         ),
     ]
 
@@ -370,6 +391,8 @@ def tidy(name: str, rows: list[Row], described: str) -> Iterable[dict]:
 
 def in_words(m: Measured) -> str:
     """Return one number with its interval, as the page shows it."""
+    if not math.isfinite(m.value):
+        return f"{m.label}: not measured"
     interval = f" [{m.low:.3g}, {m.high:.3g}]" if math.isfinite(m.low) else ""
     return f"{m.label}: {m.value:.3g}{interval}"
 

@@ -43,6 +43,7 @@ def bootstrap_interval(
     confidence: float,
     resamples: int,
     generator: np.random.Generator,
+    either_sign: bool = False,
 ) -> tuple[Array, Array]:
     """Return the bootstrap interval of a function of means over realisations.
 
@@ -58,6 +59,7 @@ def bootstrap_interval(
         confidence: confidence level, for example 0.95.
         resamples: number of bootstrap resamples.
         generator: random stream.
+        either_sign: whether the function can have either sign (``interval_of_draws``).
 
     Returns:
         Lower and upper end, shape (...); NaN for a single realisation, and where the statistic of a
@@ -78,28 +80,40 @@ def bootstrap_interval(
         for name, values in samples.items()
     }
     draws = statistic(**means)
-    return interval_of_draws(draws[0], draws[1:], confidence=confidence, runs=count)
+    return interval_of_draws(
+        draws[0], draws[1:], confidence=confidence, runs=count, either_sign=either_sign
+    )
 
 
 def interval_of_draws(
-    value: ArrayLike, draws: ArrayLike, *, confidence: float, runs: int
+    value: ArrayLike,
+    draws: ArrayLike,
+    *,
+    confidence: float,
+    runs: int,
+    either_sign: bool = False,
 ) -> tuple[Array, Array]:
     """Return the interval of a function of runs from its bootstrap draws.
 
     ``student_interval`` of the logarithm where every draw is positive, so that the ends are too;
-    else of the value itself, cut at 0 where no draw lies below.
+    else of the value itself, cut at 0 where no draw lies below. Of a function that can have either
+    sign it is that of the value itself: of few runs all are often positive, and no interval of a
+    logarithm could then hold 0.
 
     Args:
         value: f of the runs, shape (...).
         draws: f of each resample, shape (resamples, ...).
         confidence: confidence level.
         runs: number of runs.
+        either_sign: whether the function can have either sign.
 
     Returns:
         Lower and upper end, shape (...); NaN where a draw is NaN or there is one run.
     """
     value, draws = np.asarray(value, float), np.asarray(draws, float)
     low, high = student_interval(value, draws, confidence=confidence, runs=runs, groups=1)
+    if either_sign:
+        return low, high
     low = np.where((draws >= 0).all(axis=0), np.maximum(low, 0.0), low)
     positive = (draws > 0).all(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
