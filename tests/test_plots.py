@@ -874,6 +874,34 @@ def test_finite_steps_below_the_speed_limit_are_not_called_forbidden(name, table
     assert not any(text.startswith("forbidden") for text in words)
 
 
+def at_temperatures(*temperatures):
+    """Tables of Langevin dynamics, in the order of columns of the rule collect."""
+    given = study([{"dynamics": "langevin", "temperature": t} for t in temperatures], 2)
+    front = ["ensemble", *BASE, "temperature", "start"]
+    for name in ("speed_limits", "outcomes"):
+        given[name] = given[name][[*front, *given[name].columns.difference(front)]]
+    return given
+
+
+@pytest.mark.parametrize("below", [[0.0], [0.1], [0.0, 0.1]])
+def test_a_lower_bound_below_one_is_laid_to_no_finite_steps(below):
+    limits = at_temperatures(0.0, 0.1)["speed_limits"]
+    under = limits["temperature"].isin(below)
+    limits = limits.assign(inefficiency=limits["inefficiency"].mask(under, 0.5))
+    said = style.forbidden(limits)
+    assert ("finite steps" in said) is (0.0 in below)
+    assert ("lower bound, at a temperature" in said) is (0.1 in below)
+
+
+def test_the_discretisation_at_a_temperature_is_named_by_the_heat(tables, drawn):
+    label = drawn("outcomes").axes[5].get_ylabel()
+    assert "action" in label and "heat" not in label
+    both = draw("outcomes", tables | at_temperatures(0.0, 0.1), render=True).axes[5].get_ylabel()
+    assert label in both and r"heat / loss drop $-$ 1| at $\beta^{-1} > 0$" in both
+    label = draw("outcomes", tables | at_temperatures(0.1, 0.2)).axes[5].get_ylabel()
+    assert "heat" in label and "action" not in label
+
+
 def test_optimisers_have_their_names_and_adam_no_training_time(tables, drawn):
     given = study([{"dynamics": name} for name in ("adam", "nesterov", "sgd")], 1)
     words = texts(draw("training_curves", given))

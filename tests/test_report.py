@@ -349,6 +349,29 @@ def test_captions_tell_the_threshold_of_their_study(study, percents):
     assert f"mean test accuracy {percents} %." in text
 
 
+def test_captions_name_what_varies_whatever_the_cases_say():
+    """What ``vary`` names holds in every case (``runs.labelled_combinations``)."""
+    study = {
+        "vary": {"model": ["myrtle5", "fully_connected"], "dynamics": ["langevin", "adam"]},
+        "cases": [{"temperature": 0}, {"temperature": 0.1, "dynamics": "sgd"}],
+        "realisations": 2,
+    }
+    config = {**CONFIG, "studies": {"own": study}}
+    page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure="outcomes"))
+    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    assert "myrtle5, fully connected on" in text and ", langevin, adam, seed" in text
+    assert "Adam's steps have the length of the learning rate" in text
+
+
+def test_the_caption_of_the_trend_speaks_of_either_axis():
+    page = SimpleNamespace(
+        config={**CONFIG, "studies": {"own": {"vary": {"width": [8, 16]}, "realisations": 2}}},
+        wildcards=SimpleNamespace(study="own", figure="inefficiency_size"),
+    )
+    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    assert "Where n varies" not in text and "Where the axis is n or the width, the dashed" in text
+
+
 NAN = float("nan")
 
 

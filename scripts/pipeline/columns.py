@@ -31,7 +31,8 @@ COLUMNS = {
     "discretisation": (
         "1",
         "(action with velocity noise - energy drop) / energy drop, 0 for exact gradient flow; the "
-        "energy is the loss, with momentum plus the kinetic energy",
+        "energy is the loss, with momentum plus the kinetic energy; at a temperature above 0 "
+        "(heat - loss drop) / loss drop",
     ),
     "heat": ("loss", "heat -int grad L o d theta (midpoint of each step) since the start"),
     "curvature_heat": ("loss", "temperature x integral of the loss's Laplacian"),

@@ -22,6 +22,7 @@ PANELS = (
     ("cold", "alignment_gain", "kernel-target alignment", "Alignment at the end / start"),
     ("cold", "discretisation", "discretisation", r"|action / energy drop $-$ 1|"),
 )  # fmt: skip
+HEAT = r"|heat / loss drop $-$ 1|"  # at a temperature, where a path has no action
 MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
 HOLLOW = {"linestyle": "none", "marker": "D", "markersize": 3.5, "mfc": "white", "zorder": 2}
 MARGIN = 1.4  # the ends of a logarithmic axis, over its least and largest value
@@ -70,7 +71,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
             of_start = rows[rows["start"] == start]
             drawn |= plot(panel, of_start, column, colour, places, (axis, numeric, shift))
         style.panel_title(panel, letter, title)
-        panel.set_ylabel(label)
+        panel.set_ylabel(discretisation_label(ends) if column == "discretisation" else label)
         set_ticks(panel, places, axis, numeric, unit(ends, axis))
         if not drawn:
             style.leave_empty(panel, reached=(ends["start"] == start).any())
@@ -82,6 +83,14 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
     legend(figure, ends)
     return figure
+
+
+def discretisation_label(ends: pd.DataFrame) -> str:
+    """Return what ``discretisation`` is for the runs of a table: another quantity with noise."""
+    noisy = results.at_a_temperature(ends)
+    if not noisy.any():
+        return PANELS[-1][-1]
+    return HEAT if noisy.all() else f"{PANELS[-1][-1]},\n{HEAT} at $\\beta^{{-1}} > 0$"
 
 
 def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:

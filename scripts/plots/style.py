@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
 
 from pipeline.files import recorded
+from plots import results
 from plots.naming import (
     distinct,
     ensemble_label,
@@ -250,9 +251,16 @@ def plot_curve(
 
 
 def forbidden(speed_limits: pd.DataFrame) -> str:
-    """Return what stands in the region T < T_SL, which finite steps may enter, but no flow."""
-    if speed_limits["inefficiency"].min() < BELOW_ONE:
-        return r"$T < T_{\mathrm{SL}}$: forbidden to gradient flow," + "\nnot to finite steps"
+    """Return what stands in the region T < T_SL, which no flow enters.
+
+    Finite steps may, and at a temperature the bound on T/T_SL, which may be a loose one.
+    """
+    below = speed_limits[speed_limits["inefficiency"] < BELOW_ONE]
+    bounds = results.at_a_temperature(below)
+    words = {"not to finite steps": ~bounds, "not to a lower bound, at a temperature": bounds}
+    told = [text for text, rows in words.items() if rows.any()]
+    if told:
+        return "\n".join([r"$T < T_{\mathrm{SL}}$: forbidden to gradient flow,", *told])
     return r"forbidden: $T < T_{\mathrm{SL}}$"
 
 
