@@ -49,6 +49,20 @@ def test_linear_gradient_flow_has_the_closed_form_and_is_predicted_exactly(linea
     assert np.all(found.chord_length >= found.geodesic_length * (1 - 1e-12))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_one_linear_layer_of_many_outputs_is_predicted(seed):
+    """Its kernel has every eigenvalue once per output, which one of LAPACK's solvers refuses."""
+    torch.manual_seed(seed)
+    x, y = torch.randn(64, 64), torch.eye(10)[torch.randint(10, (64,))]
+    network = nn.Linear(64, 10, bias=False)
+    start, time = network.weight.detach().clone(), 1e-5
+    step = time * (y - x @ start.T).T @ x
+    found = speedlimits.measure(
+        network, x, y, torch.stack([start, start + step]).flatten(1), [0.0, time]
+    )
+    np.testing.assert_allclose(found.inefficiency_predicted, found.inefficiency, rtol=0.01)
+
+
 def test_state_dicts_and_flat_weights_say_the_same_and_the_network_is_left_alone(linear):
     network, x, y, weights, times = linear
     before = network.weight.detach().clone()

@@ -71,6 +71,24 @@ def test_degenerate_and_rank_deficient_kernels():
     assert not zeros.any() and projections.sum() == pytest.approx(residue @ residue)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_every_eigenvalue_may_come_once_per_output(seed):
+    """Theta = K x 1_C, as of one linear layer: stemr fails for most of these seeds."""
+    random = np.random.default_rng(seed)
+    factor, residue = random.normal(size=(64, 64)), random.normal(size=640)
+    block = factor @ factor.T
+    kernel = np.kron(block, np.eye(10))
+    eigenvalues, projections = spectrum.eigenvalues_and_projections(kernel, residue)
+    values, vectors = np.linalg.eigh(block)
+    np.testing.assert_allclose(
+        eigenvalues, np.repeat(values[::-1], 10), rtol=0, atol=1e-13 * values[-1]
+    )
+    expected = ((vectors.T @ residue.reshape(64, 10)) ** 2).sum(axis=1)[::-1]
+    np.testing.assert_allclose(projections.reshape(64, 10).sum(axis=1), expected, rtol=1e-6)
+    dense = np.linalg.eigh(kernel)[0][::-1]
+    np.testing.assert_allclose(eigenvalues, dense, rtol=0, atol=1e-13 * values[-1])
+
+
 def test_residue_layouts_of_full_and_traced_kernels():
     kernel, _, _ = power_law_kernel(12, 1.0)
     residue = np.random.default_rng(2).normal(size=(4, 3))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -56,9 +57,9 @@ def eigenvalues_and_projections(kernel: ArrayLike, residue: ArrayLike) -> tuple[
     """Return all eigenvalues and residue projections without the eigenvectors of the kernel.
 
     Theta = Q T Q^T with T tridiagonal (LAPACK sytrd), T = S diag(lambda) S^T by multiple
-    relatively robust representations (stemr; Dhillon, Parlett 2004). Then
-    V^T Delta = S^T (Q^T Delta), where Q^T acts as a product of reflectors: the K^3 cost of
-    multiplying Q into S is never paid.
+    relatively robust representations (stemr; Dhillon, Parlett 2004), or implicit QR (stev) where
+    those fail. Then V^T Delta = S^T (Q^T Delta), where Q^T acts as a product of reflectors: the K^3
+    cost of multiplying Q into S is never paid.
 
     Args:
         kernel: (K, K), symmetric; the lower triangle is read.
@@ -78,9 +79,7 @@ def eigenvalues_and_projections(kernel: ArrayLike, residue: ArrayLike) -> tuple[
     if len(kernel) == 1:
         eigenvalues, coefficients = diagonal, rotated
     else:
-        eigenvalues, vectors = scipy.linalg.eigh_tridiagonal(
-            diagonal, off_diagonal, lapack_driver="stemr", check_finite=False
-        )
+        eigenvalues, vectors = _tridiagonal_eigenpairs(diagonal, off_diagonal)
         coefficients = vectors.T @ rotated
     projections = (coefficients**2).sum(axis=1)
     check_parseval(float(projections.sum()), float((residue**2).sum()))
@@ -132,6 +131,18 @@ def _tridiagonalise(kernel: Array, residue: Array) -> tuple[Array, Array, Array]
         raise ValueError(f"LAPACK dormqr refused its argument {-info}")
     rotated[1:] = tail
     return diagonal, off_diagonal, rotated
+
+
+def _tridiagonal_eigenpairs(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
+    """Return eigenvalues, ascending, and eigenvectors of a symmetric tridiagonal matrix."""
+    solve = partial(scipy.linalg.eigh_tridiagonal, diagonal, off_diagonal, check_finite=False)
+    try:
+        return solve(lapack_driver="stemr")
+    except np.linalg.LinAlgError:
+        # Eigenvalues that agree in all digits, as the C copies of each one where Theta = K x 1_C
+        # (outputs of one linear layer), leave stemr no representation that separates them (info
+        # 22). Implicit QR needs none; it is slower, O(K^3) for the eigenvectors.
+        return solve(lapack_driver="stev")
 
 
 def leading_eigenvectors(kernel: ArrayLike, count: int) -> tuple[Array, Array]:
