@@ -11,9 +11,9 @@ rule figure:
         ),
         pdf="results/studies/{study}/figures/{figure}.pdf",
     log:
-        "results/logs/studies/{study}/{figure}.log",
+        "results/logs/studies/{study}/figures/{figure}.log",
     benchmark:
-        "results/benchmarks/studies/{study}/{figure}.tsv"
+        "results/benchmarks/studies/{study}/figures/{figure}.tsv"
     conda:
         "../envs/analysis.yaml"
     threads: 1

@@ -94,17 +94,17 @@ def main(snakemake) -> None:
         if moment != "start":
             parts["manifest"] = file_digest(snakemake.input.manifest)
             parts["snapshot"] = snapshot
-            # Of the start's full kernel a quadrature needs nothing.
-            start_route = "quadrature" if route == "stored" else route
-            starts = everything(
-                problem, start_route, targets, memory_bytes, stage_folder(parts), "_start"
-            )
             run = read_snapshots(snakemake.input.manifest)
             time = float(run["time"][snapshot])
             if not np.isfinite(run["train_loss"][snapshot]):
                 attributes["note"] = "the run diverged"
                 write_netcdf(xr.Dataset(attrs=attributes), snakemake.output[0])
                 return
+            # Of the start's full kernel a quadrature needs nothing.
+            start_route = "quadrature" if route == "stored" else route
+            starts = everything(
+                problem, start_route, targets, memory_bytes, stage_folder(parts), "_start"
+            )
             weights = torch.from_numpy(run["weights"].values[snapshot]).to(problem.inputs)
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
         variables = {"time": variable((), time, "time", "training time t of the kernel")}

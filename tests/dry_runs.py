@@ -8,6 +8,7 @@ included; the jobs, their files and whether they are to run come from Snakemake'
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,8 @@ class DryRuns:
         self.server.wait(timeout=30)
 
     def plan(self, *arguments: str) -> list[dict]:
-        """Return every job of the graph: rule, wildcards, input, output, and its reason to run.
+        """Return every job of the graph: rule, wildcards, files, rules of its benchmark file
+        (by its name), and its reason to run.
 
         Args:
             arguments: of snakemake, besides ``-n``.
@@ -75,13 +77,22 @@ def dry_run(arguments: list[str], answer) -> None:
     if not status:
         dag = seen[0].dag
         needed = set(dag.needrun_jobs(exclude_finished=False))
+        rules = [rule for rule in seen[0].rules if rule.benchmark]
         for job in dag.jobs:
+            benchmark = str(job.benchmark or "")
             found.append(
                 {
                     "rule": job.rule.name,
                     "wildcards": dict(job.wildcards_dict),
                     "input": sorted(map(str, job.input)),
                     "output": sorted(map(str, job.output)),
+                    "log": sorted(map(str, job.log)),
+                    "benchmark": benchmark,
+                    "benchmark_of": [
+                        rule.name
+                        for rule in rules
+                        if re.fullmatch(rule.benchmark.regex(), benchmark)
+                    ],
                     "reason": str(dag.reason(job)) if job in needed else "",
                 }
             )

@@ -26,6 +26,7 @@ from snakemake.utils import update_config
 from pipeline import speed_limits
 from pipeline.columns import is_taken
 from pipeline.config import ConfigError, problems_where_asked, validate, validated
+from pipeline.device import choose_device
 from pipeline.inputs import study_files
 from pipeline.own_code import locate, own_digest, own_problem
 from pipeline.own_network import drawn_own_network, own_factory
@@ -652,8 +653,20 @@ def test_a_module_that_exits_is_told(module):
 
 def test_what_a_module_changes_for_the_whole_process_is_set_back(module, tmp_path, capsys):
     changes = ("torch.set_default_dtype(torch.float64)", "torch.set_grad_enabled(False)",
-               "torch.set_num_threads(torch.get_num_threads() + 1)", "os.chdir('/')")  # fmt: skip
+               "torch.set_num_threads(torch.get_num_threads() + 1)", "os.chdir('/')",
+               "torch.set_float32_matmul_precision('high')",
+               "torch.backends.cuda.matmul.allow_tf32 = True",
+               "torch.backends.cudnn.allow_tf32 = True", "torch.backends.cudnn.benchmark = True",
+               "torch.set_deterministic_debug_mode(0)")  # fmt: skip
     before = torch.get_num_threads()
+    choose_device("cpu", threads=before, deterministic=True)
+
+    def precision():
+        flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        modes = torch.backends.cudnn.benchmark, torch.get_deterministic_debug_mode()
+        return *flags, *modes, torch.get_float32_matmul_precision()
+
+    expected = precision()
     try:
         for change in changes:
             drawn(module(f"import os, torch\n{change}\n{NETWORKS}"), "fine")
@@ -662,7 +675,9 @@ def test_what_a_module_changes_for_the_whole_process_is_set_back(module, tmp_pat
             drawn(module(NETWORKS + f), "f")
             assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
             assert torch.get_num_threads() == before and os.getcwd() == str(tmp_path)
+            assert precision() == expected == (False, False, False, 2, "highest")
     finally:
+        torch.set_deterministic_debug_mode("default")
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
         torch.set_num_threads(before)

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -128,6 +129,18 @@ def needed(finished, found, stale):
         if more <= chosen:
             return chosen
         chosen |= more
+
+
+def test_every_job_has_a_log_and_a_benchmark_of_its_own_which_tell_its_rule(tree):
+    """What jobs cost is summed by rules, which are found by the names of the benchmark files."""
+    jobs = [job for job in tree.finished if job["log"]]
+    assert len({job["rule"] for job in jobs}) > 20
+    for kind in ("log", "benchmark"):
+        path, jobs_of_it = Counter(str(job[kind]) for job in jobs if job[kind]).most_common(1)[0]
+        assert jobs_of_it == 1, path
+    for job in jobs:
+        if job["benchmark"]:
+            assert job["benchmark_of"] == [job["rule"]], job["benchmark"]
 
 
 def mutated(tree, dotted, value):

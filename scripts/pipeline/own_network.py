@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,36 @@ def process_settings_kept(model: str) -> Iterator[None]:
         "torch's recording of gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
         "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
         "the working folder": (os.getcwd, os.chdir),
+        "torch's determinism": (
+            torch.get_deterministic_debug_mode,
+            torch.set_deterministic_debug_mode,
+        ),
+        "the precision of torch's matrix products": (
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,
+        ),
     }
-    before = {name: get() for name, (get, _) in settings.items()}
+    backends = {
+        "TF32 of CUDA's matrix products": (torch.backends.cuda.matmul, "allow_tf32"),
+        "TF32 of cuDNN": (torch.backends.cudnn, "allow_tf32"),
+        "cuDNN's choice by measurement": (torch.backends.cudnn, "benchmark"),
+        "cuDNN's determinism": (torch.backends.cudnn, "deterministic"),
+    }
+    for name, (owner, flag) in backends.items():
+        settings[name] = (partial(getattr, owner, flag), partial(setattr, owner, flag))
+
+    def value(get: Callable[[], Any]) -> Any:
+        try:
+            return get()
+        except RuntimeError:  # of torch, where its older and newer names of a flag disagree
+            return None
+
+    before = {name: value(get) for name, (get, _) in settings.items()}
     try:
         yield
     finally:
         for name, (get, put) in settings.items():
-            if get() != before[name]:
+            if value(get) != before[name] and before[name] is not None:
                 print(f"model: {model} changed {name}; set back to {before[name]}")
                 put(before[name])
 

@@ -383,7 +383,7 @@ class Plan:
         ):
             levels = level_keys(settings)
             self._settings["subset", subset_slug(settings)] = {
-                key: settings[key] for key in levels["subset"]
+                key: as_in_path(settings[key]) for key in levels["subset"]
             }
             keys = ("dataset", *levels["subset"], *levels["network"], "final_time")
             self.langevin.append({key: as_in_path(settings[key]) for key in keys})
