@@ -338,3 +338,17 @@ def test_entropy_of_the_trajectories_agrees_with_the_wishart_estimator():
     exact = linear_regression.free_energy_drop(modes, 0.2)
     assert least[-1] <= exact <= most[-1]
     assert least[-1] == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_residues_smaller_than_the_spread_of_a_linear_model_have_no_prediction(temperature):
+    """Those of deep networks; the formula would give W2^2 = -0.44, -1.22 and -1.39 here."""
+    found = le.linearised(
+        [1, 1], [0.1, 0.1], [1, 3, 10], weights=2, start_variance=1, temperature=temperature
+    )
+    for name, values in found.items():
+        assert np.isnan(values).all() if temperature else np.isfinite(values).all(), name
+    if temperature == 0:
+        np.testing.assert_allclose(
+            found["wasserstein_squared"], 0.2 * (1 - np.exp(-np.array([1, 3, 10]))) ** 2, rtol=1e-12
+        )

@@ -214,7 +214,9 @@ def linearised(
 
     The modes of `linear_regression` with h_k = lambda_k and, on average over starts,
     Delta_k^2 = lambda_k (a_k^2 + s_0); the other weights diffuse freely. At temperature 0 these
-    are the sums of `ntk_dynamics`.
+    are the sums of `ntk_dynamics`, whatever the network. Above it the premise is that outputs are
+    linear in the weights, f(theta_0) = J theta_0, as of one layer: those of deeper networks
+    scatter less than J theta_0 does, so that no a_k^2 >= 0 gives their Delta_k^2.
 
     Args:
         eigenvalues: lambda_k of the full kernel, those below rounding 0, shape (K,).
@@ -225,12 +227,16 @@ def linearised(
         temperature: beta^-1.
 
     Returns:
-        "wasserstein_squared", "free_energy_drop" and "loss_drop", each (M,).
+        "wasserstein_squared", "free_energy_drop" and "loss_drop", each (M,); NaN at a temperature
+        above 0 where sum_k Delta_k^2 < s_0 sum_k lambda_k, which contradicts the premise.
     """
     h, projections = np.asarray(eigenvalues, float), np.asarray(residue_projections, float)
     moving = h > 0
     h, projections = h[moving], projections[moving]
     times = np.asarray(times, dtype=np.float64)
+    if temperature > 0 and projections.sum() < start_variance * h.sum():
+        names = ("wasserstein_squared", "free_energy_drop", "loss_drop")
+        return {name: np.full(times.shape, np.nan) for name in names}
     cloud = linear_regression.OrnsteinUhlenbeckModes(
         np.append(h, 0.0),
         np.zeros(h.size + 1),

@@ -215,7 +215,8 @@ def error_estimate(
 ) -> Tensor:
     """Return the local error (12 (u_0 - u_1) + 6 h (v_0 + v_1)) / 15, equation 2.9 of the source.
 
-    It is exact to leading order for every s and vanishes as the cube of the step.
+    It vanishes as the cube of the step, as the error does, and is not below it: of y' = -y by 1.2
+    times (two stages) to 2.2 times (many) at the shipped damping.
 
     Args:
         start: u_0, shape (P,).
