@@ -9,6 +9,7 @@ import xarray as xr
 from pipeline.log import logged
 from pipeline.runs import model_of_slug
 from pipeline.stores import read_netcdf, read_table, write_table
+from pipeline.tables import of_kernel
 from plots.naming import describe, distinct
 from speedlimits import ntk_dynamics
 from speedlimits.spectrum import noise_floor
@@ -36,11 +37,6 @@ def measured_exponents(paths: list[str]) -> pd.DataFrame:
     return table.sort_values(["label", "n"], kind="stable")[
         ["label", "n", "kernel", "ensemble", *COLUMNS]
     ]
-
-
-def of_kernel(kernel: str) -> str:
-    """Return what a label says of a kernel: it has other exponents where it is the traced one."""
-    return ", output-traced kernel" if kernel == "traced" else ""
 
 
 def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:

@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.seeds import derived_seed
+from pipeline.tables import fitted_kernel
 from speedlimits import langevin_ensembles
 from speedlimits import speed_limit as sl
 from speedlimits.langevin_ensembles import StartDistribution
@@ -387,8 +388,7 @@ def start_table(
     tables = [run_table(found, guess, r) for r in range(len(runs))]
     tables.append(ensemble_table(found, guess, settings, start))
     moment = "start" if start == "cold" else "warm"
-    fitted = "full" if kind == "full" else "traced"
-    law = pd.DataFrame(power_law(exponents, moment, fitted, found["time"]))
+    law = pd.DataFrame(power_law(exponents, moment, fitted_kernel([kind]), found["time"]))
     table = pd.concat([pd.concat([t, law], axis=1) for t in tables], ignore_index=True)
     table.insert(0, "start", start)
     table.insert(3, "time_lambda_1", table["time"] * float(runs[0].attrs["lambda_1"]))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.runs import over_stability_limit
+from pipeline.tables import at_a_temperature
 from plots import naming, results, style
 
 # panel: (start, column, title, label)
@@ -87,7 +88,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
 
 def discretisation_label(ends: pd.DataFrame) -> str:
     """Return what ``discretisation`` is for the runs of a table: another quantity with noise."""
-    noisy = results.at_a_temperature(ends)
+    noisy = at_a_temperature(ends)
     if not noisy.any():
         return PANELS[-1][-1]
     return HEAT if noisy.all() else f"{PANELS[-1][-1]},\n{HEAT} at $\\beta^{{-1}} > 0$"

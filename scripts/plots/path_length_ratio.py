@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.tables import fitted_kernel
 from plots import results, style
 from plots.style import Abscissa, Ensemble
 from speedlimits.power_law import asymptotic_length_ratio_squared
@@ -61,8 +62,7 @@ def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble
     if len(rows) == 0:
         return False
     moment = "start" if rows["start"].iloc[0] == "cold" else "warm"
-    # of a full kernel too large for its eigenvalues the output-traced one's are fitted
-    kernel = "full" if rows["prediction_kernel"].iloc[0] == "full" else "traced"
+    kernel = fitted_kernel(rows["prediction_kernel"])
     row = results.fitted(exponents, ensemble.path, moment, kernel)
     if row is None or row["alpha"] <= 0:
         return False

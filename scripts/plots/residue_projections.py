@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from pipeline.tables import fitted_kernel, of_kernel
 from plots import naming, results, style
 from speedlimits.exponents import log_bins
 
@@ -37,9 +38,9 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
     shown = largest(spectra, exponents)
     fits = 0
     of_shown = spectra["kernel"].values[spectra["ensemble"].values == shown.path]
-    kernel = "full" if "full" in of_shown else "traced"  # that of smaller n may be another
+    kernel = fitted_kernel(of_shown)  # that of smaller n may be another
     for panel, letter, (moment, words) in zip(axes[0], "ab", MOMENTS.items(), strict=True):
-        title = f"{words}, {shown.label}" + (", output-traced kernel" if kernel == "traced" else "")
+        title = f"{words}, {shown.label}{of_kernel(kernel)}"
         style.panel_title(panel, letter, naming.folded(title, 45))
         panel.set_xlabel("Rank $k$ of the NTK eigenvector")
         found = spectrum(spectra, shown.path, moment, kernel)

@@ -43,13 +43,6 @@ def fitted(exponents: pd.DataFrame, ensemble: str, moment: str, kernel: str) -> 
     return rows.iloc[0]
 
 
-def at_a_temperature(table: pd.DataFrame) -> pd.Series:
-    """Return for every row whether its run is at a temperature above 0, shape (rows,)."""
-    nothing = pd.Series(np.nan, table.index)
-    langevin = table.get("dynamics", nothing) == "langevin"
-    return langevin & (table.get("temperature", nothing) != 0)
-
-
 def cut_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose intervals end a factor ``WIDEST`` above and below their value.
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
 
 from pipeline.files import recorded
-from plots import results
+from pipeline.tables import at_a_temperature
 from plots.naming import (
     distinct,
     ensemble_label,
@@ -256,7 +256,7 @@ def forbidden(speed_limits: pd.DataFrame) -> str:
     Finite steps may, and at a temperature the bound on T/T_SL, which may be a loose one.
     """
     below = speed_limits[speed_limits["inefficiency"] < BELOW_ONE]
-    bounds = results.at_a_temperature(below)
+    bounds = at_a_temperature(below)
     words = {"not to finite steps": ~bounds, "not to a lower bound, at a temperature": bounds}
     told = [text for text, rows in words.items() if rows.any()]
     if told:

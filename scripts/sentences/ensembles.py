@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
+from pipeline.tables import at_a_temperature, of_kernel
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
@@ -53,8 +54,8 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
             "Adam has no training time, and T/T_SL says nothing of it: what bounds it holds in its "
             "own mean metric, which is known from the cold start, and is listed below."
         )
-    tuned = [name for name in ("learning_rate", "momentum") if name in outcomes]
-    single = all((outcomes.groupby(dynamics)[tuned].nunique() <= 1).all()) if tuned else True
+    tuned = outcomes.reindex(columns=["learning_rate", "momentum"])
+    single = (tuned.groupby(dynamics).nunique() <= 1).all(axis=None)
     if dynamics.nunique() > 1 and single:
         sentences.append(
             "Each dynamics has the one learning rate and momentum that the study gives it: an "
@@ -88,7 +89,7 @@ def energetic_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
 def finite_step_sentence(outcomes: pd.DataFrame) -> list[str]:
     """Return a sentence where T/T_SL of a dynamics without noise lies below 1: by finite steps."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
-    exact = whole[[not noisy(row) for _, row in whole.iterrows()]]
+    exact = whole[~at_a_temperature(whole)]
     below = exact[exact["inefficiency"] < BELOW_ONE]
     if len(below) == 0:
         return []
@@ -120,16 +121,11 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     ]
 
 
-def noisy(row: pd.Series) -> bool:
-    """Return whether T/T_SL of a row is a lower bound: Langevin dynamics at a temperature."""
-    return row.get("dynamics") == "langevin" and row.get("temperature", 1) != 0
-
-
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
     lines = []
-    for _, row in whole.iterrows():
+    for (_, row), bound in zip(whole.iterrows(), at_a_temperature(whole), strict=True):
         label = name_of(row, axes)
         runs = counted(row["runs"])
         if row["diverged"] > 0:
@@ -139,10 +135,10 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
         kinds = {"inefficiency": "T/T_SL", "kinematic_inefficiency": "kinematic inefficiency"}
         name = next((n for n in kinds if math.isfinite(row[n])), None)
         if name is None:
-            why = "no bound (see the column note)" if noisy(row) else "the loss has not dropped"
+            why = "no bound (see the column note)" if bound else "the loss has not dropped"
             lines.append(f"- {label}, {row['start']} start: {why}.")
             continue
-        kinds["inefficiency"] = "T/T_SL at least" if noisy(row) else "T/T_SL"
+        kinds["inefficiency"] = "T/T_SL at least" if bound else "T/T_SL"
         text = f"{kinds[name]} {interval(row, name, confidence)}"
         predicted = row["inefficiency_predicted"]
         if name == "inefficiency" and math.isfinite(predicted):
@@ -157,7 +153,7 @@ def transients(outcomes: pd.DataFrame) -> pd.DataFrame:
     if "transient_factor" not in whole or len(whole) == 0:
         return whole[:0]
     whole = whole[whole["transient_time_share"].notna()]
-    return whole.assign(transient_factor=whole["transient_factor"].mask(whole.apply(noisy, axis=1)))
+    return whole.assign(transient_factor=whole["transient_factor"].mask(at_a_temperature(whole)))
 
 
 def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
@@ -228,7 +224,8 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         if found["points"] > 1:
             label = f"{name_of(group.iloc[0], axes)}, {start} start"
             lost = len(once) - found["points"]
-            rows.append(found | {"label": label, "noisy": noisy(group.iloc[0]), "lost": lost})
+            bound = at_a_temperature(group).all()
+            rows.append(found | {"label": label, "bound": bound, "lost": lost})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p})
@@ -236,7 +233,7 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         verdict = "no evidence of a difference"
         if p <= 1 - confidence:
             faster = "below the prediction, as a lower bound may be"
-            faster = faster if row["noisy"] else "faster than predicted"
+            faster = faster if row["bound"] else "faster than predicted"
             verdict = "slower than predicted" if row["mean"] > 1 else faster
             if abs(row["mean"] - 1) <= NUMERICAL_ERROR:
                 verdict = f"equal within the {100 * NUMERICAL_ERROR:g} % of integration"
@@ -262,7 +259,7 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     lines = []
     for index, row in at_start[~repeated].iterrows():
         label = name_of(row, axes)
-        label += ", output-traced kernel" if row.get("kernel") == "traced" else ""
+        label += of_kernel(row.get("kernel"))
         more = int((keys[repeated] == keys[index]).sum())
         label += f" and {more} more with the same kernels" if more else ""
         ends = [row[f"{name}_{end}"] for name in ("alpha", "delta") for end in ("low", "high")]

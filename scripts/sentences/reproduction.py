@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.pages import html_table, study_label, varied_settings
+from pipeline.tables import fitted_kernel, of_kernel
 from speedlimits.speed_limit import BELOW_ONE, FLOW_DISCRETISATION
 
 FIGURE_1 = "figure 1, read off"
@@ -189,7 +190,7 @@ def residue_spread(exponents: pd.DataFrame, labels: dict[str, str]) -> list[Meas
     found = []
     for path, label in labels.items():
         rows = exponents[exponents["ensemble"] == path]
-        kernel = "full" if (rows["kernel"] == "full").any() else "traced"
+        kernel = fitted_kernel(rows["kernel"])
         rows = rows[(rows["kernel"] == kernel) & rows["delta"].notna()].set_index("moment")
         if not {"start", "warm"} <= set(rows.index):
             continue
@@ -197,8 +198,8 @@ def residue_spread(exponents: pd.DataFrame, labels: dict[str, str]) -> list[Meas
         (start_low, start_high), (warm_low, warm_high) = map(size_interval, (start, warm))
         disjoint = warm_high < start_low or warm_low > start_high
         change = abs(warm["delta"]) - abs(start["delta"])
-        label += ", output-traced kernel" if kernel == "traced" else ""
-        told = f"{label}: delta {start['delta']:.2f} to {warm['delta']:.2f}, change of |delta|"
+        deltas = f"delta {start['delta']:.2f} to {warm['delta']:.2f}, change of |delta|"
+        told = f"{label}{of_kernel(kernel)}: {deltas}"
         found.append(Measured(told, change, math.nan, math.nan, change < 0 if disjoint else None))
     return found
 

@@ -1,0 +1,37 @@
+"""What analyses, figures and sentences ask of the rows of a study's tables alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+
+def at_a_temperature(table: pd.DataFrame) -> pd.Series:
+    """Return for every row whether T/T_SL is a lower bound: Langevin dynamics above temperature 0.
+
+    Args:
+        table: with the columns dynamics and temperature, where its runs read them.
+
+    Returns:
+        bool, shape (rows,).
+    """
+    nothing = pd.Series(np.nan, table.index)
+    langevin = table.get("dynamics", nothing) == "langevin"
+    return langevin & (table.get("temperature", nothing) != 0)
+
+
+def fitted_kernel(kinds: Iterable[str]) -> str:
+    """Return whose exponents are fitted: "full", or "traced" where the full kernel is too large.
+
+    Args:
+        kinds: kernels that an ensemble has in a table; "quadrature" is the full one without its
+            eigenvalues.
+    """
+    return "full" if "full" in set(kinds) else "traced"
+
+
+def of_kernel(kernel: str) -> str:
+    """Return what a label adds for a kernel: the output-traced one has exponents of its own."""
+    return ", output-traced kernel" if kernel == "traced" else ""
