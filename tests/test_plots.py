@@ -606,6 +606,7 @@ def test_a_single_time_is_a_visible_point(tables):
         single = [line for line in lines if np.isfinite(line.get_ydata()).sum() == 1]
         assert len(single) >= len(SIZES), name
         assert all(line.get_marker() == "o" for line in single), name
+        assert {line.get_markerfacecolor() for line in single} > {"white"}, name  # predicted
 
 
 def test_curves_are_those_of_the_tables(tables, drawn):

@@ -277,6 +277,25 @@ def test_runs_with_a_loss_each_have_no_bound_at_a_temperature(trained):
     assert np.isfinite(speed_limits.measured(cold, 0)["transport2"]).all()
 
 
+@pytest.mark.parametrize(("depth", "residues"), [(1, [0.6, 0.2]), (2, [9.0, 2.0])])
+def test_the_linearised_network_is_known_at_a_temperature_for_one_layer(trained, depth, residues):
+    """Its outputs are linear in the weights; single runs scatter, and lose nothing by that."""
+    changes = LANGEVIN | {"depth": depth, "parameterisation": "ntk", "final_time": 5}
+    runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(2)]
+    found = speed_limits.measured(runs, 0)
+    assert len(found["law"].sizes) == depth and np.ptp(found["law"].variances) == 0
+    kernel = xr.Dataset(
+        {
+            "eigenvalues_full": ("k", [1.0, 0.1]),
+            "residue_projections_full": ("k", residues),  # s_0 times the eigenvalues sums to 1.1
+            "noise_floor_full": 1e-12,
+        }
+    )
+    guess = speed_limits.predicted_at_temperature([kernel] * 2, "full", found, 0)
+    for name in ("transport2", "descent", "drop"):
+        assert (np.isfinite(guess[name]) if depth == 1 else np.isnan(guess[name])).all(), name
+
+
 def test_moments_of_few_weights_bound_nothing_from_either_side(trained):
     changes = LANGEVIN | {"final_time": 5, "depth": 2, "width": 1}
     runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(4)]

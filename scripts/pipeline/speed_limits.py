@@ -263,20 +263,20 @@ def predicted_at_temperature(
 ) -> dict[str, np.ndarray]:
     """Return W2^2 and free-energy drop of the linearised network at a temperature, each (R, M).
 
-    NaN from a warm start, where only sums over the spectrum are known, and where the layers' starts
-    have different variances.
+    NaN from a warm start, where only sums over the spectrum are known, for uniform starts, and for
+    networks of several layers, whose outputs at the start are not linear in the weights.
     """
     nothing, law = np.full(found["drop"].shape, np.nan), found["law"]
     whole = {name: nothing for name in ("drop", "geodesic2", "path2", "action")}
     whole |= {"time": found["time"], "transport2": nothing, "descent": nothing}
-    isotropic = law is not None and law.gaussian and np.ptp(law.variances) == 0
-    if start > 0 or kind != "full" or not isotropic:
+    linear = law is not None and law.gaussian and len(law.sizes) == 1
+    if start > 0 or kind != "full" or not linear:
         return whole
     sums = [
         langevin_ensembles.linearised(
             *spectrum,
             found["time"],
-            weights=int(law.sizes.sum()),
+            weights=int(law.sizes[0]),
             start_variance=float(law.variances[0]),
             temperature=found["temperature"],
         )

@@ -16,7 +16,6 @@ PANELS = {
     "loss and free energy": "Drop / loss drop\nat the lowest temperature",
 }
 DROP = {"linestyle": "none", "marker": "o", "markersize": 3.5}
-LINE = {**style.CURVES["predicted"], "zorder": 2}
 
 
 def draw(speed_limits: pd.DataFrame) -> Figure:
@@ -62,7 +61,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     bounds = results.with_interval(bounds, ends, several)
     kinds = {
         bounds: {"marker": "o", "linestyle": "none"},
-        "linearised network, exact": LINE,
+        "linearised network, exact": max(map(exact_line, (rows for _, rows in series)), key=len),
         "c: loss drop": DROP | {"mfc": "white"},
         "c: free-energy drop, from below to above": {"linewidth": 3, "alpha": 0.35},
     }
@@ -71,6 +70,11 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
+
+
+def exact_line(rows: pd.DataFrame) -> dict:
+    """Return the line style of one series' linearised network, known at temperature 0 at least."""
+    return style.line("predicted", rows["inefficiency_predicted"])
 
 
 def plot_series(axes: np.ndarray, x: np.ndarray, rows: pd.DataFrame, colour: str) -> None:
@@ -86,7 +90,8 @@ def plot_series(axes: np.ndarray, x: np.ndarray, rows: pd.DataFrame, colour: str
             low, high = ((rows[f"{name}_{end}"] * unit).to_numpy(float) for end in ("low", "high"))
             reach = np.nan_to_num(np.abs([y - low, high - y]))
         panel.errorbar(x, y, yerr=reach, color=colour, **MARK)
-        panel.plot(x, rows[f"{name}_predicted"] * unit, color=colour, **LINE)
+        exact = rows[f"{name}_predicted"] * unit
+        panel.plot(x, exact, color=colour, zorder=2, **style.line("predicted", exact))
     unit = rows["loss_drop"].iloc[0]  # at the lowest temperature, else series hide each other
     axes[2].plot(x, rows["loss_drop"] / unit, color=colour, mfc="white", **DROP, zorder=3)
     if "free_energy_drop_least" in rows:

@@ -216,9 +216,13 @@ def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour:
 
 
 def line(kind: str, values: ArrayLike) -> dict:
-    """Return the line style of a curve of ``CURVES``; a single point, no line, is marked."""
-    single = np.sum(np.isfinite(np.asarray(values, float))) == 1
-    return CURVES[kind] | ({"marker": "o"} if single else {})
+    """Return the line style of a curve of ``CURVES``; a single point, no line, is marked.
+
+    Hollow where it is not measured.
+    """
+    if np.sum(np.isfinite(np.asarray(values, float))) != 1:
+        return CURVES[kind]
+    return CURVES[kind] | {"marker": "o"} | ({} if kind == "measured" else {"mfc": "white"})
 
 
 def plot_curve(

@@ -228,15 +228,12 @@ def linearised(
 
     Returns:
         "wasserstein_squared", "free_energy_drop" and "loss_drop", each (M,); NaN at a temperature
-        above 0 where sum_k Delta_k^2 < s_0 sum_k lambda_k, which contradicts the premise.
+        above 0 where one of the first two is negative at any time, which contradicts the premise.
     """
     h, projections = np.asarray(eigenvalues, float), np.asarray(residue_projections, float)
     moving = h > 0
     h, projections = h[moving], projections[moving]
     times = np.asarray(times, dtype=np.float64)
-    if temperature > 0 and projections.sum() < start_variance * h.sum():
-        names = ("wasserstein_squared", "free_energy_drop", "loss_drop")
-        return {name: np.full(times.shape, np.nan) for name in names}
     cloud = linear_regression.OrnsteinUhlenbeckModes(
         np.append(h, 0.0),
         np.zeros(h.size + 1),
@@ -249,8 +246,12 @@ def linearised(
     moved = ntk_dynamics.geodesic_length_squared(h, projections, times)
     moved = moved - ntk_dynamics.geodesic_length_squared(*spread, times)
     learnt = ntk_dynamics.loss_drop(h, projections, times) - ntk_dynamics.loss_drop(*spread, times)
-    return {
+    found = {
         "wasserstein_squared": linear_regression.wasserstein_squared(cloud, times) + moved,
         "free_energy_drop": linear_regression.free_energy_drop(cloud, times) + learnt,
         "loss_drop": linear_regression.mean_loss_drop(cloud, times) + learnt,
     }
+    impossible = (found["wasserstein_squared"] < 0) | (found["free_energy_drop"] < 0)
+    if temperature > 0 and impossible.any():
+        return {name: np.full(times.shape, np.nan) for name in found}
+    return found
