@@ -116,6 +116,26 @@ def test_bounds_hold_where_weights_have_moved_by_a_trillionth_of_their_length(tr
     np.testing.assert_allclose(np.sqrt(found["geodesic2"][0]), speed * found["time"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("start", [0, 2])
+def test_w2_is_l_geo_where_weights_have_moved_by_less_than_float32_resolves(trained, start):
+    options = {"first_snapshot": 1e-10, "final_time": 1e-7}
+    runs = [trained(**options), trained(only_train=True, realisation=1, **options)]
+    found = speed_limits.transport(runs, start)
+    geodesic2 = speed_limits.measured(runs, start)["geodesic2"][:, -1].mean()
+    for name in ("wasserstein_squared_identity", "wasserstein_squared_assignment"):
+        assert found[name] == pytest.approx(geodesic2, rel=1e-12, abs=0)
+    assert found["identity_is_optimal"] and found["identity_over_assignment"] == 1
+    assert found["other_over_identity"] > 1e6
+
+
+def test_starts_that_have_not_moved_have_no_ratios_of_costs(trained):
+    run = trained(final_time=1)
+    still = run.isel(snapshot=[0, 0], other_snapshot=[0, 0])
+    found = speed_limits.transport([still, still], 0)
+    assert found["wasserstein_squared_identity"] == 0 and found["identity_is_optimal"]
+    assert found["identity_over_assignment"] is found["other_over_identity"] is None
+
+
 def test_two_trainings_have_equal_bits(trained):
     first = trained(final_time=5)
     remove(Path(FINISHED))  # or it is taken from there

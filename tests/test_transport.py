@@ -206,6 +206,30 @@ def test_a_swap_is_found():
     assert comparison.identity_cost == pytest.approx((1.1**2 + 0.9**2) / 2)
 
 
+def test_own_costs_take_the_place_of_rounded_ones():
+    """Of weights of size 1 that have moved by 1e-9, float32 keeps the rounding alone."""
+    generator = np.random.default_rng(0)
+    starts, moved = generator.standard_normal((2, 4, 50))
+    own = np.sum((1e-9 * moved) ** 2, axis=1)
+    rounded = [x.astype(np.float32) for x in (starts, starts + 1e-9 * moved)]
+    assert transport.compare_couplings(*rounded).identity_cost > 10 * own.mean()
+    comparison = transport.compare_couplings(*rounded, own)
+    assert comparison.identity_cost == comparison.optimal_cost
+    assert comparison.identity_cost == pytest.approx(own.mean(), rel=1e-12, abs=0)
+    assert comparison.identity_is_optimal and comparison.relative_gap == 0
+    other = transport.cheapest_other_cost(*rounded, own)
+    assert other == pytest.approx(transport.cheapest_other_cost(starts, starts), rel=1e-6)
+    with pytest.raises(ValueError, match="shape"):
+        transport.compare_couplings(*rounded, own[:3])
+
+
+def test_the_gap_of_couplings_that_cost_nothing():
+    points = np.array([[0.0], [1.0]])
+    still = transport.compare_couplings(points, points)
+    assert still.identity_is_optimal and still.relative_gap == 0
+    assert transport.compare_couplings(points, points[::-1]).relative_gap == np.inf
+
+
 def test_sampled_distances_tend_to_that_of_the_distributions():
     generator = np.random.default_rng(2)
     deviations = np.array([0.5, 2.0, 1.0])

@@ -420,8 +420,11 @@ def transport(runs: list[xr.Dataset], start: int) -> dict:
     starts, ends = (
         np.stack([run["weights"].values[k] for run in runs]).astype(float) for k in (start, last)
     )
-    moved = last > start  # else a run has diverged at once
-    found, other = compare_couplings(starts, ends), cheapest_other_cost(starts, ends)
+    # Weights are stored in float32, distances of a run's own snapshots in float64.
+    own = np.array([run["distance_squared"].values[start, last] for run in runs])
+    found = compare_couplings(starts, ends, own)
+    other = cheapest_other_cost(starts, ends, own)
+    moved = found.identity_cost > 0  # else a run has diverged at once, or there is no gradient
     return {
         "time": float(runs[0]["time"][last] - runs[0]["time"][start]),
         "wasserstein_squared_identity": found.identity_cost,

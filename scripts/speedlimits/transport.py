@@ -8,6 +8,7 @@ section 7); whether that holds for a trained network is for `compare_couplings` 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,14 @@ class CouplingComparison:
 
     @property
     def relative_gap(self) -> float:
-        """(identity - optimal) / optimal cost: how much the identity overstates W2^2."""
-        return (self.identity_cost - self.optimal_cost) / self.optimal_cost
+        """(identity - optimal) / optimal cost: how much the identity overstates W2^2.
+
+        0 where both are 0, as of starts that have not moved; infinite where only the optimum is.
+        """
+        excess = self.identity_cost - self.optimal_cost
+        if self.optimal_cost == 0:
+            return math.inf if excess > 0 else 0.0
+        return excess / self.optimal_cost
 
 
 def gaussian_wasserstein_squared(
@@ -100,7 +107,9 @@ def fitted_gaussian_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> f
     )
 
 
-def compare_couplings(starts: ArrayLike, ends: ArrayLike) -> CouplingComparison:
+def compare_couplings(
+    starts: ArrayLike, ends: ArrayLike, own_costs: ArrayLike | None = None
+) -> CouplingComparison:
     """Cost of coupling each start with its own end, and of the optimal assignment.
 
     The assignment is exact (SciPy, Hungarian method, O(R^3)). As an estimate of W2^2 between the
@@ -109,15 +118,16 @@ def compare_couplings(starts: ArrayLike, ends: ArrayLike) -> CouplingComparison:
     Args:
         starts: theta_0 of each realisation, shape (R, P).
         ends: theta_T of each realisation in the same order, shape (R, P).
+        own_costs: |theta_T - theta_0|^2 of each realisation, shape (R,), where it is known better
+            than from weights that have been rounded; None takes it from starts and ends.
 
     Returns:
         Both costs per realisation, the assignment, and whether the identity is optimal.
 
     Raises:
-        ValueError: if the samples differ in shape or are not (R, P).
+        ValueError: if the samples differ in shape or are not (R, P), or other than R costs are given.
     """
-    starts, ends = _samples(starts, ends)
-    costs = cdist(starts, ends, metric="sqeuclidean")  # of differences: exact for close points
+    costs = _costs(starts, ends, own_costs)
     rows, assignment = linear_sum_assignment(costs)
     optimal = float(costs[rows, assignment].mean())
     identity = float(np.trace(costs) / len(costs))
@@ -129,7 +139,9 @@ def compare_couplings(starts: ArrayLike, ends: ArrayLike) -> CouplingComparison:
     )
 
 
-def cheapest_other_cost(starts: ArrayLike, ends: ArrayLike) -> float:
+def cheapest_other_cost(
+    starts: ArrayLike, ends: ArrayLike, own_costs: ArrayLike | None = None
+) -> float:
     """Least cost of an assignment of ends to starts that is not the identity.
 
     Such an assignment lacks at least one pair (i, i): the least over i of the optimal assignment
@@ -139,13 +151,16 @@ def cheapest_other_cost(starts: ArrayLike, ends: ArrayLike) -> float:
     Args:
         starts: theta_0 of each realisation, shape (R, P).
         ends: theta_T of each realisation in the same order, shape (R, P).
+        own_costs: as in ``compare_couplings``.
 
     Returns:
         Mean of |theta_T - theta_0|^2 over the pairs of that assignment, in units of the weights
         squared; NaN for a single realisation, which has no other (derived here).
+
+    Raises:
+        ValueError: if the samples differ in shape or are not (R, P), or other than R costs are given.
     """
-    starts, ends = _samples(starts, ends)
-    costs = cdist(starts, ends, metric="sqeuclidean")
+    costs = _costs(starts, ends, own_costs)
     if len(costs) < 2:
         return np.nan
     found = []
@@ -171,6 +186,19 @@ def componentwise_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> flo
     """
     starts, ends = _samples(starts, ends)
     return float(np.sum(np.mean((np.sort(starts, axis=0) - np.sort(ends, axis=0)) ** 2, axis=0)))
+
+
+def _costs(starts: ArrayLike, ends: ArrayLike, own_costs: ArrayLike | None) -> Array:
+    """Return |theta_T' - theta_0|^2 of each start (row) and end, with the known ones of own ends.
+
+    Raises:
+        ValueError: if the samples differ in shape or are not (R, P).
+    """
+    # Of differences, not of norms and products: exact for close points.
+    costs = cdist(*_samples(starts, ends), metric="sqeuclidean")
+    if own_costs is not None:
+        costs[np.diag_indices(len(costs))] = own_costs
+    return costs
 
 
 def _samples(starts: ArrayLike, ends: ArrayLike) -> tuple[Array, Array]:
