@@ -135,6 +135,18 @@ def test_fitted_distance_of_affine_images_is_that_of_the_map(seed, d, count):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("d", "count", "variance"), [(1, 100, 1.0), (4, 400, 3.0)])
+def test_fitted_distance_of_equal_laws_is_its_bias_by_sampling(d, count, variance):
+    trials = 600
+    samples = np.random.default_rng(d).normal(0, np.sqrt(variance), (trials, 2, count, d))
+    found = [transport.fitted_gaussian_wasserstein_squared(*pair) for pair in samples]
+    expected = variance * (d * (d + 1) / 2 + 2 * d) / count
+    error = np.std(found) / np.sqrt(trials)
+    assert error < 0.05 * expected
+    # (R - 1) in place of R and the next order: some 1/R of it
+    assert np.mean(found) == pytest.approx(expected, abs=3 * error + 2 * expected / count)
+
+
 @EXAMPLES
 @given(SEEDS, st.integers(2, 30), st.integers(1, 8), st.floats(-2, 2))
 def test_identity_coupling_is_optimal_for_linearised_dynamics(seed, count, d, exponent):

@@ -88,8 +88,10 @@ def gaussian_wasserstein_squared(
 def fitted_gaussian_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> float:
     """W2^2 between the Gaussians fitted to two samples (their means and covariances).
 
-    Exact for Gaussian ensembles up to sampling: the covariances of R points in d dimensions bias
-    it by about d (d + 1) / (4 R) times the variance, so give R >> d^2.
+    Exact for Gaussian ensembles up to sampling: two samples of R points of one and the same
+    N(m, s I) in d dimensions are s (d (d + 1) / 2 + 2 d) / R apart on average, to leading order in
+    1/R. The first part is of the covariances, whose W2^2 is tr (C_0 - C_1)^2 / (4 s) to second
+    order, the second of the means (derived here). So give R >> d^2.
 
     Args:
         starts: theta_0 of each realisation, shape (R, d).
@@ -125,7 +127,7 @@ def compare_couplings(
         Both costs per realisation, the assignment, and whether the identity is optimal.
 
     Raises:
-        ValueError: if the samples differ in shape or are not (R, P), or other than R costs are given.
+        ValueError: if the samples differ in shape or are not (R, P), or the costs are not R.
     """
     costs = _costs(starts, ends, own_costs)
     rows, assignment = linear_sum_assignment(costs)
@@ -158,7 +160,7 @@ def cheapest_other_cost(
         squared; NaN for a single realisation, which has no other (derived here).
 
     Raises:
-        ValueError: if the samples differ in shape or are not (R, P), or other than R costs are given.
+        ValueError: if the samples differ in shape or are not (R, P), or the costs are not R.
     """
     costs = _costs(starts, ends, own_costs)
     if len(costs) < 2:
