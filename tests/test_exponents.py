@@ -8,6 +8,7 @@ from exponents import fit_moment
 from theory_measured import COLUMNS, measured_exponents, start_spectra
 
 from pipeline.stores import write_netcdf, write_table
+from speedlimits import exponents
 from speedlimits.exponents import fit_exponent, fit_window, log_bins, squares_per_rank
 
 
@@ -81,6 +82,16 @@ def test_the_number_of_independent_squares_is_measured():
     assert squares(several) == pytest.approx(6.0, rel=0.15)
     assert squares(generator.chisquare(4, size=(3, 2000))) == pytest.approx(12.0, rel=0.15)
     assert squares(np.tile(k**-0.7, (3, 1))) > 1e9
+
+
+def test_the_variance_of_the_misfit_is_unbiased():
+    """It is linear in y y': its mean over points with the model's second moments is its mean."""
+    bins = log_bins(np.ones((1, 640)), 2, 320, 8)
+    _, scatter = exponents._log_mean_moments(bins.counts, 3.0)
+    line, misfit = 2.0 - 0.7 * bins.log_rank, 5.0  # so large that no estimate is cut at 0
+    points = np.diag(np.sqrt(len(scatter) * (scatter + misfit)))
+    found = [exponents._misfit_variance(bins.log_rank, line + p, scatter) for p in points]
+    assert np.mean(found) == pytest.approx(misfit, rel=1e-9)
 
 
 def test_projections_without_scatter_give_their_exponent_exactly():

@@ -136,11 +136,11 @@ def fit_exponent(
     ln of the bin averages (for eigenvalues: the bin averages of ln) is regressed on ln k with
     weights 1 / (v_b + tau^2): v_b is the scatter of a mean of squared Gaussians (zero for
     eigenvalues), whose number ``squares_per_rank`` measures, and tau^2 the misfit of the law
-    itself, by the method of moments (DerSimonian, Laird 1986). The interval is the percentile
-    bootstrap over realisations and, inside each resample, over bins (pairs bootstrap: it holds
-    whatever the misfit looks like). Scatter that is independent in ranks and realisations enters
-    by both and by their product, and the interval is then too wide, by sqrt(3 - 2/R) for R
-    realisations; where they are alike it enters once.
+    itself, by the method of moments (DerSimonian, Laird 1986; of a regression Thompson, Sharp
+    1999). The interval is the percentile bootstrap over realisations and, inside each resample,
+    over bins (pairs bootstrap: it holds whatever the misfit looks like). Scatter that is
+    independent in ranks and realisations enters by both and by their product, and the interval is
+    then too wide, by sqrt(3 - 2/R) for R realisations; where they are alike it enters once.
 
     Args:
         values: lambda_k or Delta_k^2 per realisation, shape (R, K), rank 1 first, positive in the
@@ -261,13 +261,23 @@ def _log_mean_moments(counts: NDArray[np.int64], squares: float) -> tuple[Array,
 
 
 def _misfit_variance(x: Array, y: Array, scatter: Array) -> float:
-    """Return tau^2, the variance of ln y around the law beyond its known scatter."""
+    """Return tau^2, the variance of ln y around the law beyond its known scatter.
+
+    With weights W = 1/v of the scatter v alone, the weighted squares Q of the residuals about the
+    line X of B bins have the mean
+
+        E Q = B - 2 + tau^2 (tr W - tr((X'WX)^-1 X'W^2 X)),
+
+    which is solved for tau^2.
+    """
     if not np.any(scatter):
         return 1.0  # no known scatter: equal weights, whose size drops out
     weight = 1 / scatter
     residual = y - np.polyval(_regression(x, y, weight, degree=1), x)
+    line = np.stack([np.ones(len(x)), x - x.mean()])
+    fitted = np.trace(np.linalg.solve(line * weight @ line.T, line * weight**2 @ line.T))
     excess = weight @ residual**2 - (len(x) - 2)
-    return max(0.0, float(excess / (weight.sum() - (weight @ weight) / weight.sum())))
+    return max(0.0, float(excess / (weight.sum() - fitted)))
 
 
 def _regression(x: Array, y: Array, weight: Array, degree: int) -> Array:
