@@ -100,6 +100,15 @@ def test_projections_without_scatter_give_their_exponent_exactly():
     assert [found.low, found.exponent, found.high] == pytest.approx([0.5] * 3, abs=1e-9)
 
 
+@pytest.mark.parametrize("value", [1.0, 0.1])
+@pytest.mark.parametrize("scattered", [True, False])
+def test_a_law_without_slope_has_no_variance_to_explain(value, scattered):
+    found = fit(np.full((2, 200), value), 2, 100, scattered=scattered)
+    assert np.isnan(found.r_squared)
+    assert [found.low, found.exponent, found.high] == pytest.approx([0.0] * 3, abs=1e-9)
+    assert found.amplitude == pytest.approx(value)
+
+
 def test_a_realisation_without_projections_leaves_an_exact_law():
     """An average that follows the law exactly is fitted as it is, with a zero in it."""
     values = np.tile(np.arange(1, 401.0) ** -0.5, (3, 1))

@@ -32,7 +32,7 @@ class ExponentFit(NamedTuple):
         low: lower end of its interval.
         high: upper end of its interval.
         amplitude: value of the fitted law at rank 1.
-        r_squared: share of the variance of ln y that the law explains.
+        r_squared: share of the variance of ln y that the law explains; NaN where it has none.
         residual_deviation: weighted root mean square of the residuals of ln y.
         curvature: coefficient of (ln k)^2 when it is added to the law.
         curvature_low: lower end of the curvature's interval.
@@ -193,13 +193,14 @@ def fit_exponent(
     curvature_low, curvature_high = percentile_interval(curvatures[:, None], confidence)
     residual = y - np.polyval(line, x)
     spread = y - np.average(y, weights=weight)
+    flat = np.ptp(y) <= 1e-12 * (1 + np.abs(y).max())  # a slope of 0 but for rounding
     windows = _sub_window_exponents(x, y, weight)
     return ExponentFit(
         exponent=-float(line[0]),
         low=float(low[0]),
         high=float(high[0]),
         amplitude=float(np.exp(line[1])),
-        r_squared=float(1 - (weight @ residual**2) / (weight @ spread**2)),
+        r_squared=math.nan if flat else float(1 - (weight @ residual**2) / (weight @ spread**2)),
         residual_deviation=float(np.sqrt(weight @ residual**2 / weight.sum())),
         curvature=float(curve[0]),
         curvature_low=float(curvature_low[0]),
