@@ -82,11 +82,9 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         flow = settings_of(run)["dynamics"] == "gradient_flow"
         sl.check_speed_limit(
             since["time"][r],
-            -since["train_loss"][r],
             since["action"][r],
             since["path_length"][r],
             np.sqrt(geodesic2[r]),
-            relative_discretisation=sl.FLOW_DISCRETISATION if flow else 0.0,
         )
         if flow:
             error = sl.discretisation(since["action"][r], -since["train_loss"][r])
