@@ -1,8 +1,11 @@
 """Exponents of synthetic spectra are recovered within their intervals, at the stated rate."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import xarray as xr
 from exponents import fit_moment
 from theory_measured import COLUMNS, measured_exponents, start_spectra
@@ -146,6 +149,41 @@ def test_alternatives_are_told_apart():
     assert curved.window_high - curved.window_low > 0.3
 
 
+def test_judgement_of_a_fit_is_that_of_ordinary_least_squares():
+    """R^2, residual deviation and criteria against SciPy's and NumPy's regressions of all ranks."""
+    k = np.arange(1, 401.0)
+    values = k**-1.3 * np.exp(0.1 * np.sin(3 * np.log(k)) - 0.05 * np.log(k) ** 2)
+    found = fit(values, 2, 300)
+    bins = log_bins(np.log(values), 2, 300, 8)
+    x, y = bins.log_rank, bins.averages[0]  # no known scatter: bins weigh the same
+
+    def criterion(u, degree):  # Gaussian residuals of unknown variance, constants left out
+        squares = np.polynomial.Polynomial.fit(u, y, degree, full=True)[1][0][0]
+        return len(y) * np.log(squares / len(y)) + (degree + 1) * np.log(len(y)), squares
+
+    line, squares = criterion(x, 1)
+    expected = scipy.stats.linregress(x, y)
+    assert found.exponent == pytest.approx(-expected.slope, rel=1e-10)
+    assert found.r_squared == pytest.approx(expected.rvalue**2, rel=1e-10)
+    assert found.residual_deviation == pytest.approx(np.sqrt(squares / len(y)), rel=1e-10)
+    assert found.curvature == pytest.approx(np.polyfit(x, y, 2)[0], rel=1e-10)
+    assert found.bic_exponential == pytest.approx(criterion(np.exp(x), 1)[0] - line, rel=1e-10)
+    assert found.bic_curved == pytest.approx(criterion(x, 2)[0] - line, rel=1e-10)
+    assert found.bins == len(y)
+
+
+@pytest.mark.parametrize("bins_per_decade", [3, 8])
+def test_bins_are_even_in_the_logarithm_of_the_rank(bins_per_decade):
+    values = np.random.default_rng(0).uniform(size=(2, 1200))
+    found = log_bins(values, 10, 999, bins_per_decade)
+    ranks = np.arange(10, 1000)
+    edges = 10 * 10 ** (np.arange(2 * bins_per_decade + 1) / bins_per_decade)
+    inside = [(ranks >= low - 1e-9) & (ranks < high - 1e-9) for low, high in pairwise(edges)]
+    np.testing.assert_allclose(found.log_rank, [np.log(ranks[i]).mean() for i in inside])
+    averages = np.stack([values[:, 9:999][:, i].mean(axis=1) for i in inside], axis=1)
+    np.testing.assert_allclose(found.averages, averages)
+
+
 def test_bins_average_and_cover_the_window():
     values = np.random.default_rng(0).uniform(size=(2, 100))
     bins = log_bins(values, 3, 90, 6)
@@ -157,6 +195,9 @@ def test_bins_average_and_cover_the_window():
 def test_short_windows_are_refused():
     with pytest.raises(ValueError, match="factor 4"):
         fit_window(40, 11, 0.5)
+    with pytest.raises(ValueError, match="factor 4"):
+        fit_window(87, 11, 0.5)
+    assert fit_window(88, 11, 0.5) == (11, 44)
     with pytest.raises(ValueError, match="bins"):
         fit_exponent(
             np.arange(100, 0, -1.0),
@@ -173,6 +214,15 @@ def test_short_windows_are_refused():
 def test_non_positive_values_are_refused():
     with pytest.raises(ValueError, match="not positive"):
         fit(np.linspace(1, -1, 200), 2, 200)
+    for rank in (2, 150):  # the window's first and last, below and at zero
+        for value in (-1e-9, 0.0):
+            values = 1.0 / np.arange(1, 201.0)
+            values[rank - 1] = value
+            with pytest.raises(ValueError, match="not positive"):
+                fit(values, 2, 150)
+    outside = 1.0 / np.arange(1, 201.0)
+    outside[[0, 150]] = 0.0
+    assert fit(outside, 2, 150).exponent == pytest.approx(1.0)
 
 
 def test_the_survivors_of_a_diverged_ensemble_are_not_fitted():
