@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-EXACT_PERMUTATION_LIMIT = 20_000  # own choice: enumerated in well under a second
+EXACT_PERMUTATION_LIMIT = 20_000  # own choice, above 8 against 8: enumerated within a second
 
 
 def resampled_rows(count: int, resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -240,9 +240,10 @@ def trend(
     mean, over the units of each x that all of them have, stands for them. Its slope is theirs, and
     units are what is resampled and permuted. The interval is ``student_interval`` of resamples
     inside each x of each stratum. The p-value is the share of permutations of y over x inside the
-    strata whose slope is at least as large in absolute value: exact by enumeration where there are
-    few, else by random permutations with the add-one rule (Phipson, Smyth 2010), and at least
-    the least p-value that so many runs can give.
+    strata whose slope is at least as large in absolute value: exact by enumeration where no more
+    than EXACT_PERMUTATION_LIMIT of them differ (runs of one x may change places), else by random
+    permutations with the add-one rule (Phipson, Smyth 2010), and at least the least p-value that
+    so many runs can give.
 
     Args:
         x: values, for example n, one per run, shape (M,); an indicator 0 or 1 compares two groups.
@@ -284,7 +285,8 @@ def trend(
     y = np.concatenate([y[group] - y[group[0]] for group in groups])
     centred = np.concatenate([x[group] - x[group].mean() for group in groups])
     slope = float(_slopes(centred, y))
-    cells = [group[x[group] == value] for group in groups for value in np.unique(x[group])]
+    strata = [[group[x[group] == value] for value in np.unique(x[group])] for group in groups]
+    cells = [cell for of_stratum in strata for cell in of_stratum]
     low = high = math.nan
     if max(map(len, cells)) > 1:
         order = np.concatenate(cells)
@@ -294,7 +296,9 @@ def trend(
         draws = _slopes(centred[order], y[rows])
         ends = student_interval(slope, draws, confidence=confidence, runs=len(y), groups=len(cells))
         low, high = (float(end) for end in ends)
-    p_value = _permutation_p_value(centred, y, groups, slope, resamples, generator)
+    rows, every = _permutations(strata, resamples, generator)
+    rounding = 1e-12 * float(_slopes(np.abs(centred), np.abs(y)))
+    p_value = _share(np.abs(_slopes(centred, y[rows])), abs(slope) - rounding, every)
     p_smallest = _smallest_p_value([x[group] for group in groups], resamples)
     return {
         "slope": slope,
@@ -380,31 +384,53 @@ def _smallest_p_value(strata: list[Array], resamples: int) -> float:
     ordered = [np.sort(x) for x in strata]
     symmetric = all(np.ptp(x + x[::-1]) <= 1e-9 * np.ptp(x) for x in ordered)
     sizes = [np.unique(x, return_counts=True)[1].tolist() for x in ordered]
-    exact = (2 if symmetric else 1) / _arrangements(sizes)
-    permutations = math.prod(math.factorial(len(x)) for x in ordered)
-    return exact if permutations <= EXACT_PERMUTATION_LIMIT else max(exact, 1 / (1 + resamples))
+    arrangements = _arrangements(sizes)
+    exact = (2 if symmetric else 1) / arrangements
+    return exact if arrangements <= EXACT_PERMUTATION_LIMIT else max(exact, 1 / (1 + resamples))
 
 
-def _permutation_p_value(
-    centred: Array,
-    y: Array,
-    groups: list[NDArray[np.int64]],
-    slope: float,
-    resamples: int,
-    generator: np.random.Generator,
-) -> float:
-    """Return the two-sided p-value of a slope under permutations inside the groups."""
-    rounding = 1e-12 * float(_slopes(np.abs(centred), np.abs(y)))
-    threshold = abs(slope) - rounding
-    if math.prod(math.factorial(len(group)) for group in groups) <= EXACT_PERMUTATION_LIMIT:
-        orders = itertools.product(*(itertools.permutations(group) for group in groups))
-        rows = np.array([np.concatenate(order) for order in orders])
-        return float(np.mean(np.abs(_slopes(centred, y[rows])) >= threshold))
-    rows = np.tile(np.arange(len(y)), (resamples, 1))
-    for group in groups:
+def _permutations(
+    strata: list[list[NDArray[np.int64]]], resamples: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], bool]:
+    """Return permutations of points inside strata, one a row, and whether they are all of them.
+
+    All are all ways to share out the points of each stratum among its cells: what changes places
+    inside a cell alone counts once. Of more than EXACT_PERMUTATION_LIMIT, random ones are drawn.
+
+    Args:
+        strata: indices of the points in each cell of each stratum; all strata together hold
+            0 to M - 1.
+        resamples: number of random permutations.
+        generator: random stream.
+    """
+    places = [np.concatenate(cells) for cells in strata]
+    sizes = [list(map(len, cells)) for cells in strata]
+    number = _arrangements(sizes)
+    every = number <= EXACT_PERMUTATION_LIMIT
+    rows = np.tile(np.arange(sum(map(len, places))), (number if every else resamples, 1))
+    if every:
+        each = (_shared_out(tuple(p.tolist()), s) for p, s in zip(places, sizes, strict=True))
+        rows[:, np.concatenate(places)] = [sum(parts, ()) for parts in itertools.product(*each)]
+        return rows, True
+    for group in map(np.sort, places):
         rows[:, group] = generator.permuted(rows[:, group], axis=1)
-    slopes = np.abs(_slopes(centred, y[rows]))
-    return float((1 + np.sum(slopes >= threshold)) / (1 + resamples))
+    return rows, False
+
+
+def _shared_out(points: tuple[int, ...], sizes: list[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the points in all orders that share them out differently among cells of these sizes."""
+    if len(sizes) == 1:
+        yield points
+        return
+    for chosen in itertools.combinations(points, sizes[0]):
+        others = tuple(point for point in points if point not in chosen)
+        yield from (chosen + rest for rest in _shared_out(others, sizes[1:]))
+
+
+def _share(values: Array, threshold: float, every: bool) -> float:
+    """Return the share of permutations whose value reaches a threshold, of random ones add-one."""
+    reached, number = int(np.sum(values >= threshold)), len(values)
+    return reached / number if every else (1 + reached) / (1 + number)
 
 
 def rank_correlation(
