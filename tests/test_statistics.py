@@ -275,15 +275,60 @@ def test_random_permutations_give_no_p_value_that_exact_ones_could_not():
     x, y = np.repeat([0.0, 1], 9), np.arange(18.0)
     found = [run_trend(x, y, seed, 50_000, log_x=False, log_y=False) for seed in range(20)]
     assert min(one["p_value"] for one in found) == pytest.approx(2 / 48_620)
-    x, y = np.repeat([0.0, 1], 5), np.arange(10.0)
-    found += [
-        statistics.rank_correlation(
-            x[3:8] + y[3:8], y[3:8], confidence=0.95, resamples=200,
-            generator=np.random.default_rng(seed),
-        )
-        for seed in range(20)
-    ]  # fmt: skip
+    found += [run_correlation(y[:8], y[:8], seed, 50_000) for seed in range(20)]
+    assert found[-1]["p_smallest"] == pytest.approx(2 / 40_320)
     assert all(one["p_value"] >= one["p_smallest"] for one in found)
+
+
+def run_correlation(x, y, seed=0, resamples=100, **more):
+    generator = np.random.default_rng(seed)
+    options = {"confidence": 0.95, "resamples": resamples, "generator": generator}
+    return statistics.rank_correlation(x, y, **options, **more)
+
+
+def of_all_orders(absolute):
+    """Return the p-value of the first of all orders, and the least of any."""
+    absolute = np.array(absolute)
+    return [np.mean(absolute >= limit - 1e-12) for limit in (absolute[0], absolute.max())]
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        pytest.param([0, 0, 1], [1, 2, 3], id="three points"),
+        pytest.param([3, 1, 2, 5, 4, 6], [1, 3, 2, 4, 6, 5], id="no ties"),
+        pytest.param([1, 1, 2, 3, 3, 3], [1, 2, 5, 2, 6, 2], id="on both sides"),
+        pytest.param([1, 1, 1, 2, 2, 2, 2], [7, 4, 5, 1, 3, 2, 6], id="two values"),
+    ],
+)
+def test_rank_correlation_with_ties_has_the_p_values_of_all_orders(x, y):
+    """Of three points, two of them equal, two orders of three are the extreme ones, not 2 / 3!"""
+    orders = itertools.permutations(y)
+    expected = of_all_orders([abs(scipy.stats.spearmanr(x, order).statistic) for order in orders])
+    for pair in ((x, y), (y, x)):
+        found = run_correlation(*pair)
+        assert [found["p_value"], found["p_smallest"]] == pytest.approx(expected)
+
+
+def test_ties_of_many_points_leave_few_ways_to_permute_them():
+    """8! orders are too many, C(8, 4) = 70 ways to choose the four of one value are not."""
+    x, y = np.repeat([0.0, 1], 4), np.array([1.0, 2, 4, 6, 3, 5, 7, 8])
+    expected = scipy.stats.mannwhitneyu(y[:4], y[4:], method="exact").pvalue
+    for pair in ((x, y), (y, x)):
+        found = run_correlation(*pair)
+        assert found["p_value"] == pytest.approx(expected)
+        assert found["p_smallest"] == pytest.approx(2 / 70)
+
+
+def test_strata_of_the_same_units_have_the_p_values_of_all_orders_of_these():
+    x, y = np.random.default_rng(2).integers(0, 4, (2, 3, 5)).astype(float)
+    ranks = [scipy.stats.rankdata(values, axis=1) - 3 for values in (x, y)]
+    orders = itertools.permutations(range(5))
+    expected = of_all_orders([abs(np.sum(ranks[0] * ranks[1][:, list(o)])) for o in orders])
+    found = run_correlation(
+        x.ravel(), y.ravel(), strata=np.repeat([0, 1, 2], 5), units=np.tile(np.arange(5), 3)
+    )
+    assert [found["p_value"], found["p_smallest"]] == pytest.approx(expected)
 
 
 def test_trend_is_found_where_there_is_one_and_rarely_where_there_is_none():

@@ -285,8 +285,8 @@ def trend(
     y = np.concatenate([y[group] - y[group[0]] for group in groups])
     centred = np.concatenate([x[group] - x[group].mean() for group in groups])
     slope = float(_slopes(centred, y))
-    strata = [[group[x[group] == value] for value in np.unique(x[group])] for group in groups]
-    cells = [cell for of_stratum in strata for cell in of_stratum]
+    shared = [[group[x[group] == value] for value in np.unique(x[group])] for group in groups]
+    cells = [cell for of_stratum in shared for cell in of_stratum]
     low = high = math.nan
     if max(map(len, cells)) > 1:
         order = np.concatenate(cells)
@@ -296,7 +296,7 @@ def trend(
         draws = _slopes(centred[order], y[rows])
         ends = student_interval(slope, draws, confidence=confidence, runs=len(y), groups=len(cells))
         low, high = (float(end) for end in ends)
-    rows, every = _permutations(strata, resamples, generator)
+    rows, every = _permutations(shared, resamples, generator)
     rounding = 1e-12 * float(_slopes(np.abs(centred), np.abs(y)))
     p_value = _share(np.abs(_slopes(centred, y[rows])), abs(slope) - rounding, every)
     p_smallest = _smallest_p_value([x[group] for group in groups], resamples)
@@ -368,6 +368,11 @@ def _slopes(centred: Array, y: Array) -> Array:
     return y @ centred / spread if spread > 0 else np.full(np.shape(y)[:-1], math.nan)
 
 
+def _sizes(strata: list[list[NDArray[np.int64]]]) -> list[list[int]]:
+    """Return the numbers of points in the cells of each stratum."""
+    return [list(map(len, cells)) for cells in strata]
+
+
 def _arrangements(sizes: list[list[int]]) -> int:
     """Return in how many ways runs can be shared out among the cells of their strata."""
     return math.prod(
@@ -404,7 +409,7 @@ def _permutations(
         generator: random stream.
     """
     places = [np.concatenate(cells) for cells in strata]
-    sizes = [list(map(len, cells)) for cells in strata]
+    sizes = _sizes(strata)
     number = _arrangements(sizes)
     every = number <= EXACT_PERMUTATION_LIMIT
     rows = np.tile(np.arange(sum(map(len, places))), (number if every else resamples, 1))
@@ -447,7 +452,10 @@ def rank_correlation(
 
     With strata the ranks are taken, centred, resampled and permuted inside each of them. Points of
     one unit, as runs from one start, are no independent points: strata that share units are
-    resampled and permuted alike, with the units that all of them have.
+    resampled and permuted alike, with the units that all of them have. Where no more than
+    EXACT_PERMUTATION_LIMIT permutations differ (units of equal ranks may change places) the p-value
+    is exact. The least one is then the share of permutations that reach the largest absolute
+    correlation of all: 2/M! of M points without ties, 2/3 of three points of which two are equal.
 
     Args:
         x: values, shape (M,).
@@ -472,7 +480,8 @@ def rank_correlation(
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     blocks = [group[None] for group in groups]
     if units is not None:
-        blocks = _aligned([group for group in groups if len(group) > 1], np.asarray(units)[usable])
+        several = [group for group in groups if len(group) > 1]
+        blocks = [b for b in _aligned(several, np.asarray(units)[usable]) if b.size]
         kept = np.concatenate([block.ravel() for block in blocks] or [np.empty(0, int)])
         x, y = x[kept], y[kept]
         places = np.empty(len(usable), int)
@@ -503,22 +512,45 @@ def rank_correlation(
         rows[:, block] = block[:, drawn].swapaxes(0, 1)
     draws = correlation(ranks(x[rows]), ranks(y[rows]))
     low, high = percentile_interval(draws[:, None], confidence)
+    # Either side may be permuted: the one whose ties leave the fewer ways to do so.
+    sides = ((_tied_units(a, blocks), a, b) for a, b in ((rank_x, rank_y), (rank_y, rank_x)))
+    cells, fixed, moved = min(sides, key=lambda side: _arrangements(_sizes(side[0])))
+    orders, every = _permutations(cells, resamples, generator)
+    rows, first = np.empty((len(orders), len(x)), int), 0
     for block in blocks:
-        orders = np.tile(np.arange(block.shape[1]), (resamples, 1))
-        rows[:, block] = block[:, generator.permuted(orders, axis=1)].swapaxes(0, 1)
-    permuted = np.abs(correlation(rank_x, rank_y[rows]))
-    p_value = (1 + np.sum(permuted >= abs(value) * (1 - 1e-12))) / (1 + resamples)
-    # Reversing the order inside every group turns the sign: an extreme arrangement has a twin.
-    arrangements = math.prod(math.factorial(block.shape[1]) for block in blocks)
-    p_smallest = max(2 / arrangements, 1 / (1 + resamples))
+        own = orders[:, first : first + block.shape[1]] - first
+        rows[:, block] = block[:, own].swapaxes(0, 1)
+        first += block.shape[1]
+    permuted = np.abs(correlation(fixed, moved[rows]))
+    p_value = _share(permuted, abs(value) * (1 - 1e-12), every)
+    p_smallest = _share(permuted, permuted.max() * (1 - 1e-12), True)
+    if not every:
+        # Without ties and shared units the reversed order is as extreme.
+        extremes = 2 if sum(map(len, cells)) == len(x) else 1
+        p_smallest = max(extremes / _arrangements(_sizes(cells)), 1 / (1 + resamples))
     return {
         "correlation": value,
         "correlation_low": float(low[0]),
         "correlation_high": float(high[0]),
-        "p_value": max(float(p_value), p_smallest),
+        "p_value": max(p_value, p_smallest),
         "p_smallest": p_smallest,
         "points": len(x),
     }
+
+
+def _tied_units(ranks: Array, blocks: list[NDArray[np.int64]]) -> list[list[NDArray[np.int64]]]:
+    """Return the units of each block, numbered through, in cells of equal ranks in all its strata.
+
+    Args:
+        ranks: of the points, shape (M,).
+        blocks: points of the strata that share units, each (strata, units).
+    """
+    found, first = [], 0
+    for block in blocks:
+        label = np.unique(ranks[block], axis=1, return_inverse=True)[1].ravel()
+        found.append([first + np.flatnonzero(label == cell) for cell in np.unique(label)])
+        first += block.shape[1]
+    return found
 
 
 def _aligned(groups: list[NDArray[np.int64]], units: NDArray) -> list[NDArray[np.int64]]:
