@@ -361,3 +361,39 @@ def test_geometric_mean_of_one_run_has_no_interval():
     found = statistics.geometric_mean([2.0, np.nan, -1.0], 0.95)
     assert found["mean"] == pytest.approx(2) and found["points"] == 1
     assert np.isnan([found["low"], found["high"], found["p_value"]]).all()
+
+
+def test_interval_of_a_slope_resamples_inside_each_x_of_each_stratum():
+    """Runs of one x and stratum are replaced by one another only: the spread is theirs alone."""
+    generator = np.random.default_rng(6)
+    x = np.tile(np.repeat([1.0, 2.0, 4.0], 5), 2)
+    strata = np.repeat([0, 1], 15)
+    cell = np.repeat(np.arange(6), 5)
+    # means off the line and other spreads in each: resampling across x or strata would add to it
+    y = (3.0 * np.arange(6) + generator.normal(size=6))[cell] + (1 + cell) * generator.normal(
+        size=30
+    )
+    found = run_trend(x, y, strata=strata, resamples=50_000, log_x=False, log_y=False)
+    weight = x - 7 / 3  # centred in both strata
+    variance = sum(
+        weight[cell == c][0] ** 2 * 5 * np.var(y[cell == c]) for c in range(6)
+    ) / np.square(weight @ weight)
+    half = scipy.stats.t.ppf(0.975, 30 - 6) * np.sqrt(30 / (30 - 6) * variance)
+    assert found["slope"] == pytest.approx(weight @ y / (weight @ weight))
+    assert found["slope_high"] - found["slope_low"] == pytest.approx(2 * half, rel=0.02)
+
+
+def test_interval_of_a_rank_correlation_is_scipys_bootstrap():
+    x, y = np.random.default_rng(7).normal(size=(2, 9))
+    y = y + x
+    found = statistics.rank_correlation(
+        x, y, confidence=0.9, resamples=20_000, generator=np.random.default_rng(0)
+    )
+    expected = scipy.stats.bootstrap(
+        (x, y),
+        lambda a, b: np.corrcoef(scipy.stats.rankdata([a, b], axis=1))[0, 1],
+        paired=True, vectorized=False, method="percentile", confidence_level=0.9,
+        n_resamples=5_000, rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    ends = [found["correlation_low"], found["correlation_high"]]
+    assert ends == pytest.approx(list(expected), abs=0.03)
