@@ -114,15 +114,15 @@ rule verify:
         "scripts/verify.py"
 
 
-# Removes the states that unfinished jobs and longer runs would continue from.
+# Removes the states that unfinished jobs and longer runs would continue from, unless jobs run.
 rule clean_states:
     log:
         "results/logs/clean_states.log",
     localrule: True
     conda:
         "envs/analysis.yaml"
-    shell:
-        "rm -rf results/.partial results/.states 2>&1 | tee {log}"
+    script:
+        "scripts/clean_states.py"
 
 
 onstart:

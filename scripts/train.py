@@ -11,6 +11,7 @@ import quick_start  # noqa: F401
 import torch
 
 from pipeline.device import choose_device, describe_device
+from pipeline.files import FINISHED
 from pipeline.log import logged
 from pipeline.problem import build_problem, digests
 from pipeline.stores import (
@@ -23,7 +24,7 @@ from pipeline.training import (
     run_attributes,
     wanted_times,
 )
-from pipeline.trajectory import FINISHED, StagedTrajectory, stage_folder
+from pipeline.trajectory import StagedTrajectory, stage_folder
 from speedlimits.gradient import TrainingLoss
 
 

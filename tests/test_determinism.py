@@ -17,9 +17,8 @@ import train
 from conftest import ROOT
 from test_training import SETTINGS
 
-from pipeline.files import remove
+from pipeline.files import FINISHED, remove
 from pipeline.stores import read_netcdf, read_snapshots
-from pipeline.trajectory import FINISHED
 
 PAGE = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
 CONVOLUTIONS = {"model": "myrtle5", "width": 4, "precision": "float32", "final_time": 3}

@@ -14,8 +14,7 @@ from emulated_gpu import card
 
 import speedlimits
 from pipeline import kernels, trajectory
-from pipeline.files import remove
-from pipeline.trajectory import FINISHED
+from pipeline.files import FINISHED, remove
 from speedlimits.ensembles import EnsembleLoss
 from speedlimits.kernel import Cost
 from speedlimits.networks import fully_connected, initialise_

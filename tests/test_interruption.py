@@ -14,6 +14,7 @@ import sys
 import time
 import types
 
+import clean_states
 import numpy as np
 import pandas as pd
 import pytest
@@ -226,6 +227,27 @@ def test_a_job_stops_when_its_snakemake_is_killed(tmp_path):
     launcher.wait()
     _, told = process.communicate(timeout=30)
     assert process.returncode != 0 and "the Snakemake that had started it was killed" in told
+
+
+def test_states_are_removed_only_when_no_job_runs(tmp_path, capsys):
+    results, larger_disk = tmp_path / "results", tmp_path / "larger_disk"
+    folders = [results / ".partial", results / ".states"]
+    for stage in (larger_disk / "stage", folders[1] / "stage"):
+        stage.mkdir(parents=True)
+        (stage / "checkpoint.npz").write_text("")
+    folders[0].symlink_to(larger_disk)
+    process = start_job(tmp_path, "time.sleep(100)")
+    log = tmp_path / "log"
+    assert clean_states.main(folders, results, log) == 1
+    assert "1 jobs of" in capsys.readouterr().out and "are running" in log.read_text()
+    assert all((folder / "stage/checkpoint.npz").exists() for folder in folders)
+    process.kill()  # its file of a lock stays
+    process.communicate(timeout=30)
+    assert list((results / ".running").iterdir())
+    assert clean_states.main(folders, results, log) == 0
+    assert folders[0].is_symlink() and not list(larger_disk.iterdir()) and not folders[1].exists()
+    assert "states removed: 2" in capsys.readouterr().out
+    assert clean_states.main(folders, results, log) == 0
 
 
 def test_two_processes_never_work_on_one_job(tmp_path):

@@ -12,10 +12,10 @@ from conftest import RUN
 from scipy.integrate import quad
 
 from pipeline import speed_limits
-from pipeline.files import remove
+from pipeline.files import FINISHED, remove
 from pipeline.problem import build_problem, digests
 from pipeline.stores import read_json, read_netcdf, write_netcdf
-from pipeline.trajectory import FINISHED, StagedTrajectory
+from pipeline.trajectory import StagedTrajectory
 from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent

@@ -237,7 +237,9 @@ def imported_names(source):
             yield node.module.split(".")[0]
 
 
-@pytest.mark.parametrize("rule", [*RULES, "download", "benchmark_summary", "provenance", "verify"])
+@pytest.mark.parametrize(
+    "rule", [*RULES, "download", "benchmark_summary", "provenance", "verify", "clean_states"]
+)
 def test_environment_provides_what_the_rule_imports(rule):
     script = RULES[rule].script if rule in RULES else f"{rule}.py"
     more = [f"plots/{name}.py" for name in FIGURES] if rule == "figure" else []

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 RESULTS = "results"
+UNFINISHED = f"{RESULTS}/.partial"  # stages of unfinished jobs
+FINISHED = f"{RESULTS}/.states"  # stages of finished runs, for longer ones
 DIGESTS = ".digests"
 ADVICE = "delete it and run the same command again"
 

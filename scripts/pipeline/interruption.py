@@ -216,6 +216,24 @@ def sole_process(log: str | Path, tell: Callable[[str], None]) -> Iterator[None]
                 path.parent.rmdir()
 
 
+def working(results: str | Path) -> int:
+    """Return how many jobs of a results folder run, as far as its file system's locks tell.
+
+    Args:
+        results: its folder.
+    """
+    number = 0
+    for path in (Path(results) / ".running").glob("*"):
+        with contextlib.suppress(FileNotFoundError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed as the file is closed
+            except BlockingIOError:
+                number += 1
+            except OSError:
+                continue  # no locks here
+    return number
+
+
 def _locked(path: Path, tell: Callable[[], None]) -> int | None:
     """Return a descriptor that holds the lock of a file, or None where there are no locks."""
     told = False

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.files import RESULTS, remove, replaced
+from pipeline.files import UNFINISHED, remove, replaced
 from pipeline.interruption import at_step_ends, stop
 from pipeline.log import Progress
 from speedlimits.dynamics import Evolution, GradientFlow
@@ -34,10 +34,6 @@ CHECKPOINT_SECONDS = 20.0  # own choice: little to lose, and writing takes milli
 WRITE_SHARE = 0.05  # own choice: of a job's time, for states that take long to write
 SLOW_DISK = 2e8  # bytes per second, own choice: what is assumed until a write has been measured
 Recorder = Callable[[Evolution], dict[str, float | NDArray]]
-
-
-UNFINISHED = f"{RESULTS}/.partial"  # stages of unfinished jobs
-FINISHED = f"{RESULTS}/.states"  # stages of finished runs, for longer ones
 CHECKPOINT = "checkpoint.npz"
 # what reading an altered npz file raises
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)
