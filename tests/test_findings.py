@@ -29,6 +29,7 @@ from sentences.ensembles import (
     prediction_lines,
     range_sentences,
     regime_lines,
+    regime_summary,
     transient_lines,
     transient_summary,
     transport_sentence,
@@ -202,6 +203,22 @@ def test_regimes_of_the_output_traced_kernel_say_so():
     first, second = regime_lines(table, {"n": [8, 99]})
     assert first.startswith("- n 8: alpha ") and "traced" not in first
     assert second.startswith("- n 99, output-traced kernel: alpha ")
+    assert regime_lines(table[::-1], {"n": [8, 99]}) == [second, first]  # whatever the rows' order
+
+
+def test_regimes_are_counted_once_for_each_ensemble_and_for_each_kernel_alone():
+    table = pd.DataFrame({"ensemble": list("aabbcc") + ["d"], "n": [8, 8, 16, 16, 32, 32, 99]})
+    table = table.assign(kernel=["full", "traced"] * 3 + ["traced"], moment="start", **EXPONENTS)
+    table[["alpha", "alpha_low", "alpha_high"]] += table[["n"]].to_numpy() / 1e4
+    table.loc[4, ["delta", "delta_low", "delta_high"]] = 1.5, 1.2, 1.8
+    lines = regime_lines(table, {"n": [8, 16, 32, 99]})
+    told = "Regimes of the power laws fitted to the {} at the start: {}."
+    assert regime_summary(lines) == [
+        told.format("NTK", "optimal 2; growing 1"),
+        told.format("output-traced NTK", "optimal 1"),
+    ]
+    assert regime_summary(lines[:3]) == [told.format("NTK", "optimal 2; growing 1")]
+    assert regime_summary([]) == []
 
 
 def test_kernels_that_ensembles_share_count_once():

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
-from pipeline.tables import at_a_temperature, of_kernel
+from pipeline.tables import at_a_temperature, fitted_kernel, of_kernel
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
@@ -251,7 +251,11 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     """
     if "alpha" not in exponents:
         return []
-    at_start = exponents[exponents["moment"] == "start"].drop_duplicates("ensemble")
+    at_start = exponents[exponents["moment"] == "start"]
+    if "kernel" in at_start:
+        kernel = at_start.groupby("ensemble")["kernel"].transform(fitted_kernel)
+        at_start = at_start[at_start["kernel"] == kernel]
+    at_start = at_start.drop_duplicates("ensemble")
     fits = [f"{name}{end}" for name in ("alpha", "delta") for end in ("", "_low", "_high")]
     fitted = at_start[fits].notna().all(axis=1)
     keys = joined(at_start, [*fits, "dataset", "n", "model", "width"])
@@ -331,14 +335,22 @@ def prediction_summary(lines: list[str]) -> list[str]:
 
 
 def regime_summary(lines: list[str]) -> list[str]:
-    """Return a sentence that counts the verdicts of ``regime_lines``."""
-    if not lines:
-        return []
-    named = [line.rpartition("regime: ")[2].rstrip(".") for line in lines if "regime: " in line]
-    counts = {name: named.count(name) for name in named}
-    counts |= {"without intervals": len(lines) - len(named)} if len(named) < len(lines) else {}
-    shown = "; ".join(f"{name} {count}" for name, count in counts.items())
-    return [f"Regimes of the power laws fitted to the NTK at the start: {shown}."]
+    """Return a sentence per kernel that counts the verdicts of ``regime_lines``.
+
+    The output-traced kernel, of ensembles whose full one is too large, has other exponents.
+    """
+    traced = [line for line in lines if of_kernel("traced") in line]
+    full = [line for line in lines if line not in traced]
+    sentences = []
+    for name, some in (("NTK", full), ("output-traced NTK", traced)):
+        if not some:
+            continue
+        named = [line.rpartition("regime: ")[2].rstrip(".") for line in some if "regime: " in line]
+        counts = {name: named.count(name) for name in named}
+        counts |= {"without intervals": len(some) - len(named)} if len(named) < len(some) else {}
+        shown = "; ".join(f"{name} {count}" for name, count in counts.items())
+        sentences.append(f"Regimes of the power laws fitted to the {name} at the start: {shown}.")
+    return sentences
 
 
 def transport_sentence(transport: pd.DataFrame) -> list[str]:
