@@ -18,6 +18,7 @@ from pipeline.stores import (
     write_netcdf,
     write_table,
 )
+from pipeline.tables import THRESHOLD
 
 MOMENTS = ("start", "warm", "end")
 
@@ -30,6 +31,18 @@ def describe(ensemble: dict) -> dict:
         "ensemble": ensemble["path"],
         **{key: ensemble["settings"].get(key) for key in keys},
     }
+
+
+def with_threshold(ensemble: dict) -> dict:
+    """Return an ensemble with the threshold of its warm start among its settings.
+
+    Null there means that of all studies: a number like the others of an axis of thresholds.
+
+    Args:
+        ensemble: path and settings, as ``Plan.described`` gives them.
+    """
+    threshold = warm_columns(f"{ensemble['path']}/warm_start.json")["threshold"]
+    return ensemble | {"settings": ensemble["settings"] | {THRESHOLD: threshold}}
 
 
 def labelled(table: pd.DataFrame, ensemble: dict) -> pd.DataFrame:
@@ -125,7 +138,8 @@ def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
 def main(snakemake) -> None:
     """Run the rule ``collect``."""
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
-    ensembles = [ensemble | {"axes": settings["axes"]} for ensemble in settings["ensembles"]]
+    axes = {"axes": settings["axes"]}
+    ensembles = [with_threshold(ensemble) | axes for ensemble in settings["ensembles"]]
     level = settings["confidence"]
     with logged(snakemake.log[0]):
         print(f"{len(ensembles)} ensembles, {len(given)} files")

@@ -192,6 +192,11 @@ BAD = [
         ],
         ["the cases a and b are the same runs"],
     ),
+    (
+        f"{STUDY}.vary.warm_start_accuracy",
+        [None, 0.15, 0.3],
+        ["dataset_size has warm_start_accuracy 0.15 and null", "warm_start.test_accuracy"],
+    ),
     (f"{STUDY}.realisations", REMOVE, ["lacks the key realisations"]),
     (f"{STUDY}.cases", [], ["cases is an empty list"]),
     (f"{STUDY}.cases", [{"n": 8}], ["n in cases and in vary"]),

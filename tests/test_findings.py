@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from collect import labelled, with_threshold
+from interactive import FACTORS, LAWS, study_data
+from warm_start import warm_start
 
 from pipeline.columns import described
 from pipeline.outcomes import (
     CURVES,
-    THRESHOLD,
     _at_levels,
     along_axes,
     correlations,
@@ -17,6 +19,9 @@ from pipeline.outcomes import (
     independent,
     outcomes,
 )
+from pipeline.runs import Plan
+from pipeline.stores import write_json
+from pipeline.tables import THRESHOLD
 from plots.outcomes import series_label
 from sentences.effects import MOMENTS, correlation_lines, moment_in_words, too_few
 from sentences.ensembles import (
@@ -767,6 +772,34 @@ def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
     assert set(against["points"]) == {len(one)}  # each run is one, whatever its thresholds
     table = pd.DataFrame({"ensemble": ["a"], "moment": ["start"]})
     pd.testing.assert_frame_equal(each_run_once(table), table)  # no such axis
+
+
+def test_a_threshold_that_is_null_is_a_number_in_tables_and_on_the_interactive_page(
+    tmp_path, shipped_config
+):
+    shipped_config["studies"] = {
+        "thresholds": {"vary": {THRESHOLD: [None, 0.3]}, "realisations": 1}
+    }
+    ensembles = Plan(shipped_config).described("thresholds")
+    assert [ensemble["settings"][THRESHOLD] for ensemble in ensembles] == [None, 0.3]
+    tables = []
+    for ensemble, threshold in zip(ensembles, (0.15, 0.3), strict=True):
+        (tmp_path / str(threshold)).mkdir()
+        ensemble["path"] = str(tmp_path / str(threshold))
+        accuracy = np.linspace(0, 1, 20)[None]
+        found = warm_start(np.arange(20.0), accuracy, threshold)
+        write_json({**found, "provenance": {}}, f"{ensemble['path']}/warm_start.json")
+        told = with_threshold(ensemble) | {"axes": {THRESHOLD: [None, 0.3]}}
+        ends = [f"{name}{end}" for name in FACTORS for end in ("", "_low", "_high", "_predicted")]
+        values = dict.fromkeys([*ends, *LAWS.values()], 2.0)
+        row = {"start": "warm", "time": 1.0, "time_lambda_1": 1.0, **values}
+        table = pd.DataFrame([row | {"realisation": r} for r in ("0", "ensemble")])
+        tables.append(labelled(table, told))
+        assert list(tables[-1][THRESHOLD]) == [threshold] * 2
+    page = study_data(pd.concat(tables), ensembles)
+    assert page["varied"] == {THRESHOLD: ["0.15", "0.3"]} and page["sequential"]
+    labels = [ensemble["label"] for ensemble in page["ensembles"]]
+    assert labels == ["warm start accuracy = 0.15", "warm start accuracy = 0.3"]
 
 
 WIDTHS = [16, 32, 64, 128]

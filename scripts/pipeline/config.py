@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -542,7 +543,8 @@ def _run_problems(
 def _idle_problems(config: dict, name: str) -> list[str]:
     """Return what a study names in vain, in sentences."""
     study = config["studies"][name]
-    return _idle_settings(config, name, study) or _repeated_cases(config, name, study)
+    repeated = _repeated_cases(config, name, study) or _repeated_threshold(config, name, study)
+    return _idle_settings(config, name, study) or repeated
 
 
 def _label_problems(name: str, study: dict) -> list[str]:
@@ -611,6 +613,22 @@ def _repeated_cases(config: dict, name: str, study: dict) -> list[str]:
         for number, second in enumerate(labels)
         for first in labels[:number]
         if set(runs[first]) == set(runs[second])
+    ]
+
+
+def _repeated_threshold(config: dict, name: str, study: dict) -> list[str]:
+    """Return a sentence if a study has a warm start twice: by null and by the number it means."""
+    common = config["warm_start"]["test_accuracy"]
+    settings = list(combinations(config["base"], study))
+    if not {None, common} <= {run.get("warm_start_accuracy") for run in settings}:
+        return []
+    runs = {Ensemble.of(run, study["realisations"]) for run in settings}
+    same = {run for run in runs if run.warm_start_accuracy == common}
+    if not any(replace(run, warm_start_accuracy=None) in runs for run in same):
+        return []
+    return [
+        f"studies.{name} has warm_start_accuracy {common} and null, which is "
+        "warm_start.test_accuracy and so the same; remove one of the two"
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.seeds import START_KEYS, derived_seed
+from pipeline.tables import THRESHOLD
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 # Of speed_limits, at the time in question
@@ -46,7 +47,6 @@ PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift"
 MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
 # Of percentile intervals of a rank correlation: of 5 points they cover 84 to 87 % instead of 95 %.
 FEWEST_POINTS = 7
-THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
 OF_THE_END = ("test_error", "test_loss")  # whatever the start: told from the cold one
 
 

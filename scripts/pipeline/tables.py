@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
+
 
 def at_a_temperature(table: pd.DataFrame) -> pd.Series:
     """Return for every row whether T/T_SL is a lower bound: Langevin dynamics above temperature 0.
