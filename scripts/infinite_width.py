@@ -19,6 +19,7 @@ from pipeline.problem import build_problem, network_outputs
 from pipeline.runs import subset_file
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_table, write_table
+from pipeline.tables import of_one_kernel
 from speedlimits import infinite_width, ntk_dynamics
 from speedlimits.statistics import interval_of_draws, resampled_rows
 from speedlimits.width_scaling import STATISTICS, fitted_power
@@ -106,7 +107,7 @@ def compared(
     Args:
         ensemble: path, manifests and settings.
         speed_limits: table of the study.
-        kernels: table of the study.
+        kernels: rows of the table of the study, of one kernel.
         seed: master seed.
         form: of ``closed_form``.
     """
@@ -122,7 +123,6 @@ def compared(
     kept = [*front, "realisation", "time", "time_lambda_1", "inefficiency"]
     kept += ["inefficiency_low", "inefficiency_high", "inefficiency_predicted"]
     drifts = kernels[(kernels["ensemble"] == ensemble["path"]) & (kernels["moment"] == "end")]
-    drifts = drifts.sort_values("kernel", kind="stable").drop_duplicates("realisation")
     drifts = drifts.set_index(drifts["realisation"].astype(str))["drift"]
     tables = []
     for name, limit in zip([*map(str, range(realisations)), "ensemble"], exact, strict=True):
@@ -204,7 +204,8 @@ def main(snakemake) -> None:
     """Run the rule ``infinite_width``."""
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
     with logged(snakemake.log[0]):
-        speed_limits, kernels = read_table(given.speed_limits), read_table(given.kernels)
+        speed_limits = read_table(given.speed_limits)
+        kernels = of_one_kernel(read_table(given.kernels))
         seed, ensembles = settings["seed"], settings["ensembles"]
         # All widths share the limit: the first ensemble of a subset stands for them.
         firsts = {subset_of(ensemble): ensemble for ensemble in reversed(ensembles)}

@@ -1,5 +1,7 @@
 """Tests along axes and the sentences made from them, on tables with and without an effect."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -646,6 +648,37 @@ def test_outcomes_are_interpolated_and_count_gradients_from_their_start():
     cheap = found.loc[("cheap", "warm", "end")]
     assert cheap["transient_factor"] == 3 and np.isnan(cheap["transient_drift"])
     assert found.xs("cold", level="start").filter(like="transient").isna().all(axis=None)
+
+
+@pytest.mark.parametrize(("largest", "power"), [(["full", "traced"], 0.5), (["traced"], -1.0)])
+def test_drift_and_alignment_are_of_one_kernel_along_an_axis(largest, power):
+    """Of the largest n only the output-traced kernel may be known, which drifts otherwise."""
+    sizes, times, limits, curves, kernels = (8, 16, 32, 64), [1.0, 2.0, 4.0], [], [], []
+    for n, r in itertools.product(sizes, (0, 1)):
+        run = {"ensemble": f"n{n}", "realisation": r}
+        lost = {"test_accuracy": 0.5, "train_loss_per_sample": [1.0, 0.5, 0.2, 0.1]}
+        curves.append(pd.DataFrame(run | {"time": [0, *times], "gradients": range(4)} | lost))
+        for start, first in (("cold", 0), ("warm", 1)):
+            rows = pd.DataFrame({**run, "time": times[first:]})
+            rows.insert(1, "n", n)
+            rows.insert(2, "start", start)
+            limits.append(rows.assign(**dict.fromkeys(CURVES, 2.0)))
+        for moment, kernel in itertools.product(("start", "warm", "end"), ("full", "traced")):
+            if kernel in (("full", "traced") if n < 64 else largest):
+                drift = n**0.5 if kernel == "full" else 1 / n
+                row = {"moment": moment, "kernel": kernel, "drift": drift * (1 + 1e-6 * r)}
+                row["alignment"] = 0.1 if moment == "start" else 0.1 * drift
+                kernels.append(run | row)
+    found = outcomes(*map(pd.concat, (limits, curves)), pd.DataFrame(kernels))
+    ends = found[(found["at"] == "end")].set_index(["start", "n"])
+    for n in sizes:
+        for start, prefix in (("cold", ""), ("warm", "transient_")):
+            there = ends.loc[(start, n), [f"{prefix}drift", f"{prefix}alignment_gain"]]
+            np.testing.assert_allclose(there.astype(float), n**power, rtol=1e-5)
+    trends, _ = along_axes(found, {"n": list(sizes)}, SETTINGS)
+    slopes = trends[trends["quantity"].isin(["drift", "alignment_gain"])]["slope"]
+    np.testing.assert_allclose(slopes, power, rtol=1e-5)
+    assert len(slopes) == 2
 
 
 def test_values_at_equal_loss_are_those_at_that_loss():

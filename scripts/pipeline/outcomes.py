@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.seeds import START_KEYS, derived_seed
-from pipeline.tables import THRESHOLD
+from pipeline.tables import THRESHOLD, of_one_kernel
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 # Of speed_limits, at the time in question
@@ -111,7 +111,8 @@ def outcomes(
     Args:
         speed_limits: the table of that name.
         curves: the table training_curves.
-        kernels: the table kernels.
+        kernels: the table kernels, of which all runs are compared by the same kernel
+            (``tables.of_one_kernel``).
 
     Returns:
         The columns that identify the ensemble, start, at, realisation, diverged, and values.
@@ -127,6 +128,7 @@ def outcomes(
     loss_level = max((share[k].min() for k in whole), default=np.nan)
     gradient_level = min((trained[k]["gradients"].iloc[-1] for k in whole), default=np.nan)
     front = list(runs.columns[: list(runs.columns).index("start")])
+    kernels = of_one_kernel(kernels)
     rows = []
     for (ensemble, realisation, start), of_run in runs.groupby([*keys, "start"], sort=False):
         of_run = of_run.sort_values("time")
@@ -236,11 +238,21 @@ def transient_columns(
 def kernel_columns(
     kernels: pd.DataFrame, ensemble: str, realisation: str, moment: str
 ) -> dict[str, float]:
-    """Return drift, alignment, and alignment over that at the start, of one run at a moment."""
+    """Return drift, alignment, and alignment over that at the start, of one run at a moment.
+
+    Args:
+        kernels: rows of the table of that name, of one kernel.
+        ensemble: folder of the ensemble.
+        realisation: number of the run.
+        moment: "warm" or "end".
+
+    Returns:
+        drift, alignment and alignment_gain (1); nothing where the run has no kernel then.
+    """
     if "moment" not in kernels:
         return {}
     own = (kernels["ensemble"] == ensemble) & (kernels["realisation"].astype(str) == realisation)
-    rows = kernels[own].drop_duplicates("moment").set_index("moment")  # full before traced
+    rows = kernels[own].set_index("moment")
     if moment not in rows.index:
         return {}
     drift, alignment = (float(rows.loc[moment, name]) for name in ("drift", "alignment"))

@@ -34,6 +34,23 @@ def fitted_kernel(kinds: Iterable[str]) -> str:
     return "full" if "full" in set(kinds) else "traced"
 
 
+def of_one_kernel(kernels: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the kernel that runs are compared by: the same one for all.
+
+    Drift and alignment of the full and of the output-traced kernel are different quantities. The
+    full one's are compared if every run has them at every moment; else, as at sizes of which the
+    largest is above the limit of the full kernel, the output-traced one's, which all have.
+
+    Args:
+        kernels: the table of that name, of all runs that are compared.
+    """
+    if "kernel" not in kernels:
+        return kernels
+    at = [kernels[name] for name in ("ensemble", "realisation", "moment")]
+    full = (kernels["kernel"] == "full").groupby(at, sort=False).any()
+    return kernels[kernels["kernel"] == ("full" if full.all() else "traced")]
+
+
 def of_kernel(kernel: str) -> str:
     """Return what a label adds for a kernel: the output-traced one has exponents of its own."""
     return ", output-traced kernel" if kernel == "traced" else ""
