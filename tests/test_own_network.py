@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from operator import attrgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -658,13 +659,18 @@ def test_what_a_module_changes_for_the_whole_process_is_set_back(module, tmp_pat
                "torch.backends.cuda.matmul.allow_tf32 = True",
                "torch.backends.cudnn.allow_tf32 = True", "torch.backends.cudnn.benchmark = True",
                "torch.set_deterministic_debug_mode(0)")  # fmt: skip
+    places = ("", ".cuda.matmul", ".cudnn", ".cudnn.conv", ".cudnn.rnn", ".mkldnn.matmul")
+    newer = [f"torch.backends{place}.fp32_precision" for place in places]
+    newer *= hasattr(torch.backends, "fp32_precision")
+    changes += tuple(f"{name} = 'tf32'" for name in newer)
     before = torch.get_num_threads()
     choose_device("cpu", threads=before, deterministic=True)
 
     def precision():
         flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         modes = torch.backends.cudnn.benchmark, torch.get_deterministic_debug_mode()
-        return *flags, *modes, torch.get_float32_matmul_precision()
+        named = tuple(attrgetter(name.removeprefix("torch."))(torch) for name in newer)
+        return *flags, *modes, torch.get_float32_matmul_precision(), *named
 
     expected = precision()
     try:
@@ -675,7 +681,8 @@ def test_what_a_module_changes_for_the_whole_process_is_set_back(module, tmp_pat
             drawn(module(NETWORKS + f), "f")
             assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
             assert torch.get_num_threads() == before and os.getcwd() == str(tmp_path)
-            assert precision() == expected == (False, False, False, 2, "highest")
+            assert precision() == expected, change
+            assert expected[:5] == (False, False, False, 2, "highest")
     finally:
         torch.set_deterministic_debug_mode("default")
         torch.set_default_dtype(torch.float32)

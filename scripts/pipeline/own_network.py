@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def own_factory(model: str) -> Callable[..., nn.Module]:
     return found
 
 
+def _accessors(owner: Any, flag: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    """Return functions that get and set an attribute."""
+    return partial(getattr, owner, flag), partial(setattr, owner, flag)
+
+
 @contextlib.contextmanager
 def process_settings_kept(model: str) -> Iterator[None]:
     """Set back what the user's code changes for the whole process, and print what that was."""
@@ -91,6 +97,15 @@ def process_settings_kept(model: str) -> Iterator[None]:
             torch.set_float32_matmul_precision,
         ),
     }
+    # From torch 2.9 on; from the general to the special, which follows it while it is "none".
+    places = ("", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn")
+    places += ("mkldnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+    for place in places:
+        name = f"torch.backends{place and '.'}{place}"
+        with contextlib.suppress(AttributeError):
+            owner = attrgetter(name.removeprefix("torch."))(torch)
+            owner.fp32_precision  # noqa: B018
+            settings[f"{name}.fp32_precision"] = _accessors(owner, "fp32_precision")
     backends = {
         "TF32 of CUDA's matrix products": (torch.backends.cuda.matmul, "allow_tf32"),
         "TF32 of cuDNN": (torch.backends.cudnn, "allow_tf32"),
@@ -98,7 +113,7 @@ def process_settings_kept(model: str) -> Iterator[None]:
         "cuDNN's determinism": (torch.backends.cudnn, "deterministic"),
     }
     for name, (owner, flag) in backends.items():
-        settings[name] = (partial(getattr, owner, flag), partial(setattr, owner, flag))
+        settings[name] = _accessors(owner, flag)
 
     def value(get: Callable[[], Any]) -> Any:
         try:
