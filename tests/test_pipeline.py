@@ -76,6 +76,40 @@ def test_studies_share_runs(shipped_config):
     assert len(set(plan.studies["width"]) & set(plan.studies["dataset_size"])) == 1
 
 
+def test_the_plan_has_the_jobs_that_the_configuration_asks_for(shipped_config):
+    """Benchmarks of other runs, of more realisations or of data no longer used are of the past."""
+    shipped_config["studies"] = {
+        "few": {"set": {"dataset": "digits", "n": 64}, "realisations": 2},
+        "many": {"set": {"dataset": "digits", "n": 32}, "realisations": 5},
+        "warm": {
+            "set": {"dataset": "digits", "n": 32, "warm_start_accuracy": 0.3}, "realisations": 3,
+        },
+    }  # fmt: skip
+    shipped_config["default_studies"] = ["few"]
+    plan = Plan(shipped_config)
+    (few,) = plan.studies["few"]
+    place = {"dataset": "digits", "subset": few.subset, "network": few.network}
+    run = place | {"dynamics": few.dynamics}
+    small = run | {"subset": plan.studies["warm"][0].subset}
+    asked = [
+        {}, {"theory_figure": "langevin"}, {"study": "few", "figure": "outcomes"},
+        {"dataset": "digits"}, {"dataset": "digits", "subset": few.subset}, place,
+        place | {"realisation": "1"}, run | {"realisation": "1"}, run | {"realisations": "2"},
+        small | {"realisation": "4"}, small | {"realisations": "5", "realisation": "4"},
+        small | {"realisations": "3-warm0.3", "realisation": "2"},
+    ]  # fmt: skip
+    not_asked = [
+        {"study": "other"}, {"dataset": "cifar10"}, {"dataset": "cifar10", "subset": few.subset},
+        place | {"network": "other"}, place | {"realisation": "2"}, run | {"realisation": "2"},
+        run | {"realisations": "3"}, run | {"realisations": "3", "realisation": "1"},
+        run | {"dynamics": "other"}, small | {"realisation": "5"},
+        small | {"realisations": "3-warm0.3", "realisation": "3"},
+        small | {"realisations": "3", "realisation": "0"},
+    ]  # fmt: skip
+    assert [wildcards for wildcards in asked if not plan.has(wildcards)] == []
+    assert [wildcards for wildcards in not_asked if plan.has(wildcards)] == []
+
+
 def test_more_realisations_keep_the_runs_there_are(shipped_config):
     before = Plan(shipped_config).studies["dataset_size"][0].run_paths()
     shipped_config["studies"]["dataset_size"]["realisations"] = 5

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+PLACE = ("dataset", "subset", "network", "dynamics")  # the folders above a run
 SUBSET_KEYS = ("n", "selection", "subset", "label_noise")
 # What a network of each name reads besides COMMON_NETWORK_KEYS.
 MODEL_KEYS = {
@@ -365,6 +366,8 @@ class Plan:
         self.figures: dict[str, list[str]] = {}
         self._cases: dict[str, dict[Ensemble, str]] = {}
         self._settings: dict[tuple[str, str], dict] = {}
+        # Place of jobs -> names of the ensembles there -> realisations.
+        self._ensembles: dict[tuple[str, ...], dict[str, int]] = {}
         for name, study in config["studies"].items():
             cases: dict[Ensemble, str] = {}
             for label, settings in labelled_combinations(config["base"], study):
@@ -381,15 +384,21 @@ class Plan:
         for settings in combinations(
             config["base"], {"set": langevin["set"], "cases": langevin["networks"]}
         ):
-            levels = level_keys(settings)
-            self._settings["subset", subset_slug(settings)] = {
+            levels, slug = level_keys(settings), subset_slug(settings)
+            for place in ((settings["dataset"],), (settings["dataset"], slug)):
+                self._ensembles.setdefault(place, {})
+            self._settings["subset", slug] = {
                 key: as_in_path(settings[key]) for key in levels["subset"]
             }
             keys = ("dataset", *levels["subset"], *levels["network"], "final_time")
             self.langevin.append({key: as_in_path(settings[key]) for key in keys})
 
     def _remember(self, ensemble: Ensemble, settings: dict) -> None:
-        """Store what each slug of an ensemble stands for."""
+        """Store where an ensemble has jobs, and what each of its slugs stands for."""
+        place = tuple(getattr(ensemble, level) for level in PLACE)
+        for depth in range(1, len(place) + 1):
+            at = self._ensembles.setdefault(place[:depth], {})
+            at[ensemble.name] = ensemble.realisations
         for level, keys in level_keys(settings).items():
             slug = getattr(ensemble, level)
             self._settings[level, slug] = {key: as_in_path(settings[key]) for key in keys}
@@ -419,6 +428,24 @@ class Plan:
         names = (wildcards.dataset, wildcards.subset, wildcards.network, wildcards.dynamics)
         count, _, own = wildcards.realisations.partition("-warm")
         return Ensemble(*names, int(count), float(own) if own else None)
+
+    def has(self, wildcards: dict[str, str]) -> bool:
+        """Return whether the configuration asks for the job that wildcards name.
+
+        Args:
+            wildcards: of a job of any rule.
+        """
+        if wildcards.get("study", self.default_studies[0]) not in self.studies:
+            return False
+        place = tuple(wildcards[level] for level in PLACE if level in wildcards)
+        ensembles = self._ensembles.get(place)
+        if ensembles is None:
+            return not place
+        if "realisations" in wildcards:
+            most = ensembles.get(wildcards["realisations"], 0)
+        else:
+            most = max(ensembles.values(), default=1)
+        return int(wildcards.get("realisation", 0)) < most
 
     def described(self, study: str) -> list[dict]:
         """Return folder, files and settings of every ensemble of a study."""

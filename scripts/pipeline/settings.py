@@ -18,7 +18,7 @@ from pipeline.cifar10 import OFFICIAL_SHA256
 from pipeline.code_digest import SCRIPTS, code_digest
 from pipeline.files import content_digest
 from pipeline.own_code import own_digest
-from pipeline.runs import Plan, Refusal, is_own
+from pipeline.runs import Plan, is_own
 
 FIGURES = {
     "training_curves": ("training_curves", "warm_starts"),
@@ -241,23 +241,11 @@ class RuleSettings:
         for path in sorted(Path("results/benchmarks").rglob("*.tsv")):
             for rule in rules:
                 match = rule.benchmark and re.fullmatch(rule.benchmark.regex(), str(path))
-                if match and self._planned(match.groupdict()):
+                if match and self.plan.has(match.groupdict()):
                     found.setdefault(rule.name, []).append(str(path))
                     digest.update(path.read_bytes())
         code = code_digest("benchmark_summary.py")
         return {"benchmarks": found, "code": code, "measured": digest.hexdigest()[:16]}
-
-    def _planned(self, wildcards: dict[str, str]) -> bool:
-        """Return whether the configuration has the run or study that wildcards name."""
-        if wildcards.get("study", next(iter(self.plan.studies))) not in self.plan.studies:
-            return False
-        try:
-            for level in ("subset", "network", "dynamics"):
-                if level in wildcards:
-                    self.plan.settings(level, wildcards[level])
-        except Refusal:
-            return False
-        return True
 
     def provenance(self) -> dict[str, Any]:
         """Return the settings of the rule ``provenance``: configuration, digests, commit."""
