@@ -105,7 +105,7 @@ def main(snakemake) -> None:
             starts = everything(
                 problem, start_route, targets, memory_bytes, stage_folder(parts), "_start"
             )
-            weights = torch.from_numpy(run["weights"].values[snapshot]).to(problem.inputs)
+            weights = torch.from_numpy(run["weights"][snapshot].values).to(problem.inputs)
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
         delta = residue(problem)

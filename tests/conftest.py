@@ -179,7 +179,7 @@ def train_with(job, subset_with):
             store="snapshots.zarr",
             wildcards={"realisation": str(realisation)},
         )
-        return read_snapshots("snapshots.json")
+        return read_snapshots("snapshots.json").load()  # which the next training overwrites
 
     return run
 

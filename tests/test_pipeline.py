@@ -1,6 +1,7 @@
 """Plan of runs, seeds, code digest, stores with their integrity."""
 
 import shutil
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import xarray as xr
 
 from pipeline import code_digest as cd
+from pipeline import training, trajectory
 from pipeline.runs import Plan, Refusal
 from pipeline.seeds import derived_seed
 from pipeline.settings import RULES, RuleSettings
@@ -212,6 +214,31 @@ def test_store_opens_with_plain_xarray_and_round_trips(stored):
     xr.testing.assert_identical(read_snapshots(manifest), dataset)
     assert xr.open_zarr(store)["weights"].encoding["chunks"] == (1, 50)
     assert "weights" not in read_snapshots(manifest, weights=False)
+
+
+def test_memory_of_a_run_is_that_of_few_snapshots(tmp_path):
+    """Train ends with its snapshots in float64 and float32; who reads them holds what it uses."""
+    count, weights = 50, 200_000
+    stage = tmp_path / "stage"
+    for k in range(count):
+        values = dict.fromkeys(training.RECORDED, 1.0) | {"time": float(k), "geodesic_length": 0.0}
+        values["weights"] = np.full(weights, float(k))
+        trajectory._save(stage / f"snapshot_{k:05d}.npz", values, "stage")
+    staged = trajectory.StagedTrajectory(None, np.arange(1.0, count), None, stage)
+    staged.next_snapshot = count
+    tracemalloc.start()
+    try:
+        run = training.as_dataset(staged.recorded(), {})
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * (8 + 4) * count * weights
+        write_snapshots(run, tmp_path / "run.zarr", tmp_path / "run.json")
+        del run
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        read = read_snapshots(tmp_path / "run.json")
+        assert np.all(read["weights"][7].values == 7)
+        assert tracemalloc.get_traced_memory()[1] - before < 0.2 * 4 * count * weights
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_chunk_is_found_and_named(stored):

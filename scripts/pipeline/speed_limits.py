@@ -416,7 +416,7 @@ def transport(runs: list[xr.Dataset], start: int) -> dict:
     finite = np.all([np.isfinite(run["train_loss"].values) for run in runs], axis=0)
     last = max(int(np.flatnonzero(finite)[-1]), start)
     starts, ends = (
-        np.stack([run["weights"].values[k] for run in runs]).astype(float) for k in (start, last)
+        np.stack([run["weights"][k].values for run in runs]).astype(float) for k in (start, last)
     )
     # Weights are stored in float32, distances of a run's own snapshots in float64.
     own = np.array([run["distance_squared"].values[start, last] for run in runs])

@@ -60,10 +60,15 @@ def variable(
 
 
 def array_digest(values: Any) -> str:
-    """Return the SHA-256 of an array's type, shape and bytes."""
-    values = np.ascontiguousarray(values)
-    head = f"{values.dtype.str}{values.shape}".encode()
-    return hashlib.sha256(head + values.tobytes()).hexdigest()
+    """Return the SHA-256 of an array's type, shape and bytes.
+
+    Args:
+        values: NumPy array, or one of xarray's that lies in a file, which is read row by row.
+    """
+    digest = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
+    for row in [values] if isinstance(values, np.ndarray) else values:
+        digest.update(np.ascontiguousarray(row).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def write_netcdf(dataset: xr.Dataset, path: str | Path) -> None:
@@ -207,10 +212,10 @@ def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
 
     Args:
         manifest: JSON file written by ``write_snapshots``, beside the store.
-        weights: read the weights too, which are the bulk of a store.
+        weights: check the weights too, which are the bulk of a store.
 
     Returns:
-        The run, in memory.
+        The run in memory, but for the weights: each snapshot is read when it is asked for.
 
     Raises:
         IntegrityError: naming the store and the array that is missing or altered.
@@ -221,7 +226,7 @@ def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
     if not (store / "zarr.json").is_file():
         raise IntegrityError(f"the Zarr store {store} is missing; {advice}")
     try:
-        dataset = xr.open_zarr(store, consolidated=True)
+        dataset = xr.open_zarr(store, consolidated=True, chunks=None)
     except Exception as error:
         raise IntegrityError(
             f"the Zarr store {store} cannot be opened ({type(error).__name__}); {advice}"
@@ -236,11 +241,12 @@ def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
         if name not in dataset.variables:
             raise IntegrityError(f"the array {name} of {store} is missing; {advice}")
         try:
-            found = array_digest(dataset[name].values)
+            values = dataset[name].variable
+            found = array_digest(values if name == "weights" else values.load().values)
         except Exception as error:
             raise IntegrityError(
                 f"the array {name} of {store} cannot be read ({type(error).__name__}); {advice}"
             ) from error
         if found != known["sha256"]:
             raise IntegrityError(f"the array {name} of {store} has been altered; {advice}")
-    return dataset.load()
+    return dataset

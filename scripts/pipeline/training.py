@@ -191,7 +191,7 @@ def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
         The dataset: weights in float32, everything else in float64.
     """
     weights = recorded["weights"]
-    squared = np.array([((weights - row) ** 2).sum(axis=1) for row in weights])
+    squared = np.array([[((other - row) ** 2).sum() for other in weights] for row in weights])
     # From the displacement: weights that have hardly moved share most of their digits.
     squared[0] = squared[:, 0] = recorded["geodesic_length"] ** 2
     variables = {
@@ -281,7 +281,7 @@ def run_and_store(
     diverged = Path(store).with_name("diverged.zarr")
     remove(diverged)
     try:
-        recorded = trajectory.run()
+        run = as_dataset(trajectory.run(), attributes)
     except DivergenceError as error:
         so_far = trajectory.recorded()
         if settings.get("beyond_stability", False):
@@ -298,5 +298,5 @@ def run_and_store(
             f"{error}; the {len(so_far['time'])} snapshots before that are in {diverged} "
             f"(xarray.open_zarr); {advice}"
         ) from None
-    write_snapshots(as_dataset(recorded, attributes), store, manifest)
+    write_snapshots(run, store, manifest)
     trajectory.finish()

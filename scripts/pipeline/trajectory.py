@@ -205,9 +205,13 @@ class StagedTrajectory:
 
     def recorded(self) -> dict[str, NDArray]:
         """Return the snapshots so far, as ``run`` does in the end."""
-        paths = map(self._snapshot_path, range(self.next_snapshot))
-        snapshots = [_load(path, self.owner) for path in paths]
-        return {name: np.stack([s[name] for s in snapshots]) for name in snapshots[0]}
+        found: dict[str, NDArray] = {}
+        for number in range(self.next_snapshot):
+            for name, value in _load(self._snapshot_path(number), self.owner).items():
+                if number == 0:  # one array each: weights may be most of what the memory holds
+                    found[name] = np.empty((self.next_snapshot, *value.shape), value.dtype)
+                found[name][number] = value
+        return found
 
     def finish(self) -> None:
         """Keep the stage for longer runs, or remove it; to be called once its result is stored."""
