@@ -945,3 +945,17 @@ def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours()
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert set(routes) - {theory.SIMULATION} <= set(words)
     assert sum(r"\beta^{-1}" in text for text in words) == 9
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+@pytest.mark.parametrize("height", [1.7, 3.0])
+def test_the_label_of_the_forbidden_region_lies_in_it(lines, height):
+    style.use_style()
+    figure, ((panel,),) = style.new_figure(1, 1, style.SINGLE_COLUMN, height)
+    panel.plot([0.1, 1000], [0.95, 30])
+    panel.set(ylabel="y", xlabel="x", title="t")
+    style.finish_bounded([panel], {panel: "\n".join(["forbidden"] * lines)})
+    FigureCanvasAgg(figure).draw()
+    extent = panel.texts[0].get_window_extent()
+    bottom, top = panel.transData.transform([(1, panel.get_ylim()[0]), (1, 1.0)])[:, 1]
+    assert bottom < extent.y0 < extent.y1 < top

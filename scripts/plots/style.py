@@ -268,6 +268,11 @@ def forbidden(speed_limits: pd.DataFrame) -> str:
     return r"forbidden: $T < T_{\mathrm{SL}}$"
 
 
+LINE_POINTS = (
+    11  # for a line of text in the forbidden region; panels shrink as legends are laid out
+)
+
+
 def forbid_below(axes: Axes, label: str | None = None) -> None:
     """Draw the lower bound 1 on a logarithmic axis and shade what it forbids.
 
@@ -276,7 +281,10 @@ def forbid_below(axes: Axes, label: str | None = None) -> None:
         label: text in the forbidden region.
     """
     low, high = axes.get_ylim()
-    low = min(low, (1.0 / high) ** 0.12)
+    lines = label.count("\n") + 1 if label else 0
+    points = axes.bbox.height * 72 / axes.figure.dpi
+    share = max(0.11, (LINE_POINTS * lines + 3) / points)  # of the panel: room for the label
+    low = min(low, high ** (-share / (1 - share)))
     axes.axhspan(low, 1.0, color=SHADE, zorder=0, linewidth=0)
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1)
     axes.set_ylim(low, high)
