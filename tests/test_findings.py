@@ -24,8 +24,15 @@ from pipeline.outcomes import (
 from pipeline.runs import Plan
 from pipeline.stores import write_json
 from pipeline.tables import THRESHOLD
+from plots.generalisation import rank_correlation as title_of
 from plots.outcomes import series_label
-from sentences.effects import MOMENTS, correlation_lines, moment_in_words, too_few
+from sentences.effects import (
+    MOMENTS,
+    correlation_lines,
+    generalisation_summary,
+    moment_in_words,
+    too_few,
+)
 from sentences.ensembles import (
     discretisation_lines,
     energetic_lines,
@@ -468,6 +475,29 @@ def test_what_does_not_vary_is_not_called_too_few():
     where = ("between ensembles", "among runs of equal settings")
     pair = "No correlation of the inefficiency and the test error"
     assert told == [f"{pair} {place}: one of the two does not vary." for place in where]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "title", "sentence"),
+    [
+        ([1, 2], [1, 2], "2 points: too few to correlate", "Too few points"),
+        ([1, 2], [1, 1], "2 points: too few to correlate", "Too few points"),
+        ([1, 2, 3], [1, 2, 3], "3 points: too few to correlate", "Too few points"),
+        ([1, 2, 3], [1, 1, 1], "3 points: one side does not vary", "No correlation of"),
+        (range(7), range(7), "rank correlation 1.00", "Rank correlation of"),
+        (range(8), [1, 2] * 4, "rank correlation 0.22", "No evidence of a rank correlation of"),
+    ],
+)
+def test_title_and_sentences_agree_whether_points_can_correlate(x, y, title, sentence):
+    options = {"confidence": 0.95, "resamples": 999, "generator": np.random.default_rng(2)}
+    row = {"quantity": "inefficiency", "with": "test_error", "level": "between"}
+    row |= rank_correlation(x, y, **options) | {"confidence": 0.95}
+    table = pd.DataFrame([row]).assign(p_adjusted=row["p_value"])
+    assert title_of(table, "test_error", "between").startswith(title)
+    (told,) = correlation_lines(table, 0.95)
+    assert told.startswith(sentence)
+    summary = generalisation_summary(table, 0.95)
+    assert summary == ([told] if "ank correlation" in told else [])
 
 
 def test_names_of_ensembles_keep_the_words_of_their_values():

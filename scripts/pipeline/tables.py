@@ -54,3 +54,19 @@ def of_one_kernel(kernels: pd.DataFrame) -> pd.DataFrame:
 def of_kernel(kernel: str) -> str:
     """Return what a label adds for a kernel: the output-traced one has exponents of its own."""
     return ", output-traced kernel" if kernel == "traced" else ""
+
+
+def correlation_status(row: pd.Series, level: float) -> str:
+    """Return what can be said of a rank correlation: "tested", or why it says nothing.
+
+    Args:
+        row: of the table correlations: points, p_value, p_smallest.
+        level: 1 - confidence.
+
+    Returns:
+        "few": so many points have no ranks to test, or cannot give a p-value of the level;
+        "constant": one of both sides has one value; else "tested".
+    """
+    if row["points"] < 3 or row["p_smallest"] > level:
+        return "few"
+    return "tested" if np.isfinite(row["p_value"]) else "constant"

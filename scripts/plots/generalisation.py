@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.tables import correlation_status
 from plots import naming, results, style
 from plots.outcomes import series_label
 
@@ -110,10 +111,10 @@ def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:
         return "nothing to correlate"
     row = rows.iloc[0]
     points = f"{row['points']:.0f} points"
-    if row["points"] < 3 or row["p_smallest"] > 1 - row["confidence"]:
-        return f"{points}: too few to correlate"
-    if not np.isfinite(row["correlation"]):
-        return f"{points}: one side does not vary"
+    lacking = {"few": "too few to correlate", "constant": "one side does not vary"}
+    status = correlation_status(row, 1 - row["confidence"])
+    if status in lacking:
+        return f"{points}: {lacking[status]}"
     ends = f" [{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"
     ends = ends if np.isfinite(row["correlation_low"]) else ""
     text = f"rank correlation {row['correlation']:.2f}{ends}".replace("-", "\u2212")

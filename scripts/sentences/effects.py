@@ -11,6 +11,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import MOMENTS_AT, PRIMARY
+from pipeline.tables import correlation_status
 from sentences.phrases import NAMES, interval, listed, words
 
 MOMENTS = {
@@ -119,10 +120,11 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
     """Return a sentence per correlation, and one per level on those that the runs cannot decide."""
     sentences, few = [], []
     for _, row in table.iterrows():
-        if math.isnan(row["p_value"]) and row["points"] > 2:  # of equal values there are no ranks
+        status = correlation_status(row, 1 - confidence)
+        if status == "constant":
             pair = f"the inefficiency and {NAMES[row['with']]} {LEVELS[row['level']]}"
             sentences.append(f"No correlation of {pair}: one of the two does not vary.")
-        elif evidence(row, 1 - confidence) == "few":
+        elif status == "few":
             few.append(row)
         else:
             sentences.append(correlation_sentence(row, confidence))
@@ -201,7 +203,8 @@ def generalisation_summary(correlations: pd.DataFrame, confidence: float) -> lis
     if "with" not in correlations:
         return []
     rows = correlations[correlations["with"].isin(["test_error", "test_loss"])]
-    decided = [row for _, row in rows.iterrows() if evidence(row, 1 - confidence) != "few"]
+    rows = [row for _, row in rows.iterrows()]
+    decided = [row for row in rows if correlation_status(row, 1 - confidence) == "tested"]
     return [correlation_sentence(row, confidence) for row in decided]
 
 
