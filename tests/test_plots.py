@@ -897,10 +897,22 @@ def test_a_lower_bound_below_one_is_laid_to_no_finite_steps(below):
 def test_the_discretisation_at_a_temperature_is_named_by_the_heat(tables, drawn):
     label = drawn("outcomes").axes[5].get_ylabel()
     assert "action" in label and "heat" not in label
-    both = draw("outcomes", tables | at_temperatures(0.0, 0.1), render=True).axes[5].get_ylabel()
-    assert label in both and r"heat / loss drop $-$ 1| at $\beta^{-1} > 0$" in both
+    both = draw("outcomes", tables | at_temperatures(0.0, 0.1)).axes[5].get_ylabel()
+    assert label in both and "at $\\beta^{-1} > 0$:\n|heat / loss drop $-$ 1|" in both
     label = draw("outcomes", tables | at_temperatures(0.1, 0.2)).axes[5].get_ylabel()
     assert "heat" in label and "action" not in label
+
+
+@pytest.mark.parametrize("name", ["outcomes", "first_transient"])
+def test_labels_of_axes_are_no_longer_than_their_panels(tables, name):
+    """Inclined labels of ticks and two series leave the panels the least height."""
+    ends = at_temperatures(0.0, 0.001, 0.01)["outcomes"]
+    ends = pd.concat([ends, ends.assign(width=99, ensemble=ends["ensemble"] + "-width99")])
+    figure = draw(name, tables | {"outcomes": ends}, render=True)
+    for panel in figure.axes:
+        assert panel.yaxis.label.get_window_extent().height <= panel.get_window_extent().height
+    (last,) = {label.get_rotation() for label in figure.axes[-1].get_xticklabels()}
+    assert last == 35 and len(figure.legends) == 2
 
 
 def test_optimisers_have_their_names_and_adam_no_training_time(tables, drawn):

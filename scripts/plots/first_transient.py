@@ -12,7 +12,7 @@ PANELS = (
     ("warm", "transient_time_share", "time of the transient", r"$t_{\mathrm{w}} / T$"),
     ("warm", "transient_loss_share", "its loss drop", r"$(L_0 - L_{\mathrm{w}}) / (L_0 - L_T)$"),
     ("warm", "transient_alignment_gain", "kernel-target alignment",
-     "Alignment, warm start / start"),
+     r"Alignment, $t_{\mathrm{w}}$ / start"),
     ("warm", "transient_drift", "kernel drift",
      r"$|\Theta_{\mathrm{w}} - \Theta_0|_F / |\Theta_0|_F$"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ PANELS = (
     ("cold", "kinematic_inefficiency", "any dynamics",
      r"$T \int |\dot\theta|^2 dt\, /\, \ell_{\mathrm{geo}}^2$"),
     ("cold", "drift", "kernel drift", r"$|\Theta_T - \Theta_0|_F / |\Theta_0|_F$"),
-    ("cold", "alignment_gain", "kernel-target alignment", "Alignment at the end / start"),
+    ("cold", "alignment_gain", "kernel-target alignment", "Alignment, end / start"),
     ("cold", "discretisation", "discretisation", r"|action / energy drop $-$ 1|"),
 )  # fmt: skip
 HEAT = r"|heat / loss drop $-$ 1|"  # at a temperature, where a path has no action
@@ -56,7 +56,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     Returns:
         Six panels: ensembles with intervals, single runs as dots, prediction hollow.
     """
-    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.6)
+    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
     ends = outcomes[outcomes["at"] == "end"]
     axis, others = choose_axis(ends)
     numeric = axis is not None and pd.api.types.is_numeric_dtype(ends[axis])
@@ -91,7 +91,7 @@ def discretisation_label(ends: pd.DataFrame) -> str:
     noisy = at_a_temperature(ends)
     if not noisy.any():
         return PANELS[-1][-1]
-    return HEAT if noisy.all() else f"{PANELS[-1][-1]},\n{HEAT} at $\\beta^{{-1}} > 0$"
+    return HEAT if noisy.all() else f"{PANELS[-1][-1]},\nat $\\beta^{{-1}} > 0$:\n{HEAT}"
 
 
 def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:
