@@ -3,6 +3,7 @@
 import functools
 import re
 
+import ntk
 import numpy as np
 import pytest
 import torch
@@ -146,6 +147,25 @@ def test_decomposing_at_once_measures_the_same(kind):
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-8)
+
+
+def test_the_end_of_a_run_that_diverged_has_no_kernel_and_computes_none(
+    train_with, spectrum_with, monkeypatch, tmp_path
+):
+    far = {"dynamics": "gradient_descent", "learning_rate": 3.0, "beyond_stability": True}
+    settings = SETTINGS | far | {"depth": 1, "final_time": 2000}  # the loss grows as 5^(2 steps)
+    run = train_with(settings)
+    assert np.isfinite(run["train_loss"][0]) and not np.isfinite(run["train_loss"][-1])
+    before = set(tmp_path.rglob("*"))
+
+    def refused(*_):
+        raise AssertionError("a kernel is computed")
+
+    for name in ("everything", "quadrature", "cross_matrix", "measure", "measure_gauss_newton"):
+        monkeypatch.setattr(ntk, name, refused)
+    found = spectrum_with(settings | {"moment": "end"}, manifest="snapshots.json")
+    assert len(found.variables) == 0 and found.attrs["note"] == "the run diverged"
+    assert {path.name for path in set(tmp_path.rglob("*")) - before} == {"ntk.nc", "ntk.nc.sha256"}
 
 
 @pytest.mark.parametrize("limit", [1000, 100])
