@@ -150,10 +150,9 @@ def keep_rows(partway: Partway, rows: list[dict]) -> None:
 
 
 def network_table(
-    network: dict, subset: str, parameters: dict, device, partway: Partway
+    network: dict, subset: str, settings: dict, device, partway: Partway
 ) -> pd.DataFrame:
     """Return the rows of one network: every temperature and start, and the ensembles."""
-    settings = {**parameters["langevin"], **parameters}
     seed, parts = settings["seed"], []
     problems = [
         build_problem({**network, "seed": seed}, subset, r, device)
@@ -161,7 +160,8 @@ def network_table(
     ]
     spectra = [start_spectrum(problem) for problem in problems]
     lambda_1 = float(spectra[0][0].max())
-    temperatures, starts = settings["temperatures"], settings["realisations"]
+    temperatures = list(map(float, settings["temperatures"]))  # streams of 0 are those of 0.0
+    starts = settings["realisations"]
     steps = settings["members"] * max(round(network["final_time"] / (2 * settings["step"])), 1)
     progress = Progress(steps * starts * len(temperatures))
     finished = kept_rows(partway)

@@ -103,7 +103,7 @@ def test_the_table_of_networks_at_a_temperature_is_documented(job, subset_with):
     """It is no part of the plain command's results. Its bounds and steps are told as its own."""
     subset_with(RUN)
     known = {"temperatures": [0.0, 0.1], "start_variance": 1e-4, "members": 2, "realisations": 2}
-    settings = {"langevin": {**known, "step": 0.25}, "networks": [{**RUN, "final_time": 2}]}
+    settings = {**known, "step": 0.25, "networks": [{**RUN, "final_time": 2}]}
     settings |= {"seed": 11, "confidence": 0.9, "resamples": 20, "code": "test"}
     made = "langevin_temperature.csv"
     job(theory_langevin.main, inputs={"n.nc": "n.nc"}, outputs={"o": made}, settings=settings)

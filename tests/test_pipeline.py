@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from pipeline import code_digest as cd
-from pipeline import training, trajectory
+from pipeline import inputs, training, trajectory
 from pipeline.runs import Plan, Refusal
 from pipeline.seeds import derived_seed
 from pipeline.settings import RULES, RuleSettings
@@ -68,6 +68,30 @@ def test_settings_that_the_run_does_not_use_change_nothing(shipped_config, key):
     before = Plan(shipped_config).studies["dataset_size"]
     shipped_config["base"][key] = {"learning_rate_unit": "absolute"}.get(key, 2)
     assert Plan(shipped_config).studies["dataset_size"] == before
+
+
+@pytest.mark.parametrize("place", ["base", "set", "networks"])
+@pytest.mark.parametrize(
+    ("key", "whole", "decimal"), [("label_noise", 0, 0.0), ("final_time", 50, 50.0)]
+)
+def test_the_langevin_experiment_is_the_same_however_a_number_is_written(
+    shipped_config, place, key, whole, decimal
+):
+    """Settings of a job are compared as texts: 0.0 for 0 must not make its results anew."""
+
+    langevin = shipped_config["theory"]["langevin"]
+    langevin["set"].pop(key, None)
+    places = {"base": shipped_config["base"], "set": langevin["set"]}
+    given = places.get(place, langevin["networks"][0])
+
+    def planned(value):
+        given[key] = value
+        plan = Plan(shipped_config)
+        settings = RuleSettings(shipped_config, plan).of("theory_langevin")(None)
+        return repr(settings), inputs.langevin_subsets(plan, shipped_config)(None)
+
+    assert planned(decimal) == planned(whole)
+    assert planned(0.5) != planned(whole)
 
 
 def test_studies_share_runs(shipped_config):

@@ -44,10 +44,8 @@ SETTINGS = RUN | {
 PERCEPTRON = {"model": "fully_connected", "depth": 2, "width": 2}
 FEW_WEIGHTS = {"n": 40, "model": "residual_network", "depth": 1, "width": 1}  # 337, below 400 rows
 LANGEVIN = {
-    "langevin": {
-        "temperatures": [0.0, 0.1], "start_variance": 1e-4, "members": 2, "realisations": 2,
-        "step": 0.25,
-    },
+    "temperatures": [0.0, 0.1], "start_variance": 1e-4, "members": 2, "realisations": 2,
+    "step": 0.25,
     "networks": [
         {**SETTINGS, **PERCEPTRON, "n": 8, "final_time": 5},
         {**SETTINGS, "n": 8, "width": 2, "final_time": 5},

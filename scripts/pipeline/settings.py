@@ -66,9 +66,15 @@ PLAN_PARTS = {
     "default_studies": f"`default_studies`, and of each {STUDY}",
     "studies": f"{STUDY} of every study",
     "study": f"{STUDY} of its study",
-    "langevin": "`dataset`, subset, network, `final_time` of the networks of theory.langevin",
+    "langevin": "`dataset`, subset, network, `final_time` of the networks that "
+    "`theory.langevin.set` and `theory.langevin.networks` give",
 }
 NETWORK = ("dataset", "subset", "network")
+# Without set and networks, which the plan tells however their numbers are written.
+LANGEVIN = tuple(
+    f"theory.langevin.{key}"
+    for key in ("temperatures", "start_variance", "members", "realisations", "step")
+)
 KERNEL = ("seed", "kernel.full_rows_limit", "kernel.stored_rows_limit", "kernel.quadrature_steps")
 STATISTICS = ("seed", "statistics.confidence", "statistics.resamples")
 RULES = {
@@ -104,7 +110,7 @@ RULES = {
     ),
     "theory_power_law": Uses("theory_power_law.py", config=("theory.power_law",)),
     "theory_langevin": Uses(
-        "theory_langevin.py", config=(*STATISTICS, "theory.langevin"), plan=("langevin",)
+        "theory_langevin.py", config=(*STATISTICS, *LANGEVIN), plan=("langevin",)
     ),
     "theory_measured": Uses("theory_measured.py"),
     "theory_figure": Uses("theory_figure.py", config=("figures.dpi",)),
