@@ -1,7 +1,8 @@
 """Remove the states that unfinished jobs and longer runs would continue from.
 
 ``snakemake clean_states``. While a job of these results runs nothing is removed: its state is what
-it would continue from. A link in place of a folder, to a larger disk, stays and is emptied.
+it would continue from. Jobs are seen as far as the locks of the file system reach, which on some is
+one host. A link in place of a folder, to a larger disk, stays and is emptied.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ def main(folders: list[Path], results: Path, log: str | Path) -> int:
     jobs = working(results)
     stages = [stage for folder in folders if folder.is_dir() for stage in folder.iterdir()]
     if jobs:
-        told = f"{jobs} jobs of {results} are running; wait for them or stop them, then clean again"
+        told = f"jobs of {results} are running ({jobs}); wait for them or stop them first"
     else:
         for stage in stages:
             remove(stage)

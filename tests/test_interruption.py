@@ -239,7 +239,7 @@ def test_states_are_removed_only_when_no_job_runs(tmp_path, capsys):
     process = start_job(tmp_path, "time.sleep(100)")
     log = tmp_path / "log"
     assert clean_states.main(folders, results, log) == 1
-    assert "1 jobs of" in capsys.readouterr().out and "are running" in log.read_text()
+    assert "are running (1)" in capsys.readouterr().out and "are running (1)" in log.read_text()
     assert all((folder / "stage/checkpoint.npz").exists() for folder in folders)
     process.kill()  # its file of a lock stays
     process.communicate(timeout=30)
