@@ -18,7 +18,7 @@ from pipeline.stores import (
     write_netcdf,
     write_table,
 )
-from pipeline.tables import THRESHOLD
+from pipeline.tables import with_threshold
 
 MOMENTS = ("start", "warm", "end")
 
@@ -31,18 +31,6 @@ def describe(ensemble: dict) -> dict:
         "ensemble": ensemble["path"],
         **{key: ensemble["settings"].get(key) for key in keys},
     }
-
-
-def with_threshold(ensemble: dict) -> dict:
-    """Return an ensemble with the threshold of its warm start among its settings.
-
-    Null there means that of all studies: a number like the others of an axis of thresholds.
-
-    Args:
-        ensemble: path and settings, as ``Plan.described`` gives them.
-    """
-    threshold = warm_columns(f"{ensemble['path']}/warm_start.json")["threshold"]
-    return ensemble | {"settings": ensemble["settings"] | {THRESHOLD: threshold}}
 
 
 def labelled(table: pd.DataFrame, ensemble: dict) -> pd.DataFrame:
@@ -138,10 +126,14 @@ def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
 def main(snakemake) -> None:
     """Run the rule ``collect``."""
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
-    axes = {"axes": settings["axes"]}
-    ensembles = [with_threshold(ensemble) | axes for ensemble in settings["ensembles"]]
     level = settings["confidence"]
     with logged(snakemake.log[0]):
+        axes, planned = {"axes": settings["axes"]}, settings["ensembles"]
+        warm_starts = [warm_columns(f"{e['path']}/warm_start.json") for e in planned]
+        ensembles = [
+            with_threshold(ensemble, warm["threshold"]) | axes
+            for ensemble, warm in zip(planned, warm_starts, strict=True)
+        ]
         print(f"{len(ensembles)} ensembles, {len(given)} files")
         speed_limits = pd.concat(
             [labelled(read_table(f"{e['path']}/speed_limits.csv"), e) for e in ensembles],
@@ -149,8 +141,8 @@ def main(snakemake) -> None:
         )
         exponents = [labelled(read_table(f"{e['path']}/exponents.csv"), e) for e in ensembles]
         warm = [
-            pd.DataFrame([describe(e) | warm_columns(f"{e['path']}/warm_start.json")])
-            for e in ensembles
+            pd.DataFrame([describe(ensemble) | columns])
+            for ensemble, columns in zip(ensembles, warm_starts, strict=True)
         ]
         curves = [training_curves(e, e["manifests"]) for e in ensembles]
         kernels = [kernel_rows(e, e["kernels"]) for e in ensembles]

@@ -15,7 +15,7 @@ from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.pages import of_study, page, study_label, varied_settings
 from pipeline.stores import read_table
-from pipeline.tables import THRESHOLD
+from pipeline.tables import THRESHOLD, with_threshold
 
 FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
 LAWS = {
@@ -65,12 +65,9 @@ def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
     Returns:
         The settings that vary with their values, and the ensembles with their curves.
     """
-    if THRESHOLD in table:  # where it is null, that of all studies
+    if THRESHOLD in table:
         thresholds = table.groupby("ensemble")[THRESHOLD].first()
-        ensembles = [
-            e | {"settings": e["settings"] | {THRESHOLD: float(thresholds[e["path"]])}}
-            for e in ensembles
-        ]
+        ensembles = [with_threshold(e, float(thresholds[e["path"]])) for e in ensembles]
     varied = varied_settings(ensembles)
     shown = []
     for ensemble in ensembles:

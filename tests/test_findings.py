@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from collect import labelled, with_threshold
+from collect import labelled, warm_columns
 from interactive import FACTORS, LAWS, study_data
 from warm_start import warm_start
 
@@ -23,7 +23,7 @@ from pipeline.outcomes import (
 )
 from pipeline.runs import Plan
 from pipeline.stores import write_json
-from pipeline.tables import THRESHOLD
+from pipeline.tables import THRESHOLD, with_threshold
 from plots.generalisation import rank_correlation as title_of
 from plots.outcomes import series_label
 from sentences.effects import (
@@ -852,7 +852,8 @@ def test_a_threshold_that_is_null_is_a_number_in_tables_and_on_the_interactive_p
         accuracy = np.linspace(0, 1, 20)[None]
         found = warm_start(np.arange(20.0), accuracy, threshold)
         write_json({**found, "provenance": {}}, f"{ensemble['path']}/warm_start.json")
-        told = with_threshold(ensemble) | {"axes": {THRESHOLD: [None, 0.3]}}
+        warm = warm_columns(f"{ensemble['path']}/warm_start.json")
+        told = with_threshold(ensemble, warm["threshold"]) | {"axes": {THRESHOLD: [None, 0.3]}}
         ends = [f"{name}{end}" for name in FACTORS for end in ("", "_low", "_high", "_predicted")]
         values = dict.fromkeys([*ends, *LAWS.values()], 2.0)
         row = {"start": "warm", "time": 1.0, "time_lambda_1": 1.0, **values}

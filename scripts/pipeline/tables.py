@@ -51,6 +51,18 @@ def of_one_kernel(kernels: pd.DataFrame) -> pd.DataFrame:
     return kernels[kernels["kernel"] == ("full" if full.all() else "traced")]
 
 
+def with_threshold(ensemble: dict, threshold: float) -> dict:
+    """Return an ensemble with the threshold of its warm start among its settings.
+
+    Null there means that of all studies: a number like the others of an axis of thresholds.
+
+    Args:
+        ensemble: path and settings, as ``Plan.described`` gives them.
+        threshold: test accuracy that it stands for.
+    """
+    return ensemble | {"settings": ensemble["settings"] | {THRESHOLD: threshold}}
+
+
 def of_kernel(kernel: str) -> str:
     """Return what a label adds for a kernel: the output-traced one has exponents of its own."""
     return ", output-traced kernel" if kernel == "traced" else ""
