@@ -26,6 +26,7 @@ from pipeline.files import results_root
 
 PLANNER = "SPEEDLIMITS_PLANNER_PYTHON"  # version that it ran: digests of code depend on it
 LAUNCHER = "SPEEDLIMITS_LAUNCHER"  # "host pid start" of the Snakemake that started this job
+RUNNING = ".running"  # in a results folder: a file a job, which holds its lock
 WATCH_SECONDS = 0.5  # own choice: far less than a new Snakemake needs to start its first job
 AGAIN = "the same command continues from what is stored"
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
@@ -203,7 +204,7 @@ def sole_process(log: str | Path, tell: Callable[[str], None]) -> Iterator[None]
         None, while the lock is held.
     """
     name = hashlib.sha256(os.fspath(Path(log).absolute()).encode()).hexdigest()[:32]
-    path = results_root(log) / ".running" / name
+    path = results_root(log) / RUNNING / name
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _locked(path, lambda: tell(f"another process still works on the job of {log}; waiting"))
     try:
@@ -223,7 +224,7 @@ def working(results: str | Path) -> int:
         results: its folder.
     """
     number = 0
-    for path in (Path(results) / ".running").glob("*"):
+    for path in (Path(results) / RUNNING).glob("*"):
         with contextlib.suppress(FileNotFoundError), path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed as the file is closed

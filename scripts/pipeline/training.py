@@ -191,7 +191,10 @@ def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
         The dataset: weights in float32, everything else in float64.
     """
     weights = recorded["weights"]
-    squared = np.array([[((other - row) ** 2).sum() for other in weights] for row in weights])
+    squared = np.empty((len(weights), len(weights)))
+    for k, row in enumerate(weights):
+        squared[k, : k + 1] = [((other - row) ** 2).sum() for other in weights[: k + 1]]
+        squared[: k + 1, k] = squared[k, : k + 1]
     # From the displacement: weights that have hardly moved share most of their digits.
     squared[0] = squared[:, 0] = recorded["geodesic_length"] ** 2
     variables = {

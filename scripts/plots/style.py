@@ -35,6 +35,7 @@ from speedlimits.speed_limit import BELOW_ONE
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
 LEGEND_ROW = 0.15  # inches
+LINE_POINTS = 11  # of text in the forbidden region, which shrinks as legends are laid out
 GREY, SHADE = "0.45", "0.92"
 # Okabe and Ito (2008): told apart under every form of colour blindness; yellow left out (faint)
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -266,11 +267,6 @@ def forbidden(speed_limits: pd.DataFrame) -> str:
     if told:
         return "\n".join([r"$T < T_{\mathrm{SL}}$: forbidden to gradient flow,", *told])
     return r"forbidden: $T < T_{\mathrm{SL}}$"
-
-
-LINE_POINTS = (
-    11  # for a line of text in the forbidden region; panels shrink as legends are laid out
-)
 
 
 def forbid_below(axes: Axes, label: str | None = None) -> None:
