@@ -602,3 +602,10 @@ def test_peak_memory_stays_below_the_budget(traced):
     assert len(found) == len(budgets)
     for used, budget in found:
         assert 5e6 < used < budget
+
+
+def test_peak_memory_of_a_traced_kernel_of_many_samples_stays_below_the_budget():
+    """Its last convolution adds products of all pairs of samples, channel by channel."""
+    call = "kernel.empirical_ntk(network, x, traced=True, memory_bytes=budget)"
+    ((used, budget),) = memory_of(call, [300 * 2**20], side=4, width=32, samples=1500)
+    assert 5e6 < used < budget

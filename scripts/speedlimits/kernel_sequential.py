@@ -61,8 +61,11 @@ SWEEP_BYTES = {"cpu": 12 * 2**20, "cuda": 512 * 2**20}
 # below this fan-in and above this many multiplications (measured on x86-64, 16 to 128 channels: at
 # a fan-in of 27, but not at 144 and more; calls of less work cost more than they do).
 FEW_COLUMNS, LOOP_OPERATIONS = 64, 2**19
-TILE_ROWS, TILE_COLUMNS = 128, 1024  # converted to float64 at a time: 1 MiB, an L2 cache
-LIBRARY_BYTES = 64 * 2**20  # packing buffers of BLAS and oneDNN, measured
+# Rows and columns converted to float64 at a time: on a CPU 1 MiB, an L2 cache; on a GPU 64 MiB,
+# for starting an operation there takes as long as moving some 20 MB.
+TILES = {"cpu": (128, 1024), "cuda": (4096, 2048)}
+# Packing buffers of BLAS and oneDNN, measured; on a GPU the tile, and workspaces of its libraries.
+LIBRARY_BYTES = {"cpu": 64 * 2**20, "cuda": 128 * 2**20}
 
 
 class Piece(NamedTuple):
@@ -234,7 +237,7 @@ def _plan(
     """Return passes, micro-batch and panel that keep the memory below the budget.
 
         8 rows columns                              the kernel
-        + LIBRARY_BYTES                             buffers of the libraries
+        + LIBRARY_BYTES of the device               buffers of the libraries
         + 4 * 8 * panel * C' * columns              products of one panel (C' = C, 1 if traced)
         + batch * (bytes of a micro-batch sample)   activations, cotangents, patches
         + columns of J_l and factors of one pass    (the rest)
@@ -256,17 +259,23 @@ def _plan(
         (piece, bytes_per_channel * samples)
         for piece, bytes_per_channel in _channel_bytes(layers, sample, outputs, accumulate_dtype)
     ]
-    fixed = 8 * len(sets[0]) * per_sample * columns + LIBRARY_BYTES + panel_bytes + sample_bytes
+    fixed = 8 * len(sets[0]) * per_sample * columns + panel_bytes + sample_bytes
+    fixed += _of_device(LIBRARY_BYTES, sample)
     least = fixed + max(cost for _, cost in costs)
     if memory_bytes < least:
         raise ValueError(f"memory_bytes is {memory_bytes}; this kernel needs at least {least}")
     spare = (memory_bytes - least) // SPARE_PARTS
     panel = max(1, min(1 + spare // panel_bytes, PANEL_ROWS // per_sample))
     panel = math.ceil(len(sets[0]) / math.ceil(len(sets[0]) / panel))  # panels of equal height
-    target = SWEEP_BYTES.get(sample.device.type, SWEEP_BYTES["cuda"]) // cotangent_bytes
+    target = _of_device(SWEEP_BYTES, sample) // cotangent_bytes
     batch = min(1 + spare // sample_bytes, max(1, target), max(len(x) for x in sets))
     fixed += (panel - 1) * panel_bytes + (batch - 1) * sample_bytes
     return Plan(_passes(costs, memory_bytes - fixed), batch, panel)
+
+
+def _of_device(values: dict, tensor: Tensor):
+    """Return the value for the tensor's device; one that is not a CPU is taken for a GPU."""
+    return values.get(tensor.device.type, values["cuda"])
 
 
 def _passes(costs: list[tuple[Piece, int]], available: int) -> list[list[Piece]]:
@@ -651,13 +660,13 @@ def _add_pooled(
     """Add sum_o V_ao V_bo <M_o(i), M_o(j)>; factors M (N, o, K) and V (C, o)."""
     (m, v), n = left, right[0]
     outputs = len(v)
+    step = 1 if traced else outputs**2  # keeps ``gram`` as small as its result
     for rows, columns in panels:
-        for start in range(0, v.shape[1], outputs**2):  # keeps ``gram`` as small as its result
-            part = slice(start, start + outputs**2)
+        for start in range(0, v.shape[1], step):
+            part = slice(start, start + step)
             gram = m[rows, part].transpose(0, 1) @ n[columns, part].permute(1, 2, 0)
             if traced:
-                target = kernel[rows, columns]
-                target += torch.tensordot((v[:, part] ** 2).sum(dim=0), gram, dims=1)
+                kernel[rows, columns] += gram[0].mul_((v[:, start] ** 2).sum())
                 continue
             pairs = v[:, None, part] * v[None, :, part]
             products = torch.tensordot(pairs, gram, dims=1)  # (C, C, rows, columns)
@@ -728,10 +737,11 @@ def _inner_with_means(centred: Tensor, mean: Tensor) -> Tensor:
     """Return D m^T in float64, (N, a, b), for D (N, C, K) and m (C, K), tile by tile."""
     rows = centred.flatten(0, 1)
     result = mean.new_zeros(len(mean), len(rows))
-    for columns in range(0, rows.shape[1], TILE_COLUMNS):
-        part = slice(columns, columns + TILE_COLUMNS)
+    height, width = _of_device(TILES, rows)
+    for columns in range(0, rows.shape[1], width):
+        part = slice(columns, columns + width)
         for source, target in zip(
-            rows[:, part].split(TILE_ROWS), result.split(TILE_ROWS, dim=1), strict=True
+            rows[:, part].split(height), result.split(height, dim=1), strict=True
         ):
             target += mean[:, part] @ source.double().T  # a quarter faster than its transpose
     return result.T.reshape(*centred.shape[:2], -1)
