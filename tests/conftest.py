@@ -17,6 +17,7 @@ import train
 import xarray as xr
 import yaml
 from checkouts import ROOT, checkout, snakemake
+from emulated_gpu import REAL
 
 from pipeline.columns import described
 from pipeline.stores import read_netcdf, read_snapshots
@@ -62,7 +63,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread_of_the_cpu(monkeypatch):
+    if REAL:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     torch.set_num_threads(1)
     yield
     torch.set_deterministic_debug_mode("default")

@@ -1,12 +1,15 @@
 """A CUDA device that computes on the CPU, so that GPU code runs where there is no GPU.
 
-Tensors "on the card" say that they are on cuda:0 and hold their values on the CPU. An operation
-on tensors of both devices fails as on a card, and so do ``.numpy()``, numbers drawn there by a
-CPU generator, and in deterministic mode operations that torch documents to have no deterministic
-CUDA code. Speed, memory and rounding of a real card are not shown.
+Where torch sees a real one, ``card`` gives that and nothing is emulated. Else tensors "on the card"
+say that they are on cuda:0 and hold their values on the CPU. An operation on tensors of both
+devices fails as on a card, and so do ``.numpy()``, numbers drawn there by a CPU generator, graphs,
+and in deterministic mode operations that torch documents to have no deterministic CUDA code.
+Speed, memory and rounding of a real card are not shown.
 """
 
 import contextlib
+import os
+import types
 
 import pytest
 import torch
@@ -127,11 +130,35 @@ class Devices(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+def hide_real_card():
+    """Let no test and no process of its own compute on a real card, but within ``card``.
+
+    Returns:
+        Whether there is one.
+    """
+    there = torch.cuda.is_available()
+    if there:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.cuda.init()  # this process knows it from here on; those that it starts do not
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return there
+
+
+REAL = hide_real_card()
+
+
 @contextlib.contextmanager
 def card():
-    """Within this, a CUDA device is there."""
+    """Within this, a CUDA device is there: the real one if there is one."""
+    if REAL:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: True)
+            yield
+        return
     with pytest.MonkeyPatch.context() as patch, Devices(), Operations():
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "get_device_name", lambda _: "emulated")
+        memory = types.SimpleNamespace(total_memory=10**9)
+        patch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
         patch.setattr(torch.cuda, "max_memory_allocated", lambda: 1_000_000)
         yield
