@@ -346,6 +346,15 @@ def test_a_long_part_of_a_killed_job_is_not_repeated(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found[0]["kernel"], found[1]["kernel"])
 
 
+def test_a_part_that_takes_longer_to_write_than_to_compute_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.trajectory.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("pipeline.trajectory.SLOW_DISK", 71.0)  # bytes per second
+    for size, kept in ((8, True), (9, False)):
+        stage = tmp_path / f"stage{size}"
+        remembered(stage, "kernel", lambda: {"kernel": np.ones(size)})  # noqa: B023
+        assert stage.exists() == kept
+
+
 def test_the_lock_of_a_dead_snakemake_is_removed_and_that_of_a_living_one_is_not(tmp_path):
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"

@@ -88,7 +88,8 @@ def remembered(
     Args:
         stage: folder of ``stage_folder``.
         name: of the part.
-        compute: returns the arrays; they are stored only if that took long enough to be missed.
+        compute: returns the arrays; they are stored only if that took long enough to be missed,
+            and no longer to be written: a GPU computes a kernel of 20 GB faster than a disk holds.
 
     Returns:
         Name -> array.
@@ -101,7 +102,9 @@ def remembered(
             return found
     start = time.monotonic()
     found = compute()
-    if time.monotonic() - start > CHECKPOINT_SECONDS:
+    seconds = time.monotonic() - start
+    size = sum(np.asarray(array).nbytes for array in found.values())
+    if seconds > CHECKPOINT_SECONDS and size < SLOW_DISK * max(seconds, 1.0):
         _save(path, found, stage.name)
         remove(Partway(stage, name).path)
     return found
