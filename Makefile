@@ -6,7 +6,8 @@
 # make test-long    the rerun tests with every key and module, and KILLS=50 kills over the DAG: an hour or more
 # make docs   write the rulegraph, the table of config keys, and the pages of what rules depend on and of columns
 # make benchmarks   the claims of speed, 5 minutes on an idle core; PEERS=1 beside neural-tangents and torchdiffeq, in
-#             environments made for them; FULL=1 all cases, hours; ARCHIVE=cifar-10-python.tar.gz for its images
+#             environments made for them; FULL=1 all cases, hours; ARCHIVE=cifar-10-python.tar.gz for its images;
+#             GPU=1 the card instead, 5 minutes
 # make pins   exact conda packages of envs/, where conda is at hand
 PYTHON ?= python3
 CUDA ?= 12.8
@@ -54,6 +55,9 @@ docs: .venv/.installed-dev
 
 benchmarks: .venv/.installed $(if $(PEERS),.venv/.installed-peers)
 	mkdir -p $(TABLES)
+ifdef GPU
+	$(BIN)/python benchmarks/gpu.py --csv $(TABLES)/gpu $(if $(ARCHIVE),--archive $(ARCHIVE))
+else
 	$(BENCHMARK)/kernel.py --output $(TABLES)/kernel.csv $(if $(FULL),--full) \
 	    $(if $(PEERS),--neural-tangents .venv/neural-tangents/bin/python)
 	$(BENCHMARK)/kernel_stages.py --case 32,128 $(if $(FULL),$(LARGE_STAGES))
@@ -66,6 +70,7 @@ benchmarks: .venv/.installed $(if $(PEERS),.venv/.installed-peers)
 	$(if $(FULL),$(BENCHMARK)/paper_scale.py $(if $(ARCHIVE),--archive $(ARCHIVE)))
 	$(if $(FULL),$(BENCHMARK)/dag.py)
 	$(if $(FULL),$(BENCHMARK)/overhead.py)
+endif
 
 verify: .venv/.installed
 	$(BIN)/python scripts/verify.py

@@ -477,15 +477,15 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000, 5000])
     parser.add_argument("--ways", nargs="+", help="of the part gradient; all if not given")
     parser.add_argument("--rows", type=int, nargs="+", default=[5000, 10000, 20000])
-    parser.add_argument("--csv", type=Path, default=Path("gpu"), help="folder of the tables")
+    parser.add_argument("--csv", type=Path, default=Path("build/benchmarks/gpu"))
     arguments = parser.parse_args()
     try:
         device = choose_device("cuda", threads=4, deterministic=True)
     except RuntimeError as error:
         sys.exit(str(error))
-    print(f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, cuDNN "
-          f"{torch.backends.cudnn.version()}; {conditions(threads=4)}",
-          flush=True)  # fmt: skip
+    print(conditions(threads=4))
+    card = torch.cuda.get_device_name(device)
+    print(f"{card}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}", flush=True)
     for name in arguments.parts:
         start = time.perf_counter()
         rows = PARTS[name](arguments, device)

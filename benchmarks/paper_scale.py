@@ -11,11 +11,12 @@ No more than an open extrapolation, for planning and for whoever has no card at 
    start's again).
 2. Gradients. Steps of the learning rate take final_time / (lambda_1 * learning_rate) of them, with
    lambda_1 measured at two small n and continued by its power of n. Gradient flow takes the number
-   given by --flow-gradients: by default 700, what README's table has for a Myrtle-5 that learns
-   features up to lambda_1 T = 2e3.
+   given by --flow-gradients: by default 420, the 372 that a Myrtle-5 in NTK parameterisation took
+   on 500 images to lambda_1 T = 1e3 (``gpu.py --parts flow``), and one for each snapshot.
 3. Rates. Each piece is run small on this machine, and its rate divided by that of a large matrix
    product here. The card is taken to reach the same share of its own rate. That share is the
-   weakest link: it holds for large batches and not for small ones. A dense decomposition of K rows
+   weakest link: an H200 reached 59 % of it in gradients, a CPU core all, so that training takes
+   almost twice what this says there (docs/speed.md). A dense decomposition of K rows
    reads 8/3 K^3 bytes (half of its reduction to tridiagonal form is matrix times vector) and does
    as many operations in float64; products with a stored kernel read it once each.
 """
@@ -49,9 +50,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZES = (16, 32)  # samples of the small runs
 MOMENTS = 3  # start, warm start and end
 KERNELS = 1 + 2 + 2  # of them, the last two with the start's beside them
-# Data sheet of the NVIDIA H200 SXM (67 and 34 TFLOP/s without tensor cores, 4.8 TB/s), times 3/4,
-# which is our own choice of what can be sustained.
-CARD = {"float32": 50.0, "float64": 25.0, "bandwidth": 3.6}
+CARD = {"float32": 51.0, "float64": 55.0, "bandwidth": 4.4}  # NVIDIA H200, by ``gpu.py``
 
 
 def network_of(settings: dict, inputs: torch.Tensor, dtype: torch.dtype) -> torch.nn.Module:
@@ -164,7 +163,7 @@ def main() -> None:
     for name, value in CARD.items():
         unit = "TB/s" if name == "bandwidth" else "TFLOP/s"
         parser.add_argument(f"--{name}", type=float, default=value, help=f"of the card, {unit}")
-    parser.add_argument("--flow-gradients", type=int, default=700, help="of one gradient flow")
+    parser.add_argument("--flow-gradients", type=int, default=420, help="of one gradient flow")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))

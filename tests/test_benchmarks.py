@@ -60,18 +60,21 @@ def test_every_benchmark_says_where_it_ran(path):
     assert re.search(r"print\(f?\"?\{?conditions\(", path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("choice", [(), ("FULL=1", "PEERS=1", "ARCHIVE=cifar.tar.gz")])
+@pytest.mark.parametrize(
+    "choice", [(), ("FULL=1", "PEERS=1", "ARCHIVE=cifar.tar.gz"), ("GPU=1", "ARCHIVE=cifar.tar.gz")]
+)
 def test_one_command_runs_programs_with_options_that_they_have(choice):
     made = subprocess.run(
         ["make", "-n", "benchmarks", *choice], cwd=ROOT, capture_output=True, text=True, check=True
     )
     lines = re.findall(r"python (benchmarks/\w+\.py)(.*)", made.stdout.replace("\\\n", " "))
-    assert {"kernel", "kernel_stages", "gradient_flow"} <= {name[11:-3] for name, _ in lines}
+    names, card = {name[11:-3] for name, _ in lines}, "GPU=1" in choice
+    assert names == {"gpu"} if card else {"kernel", "kernel_stages", "gradient_flow"} <= names
     for name, options in lines:
         text = (ROOT / name).read_text(encoding="utf-8")
         for option in shlex.split(options):
             assert not option.startswith("--") or f'"{option}"' in text, (name, option)
-    assert ("benchmarks/requirements-peers.txt" in made.stdout) <= bool(choice)
+    assert ("benchmarks/requirements-peers.txt" in made.stdout) <= ("PEERS=1" in choice)
 
 
 @pytest.fixture
