@@ -5,6 +5,7 @@ the CPU gives.
 """
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.files import FINISHED, remove
 from speedlimits.ensembles import EnsembleLoss
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import Cost
-from speedlimits.networks import fully_connected, initialise_
+from speedlimits.networks import fully_connected, initialise_, myrtle5
 from speedlimits.ntk_dynamics import predict
 
 SETTINGS = RUN | {"n": 8, "depth": 2, "width": 4, "final_time": 20}
@@ -100,6 +101,21 @@ def test_training_that_stops_on_a_card_continues_there_to_the_same_bits(
         assert "continu" not in (tmp_path / "job.log").read_text()
     for name in whole:
         np.testing.assert_array_equal(continued[name], whole[name], err_msg=name)
+
+
+def test_a_pass_of_convolutions_takes_a_quarter_of_the_card():
+    """Twelve times the largest activation a sample, of which eleven were measured."""
+    build = partial(myrtle5, input_shape=(3, 32, 32), outputs=2, parameterisation="ntk")
+    networks = [build(width=width) for width in (8, 512)]
+    inputs, targets = torch.zeros(2, 3, 32, 32), torch.zeros(2, 2)
+    with card():
+        memory = torch.cuda.get_device_properties(torch.device("cuda")).total_memory
+        there = [x.to("cuda") for x in (inputs, targets)]
+        for width, network in zip((8, 512), networks, strict=True):
+            loss = TrainingLoss(network.to("cuda"), *there)
+            sample = 12 * 4 * width * 32 * 32
+            assert loss.micro_batch == min(2500, memory // (4 * sample))
+            assert not loss.channels_last
 
 
 @pytest.mark.parametrize("model", ("myrtle5", "residual_network", "vision_transformer"))

@@ -165,6 +165,7 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words
         (np.zeros((3, 7)), [0, 1, 2], r"must be \(snapshots, 12\)"),
         (np.zeros((2, 12)), [0, 1, 2], "one for each of the 2 snapshots"),
         (np.zeros((2, 12)), [1, 0], "must increase"),
+        (np.zeros((2, 12)), [1, 1], "must increase"),
         ([{"weight": torch.zeros(C, D)}] * 2, [0, 1], "lacks the weights bias"),
         ([], [], "there must be at least 2"),
         (np.zeros((2, 12)), [0, math.inf], "must increase and be finite"),
