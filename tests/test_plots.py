@@ -959,6 +959,23 @@ def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours()
     assert sum(r"\beta^{-1}" in text for text in words) == 9
 
 
+@pytest.mark.parametrize(
+    ("side", "times"), [("left", [20, 100]), ("right", [0.2, 1]), ("right", [])]
+)
+def test_the_label_of_the_forbidden_region_stands_where_fewer_curves_are(side, times):
+    style.use_style()
+    figure, ((panel,),) = style.new_figure(1, 1, style.SINGLE_COLUMN, 3.0)
+    panel.plot(np.geomspace(0.1, 1, 20), np.full(20, 0.9))  # close to 1, where no label is
+    panel.plot([1, 1000], [1.5, 30])
+    panel.plot(times, [0.02] * len(times))
+    style.finish_bounded([panel], {panel: "forbidden to gradient flow"})
+    FigureCanvasAgg(figure).draw()
+    assert panel.texts[0].get_horizontalalignment() == side
+    extent = panel.texts[0].get_window_extent()
+    across = panel.transData.transform([(time, 0.02) for time in times] or [(1e9, 1)])[:, 0]
+    assert not np.any((extent.x0 < across) & (across < extent.x1))
+
+
 @pytest.mark.parametrize("lines", [1, 2, 3])
 @pytest.mark.parametrize("height", [1.7, 3.0])
 def test_the_label_of_the_forbidden_region_lies_in_it(lines, height):

@@ -59,6 +59,7 @@ def discretisation_note(rows: pd.DataFrame) -> str:
     below = ensembles[ensembles["speed_unevenness"] < 0.99]
     if len(below) == 0:
         return ""
-    worst = 100 * float(np.abs(below["discretisation"]).max())
-    shown = f"{worst:.2g}" if worst < 100 else f"{worst:.0f}"
-    return f"below 1 by finite steps,\nwhich make up to {shown} %"
+    worst = float(np.abs(below["discretisation"]).max())
+    if worst >= 1:
+        return f"below 1 by finite steps,\nup to {float(f'{1 + worst:.2g}'):g}-fold"
+    return f"below 1 by finite steps,\nwhich make up to {100 * worst:.2g} %"

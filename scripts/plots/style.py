@@ -285,10 +285,22 @@ def forbid_below(axes: Axes, label: str | None = None) -> None:
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1)
     axes.set_ylim(low, high)
     if label:
-        middle = math.sqrt(low)
-        place = axes.get_yaxis_transform()
-        style = {"ha": "right", "va": "center", "fontsize": 6, "color": GREY}
-        axes.text(0.97, middle, label, transform=place, **style)
+        side = _freer_side(axes)
+        region = math.log(low) / math.log(low / high)  # of the panel's height
+        height = min(region / 2, share / 2 + 3 / points)  # near the bottom, above ticks
+        style = {"ha": side, "va": "center", "fontsize": 6, "color": GREY}
+        place = {"left": 0.03, "right": 0.97}[side], height
+        axes.text(*place, label, transform=axes.transAxes, **style)
+
+
+def _freer_side(axes: Axes) -> str:
+    """Return the half of a panel, "left" or "right", with fewer points of curves well below 1."""
+    points = [line.get_xydata() for line in axes.lines if line.get_transform() == axes.transData]
+    x, y = np.concatenate([np.empty((0, 2)), *points]).T
+    across, _ = axes.transAxes.inverted().transform(axes.transData.transform(np.c_[x, y])).T
+    below = y < axes.get_ylim()[0] ** 0.25  # by a quarter of the forbidden region's height
+    left, right = (np.count_nonzero(below & side) for side in (across < 0.5, across >= 0.5))
+    return "left" if left < right else "right"
 
 
 def log_axes(axes: Axes, which: str = "x") -> None:
