@@ -271,7 +271,7 @@ def small(arguments, device) -> list[dict]:
                for k, v in times.items()},
             "step of descent, single / graph, ms":
                 f"{1e3 * steps['single']:.3f} / {1e3 * steps['graph']:.3f}",
-            "captured": graphs[0].captured, "same bits": same,
+            "same bits": same,
         })  # fmt: skip
         print(rows[-1], flush=True)
     return rows

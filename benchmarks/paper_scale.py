@@ -16,9 +16,9 @@ No more than an open extrapolation, for planning and for whoever has no card at 
 3. Rates. Each piece is run small on this machine, and its rate divided by that of a large matrix
    product here. The card is taken to reach the same share of its own rate. That share is the
    weakest link: an H200 reached 59 % of it in gradients, a CPU core all, so that training takes
-   almost twice what this says there (docs/speed.md). A dense decomposition of K rows
-   reads 8/3 K^3 bytes (half of its reduction to tridiagonal form is matrix times vector) and does
-   as many operations in float64; products with a stored kernel read it once each.
+   almost twice what this says there, and in float64 16 % (docs/speed.md). A dense decomposition of
+   K rows reads 8/3 K^3 bytes (half of its reduction to tridiagonal form is matrix times vector) and
+   does as many operations in float64; products with a stored kernel read it once each.
 """
 
 from __future__ import annotations

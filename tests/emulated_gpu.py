@@ -2,7 +2,7 @@
 
 Where torch sees a real one, ``card`` gives that and nothing is emulated. Else tensors "on the card"
 say that they are on cuda:0 and hold their values on the CPU. An operation on tensors of both
-devices fails as on a card, and so do ``.numpy()``, numbers drawn there by a CPU generator, graphs,
+devices fails as on a card, and so do ``.numpy()``, numbers drawn there by a CPU generator,
 and in deterministic mode operations that torch documents to have no deterministic CUDA code.
 Speed, memory and rounding of a real card are not shown.
 """
@@ -16,6 +16,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+from speedlimits import gradient
 
 aten = torch.ops.aten
 CARD = torch.device("cuda", 0)
@@ -130,14 +132,21 @@ class Devices(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+HIDDEN = "SPEEDLIMITS_HIDDEN_CUDA_DEVICES"  # from processes that tests start, not from xdist's
+
+
 def hide_real_card():
     """Let no test and no process of its own compute on a real card, but within ``card``.
 
     Returns:
         Whether there is one.
     """
+    if HIDDEN in os.environ:  # a worker of pytest-xdist, whose parent has been here
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[HIDDEN]
     there = torch.cuda.is_available()
     if there:
+        every = ",".join(map(str, range(torch.cuda.device_count())))
+        os.environ[HIDDEN] = os.environ.get("CUDA_VISIBLE_DEVICES", every)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.cuda.init()  # this process knows it from here on; those that it starts do not
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -160,5 +169,6 @@ def card():
         patch.setattr(torch.cuda, "get_device_name", lambda _: "emulated")
         memory = types.SimpleNamespace(total_memory=10**9)
         patch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+        patch.setattr(gradient, "GRAPH_SAMPLES", 0)  # nothing is captured
         patch.setattr(torch.cuda, "max_memory_allocated", lambda: 1_000_000)
         yield

@@ -5,8 +5,10 @@ the CPU gives.
 """
 
 import itertools
+import os
 from functools import partial
 
+import emulated_gpu
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from speedlimits.kernel import Cost
 from speedlimits.networks import fully_connected, initialise_, myrtle5
 from speedlimits.ntk_dynamics import predict
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 SETTINGS = RUN | {"n": 8, "depth": 2, "width": 4, "final_time": 20}
 MODELS = {
     "fully_connected": {},
@@ -129,21 +132,23 @@ def test_two_jobs_on_a_card_give_the_same_bits_in_float32(train_with, spectrum_w
                 np.testing.assert_array_equal(first, second, err_msg=name)
 
 
-class Deciding(torch.nn.Module):
-    """A linear network whose operations wait for a value, which no graph can."""
+def test_few_samples_of_a_plain_chain_are_one_graph_and_others_are_not(monkeypatch):
+    model = {"input_shape": (1, 4, 4), "outputs": 2, "width": 2, "parameterisation": "ntk"}
+    chain, other = fully_connected(**model, depth=2), torch.nn.Linear(16, 2)
+    inputs, targets = torch.zeros(600, 1, 4, 4), torch.zeros(600, 2)
+    assert not TrainingLoss(chain, inputs[:3], targets[:3]).as_one_graph  # on the CPU
+    with card():
+        monkeypatch.setattr("speedlimits.gradient.GRAPH_SAMPLES", 512)
+        x, y, chain, other = (part.to("cuda") for part in (inputs, targets, chain, other))
+        assert TrainingLoss(chain, x[:512], y[:512]).as_one_graph
+        assert not TrainingLoss(chain, x[:513], y[:513]).as_one_graph
+        assert not TrainingLoss(other, x[:3].flatten(1), y[:3]).as_one_graph
 
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(2, 3))
 
-    def forward(self, x):
-        return x @ self.weight.T * (2.0 if x.sum().item() > 0 else 1.0)
-
-
-@pytest.mark.parametrize("network", (Deciding, lambda: torch.nn.Linear(3, 2, bias=False)))
-def test_gradients_as_one_graph_are_those_of_single_operations(network):
-    network, inputs, targets = network(), torch.ones(5, 3), torch.zeros(5, 2)
-    weights = torch.arange(6.0)
+@pytest.mark.skipif(not REAL, reason="CUDA graphs need a real card")
+def test_gradients_as_one_graph_are_those_of_single_operations():
+    network, inputs = torch.nn.Linear(3, 2, bias=False), torch.ones(5, 3)
+    targets, weights = torch.zeros(5, 2), torch.arange(6.0)
     wanted = TrainingLoss(network, inputs, targets).loss_and_gradient(weights)
     with card():
         there = [x.to("cuda") for x in (inputs, targets)]
@@ -151,10 +156,25 @@ def test_gradients_as_one_graph_are_those_of_single_operations(network):
         for scale in (1, 2, 1):  # the first call captures, the others replay
             value, gradient = loss.loss_and_gradient(scale * weights.to("cuda"))
         some = loss.loss_and_gradient(weights.to("cuda"), torch.tensor([0, 2]).to("cuda"))
-    assert loss.captured == (REAL and not isinstance(network, Deciding))
     assert value == pytest.approx(wanted[0]) and some[0] == pytest.approx(0.4 * wanted[0])
     torch.testing.assert_close(gradient.cpu(), wanted[1])
     torch.testing.assert_close(some[1].cpu(), 0.4 * wanted[1])
+
+
+@pytest.mark.parametrize(("before", "kept"), [(None, "0,1"), ("1", "1")])
+def test_workers_of_xdist_see_the_card_that_their_parent_hid(monkeypatch, before, kept):
+    for name in ("CUDA_VISIBLE_DEVICES", emulated_gpu.HIDDEN):
+        monkeypatch.delenv(name, raising=False)
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "init", lambda: seen.append(os.environ.get(VISIBLE)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.environ.get(VISIBLE) != "")
+    for _process in ("parent", "worker"):
+        assert emulated_gpu.hide_real_card()
+        assert os.environ[VISIBLE] == "" and os.environ[emulated_gpu.HIDDEN] == kept
+    assert seen == [before, kept]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from speedlimits.freed_memory import keep_freed_memory
 # 10 % of the best for 32 channels at 32 x 32 and 16 channels at 8 x 8.
 CONVOLUTION_CACHE_BYTES = 16 * 64 * 32 * 32 * 4
 # On a GPU starting the operations of a small batch one by one takes longer than they do; as one
-# CUDA graph they start at once. A graph keeps the memory of a pass, which is little here.
+# CUDA graph they start at once. A graph keeps the memory of a pass: 4 GB for 500 images with 128
+# channels, measured.
 GRAPH_SAMPLES = 512
 GRAPH_WARM_UP = 3  # passes before the capture, as torch's manual has it
 MICRO_BATCH = 1024  # without convolutions: larger batches feed the matrix products better
@@ -45,9 +46,10 @@ class TrainingLoss:
         channels_last: keep images in the channels-last memory format, which is faster for
             convolutions on a CPU. None means: there, where the inputs are images and the network,
             whose views may want the usual format, takes it.
-        cuda_graph: on a GPU, start all operations of the full gradient at once. None means: with
-            up to ``GRAPH_SAMPLES`` samples. A network whose operations cannot be captured, such as
-            one that decides by values, goes without.
+        cuda_graph: on a GPU, start all operations of the full gradient at once, as they were at
+            the first call: torch's settings at that time stay. None means: with up to
+            ``GRAPH_SAMPLES`` samples, for plain chains of layers, which were measured. True asks
+            for a network none of whose operations waits for a value.
 
     Raises:
         ValueError: if inputs and targets differ in number or micro_batch is below 1.
@@ -79,8 +81,9 @@ class TrainingLoss:
         self.targets = targets.to(self._theta)
         self._loss = torch.zeros((), dtype=torch.float64, device=self._theta.device)
         if cuda_graph is None:
-            cuda_graph = len(inputs) <= min(GRAPH_SAMPLES, self.micro_batch)
-        self.captured = cuda_graph and self._theta.device.type == "cuda"
+            few = len(inputs) <= min(GRAPH_SAMPLES, self.micro_batch)
+            cuda_graph = few and _is_plain_chain(network)
+        self.as_one_graph = cuda_graph and self._theta.device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def loss_and_gradient(
@@ -98,8 +101,10 @@ class TrainingLoss:
             the weights.
         """
         self._theta.copy_(weights)
-        if rows is None and self.captured:
-            self._replay()
+        if rows is None and self.as_one_graph:
+            with torch.cuda.device(self._theta.device):
+                self._graph = self._graph or self._capture()
+                self._graph.replay()
         else:
             self._accumulate(rows)
         gradient = self._gradient.to(device=weights.device, dtype=weights.dtype, copy=True)
@@ -117,23 +122,8 @@ class TrainingLoss:
             (outputs * residual).sum().backward()
             self._loss += 0.5 * residual.double().square().sum()
 
-    def _replay(self) -> None:
-        """Run the graph of ``_accumulate``, captured at the first call; without one, as it is."""
-        if self._graph is None:
-            try:
-                self._graph = self._capture()
-            except RuntimeError:  # of a network whose operations wait for a value
-                self.captured = False
-                self._accumulate(None)
-                return
-        self._graph.replay()
-
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Return ``_accumulate`` over all samples as one graph.
-
-        Raises:
-            RuntimeError: by torch, where the network's operations cannot be captured.
-        """
+        """Return ``_accumulate`` over all samples as one graph, on the current device."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -192,6 +182,14 @@ class TrainingLoss:
         if self.channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return zip(inputs.split(self.micro_batch), targets.split(self.micro_batch), strict=True)
+
+
+def _is_plain_chain(network: nn.Module) -> bool:
+    """Return whether a network is a chain of torch's layers and those of module ``layers``."""
+    places = ("torch.nn.modules.", "speedlimits.layers")
+    return type(network) is nn.Sequential and all(
+        type(layer).__module__.startswith(places) for layer in network
+    )
 
 
 def _flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
