@@ -53,13 +53,14 @@ from speedlimits.kernel import (
     largest_eigenvalue,
     spectrum_cost,
 )
-from speedlimits.networks import fully_connected, initialise_, myrtle5
+from speedlimits.networks import MODELS, drawn_network
 from speedlimits.ntk_dynamics import predict
 from speedlimits.spectrum import leading_eigenvectors, noise_floor
 from speedlimits.spectrum_torch import decomposed
 
 OUTPUTS = 10
 REPEATS = 5
+REALISATIONS = 6  # the paper's
 LEAST_SECONDS = 0.1  # one timing repeats a call until it lasts this long
 
 
@@ -124,16 +125,13 @@ def images(archive: Path | None, count: int, device: torch.device) -> tuple:
     return inputs.to(device), torch.nn.functional.one_hot(labels, OUTPUTS).float().to(device)
 
 
-def network_at_start(width: int, inputs: torch.Tensor, parameterisation="ntk", initialisation="he"):
-    """Return a Myrtle-5 at its start, on the inputs' device."""
-    network = myrtle5(
-        input_shape=tuple(inputs.shape[1:]),
-        outputs=OUTPUTS,
-        width=width,
-        parameterisation=parameterisation,
-        initialisation=initialisation,
-    )
-    return initialise_(network, torch.Generator().manual_seed(0)).to(inputs.device)
+def network_at_start(
+    width: int, inputs: torch.Tensor, seed: int = 0, model: str = "myrtle5", **settings
+) -> torch.nn.Module:
+    """Return a network at its start, in NTK parameterisation if not told else, on the card."""
+    settings = {"parameterisation": "ntk", "width": width} | settings
+    build = partial(MODELS[model], input_shape=tuple(inputs.shape[1:]), outputs=OUTPUTS, **settings)
+    return drawn_network(build, seed).to(inputs.device)
 
 
 def weights_of(network: torch.nn.Module) -> torch.Tensor:
@@ -177,30 +175,27 @@ def gradient(arguments, device) -> list[dict]:
     theta = weights_of(network)
     operations = 3 * forward_operations(network, every[:1])
     ways = {
-        "as shipped": ({}, contextlib.nullcontext),
-        "any algorithm": ({}, any_algorithm),
-        "timed algorithms": ({}, searched),
-        "channels last": ({"channels_last": True}, contextlib.nullcontext),
-        "micro-batch 256": ({"micro_batch": 256}, contextlib.nullcontext),
-        "micro-batch 1024": ({"micro_batch": 1024}, contextlib.nullcontext),
-        "micro-batch 5000": ({"micro_batch": 5000}, contextlib.nullcontext),
-        "TF32": ({}, tf32),
-        "float64": ({"double": True}, contextlib.nullcontext),
+        "as shipped": ({}, contextlib.nullcontext, torch.float32),
+        "any algorithm": ({}, any_algorithm, torch.float32),
+        "timed algorithms": ({}, searched, torch.float32),
+        "channels last": ({"channels_last": True}, contextlib.nullcontext, torch.float32),
+        "micro-batch 256": ({"micro_batch": 256}, contextlib.nullcontext, torch.float32),
+        "micro-batch 1024": ({"micro_batch": 1024}, contextlib.nullcontext, torch.float32),
+        "micro-batch 5000": ({"micro_batch": 5000}, contextlib.nullcontext, torch.float32),
+        "TF32": ({}, tf32, torch.float32),
+        "float64": ({}, contextlib.nullcontext, torch.float64),
     }
     for n in arguments.sizes:
         reference = None
-        for name, (options, context) in ways.items():
+        for name, (options, context, dtype) in ways.items():
             if arguments.ways and name not in arguments.ways:
                 continue
             if n not in (arguments.sizes[0], arguments.sizes[-1]) and name != "as shipped":
                 continue
-            options = dict(options)
-            model, x, y = network, every[:n], labels[:n]
-            if options.pop("double", False):
-                model, x, y = copy.deepcopy(network).double(), x.double(), y.double()
             forget()
             with context():
-                loss = TrainingLoss(model, x, y, **options)
+                model = copy.deepcopy(network).to(dtype)
+                loss = TrainingLoss(model, every[:n], labels[:n], **options)
                 seconds = elapsed(partial(loss.loss_and_gradient, theta), repeats=3)
                 found = loss.loss_and_gradient(theta)[1]
                 same = bool(torch.equal(found, loss.loss_and_gradient(theta)[1]))
@@ -223,22 +218,14 @@ def small(arguments, device) -> list[dict]:
     """Return times of gradients of few samples, for six realisations, and of whole steps."""
     rows = []
     every, labels = images(arguments.archive, 512, device)
-    flat = every.flatten(1)
-    cases = [("Myrtle-5", w, n) for w, n in ((16, 32), (32, 64), (32, 256), (32, 512), (128, 256))]
-    cases += [("fully connected", 256, 64)]
+    cases = [("myrtle5", w, n) for w, n in ((16, 32), (32, 64), (32, 256), (32, 512), (128, 256))]
+    cases += [("fully_connected", 256, 64)]
     for model, width, n in cases:
         forget()
-        if model == "Myrtle-5":
-            x = every[:n]
-            networks = [network_at_start(width, x) for _ in range(6)]
-        else:
-            x = flat[:n]
-            networks = [
-                initialise_(fully_connected(input_shape=tuple(x.shape[1:]), outputs=OUTPUTS,
-                                            width=width, depth=3, parameterisation="ntk"),
-                            torch.Generator().manual_seed(seed)).to(device)
-                for seed in range(6)
-            ]  # fmt: skip
+        x, options = every[:n], {"depth": 3} if model == "fully_connected" else {}
+        networks = [
+            network_at_start(width, x, seed, model, **options) for seed in range(REALISATIONS)
+        ]
         thetas = torch.stack([weights_of(network) for network in networks])
 
         def one_by_one(losses, thetas=thetas):
@@ -267,7 +254,7 @@ def small(arguments, device) -> list[dict]:
             steps[name] = (time.perf_counter() - start) / 200
         rows.append({
             "network": model, "width": width, "n": n,
-            **{f"{k}, ms a gradient": with_spread([1e3 * t / 6 for t in v], ".3f")
+            **{f"{k}, ms a gradient": with_spread([1e3 * t / REALISATIONS for t in v], ".3f")
                for k, v in times.items()},
             "step of descent, single / graph, ms":
                 f"{1e3 * steps['single']:.3f} / {1e3 * steps['graph']:.3f}",
@@ -299,7 +286,7 @@ def fitted(kernel: torch.Tensor, residue: torch.Tensor) -> dict:
 
 
 def precision(arguments, device) -> list[dict]:
-    """Return what float32 and TF32 change in kernels, and in flows."""
+    """Return what float32 and TF32 change in kernels."""
     rows = []
     n = min(128, arguments.sizes[0])
     x, y = images(arguments.archive, max(n, arguments.sizes[0]), device)
@@ -363,12 +350,13 @@ def descent_in_tf32(arguments, device) -> list[dict]:
 def flow(arguments, device) -> list[dict]:
     """Return gradients and time of gradient flow at the default tolerance."""
     rows = []
-    for n, start, limit in (
-        (arguments.sizes[0], ("ntk", "he"), 60),
-        (arguments.sizes[0], ("standard", "torch_default"), 5),
-    ):
-        x, y = images(arguments.archive, n, device)
-        network = network_at_start(arguments.width, x, *start)
+    n = arguments.sizes[0]
+    x, y = images(arguments.archive, n, device)
+    for (parameterisation, initialisation), limit in (
+        (("ntk", "he"), 60), (("standard", "torch_default"), 5),
+    ):  # fmt: skip
+        start = {"parameterisation": parameterisation, "initialisation": initialisation}
+        network = network_at_start(arguments.width, x, **start)
         lambda_1 = largest_eigenvalue(network, x)
         loss = TrainingLoss(network, x, y)
         evolution = GradientFlow(loss.loss_and_gradient, weights_of(network), lambda_1=lambda_1)
@@ -377,7 +365,7 @@ def flow(arguments, device) -> list[dict]:
             evolution.advance(scaled / lambda_1)
             drop = first - evolution.loss
             rows.append({
-                "n": n, "start": " ".join(start), "lambda_1": f"{lambda_1:.4g}",
+                "n": n, **start, "lambda_1": f"{lambda_1:.4g}",
                 "lambda_1 t": scaled, "gradients": evolution.gradients,
                 "s": f"{time.perf_counter() - begin:.1f}", "loss": f"{evolution.loss:.4g}",
                 "T/T_SL": f"{evolution.time * drop / float(evolution.displacement.norm())**2:.3f}",

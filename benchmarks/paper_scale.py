@@ -5,10 +5,10 @@
 
 No more than an open extrapolation, for planning and for whoever has no card at hand:
 
-1. Operations. f, those of one sample's forward pass, are counted by torch on the configured
-   network. A gradient takes 3 f n; kernels and quadratures take what ``kernel.spectrum_cost`` says,
-   a kernel at the start once, and one at the warm start and at the end twice (its drift needs the
-   start's again).
+1. Operations. f, those of one sample's forward pass of the configured network, are counted
+   (``kernel.forward_operations``). A gradient takes 3 f n; kernels and quadratures take what
+   ``kernel.spectrum_cost`` says, a kernel at the start once, and one at the warm start and at the
+   end twice (its drift needs the start's again).
 2. Gradients. Steps of the learning rate take final_time / (lambda_1 * learning_rate) of them, with
    lambda_1 measured at two small n and continued by its power of n. Gradient flow takes the number
    given by --flow-gradients: by default 420, the 372 that a Myrtle-5 in NTK parameterisation took
@@ -35,7 +35,6 @@ import torch
 import yaml
 from measuring import SCRIPTS, conditions, gemm_rate, processor_seconds, with_spread
 from snakemake.utils import update_config
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(SCRIPTS))
 
@@ -43,7 +42,13 @@ from gradient_flow import load_images
 
 from pipeline.runs import Plan
 from speedlimits.gradient import TrainingLoss
-from speedlimits.kernel import empirical_ntk, kernel_product, largest_eigenvalue, spectrum_cost
+from speedlimits.kernel import (
+    empirical_ntk,
+    forward_operations,
+    kernel_product,
+    largest_eigenvalue,
+    spectrum_cost,
+)
 from speedlimits.networks import MODELS, drawn_network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +72,7 @@ def shares(settings: dict, images: torch.Tensor, targets: torch.Tensor) -> dict[
     """Return piece -> its rate over that of matrix products in the same arithmetic, repeatedly."""
     x, y = images[: SIZES[0]], targets[: SIZES[0]]
     single = network_of(settings, x, torch.float32)
-    forward = forward_operations(single, x)
+    forward = forward_operations(single, x[:1])
     rate = {name: gemm_rate(name) for name in ("float32", "float64")}
     weights = torch.nn.utils.parameters_to_vector(single.parameters()).detach()
     loss = TrainingLoss(single, x, y)
@@ -91,13 +96,6 @@ def shares(settings: dict, images: torch.Tensor, targets: torch.Tensor) -> dict[
         name: [operations / seconds / rate[dtype] for seconds in processor_seconds(call)]
         for name, (operations, dtype, call) in pieces.items()
     }
-
-
-def forward_operations(network: torch.nn.Module, inputs: torch.Tensor) -> int:
-    """Return f, the operations of one sample's forward pass (multiply and add = 2)."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(inputs[:1])
-    return counter.get_total_flops()
 
 
 def lambda_1_law(settings: dict, images: torch.Tensor) -> Callable[[int], float]:
@@ -136,9 +134,9 @@ def ensemble_seconds(
     network = network_of(settings, inputs, torch.float32)
     cost = spectrum_cost(network, inputs[:1].expand(n, *inputs.shape[1:]), outputs,
                          kernel["quadrature_steps"])  # fmt: skip
-    training = gradients * 3 * forward_operations(network, inputs) * n
+    training = gradients * 3 * forward_operations(network, inputs[:1]) * n
     weights = sum(p.numel() for p in network.parameters())
-    gradients_only = 3 * forward_operations(network, inputs) * n * outputs
+    gradients_only = 3 * forward_operations(network, inputs[:1]) * n * outputs
     traced = gradients_only + n**2 * outputs * weights
     full = outputs * n <= kernel["full_rows_limit"]
     stored = outputs * n <= kernel["stored_rows_limit"] and cost.stored < cost.quadrature

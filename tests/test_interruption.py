@@ -4,6 +4,7 @@ import base64
 import ctypes
 import errno
 import functools
+import itertools
 import os
 import re
 import resource
@@ -347,11 +348,13 @@ def test_a_long_part_of_a_killed_job_is_not_repeated(tmp_path, monkeypatch):
 
 
 def test_a_part_that_takes_longer_to_write_than_to_compute_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.trajectory.CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setattr("pipeline.trajectory.SLOW_DISK", 71.0)  # bytes per second
+    ticks = itertools.count(0, 30)  # every part takes 30 s
+    clock = types.SimpleNamespace(monotonic=functools.partial(next, ticks))
+    monkeypatch.setattr("pipeline.trajectory.time", clock)
+    monkeypatch.setattr("pipeline.trajectory.SLOW_DISK", 2.2)  # bytes per second: 66 in that time
     for size, kept in ((8, True), (9, False)):
         stage = tmp_path / f"stage{size}"
-        remembered(stage, "kernel", lambda: {"kernel": np.ones(size)})  # noqa: B023
+        remembered(stage, "kernel", functools.partial(dict, kernel=np.ones(size)))
         assert stage.exists() == kept
 
 

@@ -104,7 +104,7 @@ def remembered(
     found = compute()
     seconds = time.monotonic() - start
     size = sum(np.asarray(array).nbytes for array in found.values())
-    if seconds > CHECKPOINT_SECONDS and size < SLOW_DISK * max(seconds, 1.0):
+    if seconds > CHECKPOINT_SECONDS and size < SLOW_DISK * seconds:
         _save(path, found, stage.name)
         remove(Partway(stage, name).path)
     return found

@@ -185,7 +185,10 @@ class TrainingLoss:
 
 
 def _is_plain_chain(network: nn.Module) -> bool:
-    """Return whether a network is a chain of torch's layers and those of module ``layers``."""
+    """Return whether a network is a chain of torch's layers and those of module ``layers``.
+
+    Module ``kernel_sequential`` has a stricter check, but trainings do not depend on that module.
+    """
     places = ("torch.nn.modules.", "speedlimits.layers")
     return type(network) is nn.Sequential and all(
         type(layer).__module__.startswith(places) for layer in network
