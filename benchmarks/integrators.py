@@ -6,6 +6,7 @@
 * RKC2: the same with every mode explicit;
 * RKC2 extrapolated to order 3 and 4: one, two (and three) steps over the same time, combined so
   that the errors of second (and third) order cancel;
+* ROCK4: a stabilised method of fourth order, its coefficients computed (``rock4.py``);
 * EXPRB32: exponential Rosenbrock method of order 3 (Hochbruck, Ostermann, Schweitzer, SIAM J.
   Numer. Anal. 47 (2009) 786-803) with Krylov spaces; its correction in a space of its own, or in
   that of the step, which costs no products. A product with the Hessian is a difference of two
@@ -15,8 +16,7 @@ All bound the local error of a step relative to the displacement, estimated as i
 difference to the embedded method of an order less, and try at most twice the last step. Stabilised
 methods share the flow's estimate of the spectral radius, which is counted, and its Hermite cubic
 between steps; between those of EXPRB32 its own formula is read off. Problems, recorded times and
-errors are those of ``gradient_flow.py``. ROCK4 is not here: its coefficients are long tables, and
-no Python package with them was found but diffeqpy, a bridge to Julia.
+errors are those of ``gradient_flow.py``.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from gradient_flow import (
     timed,
     write_rows,
 )
+from rock4 import method_for
 
 from speedlimits.dynamics import (
     DIFFERENCE_SIZE,
@@ -116,6 +117,18 @@ class ExtrapolatedFlow(ExplicitFlow):
             self._error_order,
         )
         return end, *self._evaluate(end), end - embedded
+
+
+class Rock4Flow(ExplicitFlow):
+    """Gradient flow by ROCK4, all else (spectral radius, cubic) as in the flow."""
+
+    _error_order = 4
+
+    def _attempt(self, step: float) -> tuple[Tensor, float, Tensor, Tensor]:
+        method = method_for(step, self.spectral_radius)
+        end, velocities = method.step(self._velocity, self._end, -self._end_gradient, step)
+        loss, gradient = self._evaluate(end)
+        return end, loss, gradient, method.local_error(velocities, -gradient, step)
 
 
 def phi(index: int, z: Tensor) -> Tensor:
@@ -294,6 +307,7 @@ METHODS: dict[str, Callable[[Problem, float, float], tuple[list[Tensor], int]]] 
     "RKC2": run_rkc2,
     "RKC2 extrapolated, order 3": partial(run_flow, kind=partial(ExtrapolatedFlow, order=3)),
     "RKC2 extrapolated, order 4": partial(run_flow, kind=partial(ExtrapolatedFlow, order=4)),
+    "ROCK4": partial(run_flow, kind=Rock4Flow),
     "EXPRB32": partial(run_exponential, own_space=True),
     "EXPRB32, correction in the step's space": partial(run_exponential, own_space=False),
 }

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import gradient_flow
 import integrators
+import rock4
 
 STEPS = np.array([0.02, 0.01, 0.005])
 START = torch.tensor([1.0, -0.5, 0.8], dtype=torch.float64)
@@ -48,6 +49,43 @@ def test_local_error_of_an_extrapolated_step_falls_with_its_order(order, stages)
     of_end, of_embedded = np.array(errors).T
     assert slope(of_end) == pytest.approx(order + 1, abs=0.3)
     assert slope(of_embedded) == pytest.approx(order, abs=0.3)
+
+
+@pytest.mark.parametrize("stages", [5, 6, 20, 65])
+def test_local_error_of_a_rock4_step_is_of_fifth_order_and_its_estimate_of_fourth(stages):
+    method, errors = rock4.stabilised_method(stages), []
+    for step in 4 * STEPS:
+        end, velocities = method.step(velocity, START, velocity(START), step)
+        estimate = method.local_error(velocities, velocity(end), step)
+        errors.append([(end - exact_end(step)).norm().item(), estimate.norm().item()])
+    of_end, of_estimate = np.array(errors).T
+    assert slope(of_end) == pytest.approx(5, abs=0.3)
+    assert slope(of_estimate) == pytest.approx(4, abs=0.3)
+    assert of_estimate[-1] > of_end[-1]
+
+
+@pytest.mark.parametrize("stages", [5, 11, 59, 107])
+def test_rock4_is_stable_and_damps_on_an_interval_as_long_as_its_source_says(stages):
+    polynomial = rock4.stability_polynomial(stages)
+    values = polynomial(np.linspace(-polynomial.length, 0.0, 50 * stages**2))
+    assert np.abs(values).max() <= 1.0
+    assert np.abs(values[: values.size * 2 // 3]).max() <= rock4.DAMPING + 1e-6
+    # Abdulle (2002): 0.35 s^2 for many stages, and less for few.
+    assert polynomial.length / stages**2 == pytest.approx(0.351 - 2.8 / stages**2, abs=0.005)
+
+
+def test_a_rock4_step_of_a_linear_model_multiplies_by_its_stability_polynomial():
+    z = torch.tensor([-30.0, -20.0, -5.0, -1.0, 0.0], dtype=torch.float64)
+    method = rock4.method_for(1.0, 30.0)
+    start = torch.ones_like(z)
+    end, _ = method.step(lambda u: z * u, start, z * start, 1.0)
+    torch.testing.assert_close(end, torch.from_numpy(method.polynomial(z.numpy())))
+    assert method.polynomial(np.array([-0.1]))[0] == pytest.approx(np.exp(-0.1), rel=1e-7)
+
+
+def test_rock4_refuses_a_step_that_no_method_takes():
+    with pytest.raises(ValueError, match="no method is stable for a step of 1"):
+        rock4.method_for(1e9, 1e3)
 
 
 @pytest.mark.parametrize("own_space", [True, False])
