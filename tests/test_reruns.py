@@ -305,6 +305,22 @@ def test_order_of_the_keys_of_vary_reruns_nothing(study, vary):
     assert {"collect", "figure"} <= stale and not new
 
 
+def without_point(value):
+    """The value with every whole number written without a decimal point."""
+    if isinstance(value, dict):
+        return {key: without_point(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_point(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def test_a_whole_number_written_without_its_decimal_point_reruns_nothing():
+    written = repr(config())
+    for number in ("'alpha': 2.0", "'temperatures': [0.0, ", "'teacher_variance': 1.0"):
+        assert number in written
+    assert changes(jobs(config()), jobs(without_point(config()))) == (NOTHING, NOTHING)
+
+
 PAGE = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
 
 

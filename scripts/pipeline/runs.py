@@ -187,10 +187,10 @@ def number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
 
 
-def as_in_path(value: Any) -> Any:
-    """Return a setting as its path says it: 300 for 300.0, one run however it is written."""
-    plain = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-    return int(value) if plain else value
+def plain(value: Any) -> Any:
+    """Return a setting as its path says it: 300 for 300.0, one value however it is written."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return int(value) if whole else value
 
 
 def subset_slug(settings: dict) -> str:
@@ -387,11 +387,9 @@ class Plan:
             levels, slug = level_keys(settings), subset_slug(settings)
             for place in ((settings["dataset"],), (settings["dataset"], slug)):
                 self._ensembles.setdefault(place, {})
-            self._settings["subset", slug] = {
-                key: as_in_path(settings[key]) for key in levels["subset"]
-            }
+            self._settings["subset", slug] = {key: plain(settings[key]) for key in levels["subset"]}
             keys = ("dataset", *levels["subset"], *levels["network"], "final_time")
-            self.langevin.append({key: as_in_path(settings[key]) for key in keys})
+            self.langevin.append({key: plain(settings[key]) for key in keys})
 
     def _remember(self, ensemble: Ensemble, settings: dict) -> None:
         """Store where an ensemble has jobs, and what each of its slugs stands for."""
@@ -401,7 +399,7 @@ class Plan:
             at[ensemble.name] = ensemble.realisations
         for level, keys in level_keys(settings).items():
             slug = getattr(ensemble, level)
-            self._settings[level, slug] = {key: as_in_path(settings[key]) for key in keys}
+            self._settings[level, slug] = {key: plain(settings[key]) for key in keys}
 
     def settings(self, level: str, slug: str) -> dict[str, Any]:
         """Return the settings that a slug stands for.

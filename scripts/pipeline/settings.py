@@ -18,7 +18,7 @@ from pipeline.cifar10 import OFFICIAL_SHA256
 from pipeline.code_digest import SCRIPTS, code_digest
 from pipeline.files import content_digest
 from pipeline.own_code import own_digest
-from pipeline.runs import Plan, is_own
+from pipeline.runs import Plan, is_own, plain
 
 FIGURES = {
     "training_curves": ("training_curves", "warm_starts"),
@@ -159,10 +159,10 @@ def lookup(config: dict, key: str) -> Any:
 
 
 def ordered(value: Any) -> Any:
-    """Return a value with the keys of every mapping in it sorted."""
+    """Return a value with the keys of every mapping in it sorted, and 300 for 300.0."""
     if isinstance(value, dict):
         return {key: ordered(value[key]) for key in sorted(value)}
-    return [ordered(part) for part in value] if isinstance(value, list) else value
+    return [ordered(part) for part in value] if isinstance(value, list) else plain(value)
 
 
 def commit() -> str:
