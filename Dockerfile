@@ -9,7 +9,7 @@
 # more -v each. Under one host name a run after a killed one continues; under the random ones that Docker
 # gives, it asks for snakemake --unlock. Where pip by itself finds a CUDA build of torch, an index of CPU
 # builds makes the image smaller (2.2 GB): docker build --build-arg PIP_EXTRA_INDEX_URL=https://...
-# Tried with buildah and podman, on a Debian 12 with its Python 3.11 in place of the image below.
+# Tried with Docker, buildah and podman, on a Debian 12 with its Python 3.11 in place of the image below.
 FROM docker.io/library/python:3.11-slim-bookworm
 # Whoever runs the image does not own the checkout in it, whose commit the provenance names.
 RUN apt-get update \
@@ -23,6 +23,7 @@ RUN PIP_NO_CACHE_DIR=1 make .venv/.installed
 COPY . .
 # Newer than the files just copied, so that make leaves the environment as it is.
 RUN touch .venv/.installed
-# Under --user the home is / or missing, where Snakemake and Matplotlib cannot keep their caches.
-ENV HOME=/tmp PATH=/speedlimits/.venv/bin:$PATH
+# Under --user the home is / or missing, where Snakemake and Matplotlib cannot keep their caches, and the
+# user has no name in the image, which Snakemake asks for.
+ENV HOME=/tmp USER=speedlimits PATH=/speedlimits/.venv/bin:$PATH
 CMD ["make", "demo"]

@@ -25,9 +25,10 @@ CFF_SCHEMA = ROOT / ".venv/citation/cffconvert/schemas/1.2.0/schema.json"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def run(*command, cwd):
+def run(*command, cwd, env=None):
     """Run a command and return what it printed."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    options = {"cwd": cwd, "env": env, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -139,6 +140,17 @@ def test_container_recipe_copies_what_there_is_and_runs_the_commands_of_the_read
             for goal in re.findall(r"make (\S+)", arguments):
                 run("make", "--dry-run", goal, cwd=ROOT)
     assert f"\n{' '.join(json.loads(found[-1][1]))} " in README  # ends with a command of the README
+
+
+def test_container_gives_a_user_without_an_account_the_name_that_snakemake_asks_for(tmp_path):
+    (arguments,) = [text for name, text in instructions(ROOT / "Dockerfile") if name == "ENV"]
+    given = dict(pair.split("=", 1) for pair in shlex.split(arguments))
+    script = (
+        "import getpass, pathlib, pwd\n"
+        "pwd.getpwuid = lambda number: {}[number]\n"
+        "print(getpass.getuser(), pathlib.Path.home())"
+    )
+    run(sys.executable, "-c", script, cwd=tmp_path, env=given)
 
 
 def test_container_leaves_out_what_git_ignores():
