@@ -205,9 +205,16 @@ def branched(model: str) -> nn.Module:
 
 def explicit_budget(network, jacobian, samples):
     """The bound that the docstring of the general route states, for blocks of so many samples."""
-    each = 3 * OUTPUTS * jacobian.shape[1] * 16
-    each += kernel._derivative_bytes(network, make_inputs(), OUTPUTS)
-    return 8 * len(jacobian) ** 2 + samples * each + 4 * (samples * OUTPUTS) ** 2 * 8
+    weights = jacobian.shape[1]
+    each = OUTPUTS * 8 * (weights + min(weights, kernel.CONVERTED_COLUMNS))
+    batch = each + OUTPUTS * 8 * weights
+    batch += kernel._derivative_bytes(network, make_inputs(), OUTPUTS)
+    return (
+        8 * len(jacobian) ** 2
+        + samples * (3 * each // 2)
+        + batch
+        + 4 * (samples * OUTPUTS) ** 2 * 8
+    )
 
 
 @pytest.mark.parametrize("training", (True, False))

@@ -14,7 +14,7 @@ Two routes give the same kernel:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +31,13 @@ from speedlimits.kernel_sequential import PartialKernel
 DEFAULT_MEMORY_BYTES = 4 * 2**30  # the kernel of 1000 samples x 10 outputs takes 0.8e9 of them
 KRYLOV_LIMIT = 100  # Lanczos steps; NTK spectra decay fast and 1e-3 takes about 5 to 10
 PRODUCT_BATCH = 64  # samples per micro-batch of a Jacobian product; activations stay in cache
+# Samples whose reverse derivatives a CPU takes together, where memory allows: of 1, 2, 4, 8 and 16
+# the fastest or up to 20 % slower (residual network, transformer and Myrtle-5 of 32 channels,
+# x86-64). A GPU takes as many as memory allows, as it did; that was not measured.
+DERIVATIVE_BATCH = 4
+# Columns of Jacobians that are converted at a time, to be summed in a wider dtype: for the rows of
+# some samples they stay in the last-level cache, and no second copy of a Jacobian is ever there.
+CONVERTED_COLUMNS = 4096
 
 
 class Route(NamedTuple):
@@ -362,15 +369,19 @@ def _general_ntk(
 ) -> Tensor:
     """Return the NTK from explicit per-sample Jacobians of pairs of sample blocks, the parts.
 
-    Two blocks of b samples, each with its copy in ``accumulate_dtype``, are held beside the
-    result, and the reverse derivatives take about as much again as one block:
+    A block of b samples is multiplied with itself and with blocks of b / 2 others (d if that is
+    more), one after the other. Jacobians are made in micro-batches of d, whose reverse derivatives
+    take about as much again as they do, and K of their columns are converted to
+    ``accumulate_dtype`` at a time:
 
-        bytes = 8 * (result size) + b (3 C P (itemsize + accumulate itemsize) + 4 (1 + C) A)
+        bytes = 8 * (result size) + 3/2 b C (P (itemsize) + K (accumulate itemsize))
+                + d C (2 P (itemsize) + K (accumulate itemsize)) + 4 d (1 + C) A
                 + 4 (b C)^2 (accumulate itemsize)
 
-    with A bytes of activations per sample (``_derivative_bytes``) and four copies of a part while
-    it is summed and made symmetric. b is the largest that fits, at least 1. Jacobians cost C
-    reverse passes per sample and are repeated (blocks + 1) / 2 times; the product costs (N C)^2 P
+    with A bytes of activations per sample (``_derivative_bytes``), K = ``CONVERTED_COLUMNS`` and
+    four copies of a part while it is summed and made symmetric. d is what half of the budget holds,
+    on a CPU at most ``DERIVATIVE_BATCH``, b the largest that fits, both at least 1. Jacobians cost
+    C reverse passes per sample and are repeated (blocks + 1) / 2 times; the product costs (N C)^2 P
     multiplications for the lower half.
     """
     outputs = _outputs(network, inputs)
@@ -378,44 +389,58 @@ def _general_ntk(
     others = inputs if other_inputs is None else other_inputs
     per_sample = 1 if traced else outputs
     result_bytes = 8 * len(inputs) * len(others) * per_sample**2
-    bytes_each = 3 * outputs * size * (inputs.element_size() + accumulate_dtype.itemsize)
-    bytes_each += _derivative_bytes(network, inputs, outputs)
-    block = _block_size(memory_bytes, result_bytes, bytes_each)
+    jacobian_bytes = outputs * size * inputs.element_size()
+    factor_bytes = jacobian_bytes
+    factor_bytes += outputs * min(CONVERTED_COLUMNS, size) * accumulate_dtype.itemsize
+    of_batch = factor_bytes + jacobian_bytes + _derivative_bytes(network, inputs, outputs)
+    most = DERIVATIVE_BATCH if inputs.device.type == "cpu" else len(inputs)
+    batch = min(max(1, (memory_bytes - result_bytes) // (2 * of_batch)), most)
+    fixed_bytes, bytes_each = result_bytes + batch * of_batch, 3 * factor_bytes // 2
+    block = min(_block_size(memory_bytes, fixed_bytes, bytes_each), len(inputs))
     part_bytes = 4 * per_sample**2 * accumulate_dtype.itemsize
-    while block > 1 and block * (bytes_each + block * part_bytes) > memory_bytes - result_bytes:
+    while block > 1 and block * (bytes_each + block * part_bytes) > memory_bytes - fixed_bytes:
         block -= 1
     shape = (len(inputs) * per_sample, len(others) * per_sample)
     (known, kernel), part_number = kernel_sequential.start_of_sum(start_from, inputs, shape), 0
     if on_progress is not None and not known:
         on_progress(0.0)
     for row in range(0, len(inputs), block):
-        last = row + block if other_inputs is None else len(others)
-        starts = range(0, min(last, len(others)), block)
-        if part_number + len(starts) <= known:
-            part_number += len(starts)
+        row_stop = min(row + block, len(inputs))
+        before = row if other_inputs is None else len(others)
+        parts = list(_split(before, max(block // 2, batch)))
+        if other_inputs is None:
+            parts.append(slice(row, row_stop))
+        if part_number + len(parts) <= known:
+            part_number += len(parts)
             continue
-        left = _jacobian_block(network, inputs[row : row + block], traced)
-        rows = slice(row * per_sample, (row + block) * per_sample)
-        for column in starts:
+        left = right = None  # freed before the next are made
+        left = _jacobian_block(network, inputs[row:row_stop], traced, batch)
+        rows = slice(row * per_sample, row_stop * per_sample)
+        for part in parts:
             part_number += 1
             if part_number <= known:
                 continue
-            if other_inputs is None and column == row:
-                right = left
-            else:
-                right = _jacobian_block(network, others[column : column + block], traced)
-            part = _inner_products(left, right, accumulate_dtype)
-            part = part / outputs if traced else part
-            columns = slice(column * per_sample, (column + block) * per_sample)
-            kernel[rows, columns] = part
+            right = None
+            own = other_inputs is None and part.start == row
+            right = left if own else _jacobian_block(network, others[part], traced, batch)
+            products = _inner_products(left, right, accumulate_dtype)
+            products = products / outputs if traced else products
+            columns = slice(part.start * per_sample, part.stop * per_sample)
+            kernel[rows, columns] = products
             if other_inputs is None:
-                kernel[columns, rows] = part.T
+                kernel[columns, rows] = products.T
             if on_part is not None:
                 on_part(PartialKernel(part_number, kernel))
         if on_progress is not None:
-            done = min(row + block, len(inputs)) / len(inputs)
+            done = row_stop / len(inputs)
             on_progress(done**2 if other_inputs is None else done)
     return kernel
+
+
+def _split(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of ``size`` that cover 0 to ``count``, the last one perhaps shorter."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def _derivative_bytes(network: nn.Module, inputs: Tensor, outputs: int) -> int:
@@ -453,24 +478,43 @@ def _block_size(memory_bytes: int, fixed_bytes: int, bytes_each: int) -> int:
     return int(block)
 
 
-def _jacobian_block(network: nn.Module, inputs: Tensor, traced: bool) -> list[Tensor]:
-    """Return J of every parameter: (n C, p), or (n, C p) if traced."""
+def _jacobian_block(
+    network: nn.Module, inputs: Tensor, traced: bool, batch: int = 0
+) -> list[Tensor]:
+    """Return J of every parameter: (n C, p), or (n, C p) if traced.
+
+    Args:
+        network: as for ``empirical_ntk``.
+        inputs: (n, ...).
+        traced: which shape.
+        batch: samples whose derivatives are taken together; 0 for all.
+    """
     parameters, buffers = _weights(network)
 
     def sample_output(p: dict[str, Tensor], x: Tensor) -> Tensor:
         return _forward(network, buffers, x.unsqueeze(0), p).squeeze(0)
 
+    derivative, whole = vmap(jacrev(sample_output), (None, 0)), []
     with plain_attention():
-        jacobian = vmap(jacrev(sample_output), (None, 0))(parameters, inputs)
-    rows = len(inputs) if traced else len(inputs) * next(iter(jacobian.values())).shape[1]
-    return [j.reshape(rows, -1) for j in jacobian.values()]  # a weight may have no axis
+        for part in _split(len(inputs), batch or len(inputs)):
+            jacobian = [
+                j.reshape(*j.shape[:2], -1) for j in derivative(parameters, inputs[part]).values()
+            ]
+            if part.stop - part.start == len(inputs):
+                whole = jacobian
+                break
+            whole = whole or [j.new_empty(len(inputs), *j.shape[1:]) for j in jacobian]
+            for target, source in zip(whole, jacobian, strict=True):
+                target[part] = source
+    return [j.flatten(1) if traced else j.flatten(0, 1) for j in whole]
 
 
 def _inner_products(left: list[Tensor], right: list[Tensor], dtype: torch.dtype) -> Tensor:
     """Return sum over parameters of left right^T, in ``dtype``, exactly symmetric if equal."""
     total = 0.0
-    for a, b in zip(left, right, strict=True):
-        total = total + a.to(dtype) @ b.to(dtype).T
+    for of_left, of_right in zip(left, right, strict=True):
+        for columns in _split(of_left.shape[1], CONVERTED_COLUMNS):
+            total = total + of_left[:, columns].to(dtype) @ of_right[:, columns].to(dtype).T
     if left is right:
         total = (total + total.T) / 2
     return total.double()
