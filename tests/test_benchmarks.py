@@ -37,8 +37,9 @@ def test_powers_are_those_of_least_squares_in_logarithms():
 
 
 def test_processor_time_leaves_out_waiting_and_peaks_hold_what_is_freed():
-    found = measuring.measure(lambda: (torch.ones(25_000_000), time.sleep(0.5)))
-    assert found.seconds < 0.4
+    start = time.monotonic()
+    found = measuring.measure(lambda: (np.ones(25_000_000, np.float32), time.sleep(0.5)))
+    assert found.seconds < time.monotonic() - start - 0.4  # however busy the machine is
     assert 95e6 < found.added < 110e6 and found.peak > found.added
 
 
