@@ -185,6 +185,8 @@ def test_flow_lies_over_another_preset(tmp_path):
     assert planned(laid) == planned(process)
     assert "gradient_flow-" in laid.stdout + laid.stderr
     assert "gradient_descent-" not in laid.stdout + laid.stderr
+    networks = set(re.findall(r"/(myrtle5-[^/]+)/", laid.stdout + laid.stderr))
+    assert networks == {"myrtle5-width128-ntk-he-one_hot-float32"}
 
 
 def test_every_study_on_images_has_its_size_at_the_papers_width(tmp_path):
