@@ -184,7 +184,7 @@ def level_keys(settings: dict) -> dict[str, tuple[str, ...]]:
 
 def number(value: float) -> str:
     """Return a number as it stands in a path: 2000, 0.005, 1e-05."""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
+    return str(plain(value))
 
 
 def plain(value: Any) -> Any:

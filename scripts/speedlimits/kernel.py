@@ -14,7 +14,7 @@ Two routes give the same kernel:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from speedlimits import functional, kernel_sequential
 from speedlimits.attention import plain_attention
 from speedlimits.freed_memory import keep_freed_memory
-from speedlimits.kernel_sequential import PartialKernel
+from speedlimits.kernel_sequential import PartialKernel, consecutive_slices
 
 DEFAULT_MEMORY_BYTES = 4 * 2**30  # the kernel of 1000 samples x 10 outputs takes 0.8e9 of them
 KRYLOV_LIMIT = 100  # Lanczos steps; NTK spectra decay fast and 1e-3 takes about 5 to 10
@@ -407,7 +407,7 @@ def _general_ntk(
     for row in range(0, len(inputs), block):
         row_stop = min(row + block, len(inputs))
         before = row if other_inputs is None else len(others)
-        parts = list(_split(before, max(block // 2, batch)))
+        parts = consecutive_slices(before, max(block // 2, batch))
         if other_inputs is None:
             parts.append(slice(row, row_stop))
         if part_number + len(parts) <= known:
@@ -435,12 +435,6 @@ def _general_ntk(
             done = row_stop / len(inputs)
             on_progress(done**2 if other_inputs is None else done)
     return kernel
-
-
-def _split(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of ``size`` that cover 0 to ``count``, the last one perhaps shorter."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def _derivative_bytes(network: nn.Module, inputs: Tensor, outputs: int) -> int:
@@ -494,9 +488,10 @@ def _jacobian_block(
     def sample_output(p: dict[str, Tensor], x: Tensor) -> Tensor:
         return _forward(network, buffers, x.unsqueeze(0), p).squeeze(0)
 
+    # The chunks of vmap would all be there beside the Jacobian that they are joined to.
     derivative, whole = vmap(jacrev(sample_output), (None, 0)), []
     with plain_attention():
-        for part in _split(len(inputs), batch or len(inputs)):
+        for part in consecutive_slices(len(inputs), batch or len(inputs)):
             jacobian = [
                 j.reshape(*j.shape[:2], -1) for j in derivative(parameters, inputs[part]).values()
             ]
@@ -513,7 +508,7 @@ def _inner_products(left: list[Tensor], right: list[Tensor], dtype: torch.dtype)
     """Return sum over parameters of left right^T, in ``dtype``, exactly symmetric if equal."""
     total = 0.0
     for of_left, of_right in zip(left, right, strict=True):
-        for columns in _split(of_left.shape[1], CONVERTED_COLUMNS):
+        for columns in consecutive_slices(of_left.shape[1], CONVERTED_COLUMNS):
             total = total + of_left[:, columns].to(dtype) @ of_right[:, columns].to(dtype).T
     if left is right:
         total = (total + total.T) / 2

@@ -223,6 +223,11 @@ def start_of_sum(
     return start_from.done, kernel.to(inputs.device)
 
 
+def consecutive_slices(count: int, size: int) -> list[slice]:
+    """Return slices of ``size`` that cover 0 to ``count``, the last one perhaps shorter."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 # ---------------------------------------------------------------- the plan: what fits the budget
 
 
@@ -626,8 +631,8 @@ class _Work:
 
 def _panels(rows: int, columns: int, panel: int, symmetric: bool) -> list[tuple[slice, slice]]:
     """Return (samples of the rows, samples of the columns); only the lower part if symmetric."""
-    slices = [slice(start, min(start + panel, rows)) for start in range(0, rows, panel)]
-    return [(part, slice(0, part.stop if symmetric else columns)) for part in slices]
+    parts = consecutive_slices(rows, panel)
+    return [(part, slice(0, part.stop if symmetric else columns)) for part in parts]
 
 
 def _add_linear(
