@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from pipeline.runs import over_stability_limit
+from pipeline.runs import over_stability_limit, plain
 
 NAMES = {
     "myrtle5": "Myrtle-5",
@@ -67,8 +67,7 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
 
 def describe(column: str, value: object) -> str:
     """Return a setting as it stands in a legend, for example ``$n = 64$``."""
-    if isinstance(value, float) and value.is_integer():  # whole numbers, beside runs without one
-        value = int(value)
+    value = plain(value)  # whole numbers, beside runs without one
     if column == "n":
         return f"$n = {value}$"
     if column in ("width", "subset"):
