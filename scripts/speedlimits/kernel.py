@@ -376,13 +376,13 @@ def _general_ntk(
 
         bytes = 8 * (result size) + 3/2 b C (P (itemsize) + K (accumulate itemsize))
                 + d C (2 P (itemsize) + K (accumulate itemsize)) + 4 d (1 + C) A
-                + 4 (b C)^2 (accumulate itemsize)
+                + 3 (b C)^2 (accumulate itemsize)
 
-    with A bytes of activations per sample (``_derivative_bytes``), K = ``CONVERTED_COLUMNS`` and
-    four copies of a part while it is summed and made symmetric. d is what half of the budget holds,
-    on a CPU at most ``DERIVATIVE_BATCH``, b the largest that fits, both at least 1. Jacobians cost
-    C reverse passes per sample and are repeated (blocks + 1) / 2 times; the product costs (N C)^2 P
-    multiplications for the lower half.
+    with A bytes of activations per sample (``_derivative_bytes``), K = ``CONVERTED_COLUMNS``
+    and, of a part, the sum itself with its transpose or with what float64 makes of float32. d is
+    what half of the budget holds, on a CPU at most ``DERIVATIVE_BATCH``, b the largest that fits,
+    both at least 1. Jacobians cost C reverse passes per sample and are repeated (blocks + 1) / 2
+    times; the product costs (N C)^2 P multiplications for the lower half.
     """
     outputs = _outputs(network, inputs)
     size = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -397,7 +397,7 @@ def _general_ntk(
     batch = min(max(1, (memory_bytes - result_bytes) // (2 * of_batch)), most)
     fixed_bytes, bytes_each = result_bytes + batch * of_batch, 3 * factor_bytes // 2
     block = min(_block_size(memory_bytes, fixed_bytes, bytes_each), len(inputs))
-    part_bytes = 4 * per_sample**2 * accumulate_dtype.itemsize
+    part_bytes = 3 * per_sample**2 * accumulate_dtype.itemsize
     while block > 1 and block * (bytes_each + block * part_bytes) > memory_bytes - fixed_bytes:
         block -= 1
     shape = (len(inputs) * per_sample, len(others) * per_sample)
@@ -424,7 +424,8 @@ def _general_ntk(
             own = other_inputs is None and part.start == row
             right = left if own else _jacobian_block(network, others[part], traced, batch)
             products = _inner_products(left, right, accumulate_dtype)
-            products = products / outputs if traced else products
+            if traced:
+                products /= outputs
             columns = slice(part.start * per_sample, part.stop * per_sample)
             kernel[rows, columns] = products
             if other_inputs is None:
@@ -506,10 +507,10 @@ def _jacobian_block(
 
 def _inner_products(left: list[Tensor], right: list[Tensor], dtype: torch.dtype) -> Tensor:
     """Return sum over parameters of left right^T, in ``dtype``, exactly symmetric if equal."""
-    total = 0.0
+    total = left[0].new_zeros(len(left[0]), len(right[0]), dtype=dtype)
     for of_left, of_right in zip(left, right, strict=True):
         for columns in consecutive_slices(of_left.shape[1], CONVERTED_COLUMNS):
-            total = total + of_left[:, columns].to(dtype) @ of_right[:, columns].to(dtype).T
+            total.addmm_(of_left[:, columns].to(dtype), of_right[:, columns].to(dtype).T)
     if left is right:
-        total = (total + total.T) / 2
+        total.add_(total.T.clone()).div_(2)  # a copy: the sum must not read what it has written
     return total.double()

@@ -224,7 +224,12 @@ def start_of_sum(
 
 
 def consecutive_slices(count: int, size: int) -> list[slice]:
-    """Return slices of ``size`` that cover 0 to ``count``, the last one perhaps shorter."""
+    """Return slices of ``size`` that cover 0 to ``count``, the last one perhaps shorter.
+
+    Args:
+        count: number of rows, columns or samples, dimensionless.
+        size: their number in a slice, at least 1, dimensionless.
+    """
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
