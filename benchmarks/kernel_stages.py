@@ -35,7 +35,7 @@ STAGES = {
     "_add_convolution": "products",
     "_add_pooled": "last convolution",
     "_add_linear": "the rest",
-    "_mirror_lower_": "the rest",
+    "mirror_lower_": "the rest",
 }
 
 

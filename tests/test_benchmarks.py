@@ -21,7 +21,7 @@ import kernel as kernel_benchmark  # noqa: E402
 import kernel_stages  # noqa: E402
 import measuring  # noqa: E402
 
-from speedlimits import kernel, kernel_sequential  # noqa: E402
+from speedlimits import blocks, kernel, kernel_sequential  # noqa: E402
 
 PROGRAMS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ("measuring", "rock4"))
 
@@ -111,7 +111,7 @@ def test_rows_and_powers_of_the_kernel_benchmark(small):
 
 
 def test_operations_of_stages_are_those_that_torch_counts(small, monkeypatch):
-    monkeypatch.setattr(kernel_sequential, "torch_multiplies_faster", lambda: False)
+    monkeypatch.setattr(blocks, "torch_multiplies_faster", lambda: False)
     network, inputs = small
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         kernel.empirical_ntk(network, inputs)

@@ -34,3 +34,32 @@ def call(network: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor) -> T
                 if name in tensors:
                     places[f"{prefix}.{key}" if prefix else key] = tensors[name]
     return functional_call(network, places, (inputs,), tie_weights=False)
+
+
+def trainable_and_fixed(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return detached trainable parameters, and buffers with every frozen parameter, by name.
+
+    Args:
+        network: any network.
+    """
+    parameters, others = {}, {name: b.detach() for name, b in network.named_buffers()}
+    for name, parameter in network.named_parameters():
+        (parameters if parameter.requires_grad else others)[name] = parameter.detach()
+    return parameters, others
+
+
+def outputs_at(
+    network: nn.Module, fixed: Mapping[str, Tensor], inputs: Tensor, weights: Mapping[str, Tensor]
+) -> Tensor:
+    """Return f(inputs) at the given weights, which come last: to be differentiated by them.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C).
+        fixed: of ``trainable_and_fixed``.
+        inputs: (N, ...).
+        weights: under the names of ``trainable_and_fixed``.
+
+    Returns:
+        The outputs, (N, C).
+    """
+    return call(network, {**weights, **fixed}, inputs)

@@ -25,15 +25,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from speedlimits.kernel import (
-    DEFAULT_MEMORY_BYTES,
-    _block_size,
-    _check,
-    _derivative_bytes,
-    _jacobian_block,
-    _outputs,
+from speedlimits.blocks import product
+from speedlimits.jacobian import (
+    check_inputs,
+    count_outputs,
+    derivative_bytes,
+    per_sample_jacobian,
+    samples_that_fit,
 )
-from speedlimits.kernel_sequential import _product
+from speedlimits.kernel import DEFAULT_MEMORY_BYTES
 from speedlimits.spectrum import (
     eigenvalues_and_projections,
     leading_eigenspace_exists,
@@ -132,7 +132,7 @@ def cross_gauss_newton(
     Returns:
         The matrix, float64, row index of J_0.
     """
-    empty = inputs.new_empty(len(inputs) * _outputs(network, inputs), 0)
+    empty = inputs.new_empty(len(inputs) * count_outputs(network, inputs), 0)
     return _sums(network, inputs, empty, other_weights, memory_bytes, start_from, on_block).matrix
 
 
@@ -146,14 +146,14 @@ def _sums(
     on_block: OnBlock | None,
 ) -> GaussNewton:
     """Return J_0^T J_t (J_0 = J_t without other weights) and J_t^T v, summed over blocks."""
-    _check(network, inputs, None)
-    outputs, parameters = _outputs(network, inputs), list(network.parameters())
+    check_inputs(network, inputs)
+    outputs, parameters = count_outputs(network, inputs), list(network.parameters())
     size = sum(p.numel() for p in parameters if p.requires_grad)
     weights = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
     copies = 1 if other_weights is None else 2
     bytes_each = copies * outputs * size * (3 * inputs.element_size() + 8)
-    bytes_each += _derivative_bytes(network, inputs, outputs)
-    block = _block_size(memory_bytes, 8 * size * (2 * size + vectors.shape[1]), bytes_each)
+    bytes_each += derivative_bytes(network, inputs, outputs)
+    block = samples_that_fit(memory_bytes, 8 * size * (2 * size + vectors.shape[1]), bytes_each)
     if start_from is None:
         matrix = inputs.new_zeros(size, size, dtype=torch.float64)
         pulled = inputs.new_zeros(size, vectors.shape[1], dtype=torch.float64)
@@ -167,7 +167,7 @@ def _sums(
             torch.nn.utils.vector_to_parameters(other_weights.to(weights), parameters)
             other = _jacobian(network, part)
             torch.nn.utils.vector_to_parameters(weights, parameters)
-        matrix += _product(other.T, jacobian.T)
+        matrix += product(other.T, jacobian.T)
         pulled += jacobian.T @ rows
         if on_block is not None:
             on_block(PartialSums(start + len(part), matrix, pulled))
@@ -176,7 +176,7 @@ def _sums(
 
 def _jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return J of all trainable weights, (n C, P), float64."""
-    return torch.cat(_jacobian_block(network, inputs, traced=False), dim=1).double()
+    return torch.cat(per_sample_jacobian(network, inputs), dim=1).double()
 
 
 def spectrum(sums: GaussNewton, residue: Array) -> tuple[Array, Array]:

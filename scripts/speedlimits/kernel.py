@@ -20,13 +20,21 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import jacrev, jvp, vmap
+from torch.func import jvp
 from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits import functional, kernel_sequential
 from speedlimits.attention import plain_attention
+from speedlimits.blocks import TRIANGLE_ROWS, add_product_, consecutive_slices, mirror_lower_
 from speedlimits.freed_memory import keep_freed_memory
-from speedlimits.kernel_sequential import PartialKernel, consecutive_slices
+from speedlimits.jacobian import (
+    check_inputs,
+    count_outputs,
+    derivative_bytes,
+    per_sample_jacobian,
+    samples_that_fit,
+)
+from speedlimits.kernel_sequential import PartialKernel
 
 DEFAULT_MEMORY_BYTES = 4 * 2**30  # the kernel of 1000 samples x 10 outputs takes 0.8e9 of them
 KRYLOV_LIMIT = 100  # Lanczos steps; NTK spectra decay fast and 1e-3 takes about 5 to 10
@@ -171,7 +179,7 @@ def empirical_ntk(
             normalisation or dropout), if the inputs do not fit the network, if the budget cannot
             hold the kernel, or if ``start_from`` is of another shape.
     """
-    _check(network, inputs, other_inputs)
+    check_inputs(network, inputs, other_inputs)
     keep_freed_memory()
     name = route or choose_route(network).name
     functions = {"structured": kernel_sequential.structured_ntk, "torch_func": _general_ntk}
@@ -234,8 +242,8 @@ def largest_eigenvalue(
     Raises:
         ValueError: as for ``empirical_ntk``.
     """
-    _check(network, inputs, None)
-    outputs = _outputs(network, inputs)
+    check_inputs(network, inputs)
+    outputs = count_outputs(network, inputs)
     generator = generator or torch.Generator().manual_seed(0)
     vector = torch.randn(len(inputs) * outputs, generator=generator, dtype=torch.float64)
     basis = [(vector / vector.norm()).to(inputs.device)]
@@ -270,26 +278,21 @@ def kernel_product(
     Returns:
         (N C,) float64, with the accuracy of the network's dtype.
     """
-    parameters, buffers = _weights(network)
+    parameters, fixed = functional.trainable_and_fixed(network)
     cotangents = vector.view(len(inputs), -1).to(inputs.dtype)
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     pieces = []
     with plain_attention():
         for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
-            _, pullback = torch.func.vjp(partial(_forward, network, buffers, x), parameters)
+            _, pullback = torch.func.vjp(
+                partial(functional.outputs_at, network, fixed, x), parameters
+            )
             for name, gradient in pullback(cotangent)[0].items():
                 total[name] += gradient
         for x in inputs.split(batch):
-            forward = partial(_forward, network, buffers, x)
+            forward = partial(functional.outputs_at, network, fixed, x)
             pieces.append(jvp(forward, (parameters,), (total,))[1])
     return torch.cat(pieces).flatten().double()
-
-
-def _forward(
-    network: nn.Module, buffers: dict[str, Tensor], x: Tensor, parameters: dict[str, Tensor]
-) -> Tensor:
-    """Return f(x) at the given weights."""
-    return functional.call(network, parameters | buffers, x)
 
 
 def _leading_ritz_value(
@@ -302,58 +305,6 @@ def _leading_ritz_value(
         matrix += torch.diag(side, 1) + torch.diag(side, -1)
     values, vectors = torch.linalg.eigh(matrix)
     return float(values[-1]), norm * abs(float(vectors[-1, -1]))
-
-
-def _weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return detached trainable parameters, and buffers with every frozen parameter."""
-    parameters, others = {}, {name: b.detach() for name, b in network.named_buffers()}
-    for name, parameter in network.named_parameters():
-        (parameters if parameter.requires_grad else others)[name] = parameter.detach()
-    return parameters, others
-
-
-def _outputs(network: nn.Module, inputs: Tensor) -> int:
-    """Return the number of outputs C of the network.
-
-    Raises:
-        ValueError: if one sample is not mapped to shape (1, C).
-    """
-    with torch.no_grad():
-        f = network(inputs[:1])
-    if f.ndim != 2 or len(f) != 1:
-        raise ValueError(
-            f"the network maps one sample to shape {tuple(f.shape)}; the kernel needs (1, outputs)"
-        )
-    return f.shape[1]
-
-
-def _check(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None) -> None:
-    """Raise ValueError, in one sentence, for whatever has no per-sample Jacobian.
-
-    Raises:
-        ValueError: says in one sentence what is wrong with network or inputs.
-    """
-    for name, layer in network.named_modules():
-        label = f"layer {name or '(the network)'} ({type(layer).__name__})"
-        if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"{label} is in training mode and mixes samples, so a per-sample Jacobian does "
-                f"not exist; call network.eval() first"
-            )
-        if layer.training and isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise ValueError(f"{label} is in training mode and random; call network.eval() first")
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError("the network has no trainable weights, so its kernel is undefined")
-    for word, x in (("inputs", inputs), ("other_inputs", other_inputs)):
-        if x is None:
-            continue
-        if len(x) == 0:
-            raise ValueError(f"{word} hold no samples")
-        if not x.is_floating_point() or x.dtype != parameters[0].dtype:
-            raise ValueError(f"{word} are {x.dtype}, the network's weights {parameters[0].dtype}")
-        if x.device != parameters[0].device:
-            raise ValueError(f"{word} are on {x.device}, the weights on {parameters[0].device}")
 
 
 def _general_ntk(
@@ -378,13 +329,13 @@ def _general_ntk(
                 + d C (2 P (itemsize) + K (accumulate itemsize)) + 4 d (1 + C) A
                 + 3 (b C)^2 (accumulate itemsize)
 
-    with A bytes of activations per sample (``_derivative_bytes``), K = ``CONVERTED_COLUMNS``
+    with A bytes of activations per sample (``derivative_bytes``), K = ``CONVERTED_COLUMNS``
     and, of a part, the sum itself with its transpose or with what float64 makes of float32. d is
     what half of the budget holds, on a CPU at most ``DERIVATIVE_BATCH``, b the largest that fits,
     both at least 1. Jacobians cost C reverse passes per sample and are repeated (blocks + 1) / 2
     times; the product costs (N C)^2 P multiplications for the lower half.
     """
-    outputs = _outputs(network, inputs)
+    outputs = count_outputs(network, inputs)
     size = sum(p.numel() for p in network.parameters() if p.requires_grad)
     others = inputs if other_inputs is None else other_inputs
     per_sample = 1 if traced else outputs
@@ -392,14 +343,15 @@ def _general_ntk(
     jacobian_bytes = outputs * size * inputs.element_size()
     factor_bytes = jacobian_bytes
     factor_bytes += outputs * min(CONVERTED_COLUMNS, size) * accumulate_dtype.itemsize
-    of_batch = factor_bytes + jacobian_bytes + _derivative_bytes(network, inputs, outputs)
+    of_batch = factor_bytes + jacobian_bytes + derivative_bytes(network, inputs, outputs)
     most = DERIVATIVE_BATCH if inputs.device.type == "cpu" else len(inputs)
     batch = min(max(1, (memory_bytes - result_bytes) // (2 * of_batch)), most)
     fixed_bytes, bytes_each = result_bytes + batch * of_batch, 3 * factor_bytes // 2
-    block = min(_block_size(memory_bytes, fixed_bytes, bytes_each), len(inputs))
+    block = min(samples_that_fit(memory_bytes, fixed_bytes, bytes_each), len(inputs))
     part_bytes = 3 * per_sample**2 * accumulate_dtype.itemsize
     while block > 1 and block * (bytes_each + block * part_bytes) > memory_bytes - fixed_bytes:
         block -= 1
+    jacobian = partial(per_sample_jacobian, network, traced=traced, batch=batch)
     shape = (len(inputs) * per_sample, len(others) * per_sample)
     (known, kernel), part_number = kernel_sequential.start_of_sum(start_from, inputs, shape), 0
     if on_progress is not None and not known:
@@ -414,7 +366,7 @@ def _general_ntk(
             part_number += len(parts)
             continue
         left = right = None  # freed before the next are made
-        left = _jacobian_block(network, inputs[row:row_stop], traced, batch)
+        left = jacobian(inputs[row:row_stop])
         rows = slice(row * per_sample, row_stop * per_sample)
         for part in parts:
             part_number += 1
@@ -422,7 +374,7 @@ def _general_ntk(
                 continue
             right = None
             own = other_inputs is None and part.start == row
-            right = left if own else _jacobian_block(network, others[part], traced, batch)
+            right = left if own else jacobian(others[part])
             products = _inner_products(left, right, accumulate_dtype)
             if traced:
                 products /= outputs
@@ -438,79 +390,15 @@ def _general_ntk(
     return kernel
 
 
-def _derivative_bytes(network: nn.Module, inputs: Tensor, outputs: int) -> int:
-    """Return what C reverse derivatives of one sample take beside its Jacobian, in bytes.
-
-    4 (1 + C) A, with A bytes that the forward pass keeps for them, weights left out: derivatives
-    after these are there for all outputs at once, and convolutions copy what they read. Measured
-    1.3 to 3.6 times (1 + C) A for Myrtle-5 with 16 and 4 channels.
-    """
-    weights = {p.data_ptr() for p in network.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in weights:
-            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
-        output = network(inputs[:1])
-    del output
-    return 4 * (1 + outputs) * sum(kept.values())
-
-
-def _block_size(memory_bytes: int, fixed_bytes: int, bytes_each: int) -> int:
-    """Return how many items fit beside ``fixed_bytes`` into the budget, at least one.
-
-    Raises:
-        ValueError: if the budget does not hold one item.
-    """
-    block = (memory_bytes - fixed_bytes) // bytes_each
-    if block < 1:
-        raise ValueError(
-            f"memory_bytes is {memory_bytes}; this kernel needs at least {fixed_bytes + bytes_each}"
-        )
-    return int(block)
-
-
-def _jacobian_block(
-    network: nn.Module, inputs: Tensor, traced: bool, batch: int = 0
-) -> list[Tensor]:
-    """Return J of every parameter: (n C, p), or (n, C p) if traced.
-
-    Args:
-        network: as for ``empirical_ntk``.
-        inputs: (n, ...).
-        traced: which shape.
-        batch: samples whose derivatives are taken together; 0 for all.
-    """
-    parameters, buffers = _weights(network)
-
-    def sample_output(p: dict[str, Tensor], x: Tensor) -> Tensor:
-        return _forward(network, buffers, x.unsqueeze(0), p).squeeze(0)
-
-    # The chunks of vmap would all be there beside the Jacobian that they are joined to.
-    derivative, whole = vmap(jacrev(sample_output), (None, 0)), []
-    with plain_attention():
-        for part in consecutive_slices(len(inputs), batch or len(inputs)):
-            jacobian = [
-                j.reshape(*j.shape[:2], -1) for j in derivative(parameters, inputs[part]).values()
-            ]
-            if part.stop - part.start == len(inputs):
-                whole = jacobian
-                break
-            whole = whole or [j.new_empty(len(inputs), *j.shape[1:]) for j in jacobian]
-            for target, source in zip(whole, jacobian, strict=True):
-                target[part] = source
-    return [j.flatten(1) if traced else j.flatten(0, 1) for j in whole]
-
-
 def _inner_products(left: list[Tensor], right: list[Tensor], dtype: torch.dtype) -> Tensor:
     """Return sum over parameters of left right^T, in ``dtype``, exactly symmetric if equal."""
+    symmetric = left is right
     total = left[0].new_zeros(len(left[0]), len(right[0]), dtype=dtype)
     for of_left, of_right in zip(left, right, strict=True):
         for columns in consecutive_slices(of_left.shape[1], CONVERTED_COLUMNS):
-            total.addmm_(of_left[:, columns].to(dtype), of_right[:, columns].to(dtype).T)
-    if left is right:
-        total.add_(total.T.clone()).div_(2)  # a copy: the sum must not read what it has written
+            rows = of_left[:, columns].to(dtype)
+            others = rows if symmetric else of_right[:, columns].to(dtype)
+            add_product_(total, rows, others, symmetric)
+    if symmetric:
+        mirror_lower_(total, TRIANGLE_ROWS)
     return total.double()

@@ -36,22 +36,20 @@ a pass holds all samples, and sweeps through the network once.
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speedlimits.blocks import add_product_, consecutive_slices, mirror_lower_
 from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
 
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
 PANEL_ROWS = 1536  # rows of Theta per product: measured full speed from 1024 on
-TRIANGLE_ROWS = 256  # at most 6 % slower than the fastest of 128 to 512 (long rows, Intel, AVX-512)
 SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare memory each
 # Cotangents of one micro-batch. On a CPU they should stay in the last-level cache: of 3 to 48 MiB,
 # 12 to 16 were fastest (x86-64, 16 to 128 channels: 5 to 30 % less time than 3). A GPU needs enough
@@ -192,7 +190,7 @@ def structured_ntk(
             add[piece.kind](kernel, left, right, work.counted(panels, piece), traced)
         del factors, left, right  # before the next pass allocates its own
     if other_inputs is None:
-        _mirror_lower_(kernel, plan.panel * per_sample)
+        mirror_lower_(kernel, plan.panel * per_sample)
     return kernel.div_(outputs) if traced else kernel
 
 
@@ -221,16 +219,6 @@ def start_of_sum(
             f"this kernel has shape {tuple(shape)} and dtype torch.float64"
         )
     return start_from.done, kernel.to(inputs.device)
-
-
-def consecutive_slices(count: int, size: int) -> list[slice]:
-    """Return slices of ``size`` that cover 0 to ``count``, the last one perhaps shorter.
-
-    Args:
-        count: number of rows, columns or samples, dimensionless.
-        size: their number in a slice, at least 1, dimensionless.
-    """
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 # ---------------------------------------------------------------- the plan: what fits the budget
@@ -701,7 +689,7 @@ def _add_convolution(
     if centred:
         offset_a, offset_b = _centre_(a, b)
     for rows, columns in panels:
-        _add_product_(
+        add_product_(
             kernel[rows.start * groups : rows.stop * groups, : columns.stop * groups],
             a[rows].flatten(0, 1),
             b[columns].flatten(0, 1),
@@ -755,56 +743,3 @@ def _inner_with_means(centred: Tensor, mean: Tensor) -> Tensor:
         ):
             target += mean[:, part] @ source.double().T  # a quarter faster than its transpose
     return result.T.reshape(*centred.shape[:2], -1)
-
-
-def _add_product_(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
-    """Add left right^T; if symmetric, where the last columns are left's own, their lower half only.
-
-    Where torch multiplies, the half is cut into rows that each end at the diagonal.
-    """
-    before = len(right) - len(left) if symmetric else len(right)
-    if before:
-        target[:, :before] += _product(left, right[:before])
-    if not symmetric:
-        return
-    cut = left.device.type == "cpu" and torch_multiplies_faster()
-    height = TRIANGLE_ROWS if cut else len(left)
-    for start in range(0, len(left), height):
-        stop = min(start + height, len(left))
-        target[start:stop, before : before + stop] += _product(left[start:stop], left[:stop])
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left right^T, on a CPU by the faster of torch's and NumPy's libraries.
-
-    Where both factors are one array, NumPy calls syrk, which computes one half and copies it to the
-    other.
-    """
-    if left.device.type != "cpu" or torch_multiplies_faster():
-        return left @ right.T
-    return torch.from_numpy(left.numpy() @ right.numpy().T)
-
-
-@cache
-def torch_multiplies_faster() -> bool:
-    """Return whether torch's MKL multiplies matrices faster than the OpenBLAS of NumPy's wheels.
-
-    By the maker of the processor, not by a measurement, so that all runs on one machine round
-    alike. Long and narrow products, 640 to 5100 rows and 2304 to 36864 columns: on an AMD core MKL
-    reached 72 to 85 GF/s and OpenBLAS 102 to 106, on an Intel one with AVX-512 96 to 139 and 54 to
-    78 (and syrk, counted as half a product, 45 to 59, rows that end at the diagonal 75 to 123).
-    """
-    if not torch.backends.mkl.is_available():
-        return False
-    processors = Path("/proc/cpuinfo")
-    maker = processors.read_text() if processors.exists() else platform.processor()
-    return "GenuineIntel" in maker
-
-
-def _mirror_lower_(kernel: Tensor, panel: int) -> None:
-    """Copy the lower triangle onto the upper one, in place and panel by panel."""
-    for start in range(0, len(kernel), panel):
-        stop = min(start + panel, len(kernel))
-        kernel[:start, start:stop] = kernel[start:stop, :start].T
-        square = kernel[start:stop, start:stop]
-        square.copy_(square.tril() + square.tril(-1).T)
