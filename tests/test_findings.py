@@ -701,6 +701,7 @@ def test_drift_and_alignment_are_of_one_kernel_along_an_axis(largest, power):
                 kernels.append(run | row)
     found = outcomes(*map(pd.concat, (limits, curves)), pd.DataFrame(kernels))
     ends = found[(found["at"] == "end")].set_index(["start", "n"])
+    assert set(ends["kernel"]) == {largest[0]}
     for n in sizes:
         for start, prefix in (("cold", ""), ("warm", "transient_")):
             there = ends.loc[(start, n), [f"{prefix}drift", f"{prefix}alignment_gain"]]

@@ -91,7 +91,7 @@ OTHER_COLUMNS = {
     "start": ("", "cold: from theta_0, warm: from the warm start; or the start of the theory"),
     "realisation": ("", "number of the run, or ensemble"),
     "moment": ("", "moment of the kernel: start, warm or end"),
-    "kernel": ("", "full (N C x N C) or output-traced (N x N) kernel"),
+    "kernel": ("", "which kernel values are of: full (N C x N C) or output-traced (N x N)"),
     "prediction_kernel": ("", "kernel of the prediction: full, or quadrature of its sums"),
     "at": ("", "moment of comparison: end, equal_loss or equal_gradients"),
     "label": ("", "name of the network in the figure"),

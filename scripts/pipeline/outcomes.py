@@ -129,6 +129,7 @@ def outcomes(
     gradient_level = min((trained[k]["gradients"].iloc[-1] for k in whole), default=np.nan)
     front = list(runs.columns[: list(runs.columns).index("start")])
     kernels = of_one_kernel(kernels)
+    compared = next(iter(kernels.get("kernel", [])), "")  # whose drift and alignment these are
     rows = []
     for (ensemble, realisation, start), of_run in runs.groupby([*keys, "start"], sort=False):
         of_run = of_run.sort_values("time")
@@ -141,7 +142,8 @@ def outcomes(
             found |= _at_levels(values, loss_level, gradient_level)
         for at, there in found.items():
             ratio = there["inefficiency"] / there["inefficiency_predicted"]
-            row = label | {"at": at, "diverged": diverged} | there | {"prediction_ratio": ratio}
+            row = label | {"at": at, "kernel": compared, "diverged": diverged}
+            row |= there | {"prediction_ratio": ratio}
             if at == "end" and start == "cold":
                 row |= kernel_columns(kernels, ensemble, str(realisation), "end")
             if at == "end" and start == "warm":
