@@ -329,8 +329,8 @@ def _general_ntk(
                 + d C (2 P (itemsize) + K (accumulate itemsize)) + 4 d (1 + C) A
                 + 3 (b C)^2 (accumulate itemsize)
 
-    with A bytes of activations per sample (``derivative_bytes``), K = ``CONVERTED_COLUMNS``
-    and, of a part, the sum itself with its transpose or with what float64 makes of float32. d is
+    with A bytes of activations per sample (``derivative_bytes``), K = ``CONVERTED_COLUMNS`` and
+    thrice a part, for its sum and a product to be added, or what float64 makes of float32. d is
     what half of the budget holds, on a CPU at most ``DERIVATIVE_BATCH``, b the largest that fits,
     both at least 1. Jacobians cost C reverse passes per sample and are repeated (blocks + 1) / 2
     times; the product costs (N C)^2 P multiplications for the lower half.
