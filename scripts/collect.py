@@ -48,6 +48,7 @@ def training_curves(ensemble: dict, manifests: list[str]) -> pd.DataFrame:
             pd.DataFrame(
                 {
                     "realisation": r,
+                    "start_seed": int(run.attrs["start_seed"]),
                     "time": run["time"].values,
                     "time_lambda_1": run["time"].values * float(run.attrs["lambda_1"]),
                     "train_loss_per_sample": run["train_loss"].values / int(run.attrs["samples"]),

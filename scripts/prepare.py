@@ -126,7 +126,8 @@ def normalisation(inputs: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.n
     axes = (0, *range(2, inputs.ndim))
     mean = inputs.mean(axis=axes, dtype=np.float64)
     deviation = inputs.std(axis=axes, dtype=np.float64)
-    constant = np.flatnonzero(deviation == 0)
+    # The deviation of equal numbers need not be zero in floating point.
+    constant = np.flatnonzero(inputs.min(axis=axes) == inputs.max(axis=axes))
     if len(constant):
         raise ValueError(
             f"component {constant[0]} of the training inputs is constant and cannot be normalised; "

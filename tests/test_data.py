@@ -366,3 +366,12 @@ def test_real_cifar10_images(job, tmp_path, cifar10_archive):
     # The published means of CIFAR-10's channels are about 125, 123, 114.
     np.testing.assert_allclose(prepared["input_mean"], [125.3, 123.0, 113.9], atol=3)
     assert np.array_equal(np.bincount(small["train_labels"]), [4] * 10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [0.485, 0.1, 1e-3, 255.0, 1 / 3])
+def test_a_component_that_is_constant_is_told_whatever_rounding_does(value, dtype):
+    inputs = np.random.default_rng(0).standard_normal((700, 3)).astype(dtype)
+    inputs[:, 1] = value
+    with pytest.raises(ValueError, match="component 1 .* constant"):
+        prepare.normalisation(inputs, True)

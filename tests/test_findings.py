@@ -952,3 +952,19 @@ def test_two_widths_are_told_once_and_other_studies_say_nothing_of_infinite_widt
     more = findings(tables, "some_study", SETTINGS | {"axes": AXES})
     part = told(table, fits(), AXES)
     assert more == text.replace("Exponents of", f"{part}\n\nExponents of", 1)
+
+
+def test_starts_are_told_apart_by_their_seeds():
+    """Networks may differ in what is no column, as the depth of those that a case names."""
+    rows = []
+    for k, (case, width) in enumerate({"two layers": 4, "five layers": 4, "wide": 8}.items()):
+        for r in range(3):
+            row = {"ensemble": case, "n": 8, "model": "fully_connected", "width": width}
+            row |= {"case": case, "start": "cold", "realisation": str(r), "at": "end"}
+            row |= {"start_seed": str(10 * k + r), "diverged": 0}
+            rows.append(row | {"inefficiency": 2 + k + 0.1 * r, "test_error": 0.1 * r})
+    table = pd.DataFrame(rows)
+    found = correlations(table, SETTINGS).set_index("level")
+    assert found.loc["between", "points"] == 3 and found.loc["within", "points"] == 9
+    by_settings = correlations(table.drop(columns="start_seed"), SETTINGS).set_index("level")
+    assert by_settings.loc["between", "points"] == 2  # what the columns alone would say

@@ -397,3 +397,29 @@ def test_interval_of_a_rank_correlation_is_scipys_bootstrap():
     ).confidence_interval  # fmt: skip
     ends = [found["correlation_low"], found["correlation_high"]]
     assert ends == pytest.approx(list(expected), abs=0.03)
+
+
+@pytest.mark.parametrize("sizes", [(6, 1), (8, 2), (6, 6, 6, 1), (4, 4)])
+def test_slopes_of_unequally_many_runs_lie_in_their_interval_as_often_as_it_says(sizes):
+    """Runs that diverged are left out; a single one has the largest leverage and no scatter."""
+    x = np.repeat(np.arange(len(sizes)), sizes)
+    generator = np.random.default_rng(5)
+    held = 0
+    for _ in range(1000):
+        found = statistics.trend(
+            x, generator.standard_normal(len(x)), confidence=0.95, resamples=200,
+            generator=generator, log_x=False, log_y=False,
+        )  # fmt: skip
+        held += found["slope_low"] <= 0 <= found["slope_high"]
+    assert 0.92 < held / 1000 < 0.98
+
+
+def test_a_rank_correlation_says_how_many_points_are_independent():
+    """Four ensembles of the same three starts are three independent ones, not twelve."""
+    generator = np.random.default_rng(0)
+    starts, ensembles = np.tile(np.arange(3), 4), np.repeat(np.arange(4), 3)
+    found = statistics.rank_correlation(
+        *generator.standard_normal((2, 12)), strata=ensembles, units=starts, confidence=0.95,
+        resamples=100, generator=generator,
+    )  # fmt: skip
+    assert (found["points"], found["units"]) == (12, 3)

@@ -90,6 +90,7 @@ OTHER_COLUMNS = {
     "case": ("", "label of the case of the study"),
     "start": ("", "cold: from theta_0, warm: from the warm start; or the start of the theory"),
     "realisation": ("", "number of the run, or ensemble"),
+    "start_seed": ("1", "seed of the start theta_0: runs with equal ones have one start"),
     "moment": ("", "moment of the kernel: start, warm or end"),
     "kernel": ("", "which kernel values are of: full (N C x N C) or output-traced (N x N)"),
     "prediction_kernel": ("", "kernel of the prediction: full, or quadrature of its sums"),

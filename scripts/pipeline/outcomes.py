@@ -45,7 +45,8 @@ QUANTITIES = {
 PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift", "alignment_gain",
            "test_error", "test_loss")  # fmt: skip
 MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
-# Of percentile intervals of a rank correlation: of 5 points they cover 84 to 87 % instead of 95 %.
+# Independent ones behind a percentile interval of a rank correlation: with 5 it covers 84 to 88 %
+# instead of 95 %, with 3 starts 69 %, in however many ensembles.
 FEWEST_POINTS = 7
 OF_THE_END = ("test_error", "test_loss")  # whatever the start: told from the cold one
 
@@ -89,7 +90,7 @@ def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
         runs: rows of ``outcomes`` of one moment.
         axis: what is compared.
     """
-    runs = runs.drop_duplicates([name for name in runs if name != "realisation"])
+    runs = runs.drop_duplicates([n for n in runs if n not in ("realisation", "start_seed")])
     if THRESHOLD not in runs or axis == THRESHOLD:
         return runs
     words = runs[THRESHOLD].map(str)
@@ -103,10 +104,10 @@ def outcomes(
 
     Runs that ensembles share stand once (``each_run_once``). The moments are the end;
     ``equal_loss``, where the training loss over that of the start has fallen to the least share
-    that every run of the study reaches; and ``equal_gradients``, the
-    gradient evaluations that every run makes. At the last two, values are interpolated between
-    recorded times, linearly in ln time, and only from the cold start. A run that diverged has
-    ``diverged`` = 1 and no values at the end.
+    that every run of the study reaches; and ``equal_gradients``, the gradient evaluations that
+    every run makes. At the last two, values are interpolated between recorded times, linearly in
+    what is made equal, and only from the cold start. A run that diverged has ``diverged`` = 1 and
+    no values at the end.
 
     Args:
         speed_limits: the table of that name.
@@ -130,12 +131,14 @@ def outcomes(
     front = list(runs.columns[: list(runs.columns).index("start")])
     kernels = of_one_kernel(kernels)
     compared = next(iter(kernels.get("kernel", [])), "")  # whose drift and alignment these are
+    seeds = {k: str(t["start_seed"].iloc[0]) for k, t in trained.items() if "start_seed" in t}
     rows = []
     for (ensemble, realisation, start), of_run in runs.groupby([*keys, "start"], sort=False):
         of_run = of_run.sort_values("time")
         key = (ensemble, str(realisation))
         values = _along_run(start, of_run, trained[key], share[key])
         label = of_run.iloc[0][front].to_dict() | {"start": start, "realisation": str(realisation)}
+        label |= {"start_seed": seeds[key]} if seeds else {}
         diverged = int(not np.isfinite(share[key]).all())
         found = {"end": values.iloc[-1].to_dict()}
         if start == "cold" and not diverged:
@@ -360,8 +363,11 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
 
 
 def _one_start(runs: pd.DataFrame) -> pd.Series:
-    """Return the label of each run's start: tests count the runs of one start as one."""
-    return joined(runs, [*START_KEYS, "realisation"])
+    """Return the label of each run's start: tests count the runs of one start as one.
+
+    Its seed says which it is: a table need not have every setting that decides it.
+    """
+    return joined(runs, ["start_seed"] if "start_seed" in runs else [*START_KEYS, "realisation"])
 
 
 def _kind(quantity: str) -> str:
@@ -442,15 +448,16 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """Return rank correlations at the end of the inefficiency with what it may go with.
 
     ``between`` correlates means of ensembles, those of the same starts (label noise and other
-    settings that the start does not depend on) averaged, unless all ensembles have the same; of
-    fewer than ``FEWEST_POINTS`` it has no interval. ``within`` correlates runs of the same
-    ensemble, whose settings agree, so that no setting can be the common cause. Realisations of
-    equal number share their start in ensembles of one network and one subset, as learning rates do
-    (``problem.start_seed``): they are permuted as one.
+    settings that the start does not depend on) averaged, unless all ensembles have the same.
+    ``within`` correlates runs of the same ensemble, whose settings agree, so that no setting can be
+    the common cause. Realisations of equal number share their start in ensembles of one network and
+    one subset, as learning rates do (``problem.start_seed``): they are permuted as one. What fewer
+    than ``FEWEST_POINTS`` independent ones say has no interval.
     """
     rows = []
     ends = independent(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
-    one_start, starts = joined(ends, [*START_KEYS, "realisation"]), joined(ends, [*START_KEYS])
+    one_start = _one_start(ends)
+    starts = one_start.groupby(ends["ensemble"], sort=False).transform("first")
     alone = starts if starts.nunique() > 1 else ends["ensemble"]
     for quantity in ("test_error", "test_loss", "inefficiency_predicted", "drift"):
         if quantity not in ends or ends[quantity].isna().all():
@@ -470,7 +477,7 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
             )
-            if level == "between" and found["points"] < FEWEST_POINTS:
+            if found.pop("units") < FEWEST_POINTS:
                 found |= {"correlation_low": np.nan, "correlation_high": np.nan}
             rows.append({"quantity": "inefficiency", "with": quantity, "level": level, **found})
     table = pd.DataFrame(rows, columns=None if rows else ["quantity", "with", "level", "p_value"])

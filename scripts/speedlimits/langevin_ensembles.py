@@ -156,7 +156,7 @@ def information_integral(times: ArrayLike, moments: ArrayLike, start: StartDistr
     before = np.concatenate([first, moments[..., :-1, :]], axis=-2)
     spans = np.diff(np.asarray(times, dtype=np.float64), prepend=0.0)[:, None]
     change = (moments - before) / before
-    small = np.abs(change) < 1e-6  # then ln(1 + x) / x = 1 - x / 2 to double precision
+    small = np.abs(change) < 1e-8  # then ln(1 + x) / x = 1 - x / 2 to double precision
     safe = np.where(small, 1.0, change)
     mean = np.where(small, 1.0 - 0.5 * change, np.log1p(safe) / safe) / before
     return np.cumsum(np.sum(spans * start.sizes * mean, axis=-1), axis=-1)

@@ -97,7 +97,7 @@ def modes_of_data(
     inputs = np.asarray(inputs, dtype=np.float64)
     n, d = inputs.shape
     left, singular, right = np.linalg.svd(inputs, full_matrices=True)
-    # a squared singular value below eps * max(n, d) * largest is rounding of a zero
+    # a singular value below eps * max(n, d) * largest is rounding of a zero
     singular = np.where(singular > singular.max() * max(n, d) * np.finfo(float).eps, singular, 0.0)
     h = np.zeros(d)
     h[: singular.size] = singular**2

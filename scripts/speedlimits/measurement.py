@@ -36,7 +36,7 @@ class Measurement(NamedTuple):
         chord_length: sum of the distances between successive snapshots, at most l_gamma: the path
             between two snapshots is not known.
         speed_limit_time: T_SL = l_geo^2 / (L_0 - L_T).
-        inefficiency: T / T_SL, at least 1 for gradient flow.
+        inefficiency: T / T_SL, at least 1 for gradient flow; NaN where the loss has not dropped.
         inefficiency_predicted: the same from the NTK of the first snapshot; NaN if not asked for.
     """
 

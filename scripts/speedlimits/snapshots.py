@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+ROUNDING = 1e-12  # relative; far below one test image in any number of them
+
 
 def snapshot_times(first: float, last: float, per_decade: int) -> NDArray[np.float64]:
     """Return log-spaced times t_k = first 10^(k / per_decade) below ``last``, and ``last``.
@@ -37,6 +39,7 @@ def warm_start_index(test_accuracy: ArrayLike, threshold: float) -> int | None:
     Returns:
         Index of the time, or None if the threshold is never reached from below.
     """
-    above = np.asarray(test_accuracy, float).mean(axis=0) >= threshold
+    accuracy = np.asarray(test_accuracy, float).mean(axis=0)
+    above = accuracy >= threshold * (1 - ROUNDING)  # a mean of 0.2 may be rounded to below it
     reached = above[1:] & ~above[:-1]
     return int(np.argmax(reached)) + 1 if reached.any() else None

@@ -238,12 +238,14 @@ def trend(
     With strata (other settings that vary too) all of them share the slope and each has its own
     intercept. Strata that share units, as runs of one start, say the same several times: their
     mean, over the units of each x that all of them have, stands for them. Its slope is theirs, and
-    units are what is resampled and permuted. The interval is ``student_interval`` of resamples
-    inside each x of each stratum. The p-value is the share of permutations of y over x inside the
-    strata whose slope is at least as large in absolute value: exact by enumeration where no more
-    than EXACT_PERMUTATION_LIMIT of them differ (runs of one x may change places), else by random
-    permutations with the add-one rule (Phipson, Smyth 2010), and at least the least p-value that
-    so many runs can give.
+    units are what is resampled and permuted. The interval is ``student_interval`` of slopes of
+    deviations from the means of cells, each x of each stratum, resampled inside the cells; from all
+    of them alike where cells have unequally many runs, as where some diverged: the scatter of one
+    or two says too little of their own. The p-value is the share of permutations of y over x inside
+    the strata whose slope is at least as large in absolute value: exact by enumeration where no
+    more than EXACT_PERMUTATION_LIMIT of them differ (runs of one x may change places), else by
+    random permutations with the add-one rule (Phipson, Smyth 2010), and at least the least p-value
+    that so many runs can give.
 
     Args:
         x: values, for example n, one per run, shape (M,); an indicator 0 or 1 compares two groups.
@@ -289,11 +291,15 @@ def trend(
     cells = [cell for of_stratum in shared for cell in of_stratum]
     low = high = math.nan
     if max(map(len, cells)) > 1:
-        order = np.concatenate(cells)
+        deviations = np.zeros(len(y))
+        for cell in cells:
+            deviations[cell] = y[cell] - y[cell].mean()
+        order, equal = np.concatenate(cells), len(set(map(len, cells))) == 1
         rows = np.concatenate(
-            [generator.choice(cell, (resamples, len(cell))) for cell in cells], axis=1
+            [generator.choice(cell if equal else order, (resamples, len(cell))) for cell in cells],
+            axis=1,
         )
-        draws = _slopes(centred[order], y[rows])
+        draws = _slopes(centred[order], deviations[rows])
         ends = student_interval(slope, draws, confidence=confidence, runs=len(y), groups=len(cells))
         low, high = (float(end) for end in ends)
     rows, every = _permutations(shared, resamples, generator)
@@ -467,8 +473,9 @@ def rank_correlation(
         units: label of each point's unit, shape (M,), once in a stratum; None is a unit for each.
 
     Returns:
-        correlation, correlation_low, correlation_high, p_value, p_smallest, points; NaN where
-        fewer than three points are finite or one side does not vary.
+        correlation, correlation_low, correlation_high, p_value, p_smallest, points, and units (how
+        many are resampled independently); NaN where fewer than three points are finite or one side
+        does not vary.
     """
     from scipy.stats import rankdata  # a second or two, which few jobs need
 
@@ -489,6 +496,8 @@ def rank_correlation(
         blocks = [places[block] for block in blocks]
         groups = [group for block in blocks for group in block]
 
+    counts = {"points": len(x), "units": sum(block.shape[1] for block in blocks)}
+
     def ranks(values: Array) -> Array:
         """Return centred ranks of values of shape (..., M) inside the groups."""
         found = np.empty(values.shape)
@@ -505,7 +514,7 @@ def rank_correlation(
     rank_x, rank_y = ranks(x), ranks(y)
     value = float(correlation(rank_x, rank_y)) if len(x) > 2 else math.nan
     if not math.isfinite(value):
-        return {**dict.fromkeys(names, math.nan), "points": len(x)}
+        return dict.fromkeys(names, math.nan) | counts
     rows = np.empty((resamples, len(x)), int)
     for block in blocks:
         drawn = generator.integers(0, block.shape[1], (resamples, block.shape[1]))
@@ -534,7 +543,7 @@ def rank_correlation(
         "correlation_high": float(high[0]),
         "p_value": max(p_value, p_smallest),
         "p_smallest": p_smallest,
-        "points": len(x),
+        **counts,
     }
 
 
