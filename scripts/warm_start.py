@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.log import logged
 from pipeline.stores import provenance, read_snapshots, write_json
-from speedlimits.snapshots import warm_start_index
+from speedlimits.snapshots import reaches, warm_start_index
 
 
 def warm_start(times: np.ndarray, accuracy: np.ndarray, threshold: float) -> dict:
@@ -56,7 +56,7 @@ def main(snakemake) -> None:
                 "accuracy: only cold results are computed"
             )
         elif not found["reached"]:
-            above = mean[0] >= found["threshold"]  # it has nothing to rise to
+            above = reaches(mean[0], found["threshold"])  # it has nothing to rise to
             todo = "raise" if above else "train longer or lower"
             print(
                 f"the mean test accuracy, {mean[0]:.4f} at the start and "

@@ -62,8 +62,6 @@ def test_warm_start_is_where_the_mean_reaches_the_threshold():
     assert warm_start_index(accuracy, 0.6) is None
     lucky = np.array([[0.13, 0.11, 0.1, 0.14, 0.3]])
     assert warm_start_index(lucky, 0.12) == 3
-    exactly = np.array(
-        [[0, 0.19], [0, 0.20], [0, 0.21]]
-    )  # their mean in float64: 0.19999999999999998
+    exactly = np.array([[0, 0.19], [0, 0.20], [0, 0.21]])  # of mean 0.19999999999999998 in float64
     assert exactly.mean(axis=0)[1] < 0.2 and warm_start_index(exactly, 0.2) == 1
     assert warm_start_index(exactly, 0.2001) is None

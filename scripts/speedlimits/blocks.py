@@ -45,9 +45,8 @@ def add_product_(target: Tensor, left: Tensor, right: Tensor, symmetric: bool) -
         return
     cut = left.device.type == "cpu" and torch_multiplies_faster()
     height = TRIANGLE_ROWS if cut else len(left)
-    for start in range(0, len(left), height):
-        stop = min(start + height, len(left))
-        target[start:stop, before : before + stop] += product(left[start:stop], left[:stop])
+    for rows in consecutive_slices(len(left), height):
+        target[rows, before : before + rows.stop] += product(left[rows], left[: rows.stop])
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:

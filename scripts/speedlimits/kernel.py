@@ -356,25 +356,23 @@ def _general_ntk(
     (known, kernel), part_number = kernel_sequential.start_of_sum(start_from, inputs, shape), 0
     if on_progress is not None and not known:
         on_progress(0.0)
-    for row in range(0, len(inputs), block):
-        row_stop = min(row + block, len(inputs))
-        before = row if other_inputs is None else len(others)
+    for samples in consecutive_slices(len(inputs), block):
+        before = samples.start if other_inputs is None else len(others)
         parts = consecutive_slices(before, max(block // 2, batch))
         if other_inputs is None:
-            parts.append(slice(row, row_stop))
+            parts.append(samples)
         if part_number + len(parts) <= known:
             part_number += len(parts)
             continue
         left = right = None  # freed before the next are made
-        left = jacobian(inputs[row:row_stop])
-        rows = slice(row * per_sample, row_stop * per_sample)
+        left = jacobian(inputs[samples])
+        rows = slice(samples.start * per_sample, samples.stop * per_sample)
         for part in parts:
             part_number += 1
             if part_number <= known:
                 continue
             right = None
-            own = other_inputs is None and part.start == row
-            right = left if own else jacobian(others[part])
+            right = left if part is samples else jacobian(others[part])
             products = _inner_products(left, right, accumulate_dtype)
             if traced:
                 products /= outputs
@@ -385,7 +383,7 @@ def _general_ntk(
             if on_part is not None:
                 on_part(PartialKernel(part_number, kernel))
         if on_progress is not None:
-            done = row_stop / len(inputs)
+            done = samples.stop / len(inputs)
             on_progress(done**2 if other_inputs is None else done)
     return kernel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-ROUNDING = 1e-12  # relative; far below one test image in any number of them
+ROUNDING = 1e-12  # of a mean, relative; far below one test image in any number of them
 
 
 def snapshot_times(first: float, last: float, per_decade: int) -> NDArray[np.float64]:
@@ -26,6 +26,16 @@ def snapshot_times(first: float, last: float, per_decade: int) -> NDArray[np.flo
     return np.append(times[times < last * (1 - 1e-9)], last)
 
 
+def reaches(accuracy: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+    """Return where a mean accuracy is at least the threshold, whatever rounding does to the mean.
+
+    Args:
+        accuracy: mean over realisations, any shape.
+        threshold: wanted mean.
+    """
+    return np.asarray(accuracy, float) >= threshold * (1 - ROUNDING)
+
+
 def warm_start_index(test_accuracy: ArrayLike, threshold: float) -> int | None:
     """Return the first recorded time at which the mean test accuracy reaches a threshold.
 
@@ -39,7 +49,6 @@ def warm_start_index(test_accuracy: ArrayLike, threshold: float) -> int | None:
     Returns:
         Index of the time, or None if the threshold is never reached from below.
     """
-    accuracy = np.asarray(test_accuracy, float).mean(axis=0)
-    above = accuracy >= threshold * (1 - ROUNDING)  # a mean of 0.2 may be rounded to below it
+    above = reaches(np.asarray(test_accuracy, float).mean(axis=0), threshold)
     reached = above[1:] & ~above[:-1]
     return int(np.argmax(reached)) + 1 if reached.any() else None
