@@ -316,6 +316,32 @@ def test_the_linearised_network_is_known_at_a_temperature_for_one_layer(trained,
         assert (np.isfinite(guess[name]) if depth == 1 else np.isnan(guess[name])).all(), name
 
 
+def test_one_start_of_few_residues_leaves_the_ensemble_its_prediction(trained):
+    """W2^2 is linear in the residue projections: only their mean over starts has to be possible."""
+    changes = LANGEVIN | {"depth": 1, "parameterisation": "ntk", "final_time": 5}
+    changes["temperature"] = 1e-4  # nothing but the residues matters
+    runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(2)]
+    found = speed_limits.measured(runs, 0)
+    kernels = [
+        xr.Dataset(
+            {
+                "eigenvalues_full": ("k", [1.0, 0.1]),
+                "residue_projections_full": ("k", residues),
+                "noise_floor_full": 1e-12,
+            }
+        )
+        for residues in ([0.0, 0.0], [3.0, 0.3])
+    ]
+    guess = speed_limits.predicted_at_temperature(kernels, "full", found, 0)
+    assert np.all(guess["transport2"][0, -1] < 0)
+    single = speed_limits.run_table(found, guess, 0)
+    assert single["speed_limit_time_predicted"].isna().iloc[-1]
+    settings = {"seed": 1, "confidence": 0.95, "resamples": 10}
+    whole = speed_limits.ensemble_table(found, guess, settings, "cold")
+    assert (whole["speed_limit_time_predicted"] > 0).all()
+    assert np.isfinite(whole["inefficiency_predicted"]).all()
+
+
 def test_moments_of_few_weights_bound_nothing_from_either_side(trained):
     changes = LANGEVIN | {"final_time": 5, "depth": 2, "width": 1}
     runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(4)]

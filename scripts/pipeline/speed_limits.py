@@ -50,11 +50,11 @@ WITHOUT_CLOCK = ("kinematic_inefficiency", "path_excess")
 # What means and intervals are taken of, where a dynamics has it. transport2 is l_geo^2, or at a
 # temperature the cost of a coupling; descent is the loss drop, or there that of the free energy.
 SAMPLED = (
-    "drop", "geodesic2", "path2", "action", "transport2", "descent", "curvature_heat", "excess",
+    "drop", "geodesic2", "path2", "action", "transport2", "descent", "curvature_heat", "products",
     "energy_drop", "metric2",
 )  # fmt: skip
-# Own choice: then a layer's second moment is known to a quarter or better, and its logarithm and
-# inverse are biased by less than a tenth.
+# Own choice: then the standard error of a layer's second moment is at most a quarter of it, and
+# what its logarithm and inverse are biased by less than a tenth.
 LEAST_WEIGHTS = 30
 
 
@@ -199,7 +199,8 @@ def at_temperature(runs: list[xr.Dataset], start: int, found: dict) -> dict:
         "transport2": langevin_ensembles.transport_cost(
             products, found["time"], law, changed["temperature"]
         ),
-        "excess": langevin_ensembles.moment_excess(products),
+        "products": products[..., :2, :2],
+        "realisations": len(runs),
         "descent": None,
     }
 
@@ -208,12 +209,20 @@ def completed(m: dict) -> dict:
     """Return means (or one run) with the drop of the free energy, where it follows from the rest.
 
     Args:
-        m: the names of ``measured``, each (..., M); the excess (..., M, layers).
+        m: the names of ``measured``, each (..., M); the inner products of displacement and start
+            (..., M, layers, 2, 2).
     """
     if m.get("descent") is not None:
-        return m
+        # what few starts predict of the linearised network can contradict itself
+        return m | {"transport2": np.where(m["transport2"] < 0, np.nan, m["transport2"])}
     least, most = langevin_ensembles.free_energy_drops(
-        m["time"], m["drop"], m["curvature_heat"], m["excess"], m["law"], m["temperature"]
+        m["time"],
+        m["drop"],
+        m["curvature_heat"],
+        langevin_ensembles.second_moments(m["products"], m["law"]),
+        m["law"],
+        m["temperature"],
+        langevin_ensembles.moment_errors(m["products"], m["law"], m["realisations"]),
     )
     return m | {"descent": least, "descent_most": most}
 
@@ -225,7 +234,7 @@ def averaged(of: dict, r: int | None = None) -> dict:
         value.mean(axis=0) if r is None else value[r]
         for name, value in of.items()
     }  # fmt: skip
-    return completed(taken)
+    return completed(taken if r is None else taken | {"realisations": 1})
 
 
 def spectra(kernels: list[xr.Dataset], kind: str) -> list[tuple[np.ndarray, np.ndarray]]:

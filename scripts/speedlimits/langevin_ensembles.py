@@ -28,6 +28,9 @@ Array = NDArray[np.float64]
 
 # Entropy per weight of a Gaussian over that of a uniform distribution of the same variance.
 UNIFORM_NEGENTROPY = 0.5 * np.log(2.0 * np.pi * np.e / 12.0)
+# Standard errors of the moments that the lower bound of the entropy is lowered by. Own choice:
+# then moments of 40 to 200 weights put it more than 5 % too high in under one case of a hundred.
+SURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,52 +95,71 @@ def transport_cost(
     return np.einsum("mli,...mlij,mlj->...m", mix, products, mix)
 
 
-def moment_excess(products: ArrayLike) -> Array:
-    """Change of the squared norm of every layer, |theta_T|^2 - |theta_0|^2 = 2 u.theta_0 + |u|^2.
+def second_moments(mean_products: ArrayLike, start: StartDistribution) -> Array:
+    """Second moment q_l of a weight in each layer, from a sample of starts and ends.
+
+    With a_l = <u.theta_0> / <|theta_0|^2>,
+
+        q_l = s_l (1 + a_l)^2 + (<|u|^2> - a_l <u.theta_0>) / P_l.
+
+    It is <|theta_T|^2> / P_l less what the known s_l tells of its sampling error, by regression on
+    the start. Never negative, and exact for layers that only stretch (derived here).
 
     Args:
-        products: as in `transport_cost`, shape (..., layers, 3, 3).
-
-    Returns:
-        Shape (..., layers). The change fluctuates far less than |theta_T|^2, since s_l is known.
-    """
-    products = np.asarray(products, dtype=np.float64)
-    return 2.0 * products[..., 0, 1] + products[..., 0, 0]
-
-
-def second_moments(mean_excess: ArrayLike, start: StartDistribution) -> Array:
-    """Second moment q_l = s_l + <|theta_T|^2 - |theta_0|^2>_l / P_l of a weight in each layer.
-
-    Args:
-        mean_excess: mean of `moment_excess` over realisations, shape (..., layers).
+        mean_products: mean over realisations of the products of `transport_cost`, of which those of
+            u and theta_0 are used, shape (..., layers, >= 2, >= 2).
         start: the distribution of theta_0.
 
     Returns:
         q_l, shape (..., layers).
     """
-    return start.variances + np.asarray(mean_excess, dtype=np.float64) / start.sizes
+    products = np.asarray(mean_products, dtype=np.float64)
+    gain = products[..., 0, 1] / products[..., 1, 1]
+    across = products[..., 0, 0] - gain * products[..., 0, 1]
+    return start.variances * (1.0 + gain) ** 2 + np.maximum(across, 0.0) / start.sizes
 
 
-def largest_entropy_gain(mean_excess: ArrayLike, start: StartDistribution) -> Array:
+def moment_errors(mean_products: ArrayLike, start: StartDistribution, realisations: int) -> Array:
+    """Relative standard error of `second_moments`, sqrt(2 (1 - rho_l^4) / (P_l R)).
+
+    rho_l^2 = s_l (1 + a_l)^2 / q_l is the squared correlation of a weight with its start; the error
+    is that of Gaussian weights (derived here).
+
+    Args:
+        mean_products: as in `second_moments`.
+        start: the distribution of theta_0.
+        realisations: number of realisations R that the means are over.
+
+    Returns:
+        Shape (..., layers), at most sqrt(2 / (P_l R)); 0 where only the start matters.
+    """
+    products = np.asarray(mean_products, dtype=np.float64)
+    gain = products[..., 0, 1] / products[..., 1, 1]
+    fourth = (start.variances * (1.0 + gain) ** 2 / second_moments(products, start)) ** 2
+    return np.sqrt(2.0 * np.maximum(1.0 - fourth, 0.0) / (start.sizes * realisations))
+
+
+def largest_entropy_gain(moments: ArrayLike, start: StartDistribution) -> Array:
     """Bound from above S_T - S_0 <= sum_l P_l / 2 ln(q_l / s_l), equal for a Gaussian of q_l.
 
     Independent Gaussians have the largest entropy at given second moments. A uniform start adds
     ln(2 pi e / 12) / 2 per weight, what its entropy is below that of the Gaussian.
 
     Args:
-        mean_excess: mean of `moment_excess` over realisations, shape (..., layers).
+        moments: q_l, shape (..., layers).
         start: the distribution of theta_0.
 
     Returns:
-        The bound in nats, shape (...). A mean over R realisations lowers it by about 1 / (2 R)
-        nats per layer (Jensen).
+        The bound in nats, shape (...). Moments of R realisations lower it by about 1 / (2 R) nats
+        per layer (Jensen).
     """
-    change = np.asarray(mean_excess, dtype=np.float64) / (start.sizes * start.variances)
-    gain = np.sum(0.5 * start.sizes * np.log1p(np.maximum(change, -1.0 + 1e-15)), axis=-1)
-    return gain + start.negentropy
+    ratio = np.asarray(moments, dtype=np.float64) / start.variances
+    return np.sum(0.5 * start.sizes * np.log(ratio), axis=-1) + start.negentropy
 
 
-def information_integral(times: ArrayLike, moments: ArrayLike, start: StartDistribution) -> Array:
+def information_integral(
+    times: ArrayLike, moments: ArrayLike, start: StartDistribution, errors: ArrayLike = 0.0
+) -> Array:
     """int_0^t sum_l P_l / q_l dt, which the Fisher information of p_t is never below.
 
     By Cramer and Rao int |grad p|^2 / p >= tr C^-1 >= sum_i 1 / C_ii >= sum_l P_l / q_l. Between
@@ -147,6 +169,8 @@ def information_integral(times: ArrayLike, moments: ArrayLike, start: StartDistr
         times: t after the start, increasing, shape (M,).
         moments: q_l at these times, shape (..., M, layers).
         start: the distribution of theta_0, at t = 0.
+        errors: relative standard errors of q_l, shape (..., M, layers) or a number; SURE of them
+            are taken off every layer's part.
 
     Returns:
         The integral up to each time, in time / weight^2, shape (..., M).
@@ -159,16 +183,18 @@ def information_integral(times: ArrayLike, moments: ArrayLike, start: StartDistr
     small = np.abs(change) < 1e-8  # then ln(1 + x) / x = 1 - x / 2 to double precision
     safe = np.where(small, 1.0, change)
     mean = np.where(small, 1.0 - 0.5 * change, np.log1p(safe) / safe) / before
-    return np.cumsum(np.sum(spans * start.sizes * mean, axis=-1), axis=-1)
+    certain = np.maximum(1.0 - SURE * np.asarray(errors, dtype=np.float64), 0.0)
+    return np.cumsum(np.sum(spans * start.sizes * mean * certain, axis=-1), axis=-1)
 
 
 def free_energy_drops(
     times: ArrayLike,
     loss_drop: ArrayLike,
     curvature_heat: ArrayLike,
-    mean_excess: ArrayLike,
+    moments: ArrayLike,
     start: StartDistribution,
     temperature: float,
+    errors: ArrayLike = 0.0,
 ) -> tuple[Array, Array]:
     """Bounds on F_0 - F_t = <L_0 - L_t> + (S_t - S_0) / beta from below and from above.
 
@@ -180,23 +206,25 @@ def free_energy_drops(
         times: t after the start, increasing, shape (M,).
         loss_drop: <L_0 - L_t>, shape (..., M).
         curvature_heat: beta^-1 int <laplacian L> dt, shape (..., M).
-        mean_excess: mean of `moment_excess` over realisations, shape (..., M, layers).
+        moments: q_l, shape (..., M, layers).
         start: the distribution of theta_0.
         temperature: beta^-1; at 0 both are the loss drop.
+        errors: relative standard errors of q_l, as in `information_integral`: without them the
+            largest value so far would be that of the luckiest time.
 
     Returns:
         (lower bound, upper bound), each (..., M), in units of the loss. NaN where the lower bound
-        is not positive and so says nothing, or where a moment came out negative.
+        is not positive and so says nothing, or where a moment is not finite.
     """
     drop = np.asarray(loss_drop, dtype=np.float64)
     if temperature == 0:
         return drop, drop
-    moments = second_moments(mean_excess, start)
-    valid = np.all(moments > 0, axis=-1)
-    information = information_integral(times, np.where(moments > 0, moments, np.nan), start)
+    moments = np.asarray(moments, dtype=np.float64)
+    valid = np.all(np.isfinite(moments), axis=-1)
+    information = information_integral(times, moments, start, errors)
     lower = drop - np.asarray(curvature_heat, float) + temperature**2 * information
     lower = np.fmax.accumulate(lower, axis=-1)
-    upper = drop + temperature * largest_entropy_gain(mean_excess, start)
+    upper = drop + temperature * largest_entropy_gain(moments, start)
     nothing = ~valid | ~(lower > 0)
     return np.where(nothing, np.nan, lower), np.where(valid, upper, np.nan)
 
@@ -227,8 +255,9 @@ def linearised(
         temperature: beta^-1.
 
     Returns:
-        "wasserstein_squared", "free_energy_drop" and "loss_drop", each (M,); NaN at a temperature
-        above 0 where one of the first two is negative at any time, which contradicts the premise.
+        "wasserstein_squared", "free_energy_drop" and "loss_drop", each (M,). They are linear in
+        Delta_k^2, so that their mean over starts is that of the mean Delta_k^2; of one start alone
+        they may be negative, and so they are wherever the premise does not hold.
     """
     h, projections = np.asarray(eigenvalues, float), np.asarray(residue_projections, float)
     moving = h > 0
@@ -246,12 +275,8 @@ def linearised(
     moved = ntk_dynamics.geodesic_length_squared(h, projections, times)
     moved = moved - ntk_dynamics.geodesic_length_squared(*spread, times)
     learnt = ntk_dynamics.loss_drop(h, projections, times) - ntk_dynamics.loss_drop(*spread, times)
-    found = {
+    return {
         "wasserstein_squared": linear_regression.wasserstein_squared(cloud, times) + moved,
         "free_energy_drop": linear_regression.free_energy_drop(cloud, times) + learnt,
         "loss_drop": linear_regression.mean_loss_drop(cloud, times) + learnt,
     }
-    impossible = (found["wasserstein_squared"] < 0) | (found["free_energy_drop"] < 0)
-    if temperature > 0 and impossible.any():
-        return {name: np.full(times.shape, np.nan) for name in found}
-    return found
