@@ -8,17 +8,31 @@ user's file or a teacher without test samples has no test part.
 
 import quick_start  # noqa: F401
 
+from pathlib import Path
+
 import numpy as np
 import xarray as xr
 
 from pipeline.cifar10 import read_archive
-from pipeline.files import check, digest_record
+from pipeline.files import check, content_digest, digest_record, own_file
 from pipeline.log import logged
 from pipeline.own_data import INPUT_AXES
 from pipeline.own_data import read as read_file
 from pipeline.seeds import derived_seed
 from pipeline.stores import array_digest, provenance, variable, write_netcdf
 from speedlimits.teacher import teacher_data
+
+
+def check_content(path: Path, settings: dict) -> None:
+    """Raise unless a user's file still holds what it did when the jobs were planned.
+
+    Raises:
+        ValueError: if its content has changed since.
+    """
+    if content_digest(path) != settings["file_sha256"]:
+        raise ValueError(
+            f"{path} has changed since this command was started; run the same command again"
+        )
 
 
 def read_digits(test_count: int) -> dict[str, np.ndarray]:
@@ -89,7 +103,7 @@ def draw_teacher(settings: dict) -> dict[str, np.ndarray]:
     return {name: values for name, values in found.items() if len(values)}
 
 
-def read(settings: dict, source: str | None) -> dict[str, np.ndarray]:
+def read(settings: dict, source: str | Path | None) -> dict[str, np.ndarray]:
     """Return the data set that the settings name.
 
     Args:
@@ -179,9 +193,12 @@ def as_dataset(data: dict[str, np.ndarray], settings: dict) -> xr.Dataset:
 def main(snakemake) -> None:
     """Run the rule ``prepare``."""
     settings = snakemake.params.settings
-    source = snakemake.input[0] if len(snakemake.input) else None
     with logged(snakemake.log[0]):
-        if source and "file_sha256" not in settings and digest_record(source).is_file():
+        source = snakemake.input[0] if len(snakemake.input) else None
+        if "file_sha256" in settings:
+            source = own_file(snakemake.config["datasets"][settings["dataset"]])
+            check_content(source, settings)
+        elif source and digest_record(source).is_file():
             check(source)
         dataset = as_dataset(read(settings, source), settings)
         print(dataset)

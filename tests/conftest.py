@@ -137,12 +137,15 @@ def job(tmp_path, monkeypatch):
     """Run a script's main as Snakemake would, inside a fresh folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(main, *, inputs=None, outputs, settings, threads=1, wildcards=None, **params):
+    def run(
+        main, *, inputs=None, outputs, settings, threads=1, wildcards=None, config=None, **params
+    ):
         snakemake = SimpleNamespace(
             input=Files(inputs or {}),
             output=Files(outputs),
             params=SimpleNamespace(settings=settings, **params),
             wildcards=SimpleNamespace(**(wildcards or {})),
+            config=config or {},
             resources=SimpleNamespace(device="auto", deterministic=1, kernel_memory_mb=200),
             threads=threads,
             log=[str(tmp_path / "job.log")],

@@ -23,7 +23,7 @@ from pipeline.config_files import (
     file_problems,
     repetition_problems,
 )
-from pipeline.runs import Plan, Refusal
+from pipeline.runs import Plan, Refusal, study_axes
 from speedlimits.vision_transformer import HEADS
 
 
@@ -367,6 +367,21 @@ def test_what_a_study_names_and_none_of_its_runs_reads_is_refused(one_study, stu
         files(SimpleNamespace(study="dataset_size"))
 
 
+def test_a_network_of_one_layer_is_planned_once_whatever_the_width(one_study):
+    grid = {"vary": {"depth": [1, 2], "width": [4, 8]}, "set": {"model": "fully_connected"}}
+    one_study["studies"]["dataset_size"] = {"realisations": 2, **grid}
+    validate(one_study)
+    found = [e["settings"] for e in Plan(one_study).described("dataset_size")]
+    assert [(s["depth"], s.get("width")) for s in found] == [(1, None), (2, 4), (2, 8)]
+
+
+def test_labels_name_cases_that_differ_in_one_setting_too():
+    cases = [{"model": "myrtle5"}, {"model": "myrtle7"}]
+    assert study_axes({"cases": cases}) == {"model": ["myrtle5", "myrtle7"]}
+    labelled = [{"label": "shallow_one", **cases[0]}, {"label": "0.10", **cases[1]}]
+    assert study_axes({"cases": labelled}) == {"case": ["shallow_one", "0.10"]}
+
+
 def test_what_some_run_of_a_study_reads_may_be_set(one_study):
     flow, noisy = {"dynamics": "gradient_flow"}, {"dynamics": "langevin"}
     more = {"dynamics": "heavy_ball", "momentum": 0.5}
@@ -421,13 +436,24 @@ def test_null_removes_what_a_file_below_gives(shipped_config, studies, place, le
         ({"width": {"realisations": None}}, "realisations is null; it must be a whole number"),
         ({"width": {"very": None}}, "unknown key in studies.width: very (did you mean vary?)"),
         ({"width": {"vary": {"width": [None]}}}, "studies.width.vary.width[0] is null"),
-        ({"dataset_size": None}, "default_studies is 'dataset_size'; allowed: learning_rate"),
+        ({"dataset_size": None}, "but default_studies still has it; give default_studies without"),
     ],
 )
 def test_null_elsewhere_is_refused(shipped_config, studies, words):
     update_config(shipped_config, {"studies": studies})
     with pytest.raises(ConfigError, match=re.escape(words)):
         validated(shipped_config)
+
+
+def test_null_that_removes_nothing_is_refused(shipped_config, tmp_path):
+    update_config(shipped_config, {"studies": {"temprature": None}})
+    shipped, own = ROOT / "config.yaml", tmp_path / "my.yaml"
+    own.write_text("studies: {temprature: null}")
+    words = "studies.temprature is null, .* no .* such a study .did you mean temperature.."
+    with pytest.raises(ConfigError, match=words):
+        validated(shipped_config, [shipped, own])
+    own.write_text("studies: {temprature: {realisations: 1}}")  # of another file below
+    validated(changed(shipped_config, "base.dataset", "digits"), [shipped, own])
 
 
 def test_null_removes_on_the_command_line_too(shipped_config):

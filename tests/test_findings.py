@@ -501,8 +501,8 @@ def test_title_and_sentences_agree_whether_points_can_correlate(x, y, title, sen
 
 
 def test_names_of_ensembles_keep_the_words_of_their_values():
-    row = pd.Series({"case": "worst case scenario", "upper_case": 3, "ensemble": "e"})
-    assert name_of(row, {"case": [], "upper_case": []}) == "worst case scenario, upper case 3"
+    row = pd.Series({"case": "worst_case scenario", "upper_case": 3, "ensemble": "e"})
+    assert name_of(row, {"case": [], "upper_case": []}) == "worst_case scenario, upper case 3"
 
 
 @pytest.mark.parametrize(
@@ -587,7 +587,10 @@ def test_the_inefficiency_that_momentum_and_adam_bound_is_told_with_its_interval
     names = [
         ("gradient_descent", "cold"), ("heavy_ball", "warm"), ("sgd", "cold"), ("adam", "cold"),
     ]  # fmt: skip
-    rows = [row | {"case": name, "dynamics": name, "start": start} for name, start in names]
+    rows = [
+        row | {"case": name.replace("_", " "), "dynamics": name, "start": start}
+        for name, start in names
+    ]
     rows.append(rows[-1] | {"start": "warm", "energetic_inefficiency": np.nan})
     table, axes = pd.DataFrame(rows), {"case": [name for name, _ in names]}
     value = "1.25 (95 % interval 1.1 to 1.5); 3 runs."

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import speedlimits
 
@@ -132,6 +133,9 @@ BAD = [
     (nn.Flatten(), X, Y, "no weights"),
     (nn.Linear(D, C + 1), X, Y, r"must give \(8, 2\)"),
     (nn.LSTM(D, C), X, Y, "tuple"),
+    (nn.Linear(D, C), DataLoader(TensorDataset(X, Y)), Y, "inputs are of type DataLoader"),
+    (nn.Linear(D, C), X, None, "targets are of type NoneType"),
+    (torch.inference_mode()(nn.Linear)(D, C), X, Y, "made under torch.inference_mode"),
     (nn.Linear(D, C), X.long(), Y, "inputs are torch.int64"),
     (nn.Linear(D, C), X, Y[:-1], "one row per input"),
     (nn.Linear(D, C), X, Y[:, 0], "one row per input"),
@@ -157,6 +161,23 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words
     with pytest.raises(ValueError, match=words) as caught:
         speedlimits.measure(network, x, y, states, [0, 1])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_of_the_caller_makes_no_difference(mode):
+    network, times = nn.Sequential(nn.Linear(D, 5), nn.ReLU(), nn.Linear(5, C)), [0, 1]
+    flat = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    weights = torch.stack([flat, 0.9 * flat])
+    plain = speedlimits.measure(network, X, Y, weights, times)
+    with mode():
+        states = weights.clone()
+        for snapshots in (states, states.double()):
+            found = speedlimits.measure(network, X.clone(), Y.clone(), snapshots, times)
+            np.testing.assert_array_equal(found.inefficiency, plain.inefficiency)
+            np.testing.assert_array_equal(
+                found.inefficiency_predicted, plain.inefficiency_predicted
+            )
+        assert not torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,21 @@ def test_missing_store_is_named(stored):
         read_snapshots(manifest)
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"case": ["0.10", "1e3"], "n": [64, 128]},
+        {"against": ["case", "case"], "value": ["0.10", "1e3"], "reference": ["0.2", "0.2"]},
+    ],
+)
+def test_labels_that_look_like_numbers_stay_labels(tmp_path, columns):
+    path = tmp_path / "results" / "table.csv"
+    path.parent.mkdir()
+    write_table(pd.DataFrame(columns), path)
+    found = read_table(path)
+    assert {name: found[name].tolist() for name in found} == columns
+
+
 def test_words_of_a_table_come_back_as_they_were(tmp_path):
     words = ["None", "NA", "null", "nan", "relu"]
     table = pd.DataFrame({"norm": words, "value": [1.0, np.nan, np.inf, 2.0, -np.inf]})

@@ -7,7 +7,6 @@ import copy
 import functools
 import math
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipeline.runs import (
     Ensemble,
     argument_word,
     combinations,
+    is_linear_regression,
     is_own,
     labelled_combinations,
     level_keys,
@@ -43,7 +43,6 @@ SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.y
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
-CLOCKS_APART = 60  # seconds that a file server's clock may be ahead; own choice
 # What `speedlimits.infinite_width` is derived for.
 CLOSED_FORM = {
     "model": ("fully_connected", "myrtle5", "myrtle7", "myrtle10"),
@@ -116,6 +115,42 @@ def without_removed(config: Any) -> Any:
             study[part] = settings
         studies[name] = study
     return {**config, "studies": studies}
+
+
+def _removal_problems(config: Any, paths: Iterable[str | Path]) -> list[str]:
+    """Return a sentence per study that null removes in vain: never given, or asked for still.
+
+    Args:
+        config: the configuration as Snakemake merged it, where null has replaced the study.
+        paths: the files that it comes from.
+    """
+    studies, files = config.get("studies"), [Path(path) for path in paths]
+    if not isinstance(studies, Mapping) or None not in studies.values():
+        return []
+    whole = all(path.is_file() for path in files)  # a pipe can be read only once
+    texts = [path.read_text(encoding="utf-8") for path in files if whole]
+    parts = [yaml.safe_load(text).get("studies") for text in texts]
+    given = {
+        name
+        for part in parts
+        if isinstance(part, Mapping)
+        for name, study in part.items()
+        if study is not None
+    }
+    asked = config.get("default_studies")
+    problems = []
+    for name in (name for name, study in studies.items() if study is None):
+        if parts and name not in given:
+            problems.append(
+                f"studies.{name} is null, which removes a study, but no configuration file has "
+                f"such a study{did_you_mean(str(name), given)}"
+            )
+        elif isinstance(asked, list) and name in asked:
+            problems.append(
+                f"studies.{name} is null, which removes the study, but default_studies still has "
+                "it; give default_studies without it too"
+            )
+    return problems
 
 
 def _without_null(value: Any, names: Iterable[str]) -> Any:
@@ -302,7 +337,6 @@ def _inconsistencies(config: dict) -> list[str]:
         if name in used and not wrong:
             try:
                 sources[name] = source(name, entry)
-                wrong = _time_problems(name, entry)
             except ValueError as error:
                 wrong = [f"datasets.{name}.file: {error}"]
         problems += wrong
@@ -400,17 +434,6 @@ def _dataset_problems(name: str, entry: dict) -> list[str]:
             f"number at most samples = {teacher['samples']}"
         ]
     return []
-
-
-def _time_problems(name: str, entry: dict) -> list[str]:
-    """Return a sentence if the user's file is of the future: Snakemake fails jobs that read it."""
-    moment, now = Path(entry["file"]).stat().st_mtime if "file" in entry else 0.0, time.time()
-    if moment < now + CLOCKS_APART:
-        return []
-    return [
-        f"datasets.{name}.file: {entry['file']} was last changed on {time.ctime(moment)}, but this "
-        f"machine's clock shows {time.ctime(now)}; correct the clock, or touch the file"
-    ]
 
 
 def _theory_problems(theory: dict) -> list[str]:
@@ -584,18 +607,12 @@ def _idle_settings(config: dict, name: str, study: dict) -> list[str]:
 
 def _read(settings: dict, levels: Iterable[str] = ("subset", "network", "dynamics")) -> set[str]:
     """Return the run settings that a run reads at some levels, besides its data set."""
-    keys = {key for level, keys in level_keys(settings).items() if level in levels for key in keys}
-    return keys - {"width"} if _is_linear_regression(settings) else keys
-
-
-def _is_linear_regression(settings: dict) -> bool:
-    """Return whether the network is one layer, which has no width."""
-    return settings["model"] == "fully_connected" and settings["depth"] == 1
+    return {key for level, keys in level_keys(settings).items() if level in levels for key in keys}
 
 
 def _in_words(settings: dict, kind: str) -> str:
     """Return the dynamics or the model of a run in words."""
-    layer = " of depth 1" if kind == "model" and _is_linear_regression(settings) else ""
+    layer = " of depth 1" if kind == "model" and is_linear_regression(settings) else ""
     return settings[kind] + layer
 
 
@@ -771,7 +788,7 @@ def _network_problems(settings: dict) -> list[str]:
     model, width = settings["model"], settings["width"]
     if model == "vision_transformer" and width % TRANSFORMER_HEADS:
         return [f"width is {width}; {model} needs a multiple of its {TRANSFORMER_HEADS} heads"]
-    if _is_linear_regression(settings) and settings["parameterisation"] == "mean_field":
+    if is_linear_regression(settings) and settings["parameterisation"] == "mean_field":
         return ["parameterisation is mean_field, a mean over hidden units; depth 1 has none"]
     return []
 
@@ -871,6 +888,9 @@ def validated(
     for key, value in (given or {}).items():
         if not isinstance(value, str):  # Snakemake has read it
             config = {**config, key: _typed(config[key], value)}
+    problems = _removal_problems(config, paths)
+    if problems:
+        raise ConfigError("\n".join(problems))
     config = without_removed(config)
     validate(config)
     archive = config["datasets"].get("cifar10", {}).get("archive")

@@ -31,6 +31,15 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def own_file(entry: dict) -> Path:
+    """Return the path of a user's data file, "~" being the home folder.
+
+    Args:
+        entry: its mapping under ``datasets``, with ``file``.
+    """
+    return Path(entry["file"]).expanduser()
+
+
 def content_digest(path: str | Path) -> str:
     """Return the SHA-256 of a file, or of the names and contents of all files of a folder."""
     path = Path(path)

@@ -34,7 +34,8 @@ TABLES = (
 def data_source(config: dict) -> Callable[[Any], list[str]]:
     """Return a function from wildcards to what the rule ``prepare`` reads.
 
-    An archive or the user's file; digits come with scikit-learn, a teacher is drawn.
+    The archive. Digits come with scikit-learn, a teacher is drawn; of the user's own file the
+    content counts (``settings``), wherever it lies, so that it is no input of the rule.
 
     Raises:
         Refusal: by that function, if the configuration has no such data set.
@@ -42,10 +43,8 @@ def data_source(config: dict) -> Callable[[Any], list[str]]:
 
     def files(wildcards: Any) -> list[str]:
         _known("data set", wildcards.dataset, config["datasets"])
-        if wildcards.dataset == "cifar10":
-            return ["results/data/cifar10/archive.tar.gz"]
-        entry = config["datasets"][wildcards.dataset]
-        return [entry["file"]] if "file" in entry else []
+        archived = wildcards.dataset == "cifar10"
+        return ["results/data/cifar10/archive.tar.gz"] if archived else []
 
     return files
 

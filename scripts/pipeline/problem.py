@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pipeline.own_network import check_code, drawn_own_network
-from pipeline.runs import MODEL_KEYS, is_own, own_words
+from pipeline.runs import is_own, model_keys, own_words
 from pipeline.seeds import START_KEYS, derived_seed
 from pipeline.stores import array_digest, read_netcdf
 from speedlimits.network_checks import CHECKED_SAMPLES
@@ -69,7 +69,7 @@ def build_network(settings: dict, data: xr.Dataset, seed: int) -> nn.Module:
         MODELS[model],
         input_shape=data["train_inputs"].shape[1:],
         outputs=int(data.attrs["outputs"]),
-        **{key: settings[key] for key in MODEL_KEYS[model]},
+        **{key: settings[key] for key in model_keys(settings)},
     )
     return scale_output(drawn_network(build, seed, dtype), settings["output_scale"])
 

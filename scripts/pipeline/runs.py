@@ -61,9 +61,18 @@ def is_own(model: str) -> bool:
     return ":" in model
 
 
-def model_keys(model: str) -> tuple[str, ...]:
-    """Return what a network of this name reads besides COMMON_NETWORK_KEYS."""
-    return OWN_MODEL_KEYS if is_own(model) else MODEL_KEYS[model]
+def model_keys(settings: dict) -> tuple[str, ...]:
+    """Return what a network of these settings reads besides COMMON_NETWORK_KEYS."""
+    model = settings["model"]
+    if is_own(model):
+        return OWN_MODEL_KEYS
+    unread = ("width",) if is_linear_regression(settings) else ()
+    return tuple(key for key in MODEL_KEYS[model] if key not in unread)
+
+
+def is_linear_regression(settings: dict) -> bool:
+    """Return whether the network is one layer, which has no width."""
+    return settings["model"] == "fully_connected" and settings["depth"] == 1
 
 
 def stability_factor(dynamics: str, momentum: float) -> float:
@@ -148,16 +157,18 @@ def _case_word(key: str, value: Any) -> str:
 def study_axes(study: dict) -> dict[str, list]:
     """Return axis -> its values in order: what the results of a study are compared along.
 
-    An axis is a setting of ``vary``; cases that differ in one setting alone are an axis of that
-    name, other cases the axis ``case``. The number of a subset's draw is no axis: other draws
-    repeat a measurement. A varied argument of the user's own network is an axis of its name.
+    An axis is a setting of ``vary``; cases without labels that differ in one setting alone are an
+    axis of that name, other cases the axis ``case``. The number of a subset's draw is no axis:
+    other draws repeat a measurement. A varied argument of the user's own network is an axis of its
+    name.
     """
     vary = {**study.get("vary", {}), **varied_arguments(study)}
     unused = ("subset", "model_arguments")
     axes = {key: list(values) for key, values in vary.items() if key not in unused}
     cases = study.get("cases", [])
     keys = {key for case in cases for key in case if key != "label"}
-    single = len(keys) == 1 and "model_arguments" not in keys
+    labelled = any("label" in case for case in cases)
+    single = len(keys) == 1 and "model_arguments" not in keys and not labelled
     if len(cases) > 1 and single and all(keys <= set(case) for case in cases):
         key = keys.pop()
         axes[key] = [case[key] for case in cases]
@@ -177,7 +188,7 @@ def level_keys(settings: dict) -> dict[str, tuple[str, ...]]:
     """
     return {
         "subset": SUBSET_KEYS,
-        "network": ("model", *model_keys(settings["model"]), *COMMON_NETWORK_KEYS),
+        "network": ("model", *model_keys(settings), *COMMON_NETWORK_KEYS),
         "dynamics": ("dynamics", *DYNAMICS_KEYS[settings["dynamics"]], *CLOCK_KEYS),
     }
 
@@ -240,7 +251,8 @@ def network_slug(settings: dict) -> str:
         "patch_size": f"patch{settings['patch_size']}",
     }
     model, own = settings["model"], is_own(settings["model"])
-    used = [word for key, word in words.items() if key in model_keys(model)]
+    read = model_keys(settings)
+    used = [word for key, word in words.items() if key in read]
     used += own_words(settings) if own else []
     lazy = [f"scale{number(settings['output_scale'])}"] if settings["output_scale"] != 1 else []
     lazy += ["start_subtracted"] if settings["subtract_start"] else []

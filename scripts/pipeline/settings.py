@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pipeline.cifar10 import OFFICIAL_SHA256
 from pipeline.code_digest import SCRIPTS, code_digest
-from pipeline.files import content_digest
+from pipeline.files import content_digest, own_file
 from pipeline.own_code import own_digest
 from pipeline.runs import Plan, is_own, plain
 
@@ -302,6 +302,6 @@ class RuleSettings:
         if "file" not in entry:
             return {"dataset": name, "test_count": entry["test_count"]}
         if name not in self._file_digests:
-            self._file_digests[name] = content_digest(entry["file"])
+            self._file_digests[name] = content_digest(own_file(entry))
         normalise = entry.get("normalise", False)
         return {"dataset": name, "file_sha256": self._file_digests[name], "normalise": normalise}

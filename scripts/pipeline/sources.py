@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pipeline.files import own_file
+
 TRAINING_POOL = {"cifar10": 50_000, "digits": 1797}  # images before test images are set aside
 INPUT_SHAPES = {"cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 BUILT_IN_CLASSES = 10  # of both
@@ -51,7 +53,7 @@ def source(name: str, entry: dict) -> Source:
         try:
             from pipeline.own_data import layout
 
-            found = layout(entry["file"])
+            found = layout(own_file(entry))
         except ImportError:
             return Source(None, BUILT_IN_CLASSES, None, True, None)
         tested = found.test_samples > 0

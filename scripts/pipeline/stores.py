@@ -156,8 +156,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
         IntegrityError: if the file is not what was written.
     """
     check(path)
-    # A word such as None or NA, an argument of an own network, is no missing value.
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    # A word such as None or NA, an argument of an own network, is no missing value; a label such
+    # as 0.10 is no number.
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+    table = pd.read_csv(path, **options, dtype={"case": str})
+    if {"against", "value"} <= set(table) and (table["against"] == "case").all():
+        table = pd.read_csv(path, **options, dtype={"value": str, "reference": str})
+    return table
 
 
 def write_snapshots(dataset: xr.Dataset, store: str | Path, manifest: str | Path) -> None:

@@ -67,6 +67,8 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
 
 def describe(column: str, value: object) -> str:
     """Return a setting as it stands in a legend, for example ``$n = 64$``."""
+    if column == "case":  # a label, as it was written
+        return str(value)
     value = plain(value)  # whole numbers, beside runs without one
     if column == "n":
         return f"$n = {value}$"

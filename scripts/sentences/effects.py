@@ -50,7 +50,7 @@ def too_few(rows: pd.DataFrame) -> list[str]:
     sentences = []
     possible = rows["p_smallest"].notna().rename("possible")
     for (*key, _), group in rows.groupby([*keys, possible], sort=False):
-        about = " ".join(words(part) for part in key if part != "case")
+        about = " ".join(words(part, key[0]) for part in key if part != "case")
         least = group["p_smallest"].min()
         names = ", ".join(NAMES[q] for q in group["quantity"])
         if not math.isfinite(least):  # Adam, or all but one value have diverged
@@ -84,7 +84,8 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
 
 def comparison_sentence(row: pd.Series, confidence: float) -> str:
     """Return the sentence of one row of the table comparisons."""
-    name, value, reference = NAMES[row["quantity"]], words(row["value"]), words(row["reference"])
+    name, axis = NAMES[row["quantity"]], row["against"]
+    value, reference = words(row["value"], axis), words(row["reference"], axis)
     where = "" if row["against"] == "case" else f"{words(row['against'])} "
     effect = interval(row, "effect", confidence)
     if evidence(row, 1 - confidence) == "none":
@@ -187,7 +188,8 @@ def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[s
                     where = "" if row["against"] == "case" else f"{axis} "
                     claimed.append(
                         f"{NAMES[row['quantity']]} is {change(row)} for {where}"
-                        f"{words(row['value'])} than for {words(row['reference'])}"
+                        f"{words(row['value'], row['against'])} than for "
+                        f"{words(row['reference'], row['against'])}"
                     )
         if made:
             found = "; ".join(claimed) if claimed else "none"

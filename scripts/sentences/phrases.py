@@ -21,8 +21,10 @@ NAMES = {
 }
 
 
-def words(name: object) -> str:
-    """Return a setting's name or value in words."""
+def words(name: object, axis: str = "") -> str:
+    """Return a setting's name or value in words; the label of a case as it was written."""
+    if axis == "case":
+        return str(name)
     text = f"{name:g}" if isinstance(name, float) else str(name)
     return text if ":" in text else text.replace("_", " ")
 
@@ -59,7 +61,7 @@ def name_of(row: pd.Series, axes: dict) -> str:
     relative = over_stability_limit(row.get("ensemble", ""))
     units = {"learning_rate": " x 2/lambda_1"} if relative else {}
     names = {axis: "" if axis == "case" else f"{words(axis)} " for axis in read}
-    told = [f"{names[axis]}{words(row[axis])}{units.get(axis, '')}" for axis in read]
+    told = [f"{names[axis]}{words(row[axis], axis)}{units.get(axis, '')}" for axis in read]
     return ", ".join(told) or "one ensemble"
 
 

@@ -50,6 +50,8 @@ class Measurement(NamedTuple):
     inefficiency_predicted: NDArray[np.float64]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def measure(
     network: nn.Module,
     inputs: Tensor | NDArray,
@@ -64,7 +66,8 @@ def measure(
 
     The bound T >= T_SL holds for gradient flow of L = 1/2 sum (f - y)^2 over samples and outputs.
     Times are in its units: learning rate x steps x c for descent of c L. torch's MSELoss, a mean
-    over N samples and C outputs, is c L with c = 2/(N C). The network is left unchanged.
+    over N samples and C outputs, is c L with c = 2/(N C). The network is left unchanged. Gradients
+    are taken whatever the caller's mode (``torch.no_grad``, ``torch.inference_mode``).
 
     Args:
         network: maps (N, ...) to (N, C), sample by sample.
@@ -80,11 +83,12 @@ def measure(
         The measurement.
 
     Raises:
-        ValueError: in one sentence, if the network mixes samples, is random, has frozen weights, no
-            kernel or does not fit the targets, if numbers are not finite, or if snapshots and times
-            do not fit: of another network, or references to one and the same weights.
+        ValueError: in one sentence, if inputs or targets are no arrays, if the network mixes
+            samples, is random, has frozen weights, no kernel or does not fit the targets, if
+            numbers are not finite, or if snapshots and times do not fit: of another network, or
+            references to one and the same weights.
     """
-    inputs, targets = (torch.as_tensor(values).detach() for values in (inputs, targets))
+    inputs, targets = _tensor("inputs", inputs), _tensor("targets", targets)
     if targets.dim() != 2 or len(targets) != len(inputs):
         raise ValueError(
             f"targets have shape {tuple(targets.shape)}; they must be ({len(inputs)}, outputs), "
@@ -139,6 +143,22 @@ def measure(
         sl.inefficiency(time, squared, drop),
         predicted,
     )
+
+
+def _tensor(name: str, values: object) -> Tensor:
+    """Return a tensor or array as a tensor without gradient, usable in a gradient.
+
+    Raises:
+        ValueError: in one sentence, if it is neither.
+    """
+    try:
+        tensor = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} are of type {type(values).__name__}; give a tensor or array of numbers with "
+            "one row per sample"
+        ) from error
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _check_numbers(name: str, values: Tensor) -> None:

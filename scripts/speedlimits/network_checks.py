@@ -180,8 +180,13 @@ def copied(network: nn.Module) -> nn.Module:
         The copy, of which nothing is shared.
 
     Raises:
-        ValueError: if torch cannot copy it.
+        ValueError: if torch cannot copy it, or would make other tensors of its weights.
     """
+    if any(parameter.is_inference() for parameter in network.parameters()):
+        raise ValueError(
+            "the network was made under torch.inference_mode, so that its weights have no "
+            "gradient; make it outside"
+        )
     try:
         return copy.deepcopy(network)
     except Exception as error:

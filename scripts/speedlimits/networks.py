@@ -7,6 +7,7 @@ whose weights ``layers.initialise_`` draws (the transformer draws its own under 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -149,9 +150,9 @@ def fully_connected(
     *,
     input_shape: tuple[int, ...],
     outputs: int,
-    width: int,
     parameterisation: str,
     depth: int,
+    width: int | None = None,
     initialisation: str = "he",
 ) -> nn.Sequential:
     """Fully connected ReLU network with ``depth`` weight layers (depth 1 is linear regression).
@@ -159,16 +160,17 @@ def fully_connected(
     Args:
         input_shape: shape of one input; it is flattened.
         outputs: number of outputs C.
-        width: units w of every hidden layer.
         parameterisation: "ntk", "standard" or "mean_field".
         depth: number of weight layers, at least 1.
+        width: units w of every hidden layer; not read at depth 1, which has none.
         initialisation: "he" or "torch_default".
 
     Returns:
         The network with uninitialised weights.
 
     Raises:
-        ValueError: if depth is below 1, or 1 in mean-field parameterisation.
+        ValueError: if depth is below 1, or 1 in mean-field parameterisation, or without a width
+            that depth needs.
     """
     if depth < 1:
         raise ValueError(f"depth is {depth}; a network needs at least 1 weight layer")
@@ -176,11 +178,14 @@ def fully_connected(
         raise ValueError(
             "parameterisation is mean_field, a mean over hidden units; depth 1 has none"
         )
-    sizes = [math.prod(input_shape)] + [width] * (depth - 1)
+    if depth > 1 and width is None:
+        raise ValueError(f"width is missing; a network of depth {depth} has hidden layers")
+    hidden = [] if width is None else [width] * (depth - 1)
+    sizes = [math.prod(input_shape), *hidden]
     hidden_gain, output_gain = gains(initialisation)
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in in sizes[:-1]:
-        layers += [ScaledLinear(fan_in, width, hidden_gain, parameterisation), nn.ReLU()]
+    for fan_in, units in itertools.pairwise(sizes):
+        layers += [ScaledLinear(fan_in, units, hidden_gain, parameterisation), nn.ReLU()]
     layers.append(output_layer(sizes[-1], outputs, output_gain, parameterisation))
     return with_draw(nn.Sequential(*layers), initialisation)
 
