@@ -351,6 +351,15 @@ UNREAD = [
 ]  # fmt: skip
 
 
+def test_a_fraction_of_a_step_is_no_final_time(one_study):
+    steps = {"dynamics": "sgd", "time_unit": "steps", "first_snapshot": 1, "batch_size": 8}
+    one_study["studies"]["dataset_size"] |= {"set": steps | {"final_time": 30}}
+    validate(one_study)
+    one_study["studies"]["dataset_size"]["set"]["final_time"] = 30.5
+    with pytest.raises(ConfigError, match=r"final_time is 30.5 steps; it must be a whole number"):
+        validate(one_study)
+
+
 @pytest.mark.parametrize(("study", "what", "remedy"), UNREAD, ids=named)
 def test_what_a_study_names_and_none_of_its_runs_reads_is_refused(one_study, study, what, remedy):
     one_study["studies"]["dataset_size"] = {"realisations": 2, **study}

@@ -73,6 +73,10 @@ def without(content, *names):
 
 BAD = [
     (IMAGES | {"train_input": np.ones(3)}, ["train_input", "did you mean train_inputs?"]),
+    (IMAGES | {"X_train": np.ones(3)}, ["X_train", "did you mean train_inputs?"]),
+    (IMAGES | {"y_test": np.ones(3)}, ["y_test", "did you mean test_labels?"]),
+    (IMAGES | {"train_labels": np.eye(30, dtype=int)[:, :3]}, ["(30, 3)", "numpy.argmax"]),
+    (IMAGES | {"train_labels": np.arange(30) % 2 > 0}, ["bool", ".astype(int)"]),
     (without(IMAGES, "train_inputs"), ["lacks the array train_inputs"]),
     (without(IMAGES, "train_labels"), ["neither train_labels nor train_targets"]),
     (IMAGES | {"train_targets": np.ones(30)}, ["both train_labels and train_targets"]),

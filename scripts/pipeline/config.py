@@ -820,6 +820,8 @@ def _step_problems(settings: dict) -> list[str]:
         steps = settings["time_unit"] == "steps"
         return [f"time_unit is steps, but {dynamics} has none of its own"] if steps else []
     fraction = settings["learning_rate_unit"] == "stability_limit"
+    if settings["time_unit"] == "steps" and settings["final_time"] % 1:
+        return [f"final_time is {settings['final_time']} steps; it must be a whole number of them"]
     if dynamics == "adam":
         problems = []
         if fraction:

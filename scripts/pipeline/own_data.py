@@ -21,6 +21,13 @@ from pipeline.suggestions import did_you_mean
 ENDINGS = (".npz", ".zarr")
 PARTS = ("train", "test")
 NAMES = tuple(f"{part}_{what}" for part in PARTS for what in ("inputs", "labels", "targets"))
+# What others call these arrays, in lower case.
+ALIASES = {
+    f"{a}_{b}": f"{part}_{what}"
+    for part in PARTS
+    for short, what in (("x", "inputs"), ("images", "inputs"), ("y", "labels"))
+    for a, b in ((short, part), (part, short))
+}
 MOST_COLOURS = 4  # own choice: square images, channels last, are told by a last axis this short
 INPUT_AXES = {2: ("component",), 4: ("channel", "height", "width")}
 FLOATS = (np.float32, np.float64)
@@ -164,7 +171,8 @@ def layout(path: str | Path) -> Layout:
     found = arrays(path)
     unknown = [name for name in found if name not in NAMES]
     if unknown:
-        meant = did_you_mean(unknown[0], NAMES)
+        alias = ALIASES.get(unknown[0].lower())
+        meant = f" (did you mean {alias}?)" if alias else did_you_mean(unknown[0], NAMES)
         raise DataError(
             f"{path} holds an array {unknown[0]}{meant}; the names are {', '.join(NAMES)}"
         )
@@ -265,9 +273,10 @@ def _check_targets(
     labels = name.endswith("labels")
     if len(shape) == 0 or shape[0] != samples or len(shape) > (1 if labels else 2) or 0 in shape:
         wanted = f"({samples},)" + ("" if labels else f" or ({samples}, outputs)")
+        one_hot = labels and len(shape) == 2 and shape[0] == samples
         raise DataError(
             f"{path}: {name} has the shape {tuple(shape)}; with {samples} inputs it must be "
-            f"{wanted}"
+            f"{wanted}" + ("; of one-hot rows give numpy.argmax(..., axis=1)" if one_hot else "")
         )
     if not labels:
         if dtype.newbyteorder("=") not in FLOATS:
@@ -277,9 +286,10 @@ def _check_targets(
             )
         return 1 if len(shape) == 1 else int(shape[1])
     if dtype.kind not in "iu":
+        otherwise = f"real numbers are called {name.replace('labels', 'targets')}"
         raise DataError(
-            f"{path}: {name} has the type {dtype}; classes must be integers (real numbers are "
-            f"called {name.replace('labels', 'targets')})"
+            f"{path}: {name} has the type {dtype}; classes must be integers "
+            f"({'give .astype(int)' if dtype.kind == 'b' else otherwise})"
         )
     present = np.unique(found[name].read())
     if classes is None:
