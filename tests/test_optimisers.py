@@ -82,8 +82,7 @@ def test_action_bounds_the_length_of_any_curve(name):
 
 def balance(kind, step, mass=2.0, time=4.0):
     """Return (action + kinetic energy) / loss drop at one mass, and the kinetic share."""
-    ratio = 2 * mass / step  # (1 + mu) / (1 - mu)
-    momentum = (ratio - 1) / (ratio + 1)
+    momentum = mass / (mass + step)  # m = h mu / (1 - mu)
     evolution = kind(quadratic, START, step * (1 - momentum), momentum)
     assert evolution.mass == pytest.approx(mass)
     evolution.advance(time)
@@ -99,6 +98,30 @@ def test_heavy_ball_dissipates_what_the_loss_loses_less_its_kinetic_energy():
         errors.append(abs(total - 1))
     assert errors[-1] < 0.01
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.2)  # first order in the step
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_energy_of_the_steps_of_heavy_ball_balances_exactly(momentum):
+    """On a quadratic: action, what changes of the step dissipate, and half Delta H Delta."""
+    rate = 0.05
+    evolution = HeavyBall(quadratic, START, rate, momentum)
+    before, last, dissipated, curved = START, torch.zeros_like(START), 0.0, 0.0
+    for count in range(1, 30):
+        evolution.advance(count * evolution.step)
+        step = evolution.weights - before
+        rise = quadratic(evolution.weights)[1] - quadratic(before)[1]  # H Delta
+        dissipated += momentum / (2 * rate) * (step - last).square().sum().item()
+        curved += 0.5 * (step @ rise).item()
+        before, last = evolution.weights, step
+        drop = quadratic(START)[0] - evolution.loss - evolution.kinetic_energy
+        assert drop == pytest.approx(evolution.action + dissipated - curved, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [HeavyBall, Nesterov])
+def test_heavy_ball_without_momentum_is_gradient_descent_in_its_energy_too(kind):
+    evolution = kind(quadratic, START, 0.05, 0.0)
+    evolution.advance(3 * evolution.step)
+    assert evolution.kinetic_energy == 0
 
 
 @pytest.mark.parametrize("kind", [HeavyBall, Nesterov])

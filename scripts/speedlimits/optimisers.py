@@ -25,7 +25,7 @@ class HeavyBall(_ConstantStep):
     """Heavy ball: v <- mu v - eta grad L, theta <- theta + v (Polyak 1964; torch's momentum).
 
     In the training time t = steps * eta / (1 - mu), small steps follow m theta'' + theta' =
-    -grad L with the mass m = eta (1 + mu) / (2 (1 - mu)^2): the friction is that of gradient flow.
+    -grad L with the mass m = eta mu / (1 - mu)^2: the friction is that of gradient flow.
 
     Args:
         loss_and_gradient: see ``Evolution``.
@@ -61,8 +61,11 @@ class HeavyBall(_ConstantStep):
 
     @property
     def mass(self) -> float:
-        """Mass m = eta (1 + mu) / (2 (1 - mu)^2) in units of training time."""
-        return self.learning_rate * (1 + self.momentum) / (2 * (1 - self.momentum) ** 2)
+        """Mass m = eta mu / (1 - mu)^2 in units of training time.
+
+        With it the energy of the steps themselves balances: docs/theory.md, section 8.
+        """
+        return self.learning_rate * self.momentum / (1 - self.momentum) ** 2
 
     @property
     def kinetic_energy(self) -> float:
