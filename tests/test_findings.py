@@ -814,8 +814,9 @@ def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
     one = runs(sizes=(8, 16), realisations=4).drop(columns="at")
     warm = one.assign(start="warm")
     many, factors = [], {0.15: 3.0, 0.2: 2.0, 0.3: 1.0}
+    power = 1 + 0.01 * np.arange(len(warm))  # or every run would have one and the same slope
     for threshold, factor in factors.items():
-        for table in (one, warm.assign(inefficiency=factor * warm["inefficiency"])):
+        for table in (one, warm.assign(inefficiency=factor**power * warm["inefficiency"])):
             table = table.assign(ensemble=table["ensemble"] + f"-{threshold}")
             table.insert(4, THRESHOLD, threshold)
             many.append(table)

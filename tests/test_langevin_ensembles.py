@@ -396,6 +396,14 @@ def test_moments_of_a_stretched_layer_are_exact():
         assert le.moment_errors(products, start, 1)[0] < 1e-6
 
 
+def test_rounding_beyond_the_rank_of_a_kernel_is_no_mode():
+    known = {"weights": 2, "start_variance": 1.0, "temperature": 0.1}
+    exact = le.linearised([2.0, 0.5], [1.0, 1.0], [1.0], **known)
+    found = le.linearised([1e-7, 2.0, 0.5], [1e-3, 1.0, 1.0], [1.0], **known)
+    for name, value in exact.items():
+        assert found[name] == pytest.approx(value, rel=1e-12)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
 def test_the_mean_over_starts_of_the_linearised_network_is_exact(temperature):
     """W2^2 and free energy are linear in Delta_k^2, of which one start alone may have too few."""

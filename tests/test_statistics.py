@@ -423,3 +423,27 @@ def test_a_rank_correlation_says_how_many_points_are_independent():
         resamples=100, generator=generator,
     )  # fmt: skip
     assert (found["points"], found["units"]) == (12, 3)
+
+
+def test_values_that_do_not_scatter_say_nothing_of_their_error():
+    """Realisations of one and the same run, as of a linear model with its start subtracted."""
+    same = np.full(3, 0.3) * (1 + 1e-15 * np.arange(3))
+    mean, low, high, p_value = statistics.student_test(same, 0.95)
+    assert mean == pytest.approx(0.3) and np.isnan([low, high, p_value]).all()
+    assert statistics.student_test([0.0, 0.0], 0.95) == (0.0, 0.0, 0.0, 1.0)
+    found = statistics.student_test([0.3, 0.3, 0.4], 0.95)
+    test = scipy.stats.ttest_1samp([0.3, 0.3, 0.4], 0.0)
+    assert found[3] == pytest.approx(test.pvalue)
+    np.testing.assert_allclose(found[1:3], test.confidence_interval(0.95))
+
+
+def test_strata_that_share_units_with_two_others_make_one_set_of_all():
+    """Else the start that the first and the third have in common would count as two."""
+    units = np.array([1, 2, 3, 1, 2, 3, 4, 5, 3, 4, 5, 1])
+    groups = [np.arange(3), np.arange(4, 8), np.arange(8, 11)]
+    blocks = statistics._aligned([groups[0], groups[2], np.array([3, 8])], units)
+    assert [block.tolist() for block in blocks] == [[[2], [8], [8]]]
+    apart = statistics._aligned([np.array([0, 1]), np.array([9, 10])], units)
+    assert [block.shape for block in apart] == [(1, 2), (1, 2)]
+    joined = statistics._aligned([np.array([0, 1]), np.array([9, 10]), np.array([3, 9])], units)
+    assert [block.shape for block in joined] == [(3, 0)]

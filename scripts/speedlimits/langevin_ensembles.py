@@ -260,7 +260,9 @@ def linearised(
         they may be negative, and so they are wherever the premise does not hold.
     """
     h, projections = np.asarray(eigenvalues, float), np.asarray(residue_projections, float)
-    moving = h > 0
+    moving = np.flatnonzero(h > 0)
+    # a kernel has the rank P at most; what is above is rounding
+    moving = moving[np.argsort(-h[moving], kind="stable")[:weights]]
     h, projections = h[moving], projections[moving]
     times = np.asarray(times, dtype=np.float64)
     cloud = linear_regression.OrnsteinUhlenbeckModes(

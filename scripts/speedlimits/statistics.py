@@ -207,7 +207,9 @@ def student_test(values: ArrayLike, confidence: float) -> tuple[float, float, fl
         confidence: confidence level of the interval.
 
     Returns:
-        Mean m, lower and upper end, and two-sided p-value: NaN but for the mean of one value.
+        Mean m, lower and upper end, and two-sided p-value: NaN but for the mean of one value, and
+        of values that are one and the same but for rounding, unless that is 0: then their scatter
+        is not what they are uncertain by.
     """
     from scipy.special import stdtr, stdtrit  # as in ``student_interval``
 
@@ -216,8 +218,10 @@ def student_test(values: ArrayLike, confidence: float) -> tuple[float, float, fl
     if degrees < 1:
         return mean, math.nan, math.nan, math.nan
     error = values.std(ddof=1) / math.sqrt(len(values))
+    if mean and error <= 1e-12 * abs(mean):
+        return mean, math.nan, math.nan, math.nan
     half = float(stdtrit(degrees, 0.5 + 0.5 * confidence) * error)
-    t = abs(mean) / error if error > 0 else math.inf if mean else 0.0
+    t = abs(mean) / error if error > 0 else 0.0
     return mean, mean - half, mean + half, float(2 * stdtr(degrees, -t))
 
 
@@ -341,7 +345,8 @@ def mean_slope(
 
     Returns:
         slope, slope_low, slope_high, p_value, p_smallest (0: of so many runs any p-value can come;
-        1 for a single one), points (the number of runs); NaN where no run has two values.
+        1 for a single one), points (the number of runs); NaN where no run has two values, and where
+        all slopes are one and the same (``student_test``).
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
@@ -363,7 +368,7 @@ def mean_slope(
         "slope_low": low,
         "slope_high": high,
         "p_value": p_value,
-        "p_smallest": {0: math.nan, 1: 1.0}.get(len(of_units), 0.0),
+        "p_smallest": 1.0 if len(of_units) == 1 else 0.0 * p_value,
         "points": sum(map(len, of_units.values())),
     }
 
@@ -565,18 +570,19 @@ def _tied_units(ranks: Array, blocks: list[NDArray[np.int64]]) -> list[list[NDAr
 def _aligned(groups: list[NDArray[np.int64]], units: NDArray) -> list[NDArray[np.int64]]:
     """Return the points of the strata that share units, shape (strata, units), for each such set.
 
+    A stratum that shares units with two others makes one set of all three; only units that all of
+    its strata have are taken.
+
     Args:
         groups: indices of each stratum's points.
         units: label of each point's unit.
     """
     families: list[list[NDArray[np.int64]]] = []
     for group in groups:
-        sharing = (f for f in families if set(units[f[0]]) & set(units[group]))
-        family = next(sharing, None)
-        if family is None:
-            families.append([group])
-        else:
-            family.append(group)
+        own = set(units[group])
+        sharing = [f for f in families if any(own & set(units[other]) for other in f)]
+        families = [f for f in families if not any(f is other for other in sharing)]
+        families.append([*itertools.chain.from_iterable(sharing), group])
     blocks = []
     for family in families:
         common = sorted(set.intersection(*(set(units[group]) for group in family)))
