@@ -1,6 +1,7 @@
 """Tests along axes and the sentences made from them, on tables with and without an effect."""
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
@@ -670,7 +671,10 @@ def test_outcomes_are_interpolated_and_count_gradients_from_their_start():
     found = found.set_index(["ensemble", "start", "at"])
     assert found.loc[("dear", "cold", "end"), "gradients"] == 150
     assert found.loc[("dear", "warm", "end"), "gradients"] == 100  # from the second record on
-    assert found.loc[("dear", "cold", "equal_gradients"), "inefficiency"] == pytest.approx(5.6)
+    # 60 gradients of 25 k are made at k = 2.4
+    equal = found.loc[("dear", "cold", "equal_gradients")]
+    assert equal["gradients"] == pytest.approx(60)
+    assert equal["inefficiency"] == pytest.approx(2**2.4, rel=0.01)
     assert found.loc[("dear", "cold", "equal_loss"), "train_loss_share"] == pytest.approx(4.0**-6)
     transient = found.loc[("dear", "warm", "end")].filter(like="transient")
     expected = {"time_share": 4 / 64, "loss_share": (1 - 4.0**-2) / (1 - 4.0**-6), "factor": 3}
@@ -718,10 +722,32 @@ def test_drift_and_alignment_are_of_one_kernel_along_an_axis(largest, power):
 def test_values_at_equal_loss_are_those_at_that_loss():
     """Of a loss that rises on its way the level lies between the neighbours of its crossing."""
     share = pd.Series([0.9, 0.3, 0.4, 0.05])
+    times = pd.Series([1.0, 2.0, 4.0, 8.0])
     values = pd.DataFrame({"train_loss_share": share, "inefficiency": [1.0, 2.0, 3.0, 5.0]})
-    found = _at_levels(values.assign(gradients=range(4)), 0.1, np.nan)["equal_loss"]
+    values = values.assign(gradients=range(4), time_lambda_1=3 * times, discretisation=math.nan)
+    found = _at_levels(times, values, 0.1, np.nan)["equal_loss"]
     assert found["train_loss_share"] == pytest.approx(0.1)
-    assert found["inefficiency"] == pytest.approx(3 + 2 * 0.3 / 0.35)
+    assert 4 < found["time_lambda_1"] / 3 < 8 and 3 < found["inefficiency"] < 5
+    assert math.isnan(found["discretisation"])
+    values.loc[2, "inefficiency"] = math.nan
+    assert math.isnan(_at_levels(times, values, 0.1, np.nan)["equal_loss"]["inefficiency"])
+    there = _at_levels(times, values, 0.05, 2)
+    assert there["equal_loss"]["inefficiency"] == 5 and there["equal_gradients"]["gradients"] == 2
+
+
+def test_values_at_equal_loss_follow_smooth_curves_between_ten_records_a_decade():
+    """Linear interpolation would give times up to 3 % too large here."""
+    times = pd.Series(np.geomspace(0.1, 1000, 41))
+    share = 0.3 * (1 + times) ** -1.5 + 0.7 * np.exp(-times / 3)
+    known = {"speed_limit_time": times**0.4, "path_excess": 1 + 0.2 * np.log1p(times)}
+    values = pd.DataFrame({"train_loss_share": share, "gradients": times / 0.05, **known})
+    for exact in np.geomspace(0.2, 900, 40):
+        level = 0.3 * (1 + exact) ** -1.5 + 0.7 * math.exp(-exact / 3)
+        found = _at_levels(times, values.assign(time_lambda_1=times), level, exact / 0.05)
+        for at in ("equal_loss", "equal_gradients"):
+            assert found[at]["time_lambda_1"] == pytest.approx(exact, rel=4e-3)
+            assert found[at]["speed_limit_time"] == pytest.approx(exact**0.4, rel=4e-3)
+            assert found[at]["path_excess"] == pytest.approx(1 + 0.2 * math.log1p(exact), rel=4e-3)
 
 
 def test_ensembles_with_a_diverged_run_have_no_means_at_any_moment():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.seeds import START_KEYS, derived_seed
 from pipeline.tables import THRESHOLD, of_one_kernel
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 # Of speed_limits, at the time in question
+Array = NDArray[np.float64]
+
 CURVES = (
     "time_lambda_1",
     "inefficiency",
@@ -105,9 +109,9 @@ def outcomes(
     Runs that ensembles share stand once (``each_run_once``). The moments are the end;
     ``equal_loss``, where the training loss over that of the start has fallen to the least share
     that every run of the study reaches; and ``equal_gradients``, the gradient evaluations that
-    every run makes. At the last two, values are interpolated between recorded times, linearly in
-    what is made equal, and only from the cold start. A run that diverged has ``diverged`` = 1 and
-    no values at the end.
+    every run makes. At the last two, values are interpolated between recorded times, by monotone
+    cubics of their logarithms against that of time, and only from the cold start. A run that
+    diverged has ``diverged`` = 1 and no values at the end.
 
     Args:
         speed_limits: the table of that name.
@@ -142,7 +146,7 @@ def outcomes(
         diverged = int(not np.isfinite(share[key]).all())
         found = {"end": values.iloc[-1].to_dict()}
         if start == "cold" and not diverged:
-            found |= _at_levels(values, loss_level, gradient_level)
+            found |= _at_levels(of_run["time"], values, loss_level, gradient_level)
         for at, there in found.items():
             ratio = there["inefficiency"] / there["inefficiency_predicted"]
             row = label | {"at": at, "kernel": compared, "diverged": diverged}
@@ -184,35 +188,72 @@ def _along_run(
 
 
 def _at_levels(
-    values: pd.DataFrame, loss_level: float, gradient_level: float
+    times: pd.Series, values: pd.DataFrame, loss_level: float, gradient_level: float
 ) -> dict[str, dict[str, float]]:
     """Return moment -> interpolated values of a run, without moments before its first time.
 
     Args:
+        times: of the rows, positive and increasing.
         values: of ``_along_run``.
         loss_level: share of the start's training loss that is to be reached.
         gradient_level: number of gradients that are to be made.
     """
-    positions = {
-        "equal_loss": _crossing(-values["train_loss_share"], -loss_level),
-        "equal_gradients": _crossing(values["gradients"], gradient_level),
+    x = np.log(np.asarray(times, float))
+    columns = {name: values[name].to_numpy(float) for name in values}
+    places = {
+        "equal_loss": _crossing(x, columns["train_loss_share"], loss_level, falling=True),
+        "equal_gradients": _crossing(x, columns["gradients"], gradient_level),
     }
-    number = np.arange(len(values))
     return {
-        at: {column: np.interp(position, number, values[column]) for column in values}
-        for at, position in positions.items()
-        if np.isfinite(position)
+        at: {name: _interpolated(x, column, place) for name, column in columns.items()}
+        for at, place in places.items()
+        if np.isfinite(place)
     }
 
 
-def _crossing(values: pd.Series, level: float) -> float:
-    """Return the fractional row at which values first rise to a level, or NaN."""
-    values = np.asarray(values, float)
-    reached = np.flatnonzero(values >= level - 1e-12 * abs(level))
+def _crossing(x: Array, y: Array, level: float, *, falling: bool = False) -> float:
+    """Return where the curve through (x, y) first rises, or falls, to a level; else NaN.
+
+    Args:
+        x: increasing, shape (M,).
+        y: finite, shape (M,).
+        level: to be reached after the first point.
+        falling: whether y comes from above.
+    """
+    from scipy.optimize import brentq
+
+    sign = -1.0 if falling else 1.0
+    reached = np.flatnonzero(sign * (y - level) >= -1e-12 * abs(level))
     if len(reached) == 0 or reached[0] == 0:
         return np.nan
     k = int(reached[0])
-    return k - 1 + (level - values[k - 1]) / (values[k] - values[k - 1])
+    if sign * (y[k] - level) <= 0:  # but for rounding just there
+        return float(x[k])
+    return float(brentq(lambda at: _interpolated(x, y, at) - level, x[k - 1], x[k], xtol=1e-13))
+
+
+def _interpolated(x: Array, y: Array, at: float) -> float:
+    """Return y at a point by monotone cubic interpolation, of ln y where all y are positive.
+
+    Args:
+        x: increasing, shape (M,).
+        y: shape (M,); NaN has no value.
+        at: from x[0] to x[-1].
+
+    Returns:
+        The value; NaN unless both neighbours have one.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    known = np.isfinite(y)
+    k = int(np.searchsorted(x, at))
+    if x[k] == at:
+        return float(y[k])
+    if not (known[k] and known[k - 1]):
+        return math.nan
+    positive = bool(np.all(y[known] > 0))
+    curve = PchipInterpolator(x[known], np.log(y[known]) if positive else y[known])
+    return float(np.exp(curve(at)) if positive else curve(at))
 
 
 def transient_columns(
