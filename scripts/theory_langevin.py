@@ -18,7 +18,7 @@ from pipeline.device import choose_device, describe_device
 from pipeline.files import file_digest, remove
 from pipeline.log import Progress, logged
 from pipeline.problem import Problem, build_problem
-from pipeline.runs import own_words
+from pipeline.runs import is_own, own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
 from pipeline.trajectory import Partway, stage_folder
@@ -167,7 +167,8 @@ def network_table(
     finished = kept_rows(partway)
     for number, temperature in enumerate(temperatures):
         for r, (problem, spectrum) in enumerate(zip(problems, spectra, strict=True)):
-            size = network["width"] if "width" in network else " ".join(own_words(network))
+            own = is_own(network["model"])
+            size = " ".join(own_words(network)) if own else network.get("width", 0)
             purpose = ("langevin", network["model"], size, temperature, r)
             seeds = [derived_seed(seed, *purpose, m) for m in range(settings["members"])]
             text = f"{network['model']}, temperature {temperature}, start {r}"

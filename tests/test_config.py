@@ -461,6 +461,9 @@ def test_null_that_removes_nothing_is_refused(shipped_config, tmp_path):
     words = "studies.temprature is null, .* no .* such a study .did you mean temperature.."
     with pytest.raises(ConfigError, match=words):
         validated(shipped_config, [shipped, own])
+    own.write_text('{\n\t"studies": {"temprature": null}\n}')  # JSON with tabs
+    with pytest.raises(ConfigError, match=words):
+        validated(shipped_config, [shipped, own])
     own.write_text("studies: {temprature: {realisations: 1}}")  # of another file below
     validated(changed(shipped_config, "base.dataset", "digits"), [shipped, own])
 

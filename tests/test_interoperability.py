@@ -9,6 +9,7 @@ import interactive
 import numpy as np
 import pandas as pd
 import pytest
+import subset
 import theory_langevin
 import xarray as xr
 import yaml
@@ -103,10 +104,14 @@ def test_the_table_of_networks_at_a_temperature_is_documented(job, subset_with):
     """It is no part of the plain command's results. Its bounds and steps are told as its own."""
     subset_with(RUN)
     known = {"temperatures": [0.0, 0.1], "start_variance": 1e-4, "members": 2, "realisations": 2}
-    settings = {**known, "step": 0.25, "networks": [{**RUN, "final_time": 2}]}
+    one_layer = {key: value for key, value in RUN.items() if key != "width"} | {"depth": 1}
+    networks = [{**network, "final_time": 2} for network in (RUN, one_layer)]
+    settings = {**known, "step": 0.25, "networks": networks}
     settings |= {"seed": 11, "confidence": 0.9, "resamples": 20, "code": "test"}
     made = "langevin_temperature.csv"
-    job(theory_langevin.main, inputs={"n.nc": "n.nc"}, outputs={"o": made}, settings=settings)
+    job(subset.main, inputs={"i": "images.nc"}, outputs={"o": "m.nc"}, settings=RUN)
+    given = {"n.nc": "n.nc", "m.nc": "m.nc"}
+    job(theory_langevin.main, inputs=given, outputs={"o": made}, settings=settings)
     text = (ROOT / "results/README.md").read_text()
     (row,) = (line for line in text.splitlines() if f"theory/{made}" in line)
     columns = set(pd.read_csv(made, nrows=0)) - {"time", "time_lambda_1", "confidence", "step"}

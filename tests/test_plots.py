@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import itertools
 import time
 
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from pipeline.outcomes import correlations as measured_correlations
 from pipeline.settings import FIGURES
@@ -929,6 +931,16 @@ def test_learning_rates_have_their_unit():
     unit = importlib.import_module("plots.outcomes").unit
     assert unit(rows, "learning_rate") == r" / $(2/\lambda_1)$" and unit(rows, "n") == ""
     assert unit(rows.assign(ensemble="runs/rate0.1-a"), "learning_rate") == " (time)"
+
+
+@pytest.mark.parametrize("label", ["$x_$ <b>", "costs $5 or $6", "a_b", "$\\beta^{-1}$ = 2", "$"])
+def test_labels_are_drawn_as_they_are_written(label):
+    figure = Figure()
+    axis = figure.subplots()
+    axis.set_title(naming.describe("case", label))
+    figure.savefig(io.BytesIO())
+    shown = axis.get_title().replace(r"\$", "$")
+    assert shown == label
 
 
 def test_words_of_paths_stand_apart_from_their_numbers():

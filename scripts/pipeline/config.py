@@ -18,7 +18,7 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from pipeline.columns import is_taken
-from pipeline.config_files import file_problems
+from pipeline.config_files import file_content, file_problems
 from pipeline.own_code import FORM, own_problem
 from pipeline.runs import (
     DYNAMICS_KEYS,
@@ -128,8 +128,7 @@ def _removal_problems(config: Any, paths: Iterable[str | Path]) -> list[str]:
     if not isinstance(studies, Mapping) or None not in studies.values():
         return []
     whole = all(path.is_file() for path in files)  # a pipe can be read only once
-    texts = [path.read_text(encoding="utf-8") for path in files if whole]
-    parts = [yaml.safe_load(text).get("studies") for text in texts]
+    parts = [file_content(path).get("studies") for path in files if whole]
     given = {
         name
         for part in parts

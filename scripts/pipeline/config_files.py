@@ -61,6 +61,12 @@ def file_problems(path: str | Path) -> list[str]:
         return [f"{path}{where}: this is neither YAML nor JSON ({what})"]
 
 
+def file_content(path: str | Path) -> dict:
+    """Return what a file holds in which ``file_problems`` finds nothing, YAML or JSON."""
+    text = Path(path).read_text(encoding="utf-8")
+    return json.loads(text) if _is_json(text) else yaml.safe_load(text)
+
+
 def _is_json(text: str) -> bool:
     """Return whether a text is JSON."""
     try:

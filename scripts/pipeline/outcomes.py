@@ -15,9 +15,9 @@ from pipeline.seeds import START_KEYS, derived_seed
 from pipeline.tables import THRESHOLD, of_one_kernel
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
-# Of speed_limits, at the time in question
 Array = NDArray[np.float64]
 
+# Of speed_limits, at the time in question
 CURVES = (
     "time_lambda_1",
     "inefficiency",

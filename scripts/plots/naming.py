@@ -67,8 +67,8 @@ def varied_columns(table: pd.DataFrame) -> list[str]:
 
 def describe(column: str, value: object) -> str:
     """Return a setting as it stands in a legend, for example ``$n = 64$``."""
-    if column == "case":  # a label, as it was written
-        return str(value)
+    if column == "case":
+        return drawable(str(value))
     value = plain(value)  # whole numbers, beside runs without one
     if column == "n":
         return f"$n = {value}$"
@@ -76,6 +76,21 @@ def describe(column: str, value: object) -> str:
         return f"{column} {value}"
     text = str(value)  # an own network, my_module:factory, stays as it is written
     return NAMES.get(text, text if ":" in text else text.replace("_", " "))
+
+
+def drawable(text: str) -> str:
+    """Return a text as it was written, as mathematics between $ only where matplotlib can draw it.
+
+    Args:
+        text: a label of the user's.
+    """
+    from matplotlib.mathtext import MathTextParser
+
+    try:
+        MathTextParser("path").parse(text)
+    except ValueError:
+        return text.replace("$", r"\$")
+    return text
 
 
 def folded(text: str, most: int = 18) -> str:

@@ -53,11 +53,17 @@ def too_few(rows: pd.DataFrame) -> list[str]:
         about = " ".join(words(part, key[0]) for part in key if part != "case")
         least = group["p_smallest"].min()
         names = ", ".join(NAMES[q] for q in group["quantity"])
+        count = int(group["points"].max())
+        if not math.isfinite(least) and count and "value" not in rows:
+            sentences.append(
+                f"Nothing to compare for {about} on {names}: no two of its values share all other "
+                "settings and scatter."
+            )
+            continue
         if not math.isfinite(least):  # Adam, or all but one value have diverged
             sentences.append(f"No values of {names} to compare for {about}.")
             continue
         limit = f", which cannot give a p-value below {least:.2g}"
-        count = int(group["points"].max())
         sentences.append(f"Too few runs ({count}{limit}) to say anything of {about} on {names}.")
     return sentences
 

@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 # Entropy per weight of a Gaussian over that of a uniform distribution of the same variance.
 UNIFORM_NEGENTROPY = 0.5 * np.log(2.0 * np.pi * np.e / 12.0)
 # Standard errors of the moments that the lower bound of the entropy is lowered by. Own choice:
-# then moments of 40 to 200 weights put it more than 5 % too high in under one case of a hundred.
+# then errors of moments of 40 to 200 weights put it over 5 % too high in under one of 100 cases.
 SURE = 2.0
 
 
@@ -123,7 +123,7 @@ def moment_errors(mean_products: ArrayLike, start: StartDistribution, realisatio
     """Relative standard error of `second_moments`, sqrt(2 (1 - rho_l^4) / (P_l R)).
 
     rho_l^2 = s_l (1 + a_l)^2 / q_l is the squared correlation of a weight with its start; the error
-    is that of Gaussian weights (derived here).
+    is that of Gaussian weights that are all alike (derived here).
 
     Args:
         mean_products: as in `second_moments`.

@@ -25,7 +25,8 @@ class HeavyBall(_ConstantStep):
     """Heavy ball: v <- mu v - eta grad L, theta <- theta + v (Polyak 1964; torch's momentum).
 
     In the training time t = steps * eta / (1 - mu), small steps follow m theta'' + theta' =
-    -grad L with the mass m = eta mu / (1 - mu)^2: the friction is that of gradient flow.
+    -grad L, whose friction is that of gradient flow. Their energy balances with the mass
+    m = eta mu / (1 - mu)^2 (docs/theory.md, section 8).
 
     Args:
         loss_and_gradient: see ``Evolution``.
@@ -61,10 +62,7 @@ class HeavyBall(_ConstantStep):
 
     @property
     def mass(self) -> float:
-        """Mass m = eta mu / (1 - mu)^2 in units of training time.
-
-        With it the energy of the steps themselves balances: docs/theory.md, section 8.
-        """
+        """Mass m = eta mu / (1 - mu)^2 in units of training time."""
         return self.learning_rate * self.momentum / (1 - self.momentum) ** 2
 
     @property
@@ -85,8 +83,17 @@ class Nesterov(HeavyBall):
 
     theta is the look-ahead point, at which the gradient g is taken. The training time is that of
     heavy ball; small steps follow m theta'' + (1 + mu h H) theta' = -grad L with the Hessian H and
-    the step h (Shi, Du, Jordan, Su 2021): curvature adds friction.
+    the step h (Shi, Du, Jordan, Su 2021): curvature adds friction. The first step, which has no
+    gradient before it, adds a kick.
     """
+
+    @property
+    def kinetic_energy(self) -> float:
+        """Kinetic energy of the last step; at the start the kick's, mu eta (1 - mu^2) |g|^2 / 2."""
+        if self.steps:
+            return super().kinetic_energy
+        kick = 0.5 * self.momentum * self.learning_rate * (1 - self.momentum**2)
+        return kick * self._gradient.square().sum().item()
 
     def _move(self) -> Tensor:
         super()._move()

@@ -192,6 +192,7 @@ def geometric_mean(values: ArrayLike, confidence: float) -> dict[str, float]:
     """
     logarithms = np.asarray(values, float)
     logarithms = np.log(logarithms[np.isfinite(logarithms) & (logarithms > 0)])
+    logarithms[np.abs(logarithms) < 1e-12] = 0.0  # 1 but for rounding
     mean, low, high, p_value = student_test(logarithms, confidence)
     ends = {name: float(np.exp(x)) for name, x in (("mean", mean), ("low", low), ("high", high))}
     return ends | {"p_value": p_value, "points": len(logarithms)}
