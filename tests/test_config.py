@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from checkouts import checkout
-from conftest import ROOT
+from conftest import ROOT, RUN
 from dry_runs import DryRuns
 from snakemake.utils import update_config
 
@@ -24,6 +24,7 @@ from pipeline.config_files import (
     repetition_problems,
 )
 from pipeline.runs import Plan, Refusal, study_axes
+from pipeline.training import wanted_times
 from speedlimits.vision_transformer import HEADS
 
 
@@ -349,6 +350,17 @@ UNREAD = [
         "(model: fully_connected of depth 1); remove it by vary: {width: null}, or set model: ",
     ),
 ]  # fmt: skip
+
+
+def test_a_step_longer_than_the_whole_time_is_refused(one_study):
+    moved = {"dynamics": "heavy_ball", "learning_rate": 0.5, "momentum": 0.9, "final_time": 20}
+    one_study["studies"]["dataset_size"] |= {"set": moved}
+    validate(one_study)
+    moved["momentum"] = 0.99
+    with pytest.raises(ConfigError, match=r"one step of heavy_ball .* is 100 long"):
+        validate(one_study)
+    with pytest.raises(ValueError, match="one step is 3 long; raise final_time"):
+        wanted_times({**RUN, "final_time": 2.0, "time_unit": "absolute"}, 1.0, 3.0)
 
 
 def test_a_fraction_of_a_step_is_no_final_time(one_study):

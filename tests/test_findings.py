@@ -36,6 +36,7 @@ from sentences.effects import (
 )
 from sentences.ensembles import (
     discretisation_lines,
+    end_sentence,
     energetic_lines,
     integration_sentence,
     noise_sentence,
@@ -282,7 +283,7 @@ def test_values_that_are_not_there_are_not_too_few():
     _, comparisons = along_axes(table.assign(**table[names].mask(lost)), AXES, SETTINGS)
     shown = "the inefficiency T/T_SL, the inefficiency over its prediction from the NTK"
     undecided = comparisons[comparisons["quantity"].isin(names)]
-    assert too_few(undecided) == [f"No values of {shown} to compare for model b."]
+    assert too_few(undecided) == [f"Fewer than two values of {shown} to compare for model b."]
 
 
 def test_learning_rates_are_named_with_their_unit():
@@ -442,6 +443,10 @@ def test_finite_steps_below_the_speed_limit_are_called_no_efficiency():
     assert "T_SL bounds gradient flow" not in text
     text, _ = written(runs().assign(inefficiency=0.5), AXES)
     assert "T/T_SL is below 1 in 8 of 8 cases (ensembles and starts): T_SL bounds gradient" in text
+    flow = runs().assign(inefficiency=0.5, dynamics="gradient_flow")
+    text, _ = written(flow, AXES)
+    assert "T/T_SL of gradient flow is below 1 in 8 of 8 cases" in text
+    assert "T_SL bounds gradient flow, not" not in text
 
 
 def test_a_flow_whose_path_lengths_are_not_well_known_is_told():
@@ -558,6 +563,12 @@ def test_the_only_ensemble_with_a_warm_start_is_named():
     cold, warm = range_sentences(pd.DataFrame(shared), {"case": ["a", "b"]})
     assert cold == "From the cold start T/T_SL ends at 2."  # one run, of two thresholds
     assert warm == "From the warm start T/T_SL ends at 2 in every ensemble."
+    four = [*rows[:2], *(row | {"ensemble": "d", "case": "d"} for row in rows[1:])]
+    four.append(rows[2] | {"inefficiency": 1.2})
+    reached = pd.DataFrame({"case": ["a", "b", "d"], "reached": [False, True, True]})
+    told = range_sentences(pd.DataFrame(four), {"case": ["a", "b", "d"]}, reached)
+    assert told[1].endswith("between 1.2 (b) and 1.5 (d) in 2 of 3 ensembles.")
+    assert told[2].startswith("No warm start in 1 of 3 ensembles") and told[2].endswith(": a.")
     cold_alone = pd.DataFrame(rows).query("start == 'cold'")
     for error, why in ((0.3, "mean test accuracy does not rise"), (np.nan, "is no test accuracy")):
         _, told = range_sentences(cold_alone.assign(test_error=error), {"case": ["a", "b"]})
@@ -785,6 +796,17 @@ def test_the_first_transient_is_told_of_every_ensemble_that_reaches_its_warm_sta
     assert transient_summary(table, {"n": [8]})[0].endswith("is 8 (n 8).")
     assert transient_lines(table.iloc[2:], {"n": [8]}, 0.95) == []
     assert transient_summary(runs(), AXES) == []
+
+
+def test_ends_at_different_times_are_told():
+    row = {"at": "end", "start": "cold", "realisation": "ensemble"}
+    table = pd.DataFrame([row | {"time_lambda_1": time} for time in (20.0, 16.0, 400.0, np.nan)])
+    (told,) = end_sentence(table, {"momentum": [0, 0.5, 0.99]})
+    assert "from 16 to 400" in told
+    assert end_sentence(table, {"final_time": [16, 400]}) == []
+    assert end_sentence(table.iloc[:1], {}) == [] and end_sentence(table.iloc[3:], {}) == []
+    same = table.assign(time_lambda_1=[20.0, 20.5, 20.2, 20.0])
+    assert end_sentence(same, {}) == []
 
 
 def test_what_finite_steps_cost_is_told_as_action_over_drop():

@@ -802,10 +802,14 @@ def test_labels_come_from_the_columns_that_vary():
     ]
     scales = [{"output_scale": scale, "depth": depth} for scale, depth in ((10, 2.0), (3, np.nan))]
     assert labels([*scales, {"output_scale": 1, "depth": 2.0}]) == [
-        "output scale 1, depth 2",
+        "output scale 1",
         "output scale 3",
-        "output scale 10, depth 2",
+        "output scale 10",
     ]
+    # one layer has no width: the depth tells networks apart, and never n, which is the same
+    depths = [{"depth": 1.0, "width": np.nan}, {"depth": 2.0, "width": 8.0}]
+    assert labels(depths) == ["depth 1", "depth 2"]
+    assert labels([*depths, {"depth": 2.0, "width": 16.0}]) == ["width 8", "width 16", "depth 1"]
 
 
 def test_cases_stand_for_the_settings_that_they_decide():

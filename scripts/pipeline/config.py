@@ -711,7 +711,10 @@ def _data_problems(settings: dict, data: Source) -> list[str]:
     """Return what a run wrongly asks of its data set."""
     name, found = settings["dataset"], []
     if data.samples is not None and settings["n"] > data.samples:
-        found.append(f"asks for n = {settings['n']} training samples; {name} has {data.samples}")
+        found.append(
+            f"asks for n = {settings['n']} training samples; {name} has {data.samples}: lower n, "
+            "or leave the study out of default_studies"
+        )
     if data.real is False and settings["targets"] == "real":
         found.append(f"has targets: real, but {name} has classes; set one_hot or centred_one_hot")
     if data.real and settings["targets"] != "real":
@@ -819,6 +822,13 @@ def _step_problems(settings: dict) -> list[str]:
         steps = settings["time_unit"] == "steps"
         return [f"time_unit is steps, but {dynamics} has none of its own"] if steps else []
     fraction = settings["learning_rate_unit"] == "stability_limit"
+    if fraction and settings["time_unit"] == "inverse_lambda_1" and dynamics != "adam":
+        slow = 1 - settings["momentum"] if "momentum" in DYNAMICS_KEYS[dynamics] else 1.0
+        if 2 * rate / slow > settings["final_time"]:
+            return [
+                f"final_time is {settings['final_time']}, but one step of {dynamics} at this "
+                f"learning rate is {2 * rate / slow:.4g} long (in 1/lambda_1); raise final_time"
+            ]
     if settings["time_unit"] == "steps" and settings["final_time"] % 1:
         return [f"final_time is {settings['final_time']} steps; it must be a whole number of them"]
     if dynamics == "adam":

@@ -166,7 +166,9 @@ def figure_tables(wildcards: Any) -> dict[str, str]:
     }
 
 
-TABLES_OF_FINDINGS = ("outcomes", "trends", "comparisons", "correlations", "exponents", "transport")
+TABLES_OF_FINDINGS = (
+    "outcomes", "trends", "comparisons", "correlations", "exponents", "transport", "warm_starts",
+)  # fmt: skip
 
 
 def findings_tables(plan: Plan) -> Callable[[Any], dict[str, str]]:

@@ -135,12 +135,20 @@ def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> 
         settings: the clock.
         lambda_1: largest eigenvalue of the NTK at the start.
         step: training time of one step; None for gradient flow.
+
+    Raises:
+        ValueError: if one step is longer than the final time.
     """
     units = {"inverse_lambda_1": 1 / lambda_1, "absolute": 1.0, "steps": step}
     unit = units[settings["time_unit"]]
     first, last = settings["first_snapshot"] * unit, settings["final_time"] * unit
     times = snapshot_times(first, last, settings["snapshots_per_decade"])
     if step is not None:
+        if step > last * (1 + 1e-9):
+            raise ValueError(
+                f"final_time is {last:.6g} in units of training time, but one step is {step:.6g} "
+                "long; raise final_time, or lower the learning rate or the momentum"
+            )
         times = np.unique(np.maximum(np.round(times / step), 1)) * step
     return times
 

@@ -34,7 +34,9 @@ VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "sub
 def ensemble_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per ensemble with the columns that identify it, in order of these."""
     columns = [column for column in ("case", *VARIED) if column in table]
-    columns += [column for column in varied_settings(table) if column not in columns]
+    varied = varied_settings(table)
+    columns += [column for column in varied if column not in columns]
+    columns.sort(key=lambda column: column not in varied)  # what others decide orders nothing
     found = table[["ensemble", *columns]].drop_duplicates("ensemble")
 
     def key(values: pd.Series) -> pd.Series:
@@ -57,6 +59,12 @@ def varied_settings(table: pd.DataFrame) -> list[str]:
     if "case" in varied:  # settings that the case decides say nothing more
         decided = table.groupby("case")[[c for c in varied if c != "case"]].nunique(dropna=False)
         varied = ["case", *(c for c in decided if (decided[c] > 1).any())]
+    for name in [name for name in varied if table[name].nunique() == 1]:
+        # some read it and some do not, which the other settings say: networks of one layer no width
+        others = [other for other in varied if other != name]
+        groups = table[others].astype(object).map(str).agg("|".join, axis=1) if others else None
+        if groups is not None and table.groupby(groups)[name].nunique(dropna=False).max() == 1:
+            varied = others
     return varied
 
 

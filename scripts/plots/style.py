@@ -53,7 +53,8 @@ CURVES = {
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = (
-    "warm start not reached\n(test accuracy does not\nrise to the threshold\nbefore the last time)"
+    "warm start not reached\n(no test accuracy, or it does\nnot rise to the threshold\n"
+    "before the last time)"
 )
 NOTHING = "nothing to show"
 
@@ -145,10 +146,13 @@ def ensembles(table: pd.DataFrame) -> list[Ensemble]:
     varied, columns = varied_settings(table), varied_columns(table)
     others = [name for name in varied if name not in columns]
     labels = [ensemble_label(row, columns) for _, row in found.iterrows()]
-    for index in np.flatnonzero(pd.Series(labels).duplicated(keep=False)):
+    reads = found[columns].notna().any(axis=1) if columns else pd.Series(False, found.index)
+    told_by_n = bool(columns) & ~reads  # n varies then only if it is among the columns
+    for index in np.flatnonzero(pd.Series(labels).duplicated(keep=False) | told_by_n.to_numpy()):
         row = found.iloc[index]
         further = [setting(row, name) for name in others if pd.notna(row[name])]
-        labels[index] = ", ".join([*([labels[index]] if columns or not further else []), *further])
+        kept = [labels[index]] if reads.iloc[index] or not further else []
+        labels[index] = ", ".join([*kept, *further])
     labels = distinct(labels, list(found["ensemble"]))
     sequential = len(varied) == 1 and varied[0] != "subset" and is_numeric_dtype(found[varied[0]])
     colours = palette(len(found), sequential=sequential)
@@ -380,7 +384,9 @@ def panel_title(axes: Axes, letter: str, text: str) -> None:
 
 def say(axes: Axes, text: str = NEVER_WARM) -> None:
     """Write a message in the middle of a panel that has nothing to show, and blank its ticks."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    plain = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # lines of the panel pass below
+    where = {"transform": axes.transAxes, "ha": "center", "va": "center", "zorder": 10}
+    axes.text(0.5, 0.5, text, color=GREY, bbox=plain, **where)
     axes.tick_params(bottom=False, top=False, labelbottom=False, which="both")
 
 

@@ -61,7 +61,7 @@ def too_few(rows: pd.DataFrame) -> list[str]:
             )
             continue
         if not math.isfinite(least):  # Adam, or all but one value have diverged
-            sentences.append(f"No values of {names} to compare for {about}.")
+            sentences.append(f"Fewer than two values of {names} to compare for {about}.")
             continue
         limit = f", which cannot give a p-value below {least:.2g}"
         sentences.append(f"Too few runs ({count}{limit}) to say anything of {about} on {names}.")

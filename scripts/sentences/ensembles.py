@@ -19,6 +19,7 @@ from speedlimits.statistics import geometric_mean, holm
 NUMERICAL_ERROR = 0.01
 # Own choice: of the bound on gradient flow's squared path lengths; path lengths are off by half.
 TOLD_DISCRETISATION = 0.05
+APART = 1.05  # own choice: times that differ by less are told as one, as a few whole steps are
 
 
 def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
@@ -87,16 +88,39 @@ def energetic_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
 
 
 def finite_step_sentence(outcomes: pd.DataFrame) -> list[str]:
-    """Return a sentence where T/T_SL of a dynamics without noise lies below 1: by finite steps."""
+    """Return a sentence where T/T_SL of steps without noise is below 1, and one where a flow's."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
     exact = whole[~at_a_temperature(whole)]
-    below = exact[exact["inefficiency"] < BELOW_ONE]
-    if len(below) == 0:
+    flow = exact.get("dynamics", pd.Series("", exact.index)) == "gradient_flow"
+    sentences = []
+    below, wrong = ((of["inefficiency"] < BELOW_ONE).sum() for of in (exact[~flow], exact[flow]))
+    if below:
+        sentences.append(
+            f"T/T_SL is below 1 in {below} of {len(exact)} cases (ensembles and starts): T_SL "
+            "bounds gradient flow, not finite steps, whose loss falls by less than their action. A "
+            "small T/T_SL there is no efficiency; compare by the kinematic inefficiency."
+        )
+    if wrong:
+        sentences.append(
+            f"T/T_SL of gradient flow is below 1 in {wrong} of {len(exact)} cases (ensembles and "
+            "starts), which no flow allows: the loss drop there is within the rounding of its "
+            "precision, or the integration too rough. Take later times, precision: float64 or a "
+            "smaller relative_tolerance."
+        )
+    return sentences
+
+
+def end_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence where runs of the cold start end at different times, unless these vary."""
+    ends = outcomes[(outcomes["at"] == "end") & (outcomes["start"] == "cold")]
+    if "time_lambda_1" not in ends or "final_time" in axes:
+        return []
+    times = ends.loc[ends["realisation"] == "ensemble", "time_lambda_1"].dropna()
+    if len(times) == 0 or times.max() <= APART * times.min():
         return []
     return [
-        f"T/T_SL is below 1 in {len(below)} of {len(exact)} cases (ensembles and starts): T_SL "
-        "bounds gradient flow, not finite steps, whose loss falls by less than their action. A "
-        "small T/T_SL there is no efficiency; compare by the kinematic inefficiency."
+        f"Ensembles end at different times, lambda_1 T from {times.min():.3g} to "
+        f"{times.max():.3g}: values at the end are compared as they are."
     ]
 
 
@@ -116,8 +140,9 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     return [
         "Squared path lengths of the integrated flow, and with them the two factors of T/T_SL, are "
         f"off by at most {percent(bound.max())} ({where}), "
-        "by ReLU boundaries that are crossed again and again; T/T_SL, in which no path length "
-        "enters, is not. A smaller relative_tolerance lowers this bound."
+        "the error of the integrator's velocities (with ReLUs by their boundaries, crossed again "
+        "and again); T/T_SL, in which no path length enters, is not. As a rule a smaller "
+        "relative_tolerance lowers this bound."
     ]
 
 
@@ -283,10 +308,17 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     return lines
 
 
-def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+def range_sentences(
+    outcomes: pd.DataFrame, axes: dict, warm_starts: pd.DataFrame | None = None
+) -> list[str]:
     """Return a sentence per start: the lowest and highest T/T_SL of an ensemble at the end.
 
-    One more says why there is no warm start, if no ensemble has one.
+    One more says why there is no warm start, if no ensemble has one, or which do not.
+
+    Args:
+        outcomes: the table of that name.
+        axes: axis -> values of the study.
+        warm_starts: the table of that name, with every ensemble.
     """
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
     sentences = []
@@ -305,13 +337,22 @@ def range_sentences(outcomes: pd.DataFrame, axes: dict) -> list[str]:
             where = only if len(rows) == 1 else f" in {len(rows)} of {count} ensembles"
         text = f"at {ends[0]}{where}"
         if ends[0] != ends[1]:
+            where = where if len(rows) < count else ""
             text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
+            text += where
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
     if sentences and "warm" not in set(whole["start"]):
         measured = "test_error" in whole and whole["test_error"].notna().any()
         why = "the mean test accuracy does not rise to its threshold before the last recorded time"
         why = why if measured else "there is no test accuracy"
         sentences.append(f"There is no warm start: {why}.")
+    elif sentences and warm_starts is not None and not warm_starts["reached"].all():
+        never = warm_starts[~warm_starts["reached"].astype(bool)]
+        names = [name_of(row, axes) for _, row in never.iterrows()]
+        sentences.append(
+            f"No warm start in {len(names)} of {len(warm_starts)} ensembles, of which the mean "
+            f"test accuracy does not rise to the threshold: {'; '.join(dict.fromkeys(names))}."
+        )
     return sentences
 
 

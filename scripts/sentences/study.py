@@ -14,6 +14,7 @@ from sentences.effects import (
 )
 from sentences.ensembles import (
     discretisation_lines,
+    end_sentence,
     energetic_lines,
     finite_step_sentence,
     integration_sentence,
@@ -37,8 +38,8 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     """Return the findings as Markdown.
 
     Args:
-        tables: outcomes, trends, comparisons, correlations, exponents, transport, and of a study
-            with that figure infinite_width and infinite_width_powers.
+        tables: outcomes, trends, comparisons, correlations, exponents, transport, warm_starts, and
+            of a study with that figure infinite_width and infinite_width_powers.
         study: its name.
         settings: axes and confidence.
     """
@@ -47,7 +48,8 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     predictions = prediction_lines(tables["outcomes"], axes, confidence)
     regimes = regime_lines(each_run_once(tables["exponents"]), axes)
     short = [
-        *range_sentences(tables["outcomes"], axes),
+        *range_sentences(tables["outcomes"], axes, tables.get("warm_starts")),
+        *end_sentence(tables["outcomes"], axes),
         *transient_summary(tables["outcomes"], axes),
         *finite_step_sentence(tables["outcomes"]),
         *integration_sentence(tables["outcomes"], axes),
@@ -70,7 +72,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
         listed(
             "Action over drop of energy, from the cold start to the end; finite steps and gradient "
-            "noise raise it above 1:",
+            "noise raise it above 1, Nesterov's friction lowers it:",
             discretisation_lines(tables["outcomes"], axes, confidence),
         ),
         listed(
