@@ -193,6 +193,9 @@ def test_the_error_of_the_integration_is_no_difference():
     (line,) = prediction_lines(table.assign(prediction_ratio=1.05 * table["prediction_ratio"]),
                                AXES, 0.95)  # fmt: skip
     assert "slower than predicted" in line
+    equal = table.assign(prediction_ratio=1.3 * (1 + 1e-15 * np.arange(4)))
+    (line,) = prediction_lines(equal, AXES, 0.95)
+    assert line.endswith(": 1.3 in each of 4 runs, which leaves no test.")
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,10 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p})
         ratio = interval(shown.rename({"low": "mean_low", "high": "mean_high"}), "mean", confidence)
+        if not math.isfinite(p):
+            runs = counted(row["points"])
+            lines.append(f"- {row['label']}: {ratio} in each of {runs}, which leaves no test.")
+            continue
         verdict = "no evidence of a difference"
         if p <= 1 - confidence:
             faster = "below the prediction, as a lower bound may be"
