@@ -1023,3 +1023,11 @@ def test_starts_are_told_apart_by_their_seeds():
     assert found.loc["between", "points"] == 3 and found.loc["within", "points"] == 9
     by_settings = correlations(table.drop(columns="start_seed"), SETTINGS).set_index("level")
     assert by_settings.loc["between", "points"] == 2  # what the columns alone would say
+
+
+def test_trends_without_two_comparable_values_say_why():
+    row = {"against": "depth", "quantity": "inefficiency", "p_smallest": np.nan}
+    (told,) = too_few(pd.DataFrame([row | {"points": 6}]))
+    assert told.startswith("Nothing to compare for depth on the inefficiency T/T_SL: fewer than")
+    (told,) = too_few(pd.DataFrame([row | {"points": 0}]))
+    assert told == "Fewer than two values of the inefficiency T/T_SL to compare for depth."

@@ -56,8 +56,8 @@ def too_few(rows: pd.DataFrame) -> list[str]:
         count = int(group["points"].max())
         if not math.isfinite(least) and count and "value" not in rows:
             sentences.append(
-                f"Nothing to compare for {about} on {names}: no two of its values share all other "
-                "settings and scatter."
+                f"Nothing to compare for {about} on {names}: fewer than two of its values have "
+                "them, none of these agree in all other settings, or runs do not scatter."
             )
             continue
         if not math.isfinite(least):  # Adam, or all but one value have diverged
