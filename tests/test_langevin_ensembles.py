@@ -364,7 +364,7 @@ def test_few_weights_that_have_forgotten_their_start_do_not_break_the_bounds(wei
     products = shrinking_layer(weights, runs, warmth, trials, times)
     start = le.StartDistribution([weights], [1.0], True)
     moments = le.second_moments(products, start)
-    errors = le.moment_errors(products, start, runs)
+    errors = le.moment_errors(products, moments, start, runs)
     exact = warmth + (1 - warmth) * np.exp(-2 * times)
     scatter = moments[..., 0].std(axis=0) / exact
     tolerance = 4.5 / np.sqrt(trials)
@@ -392,8 +392,9 @@ def test_moments_of_a_stretched_layer_are_exact():
     for factor in (1e-3, 1.0 + 1e-9, 2.0):
         vectors = np.stack([(factor - 1) * theta_0, theta_0])
         products = (vectors @ vectors.T)[None]
-        assert le.second_moments(products, start)[0] == pytest.approx(0.7 * factor**2, rel=1e-9)
-        assert le.moment_errors(products, start, 1)[0] < 1e-6
+        moments = le.second_moments(products, start)
+        assert moments[0] == pytest.approx(0.7 * factor**2, rel=1e-9)
+        assert le.moment_errors(products, moments, start, 1)[0] < 1e-6
 
 
 def test_rounding_beyond_the_rank_of_a_kernel_is_no_mode():
@@ -419,4 +420,8 @@ def test_the_mean_over_starts_of_the_linearised_network_is_exact(temperature):
     each = np.stack([f["wasserstein_squared"] for f in found])
     assert np.isfinite(each).all()
     assert np.any(each < 0) == (temperature > 0)
+    if temperature == 0:  # the sum of gradient flow, start by start
+        cold = le.linearised([1, 1], [0.1, 0.1], [1, 3, 10], **known | {"weights": 2})
+        flow = 0.2 * (1 - np.exp(-np.array([1, 3, 10]))) ** 2
+        np.testing.assert_allclose(cold["wasserstein_squared"], flow, rtol=1e-12)
     assert np.all(np.abs(each.mean(axis=0) - exact) < 4.5 * standard_error(each))

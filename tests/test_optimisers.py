@@ -161,6 +161,7 @@ def test_heavy_ball_without_momentum_is_gradient_descent_in_its_energy_too(kind)
 @pytest.mark.parametrize("kind", [HeavyBall, Nesterov])
 def test_kinetic_energy_is_that_of_the_last_step(kind):
     evolution = kind(quadratic, START, 0.01, 0.9)
+    assert (evolution.kinetic_energy == 0) == (kind is HeavyBall)  # else its kick
     for step in range(1, 6):
         before = evolution.displacement
         evolution.advance(step * evolution.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -229,31 +229,39 @@ def _crossing(x: Array, y: Array, level: float, *, falling: bool = False) -> flo
     k = int(reached[0])
     if sign * (y[k] - level) <= 0:  # but for rounding just there
         return float(x[k])
-    return float(brentq(lambda at: _interpolated(x, y, at) - level, x[k - 1], x[k], xtol=1e-13))
+    curve = _curve(x, y)
+    return float(brentq(lambda at: curve(at) - level, x[k - 1], x[k], xtol=1e-13))
 
 
 def _interpolated(x: Array, y: Array, at: float) -> float:
-    """Return y at a point by monotone cubic interpolation, of ln y where all y are positive.
+    """Return y at a point on its ``_curve``; NaN unless both neighbours have a value.
 
     Args:
         x: increasing, shape (M,).
         y: shape (M,); NaN has no value.
         at: from x[0] to x[-1].
+    """
+    k = int(np.searchsorted(x, at))
+    if x[k] == at:
+        return float(y[k])
+    return _curve(x, y)(at) if np.isfinite(y[k - 1 : k + 1]).all() else math.nan
 
-    Returns:
-        The value; NaN unless both neighbours have one.
+
+def _curve(x: Array, y: Array) -> Callable[[float], float]:
+    """Return the monotone cubic through the points that have a value, of ln y if all are positive.
+
+    Args:
+        x: increasing, shape (M,).
+        y: shape (M,), with two values at least.
     """
     from scipy.interpolate import PchipInterpolator
 
     known = np.isfinite(y)
-    k = int(np.searchsorted(x, at))
-    if x[k] == at:
-        return float(y[k])
-    if not (known[k] and known[k - 1]):
-        return math.nan
-    positive = bool(np.all(y[known] > 0))
-    curve = PchipInterpolator(x[known], np.log(y[known]) if positive else y[known])
-    return float(np.exp(curve(at)) if positive else curve(at))
+    if np.all(y[known] > 0):
+        logarithm = PchipInterpolator(x[known], np.log(y[known]))
+        return lambda at: float(np.exp(logarithm(at)))
+    curve = PchipInterpolator(x[known], y[known])
+    return lambda at: float(curve(at))
 
 
 def transient_columns(

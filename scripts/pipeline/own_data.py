@@ -171,8 +171,7 @@ def layout(path: str | Path) -> Layout:
     found = arrays(path)
     unknown = [name for name in found if name not in NAMES]
     if unknown:
-        alias = ALIASES.get(unknown[0].lower())
-        meant = f" (did you mean {alias}?)" if alias else did_you_mean(unknown[0], NAMES)
+        meant = did_you_mean(ALIASES.get(unknown[0].lower(), unknown[0]), NAMES)
         raise DataError(
             f"{path} holds an array {unknown[0]}{meant}; the names are {', '.join(NAMES)}"
         )

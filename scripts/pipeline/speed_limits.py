@@ -215,14 +215,11 @@ def completed(m: dict) -> dict:
     if m.get("descent") is not None:
         # what few starts predict of the linearised network can contradict itself
         return m | {"transport2": np.where(m["transport2"] < 0, np.nan, m["transport2"])}
+    products, law = m["products"], m["law"]
+    moments = langevin_ensembles.second_moments(products, law)
+    errors = langevin_ensembles.moment_errors(products, moments, law, m["realisations"])
     least, most = langevin_ensembles.free_energy_drops(
-        m["time"],
-        m["drop"],
-        m["curvature_heat"],
-        langevin_ensembles.second_moments(m["products"], m["law"]),
-        m["law"],
-        m["temperature"],
-        langevin_ensembles.moment_errors(m["products"], m["law"], m["realisations"]),
+        m["time"], m["drop"], m["curvature_heat"], moments, law, m["temperature"], errors
     )
     return m | {"descent": least, "descent_most": most}
 

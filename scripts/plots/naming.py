@@ -62,8 +62,8 @@ def varied_settings(table: pd.DataFrame) -> list[str]:
     for name in [name for name in varied if table[name].nunique() == 1]:
         # some read it and some do not, which the other settings say: networks of one layer no width
         others = [other for other in varied if other != name]
-        groups = table[others].astype(object).map(str).agg("|".join, axis=1) if others else None
-        if groups is not None and table.groupby(groups)[name].nunique(dropna=False).max() == 1:
+        groups = table.groupby(others, dropna=False, sort=False)[name] if others else None
+        if groups is not None and groups.nunique(dropna=False).max() == 1:
             varied = others
     return varied
 

@@ -146,9 +146,8 @@ def ensembles(table: pd.DataFrame) -> list[Ensemble]:
     varied, columns = varied_settings(table), varied_columns(table)
     others = [name for name in varied if name not in columns]
     labels = [ensemble_label(row, columns) for _, row in found.iterrows()]
-    reads = found[columns].notna().any(axis=1) if columns else pd.Series(False, found.index)
-    told_by_n = bool(columns) & ~reads  # n varies then only if it is among the columns
-    for index in np.flatnonzero(pd.Series(labels).duplicated(keep=False) | told_by_n.to_numpy()):
+    reads = found[columns].notna().any(axis=1)  # else the label says n, which need not vary
+    for index in np.flatnonzero(pd.Series(labels).duplicated(keep=False) | ~reads):
         row = found.iloc[index]
         further = [setting(row, name) for name in others if pd.notna(row[name])]
         kept = [labels[index]] if reads.iloc[index] or not further else []

@@ -54,14 +54,14 @@ def too_few(rows: pd.DataFrame) -> list[str]:
         least = group["p_smallest"].min()
         names = ", ".join(NAMES[q] for q in group["quantity"])
         count = int(group["points"].max())
-        if not math.isfinite(least) and count and "value" not in rows:
-            sentences.append(
-                f"Nothing to compare for {about} on {names}: fewer than two of its values have "
-                "them, none of these agree in all other settings, or runs do not scatter."
-            )
-            continue
         if not math.isfinite(least):  # Adam, or all but one value have diverged
-            sentences.append(f"Fewer than two values of {names} to compare for {about}.")
+            without = f"Fewer than two values of {names} to compare for {about}."
+            if count and "value" not in rows:
+                without = (
+                    f"Nothing to compare for {about} on {names}: fewer than two of its values have "
+                    "them, none of these agree in all other settings, or runs do not scatter."
+                )
+            sentences.append(without)
             continue
         limit = f", which cannot give a p-value below {least:.2g}"
         sentences.append(f"Too few runs ({count}{limit}) to say anything of {about} on {names}.")

@@ -114,12 +114,18 @@ def second_moments(mean_products: ArrayLike, start: StartDistribution) -> Array:
         q_l, shape (..., layers).
     """
     products = np.asarray(mean_products, dtype=np.float64)
-    gain = products[..., 0, 1] / products[..., 1, 1]
-    across = products[..., 0, 0] - gain * products[..., 0, 1]
-    return start.variances * (1.0 + gain) ** 2 + np.maximum(across, 0.0) / start.sizes
+    across = products[..., 0, 0] - products[..., 0, 1] ** 2 / products[..., 1, 1]
+    return _stretched_variance(products, start) + np.maximum(across, 0.0) / start.sizes
 
 
-def moment_errors(mean_products: ArrayLike, start: StartDistribution, realisations: int) -> Array:
+def _stretched_variance(products: Array, start: StartDistribution) -> Array:
+    """Return s_l (1 + a_l)^2, the part of q_l that the start decides."""
+    return start.variances * (1.0 + products[..., 0, 1] / products[..., 1, 1]) ** 2
+
+
+def moment_errors(
+    mean_products: ArrayLike, moments: ArrayLike, start: StartDistribution, realisations: int
+) -> Array:
     """Relative standard error of `second_moments`, sqrt(2 (1 - rho_l^4) / (P_l R)).
 
     rho_l^2 = s_l (1 + a_l)^2 / q_l is the squared correlation of a weight with its start; the error
@@ -127,6 +133,7 @@ def moment_errors(mean_products: ArrayLike, start: StartDistribution, realisatio
 
     Args:
         mean_products: as in `second_moments`.
+        moments: q_l, as it gives them.
         start: the distribution of theta_0.
         realisations: number of realisations R that the means are over.
 
@@ -134,8 +141,7 @@ def moment_errors(mean_products: ArrayLike, start: StartDistribution, realisatio
         Shape (..., layers), at most sqrt(2 / (P_l R)); 0 where only the start matters.
     """
     products = np.asarray(mean_products, dtype=np.float64)
-    gain = products[..., 0, 1] / products[..., 1, 1]
-    fourth = (start.variances * (1.0 + gain) ** 2 / second_moments(products, start)) ** 2
+    fourth = (_stretched_variance(products, start) / np.asarray(moments, float)) ** 2
     return np.sqrt(2.0 * np.maximum(1.0 - fourth, 0.0) / (start.sizes * realisations))
 
 
