@@ -53,8 +53,7 @@ CURVES = {
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = (
-    "warm start not reached\n(no test accuracy, or it does\nnot rise to the threshold\n"
-    "before the last time)"
+    "warm start not reached\n(no test accuracy, or\nnone that rises to\nits threshold in time)"
 )
 NOTHING = "nothing to show"
 
