@@ -642,6 +642,20 @@ def test_too_many_runs_are_counted_not_made(shipped_config):
         validate(config)
 
 
+def test_a_base_that_a_study_nobody_asked_for_contradicts_can_do_without_it(shipped_config):
+    config = changed(shipped_config, "base.depth", 1)
+    remedy = "; or do without this study: studies: {infinite_width: null}"
+    with pytest.raises(ConfigError, match="has 1 problem") as caught:
+        validate(config)
+    assert str(caught.value).endswith(remedy)
+    asked = config | {"default_studies": ["infinite_width"]}
+    with pytest.raises(ConfigError, match="infinite_width needs at least 2$"):
+        validate(asked)
+    removed = {"studies": {"infinite_width": None}}
+    update_config(config, removed)
+    validated(config, given=removed)
+
+
 def test_a_bad_value_of_the_base_is_told_once(shipped_config):
     with pytest.raises(ConfigError, match="has 1 problem") as caught:
         validate(changed(shipped_config, "base.model", "myrtle50"))

@@ -457,6 +457,44 @@ def test_temperatures_without_speed_limit_times_say_so():
     assert "" not in [t.get_text() for legend in figure.legends for t in legend.get_texts()]
 
 
+def crosses(axes):
+    """Abscissae of the marks for settings without a value."""
+    lines = [line for line in axes.lines if line.get_marker() == style.WITHOUT_VALUE["marker"]]
+    return [float(x) for line in lines for x in line.get_xdata()]
+
+
+@pytest.mark.parametrize("figure", ["outcomes", "first_transient"])
+def test_settings_without_a_value_are_marked_where_others_have_one(tables, figure):
+    draw_outcomes = importlib.import_module(f"plots.{figure}").draw
+    table = tables["outcomes"]
+    whole = draw_outcomes(table)
+    assert not any(crosses(panel) for panel in panels(whole))
+    assert "no value there" not in in_legends(whole)
+    lost = (table["n"] == 16) & (table["start"] == "warm")
+    column = "inefficiency" if figure == "outcomes" else "transient_drift"
+    at = {"outcomes": 1, "first_transient": 5}[figure]
+    missing = table.assign(**{column: table[column].mask(lost)})
+    for gone in (missing, table[~lost] if figure == "outcomes" else missing):  # blank, or no row
+        found = draw_outcomes(gone)
+        FigureCanvasAgg(found).draw()
+        marked = {k: crosses(panel) for k, panel in enumerate(found.axes) if crosses(panel)}
+        assert marked == {at: [16.0]}
+        assert "no value there" in in_legends(found)
+
+
+def test_temperatures_without_a_speed_limit_are_marked_where_others_have_one():
+    """An own network has a speed limit at temperature 0 only."""
+    table = study([{"temperature": t} for t in (0.0, 1e-3, 1e-2)], 2)["speed_limits"]
+    table = table.assign(loss_drop=5.0)
+    bounds = [c for c in table if c.startswith(("speed_limit_time", "inefficiency"))]
+    table.loc[table["temperature"] > 0, bounds] = np.nan
+    front = ["ensemble", *BASE, "temperature", "start"]
+    table = table[[*front, *table.columns.difference(front)]]
+    figure = importlib.import_module("plots.speed_limit_temperature").draw(table)
+    assert [crosses(panel) for panel in figure.axes] == [[1e-3, 1e-2]] * 2 + [[]]
+    assert "no value there" in in_legends(figure)
+
+
 def test_test_error_stands_against_the_inefficiency_with_its_rank_correlations(tables):
     figure = draw("generalisation", tables)
     between, within = figure.axes

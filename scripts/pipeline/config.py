@@ -340,7 +340,11 @@ def _inconsistencies(config: dict) -> list[str]:
                 wrong = [f"datasets.{name}.file: {error}"]
         problems += wrong
     for name, study in config["studies"].items():
-        problems += _study_problems(config, name, study, sources)
+        found = _study_problems(config, name, study, sources)
+        if name not in config["default_studies"]:
+            without = f"; or do without this study: studies: {{{name}: null}}"
+            found = [text + without if f"studies.{name}" in text else text for text in found]
+        problems += found
     problems += _duplicate_studies(config)
     problems += _theory_problems(config["theory"])
     problems += _idle_arguments(config)

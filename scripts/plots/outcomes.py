@@ -54,7 +54,8 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         panels: six times start, column, title and label.
 
     Returns:
-        Six panels: ensembles with intervals, single runs as dots, prediction hollow.
+        Six panels: ensembles with intervals, single runs as dots, prediction hollow, a cross where
+        no run has a value.
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
     ends = outcomes[outcomes["at"] == "end"]
@@ -62,7 +63,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     numeric = axis is not None and pd.api.types.is_numeric_dtype(ends[axis])
     series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
     colours = style.palette(len(series), sequential=False)
-    places = ticks(ends, axis, numeric)
+    places, gaps = ticks(ends, axis, numeric), False
     for panel, letter, (start, column, title, label) in zip(
         axes.ravel(), "abcdef", panels, strict=True
     ):
@@ -79,10 +80,13 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
             continue
         if panel.dataLim.y0 > 0 and panel.dataLim.y1 > WIDE * panel.dataLim.y0:
             style.log_axes(panel, "y")
+        empty = without_value(ends[ends["start"] == start], column, axis, places)
+        style.mark_without_value(panel, empty)
+        gaps |= len(empty) > 0
     if len(series) > 1:
         pairs = zip(series, colours, strict=True)
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
-    legend(figure, ends)
+    legend(figure, ends, gaps)
     return figure
 
 
@@ -120,6 +124,14 @@ def ticks(ends: pd.DataFrame, axis: str | None, numeric: bool) -> dict:
     if numeric and min(values) > 0:
         return {value: float(value) for value in sorted(values)}
     return {value: float(k) for k, value in enumerate(sorted(values) if numeric else values)}
+
+
+def without_value(rows: pd.DataFrame, column: str, axis: str | None, places: dict) -> list[float]:
+    """Return the places of the axis where no row of a panel has a value."""
+    finite = rows[np.isfinite(rows[column].astype(float))]
+    if axis is None or finite[axis].isna().any():  # runs that the axis does not touch
+        return []
+    return [place for value, place in places.items() if value not in set(finite[axis])]
 
 
 def aside(places: dict, numeric: bool, series: int) -> float:
@@ -212,8 +224,8 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
     axes.set_xticks(list(places.values()), labels, **kind)
 
 
-def legend(figure: Figure, ends: pd.DataFrame) -> None:
-    """Say what the marks are and how many runs an ensemble has."""
+def legend(figure: Figure, ends: pd.DataFrame, gaps: bool) -> None:
+    """Say what the marks are, crosses if there are ``gaps``, and how many runs an ensemble has."""
     size = f"ensemble of {results.run_count(ends)}"
     size = results.with_interval(size, ends, (ends["runs"] > 1).any())
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
@@ -223,9 +235,11 @@ def legend(figure: Figure, ends: pd.DataFrame) -> None:
         "single runs": {"linestyle": "none", "marker": ".", "color": "black"},
         "predicted from the NTK there": HOLLOW | {"color": "black"},
     }
+    if gaps:
+        kinds["no value there"] = style.WITHOUT_VALUE
     drop = ("capsize", "elinewidth")
     handles = [
         Line2D([], [], label=text, **{k: v for k, v in kind.items() if k not in drop})
         for text, kind in kinds.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if diverged else 3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if diverged or gaps else 3)

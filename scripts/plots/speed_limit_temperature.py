@@ -53,6 +53,15 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         x = shift * rows["temperature"].where(rows["temperature"] > 0, zero)
         plot_series(axes[0], x.to_numpy(float), rows, colour)
     finish(axes[0], np.append(zero, positive), bool(len(positive) < len(temperatures)))
+    empty = [
+        zero if value == 0 else value
+        for value, rows in ends.groupby("temperature")
+        if rows["inefficiency"].isna().all()
+    ]
+    if len(empty) == len(temperatures):  # the panels say so
+        empty = []
+    for panel in axes[0, :2]:
+        style.mark_without_value(panel, empty)
     if len(series) > 1:
         pairs = zip([name for name, _ in series], colours, strict=True)
         style.colour_legend(figure, [style.Ensemble("", str(name), c) for name, c in pairs])
@@ -65,6 +74,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         "c: loss drop": DROP | {"mfc": "white"},
         "c: free-energy drop, from below to above": {"linewidth": 3, "alpha": 0.35},
     }
+    if empty:
+        kinds["no value there"] = style.WITHOUT_VALUE
     handles = [
         Line2D([], [], label=text, **({"color": "black"} | kind)) for text, kind in kinds.items()
     ]

@@ -55,6 +55,7 @@ WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "mark
 NEVER_WARM = (
     "warm start not reached\n(no test accuracy, or\nnone that rises to\nits threshold in time)"
 )
+WITHOUT_VALUE = {"linestyle": "none", "marker": "x", "markersize": 4, "color": GREY}
 NOTHING = "nothing to show"
 
 
@@ -386,6 +387,17 @@ def say(axes: Axes, text: str = NEVER_WARM) -> None:
     where = {"transform": axes.transAxes, "ha": "center", "va": "center", "zorder": 10}
     axes.text(0.5, 0.5, text, color=GREY, bbox=plain, **where)
     axes.tick_params(bottom=False, top=False, labelbottom=False, which="both")
+
+
+def mark_without_value(axes: Axes, places: Iterable[float]) -> None:
+    """Put a mark above every tick whose runs have no value in a panel that shows others.
+
+    Args:
+        axes: the panel.
+        places: of these ticks, in the unit of the abscissa.
+    """
+    for place in places:  # a curve without points would confuse the layout
+        axes.plot(place, 0.04, transform=axes.get_xaxis_transform(), zorder=4, **WITHOUT_VALUE)
 
 
 def leave_empty(axes: Axes, reached: bool = True) -> None:
