@@ -29,10 +29,12 @@ from plots.generalisation import rank_correlation as title_of
 from plots.outcomes import series_label
 from sentences.effects import (
     MOMENTS,
+    comparison_sentence,
     correlation_lines,
     generalisation_summary,
     moment_in_words,
     too_few,
+    trend_sentence,
 )
 from sentences.ensembles import (
     discretisation_lines,
@@ -215,6 +217,40 @@ def test_regime_is_named_where_the_intervals_decide_it(delta, said):
     assert line.startswith("- width 8: ") and line.endswith(said)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"alpha_curvature_low": -0.2, "alpha_curvature_high": 0.1}, "regime: optimal."),
+        (
+            {"alpha_curvature_low": -0.2, "alpha_curvature_high": -0.1},
+            "optimal (the law of alpha curved, by an interval without 0, so no pure power law).",
+        ),
+        (
+            {
+                f"{name}_curvature_{end}": 0.1
+                for name in ("alpha", "delta")
+                for end in ("low", "high")
+            },
+            "optimal (the laws of alpha and delta curved, by an interval without 0, so no pure "
+            "power law).",
+        ),
+        ({"delta_window_low": 0.4, "delta_window_high": 0.9}, "regime: optimal."),
+        (
+            {"delta_window_low": 0.4, "delta_window_high": 1.25},
+            "optimal (over sub-windows of the fit alpha is 1.2 to 1.4 and delta 0.4 to 1.25, not "
+            "all of one regime).",
+        ),
+    ],
+)
+def test_what_speaks_against_the_power_laws_is_said_beside_their_regime(values, said):
+    windows = {"alpha_window_low": 1.2, "alpha_window_high": 1.4}
+    row = {"ensemble": "e", "moment": "start", "width": 8} | EXPONENTS | windows | values
+    lines = regime_lines(pd.DataFrame([row]), {"width": [8, 16]})
+    assert lines[0].endswith(said)
+    (summary,) = regime_summary(lines)
+    assert summary.endswith(": optimal 1.")
+
+
 def test_regimes_of_the_output_traced_kernel_say_so():
     """It has other exponents than the full one, of which the largest n may lack the eigenvalues."""
     table = pd.DataFrame({"ensemble": ["a", "a", "b"], "n": [8, 8, 99]})
@@ -263,6 +299,29 @@ def test_effects_are_claimed_with_their_numbers():
     assert "The inefficiency T/T_SL of model b is" in text and "times that of a" in text
 
 
+def test_gradients_are_not_compared_where_they_are_equal():
+    table = pd.concat([runs().assign(at=at, gradients=60.0 * 8) for at in MOMENTS])
+    for rows in along_axes(table, AXES, SETTINGS):
+        of = rows[rows["quantity"] == "gradients"]
+        assert set(of["at"]) == {"end", "equal_loss"} and (of["p_value"] == 1).all()
+
+
+def test_one_number_of_two_quantities_has_one_interval():
+    """T/T_SL and what takes its place elsewhere are the same without momentum."""
+    table = pd.concat([runs().assign(at=at) for at in ("end", "equal_loss")])
+    table = table.assign(ensemble="e", diverged=0)
+    table = table.assign(energetic_inefficiency=table["inefficiency"])
+    columns = ["ensemble", *AXES, "start", "realisation", "at", "diverged"]
+    values = ["inefficiency", "energetic_inefficiency", "prediction_ratio"]
+    limits = pd.DataFrame(
+        [{"ensemble": "e", "start": "cold", "realisation": "ensemble", "time": 1}]
+    )
+    for row in ensemble_outcomes(table[columns + values], limits, SETTINGS).to_dict("records"):
+        for end in ("", "_low", "_high"):
+            assert row[f"energetic_inefficiency{end}"] == row[f"inefficiency{end}"]
+        assert row["inefficiency_low"] < row["inefficiency"] < row["inefficiency_high"]
+
+
 def test_every_column_of_comparisons_and_trends_is_described():
     _, tables = written(runs(), AXES)
     assert len(tables["comparisons"]) and len(tables["trends"])
@@ -273,9 +332,36 @@ def test_every_column_of_comparisons_and_trends_is_described():
 
 def test_no_effect_says_no_evidence():
     text, _ = written(runs(), AXES)
-    assert "No evidence that the inefficiency T/T_SL depends on width" in text
+    assert " of the inefficiency T/T_SL with width" in text  # no trend, or no evidence of one
     assert "No evidence that the inefficiency T/T_SL of model b differs from that of a" in text
     assert " falls with" not in text and " grows with" not in text
+
+
+def test_what_is_not_claimed_although_its_interval_has_no_zero_is_not_called_no_evidence():
+    row = pd.Series(
+        {"quantity": "inefficiency", "against": "n", "kind": "factor", "scale": "log",
+         "value": "b", "reference": "a", "points": 9, "confidence": 0.95,
+         "p_value": 0.15, "p_adjusted": 1.0, "p_smallest": 0.001}
+    )  # fmt: skip
+    for low, high, of_trend, difference in (
+        (
+            0.1,
+            0.2,
+            "No trend of the inefficiency T/T_SL with n is claimed, although its",
+            "has no 1",
+        ),
+        (
+            -0.1,
+            1.2,
+            "No evidence of a trend of the inefficiency T/T_SL with n (slope",
+            "No evidence",
+        ),
+    ):
+        ends = {f"{name}{end}": value for name in ("slope", "effect")
+                for end, value in (("", 0.15), ("_low", low), ("_high", high))}  # fmt: skip
+        told = pd.concat([row, pd.Series(ends)])
+        assert of_trend in trend_sentence(told, 0.95)
+        assert difference in comparison_sentence(told, 0.95)
 
 
 def test_values_that_are_not_there_are_not_too_few():

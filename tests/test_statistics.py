@@ -264,6 +264,17 @@ def test_equal_values_are_no_evidence_of_a_trend(runs, value):
         assert found["p_value"] == 1
 
 
+@pytest.mark.parametrize("log_y", [False, True])
+def test_values_that_are_equal_but_for_rounding_are_equal(log_y):
+    """As numbers of gradients that are interpolated to where they are equal: 251 (1 +- 1e-15)."""
+    generator = np.random.default_rng(1)
+    x, y = np.repeat([0.0, 1], 4), np.repeat([-1e-14, 1e-14], 4) + 1e-16 * generator.normal(size=8)
+    found = run_trend(x, 251 * (1 + y), log_x=False, log_y=log_y)
+    assert found["slope"] == 0 and found["p_value"] == 1
+    found = run_trend(x, 251 * (1 + 1e6 * y), log_x=False, log_y=log_y)  # a real difference
+    assert found["p_value"] == pytest.approx(2 / 70)
+
+
 def test_a_slope_that_is_zero_but_for_rounding_is_no_evidence():
     """Two errors that each of two settings has equally often, as of few test samples."""
     x, y = np.repeat([0.0, 1], 4), np.tile([0.1, 0.3, 0.7, 0.9], 2)

@@ -53,10 +53,16 @@ COLUMNS = {
     ),
     "speed_limit_time": ("time", "speed-limit time T_SL = l_geo^2 / (L_0 - L_T)"),
     "inefficiency": ("1", "inefficiency T/T_SL"),
-    "speed_unevenness": ("1", "uneven speed T (L_0 - L_T) / l_gamma^2"),
+    "speed_unevenness": (
+        "1",
+        "uneven speed T (L_0 - L_T) / l_gamma^2, at least 1 but for what discretisation says",
+    ),
     "path_excess": ("1", "bent path (l_gamma / l_geo)^2"),
-    "inefficiency_power_law": ("1", "inefficiency of the fitted power law, NTK sum"),
-    "inefficiency_power_law_asymptote": ("1", "long-time asymptote of the fitted power law"),
+    "inefficiency_power_law": ("1", "inefficiency of the fitted power law, NTK sum over all ranks"),
+    "inefficiency_power_law_asymptote": (
+        "1",
+        "long-time asymptote of the fitted power law, once alpha_amplitude x T reaches 1",
+    ),
     "train_loss_per_sample": ("loss", "training loss per sample"),
     "test_loss_per_sample": ("loss", "test loss per sample"),
     "test_accuracy": ("1", "test accuracy"),
@@ -92,7 +98,10 @@ OTHER_COLUMNS = {
     "realisation": ("", "number of the run, or ensemble"),
     "start_seed": ("1", "seed of the start theta_0: runs with equal ones have one start"),
     "moment": ("", "moment of the kernel: start, warm or end"),
-    "kernel": ("", "which kernel values are of: full (N C x N C) or output-traced (N x N)"),
+    "kernel": (
+        "",
+        "which kernel values are of: full (N C x N C) or traced over the outputs (N x N)",
+    ),
     "prediction_kernel": ("", "kernel of the prediction: full, or quadrature of its sums"),
     "at": ("", "moment of comparison: end, equal_loss or equal_gradients"),
     "label": ("", "name of the network in the figure"),
@@ -116,10 +125,14 @@ OTHER_COLUMNS = {
     "largest_mean_test_accuracy": ("1", "largest mean test accuracy of all times"),
     "lambda_1": ("1 / time", "largest NTK eigenvalue lambda_1"),
     "drift": ("1", "kernel drift |Theta_t - Theta_0|_F / |Theta_0|_F"),
-    "alignment": ("1", "alignment of kernel and targets"),
+    "alignment": (
+        "1",
+        "alignment <Theta, y y^T>_F / (|Theta|_F |y y^T|_F) of kernel and targets, not centred",
+    ),
     "overlap": (
         "1",
-        "overlap of the C leading eigenvectors with those at the start; empty if not unique",
+        "overlap |U_0^T U_t|_F^2 / C of the C leading eigenvectors with those at the start; empty "
+        "if not unique",
     ),
     # outcomes and their statistics
     "diverged": ("1", "1 for a run that diverged; share of such runs for an ensemble"),
@@ -148,7 +161,10 @@ OTHER_COLUMNS = {
     "value": ("1", "the number, in the unit of its quantity; the case in comparisons"),
     "kind": ("", "factor (of the quantity's logarithm, ratio of geometric means) or difference"),
     "effect": ("1", "ratio or difference of value to reference, in the unit of its quantity"),
-    "correlation": ("1", "Spearman's rank correlation"),
+    "correlation": (
+        "1",
+        "Spearman's rank correlation; within ensembles of ranks taken inside each",
+    ),
     "p_value": ("1", "p-value of the permutation test"),
     "p_smallest": ("1", "least p-value that so many permutations can give"),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),

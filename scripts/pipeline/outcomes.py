@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.seeds import START_KEYS, derived_seed
+from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
 from pipeline.tables import THRESHOLD, of_one_kernel
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
@@ -335,7 +335,9 @@ def ensemble_outcomes(
         for name in values:
             sample = group[name].to_numpy(float)
             row[name] = sample.mean() if row["diverged"] == 0 else np.nan
-            stream = derived_seed(settings["seed"], "bootstrap", "outcome", start, at, name)
+            stream = derived_seed(
+                settings["seed"], "bootstrap", "outcome", start, at, SAME_DRAWS.get(name, name)
+            )
             low, high = bootstrap_interval(
                 {"x": sample[:, None]},
                 lambda x: x,
@@ -388,6 +390,8 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
             if group[axis].isna().all():  # nothing here reads it
                 continue
             if start == "warm" and quantity in OF_THE_END:  # the same runs with the same end
+                continue
+            if (at, quantity) == ("equal_gradients", "gradients"):  # by definition
                 continue
             stream = derived_seed(settings["seed"], "bootstrap", "trend", at, start, axis, quantity)
             options = {

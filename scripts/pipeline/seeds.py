@@ -8,6 +8,10 @@ import json
 # Settings of which each value has starts of its own, beside the realisation (problem.start_seed)
 START_KEYS = ("dataset", "n", "selection", "subset", "model", "width", "depth")
 
+# quantity -> whose bootstrap resamples it takes: without momentum and preconditioning they are one
+# number, which should not have two intervals
+SAME_DRAWS = {"energetic_inefficiency": "inefficiency"}
+
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
     """Return the seed of one stream.

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pipeline.seeds import derived_seed
+from pipeline.seeds import SAME_DRAWS, derived_seed
 from pipeline.tables import fitted_kernel
 from speedlimits import langevin_ensembles
 from speedlimits import speed_limit as sl
@@ -342,7 +342,8 @@ def ensemble_table(
         samples = {name: source[name] for name in SAMPLED if source.get(name) is not None}
         fixed = {name: value for name, value in source.items() if name not in samples}
         for name, function in functions.items():
-            stream = derived_seed(settings["seed"], "bootstrap", start, name, suffix)
+            drawn = SAME_DRAWS.get(name, name)
+            stream = derived_seed(settings["seed"], "bootstrap", start, drawn, suffix)
             low, high = bootstrap_interval(
                 samples,
                 lambda function=function, fixed=fixed, **m: function(completed({**fixed, **m})),

@@ -21,7 +21,7 @@ PANELS = (
      r"$T \int |\dot\theta|^2 dt\, /\, \ell_{\mathrm{geo}}^2$"),
     ("cold", "drift", "kernel drift", r"$|\Theta_T - \Theta_0|_F / |\Theta_0|_F$"),
     ("cold", "alignment_gain", "kernel-target alignment", "Alignment, end / start"),
-    ("cold", "discretisation", "discretisation", r"|action / energy drop $-$ 1|"),
+    ("cold", "discretisation", "discretisation", r"|raw action / energy drop $-$ 1|"),
 )  # fmt: skip
 HEAT = r"|heat / loss drop $-$ 1|"  # at a temperature, where a path has no action
 MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}

@@ -1,7 +1,9 @@
 """Sentences about tests along the axes of a study.
 
 A sentence claims an effect if its adjusted p-value (Holm, over all that the study tests) is below
-1 - confidence; else it says that there is no evidence, or that the runs are too few to give any.
+1 - confidence; else it says that there is no evidence, or that the runs are too few to give any. An
+interval of its own may leave out no effect all the same: it is not adjusted, and that of a slope
+takes the scatter at equal settings only, the test that about the trend too.
 """
 
 from __future__ import annotations
@@ -33,6 +35,11 @@ def evidence(row: pd.Series, level: float) -> str:
     if not math.isfinite(row["p_value"]) or row["p_smallest"] > level:
         return "few"
     return "effect" if row["p_adjusted"] <= level else "none"
+
+
+def leaves_out(row: pd.Series, column: str, value: float) -> bool:
+    """Return whether the interval of a column lies on one side of a value."""
+    return bool(row[f"{column}_low"] > value or row[f"{column}_high"] < value)
 
 
 def tested(row: pd.Series) -> str:
@@ -72,8 +79,11 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
     """Return the sentence of one row of the table trends."""
     name, axis = NAMES[row["quantity"]], words(row["against"])
     if evidence(row, 1 - confidence) == "none":
-        slope = interval(row, "slope", confidence)
-        return f"No evidence that {name} depends on {axis} (slope {slope}; {tested(row)})."
+        told = f"slope {interval(row, 'slope', confidence)}; {tested(row)}"
+        if leaves_out(row, "slope", 0.0):
+            claimed = f"No trend of {name} with {axis} is claimed"
+            return f"{claimed}, although its interval has no 0 ({told})."
+        return f"No evidence of a trend of {name} with {axis} ({told})."
     verb = "grows" if row["slope"] > 0 else "falls"
     laws = {
         ("factor", "log"): f"as {axis}^s",
@@ -95,9 +105,17 @@ def comparison_sentence(row: pd.Series, confidence: float) -> str:
     where = "" if row["against"] == "case" else f"{words(row['against'])} "
     effect = interval(row, "effect", confidence)
     if evidence(row, 1 - confidence) == "none":
+        told, same = (
+            f"{row['kind']} {effect}; {tested(row)}",
+            1.0 if row["kind"] == "factor" else 0.0,
+        )
+        if leaves_out(row, "effect", same):
+            return (
+                f"No difference of {name} of {where}{value} from that of {reference} is claimed, "
+                f"although its interval has no {same:g} ({told})."
+            )
         return (
-            f"No evidence that {name} of {where}{value} differs from that of {reference} "
-            f"({row['kind']} {effect}; {tested(row)})."
+            f"No evidence that {name} of {where}{value} differs from that of {reference} ({told})."
         )
     told = f"{effect} times that of {reference}"
     if row["kind"] == "difference":

@@ -308,8 +308,34 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
         else:
             best = regime(row["alpha"], row["delta"])
             verdict = f"regime: {best} by the values, not decided by the intervals"
-        lines.append(f"- {label}: {text}; {verdict}.")
+        lines.append(f"- {label}: {text}; {verdict}{_reservation(row)}.")
     return lines
+
+
+def _reservation(row: pd.Series) -> str:
+    """Return what speaks against the fitted power laws, in brackets, or nothing."""
+    said = []
+    windows = [
+        row.get(f"{name}_window_{end}", math.nan)
+        for name in ("alpha", "delta")
+        for end in ("low", "high")
+    ]
+    if all(map(math.isfinite, windows)) and windows[0] > 0:
+        named = {regime(alpha, delta) for alpha in windows[:2] for delta in windows[2:]}
+        if len(named) > 1:
+            said.append(
+                "over sub-windows of the fit alpha is {:.3g} to {:.3g} and delta {:.3g} to "
+                "{:.3g}, not all of one regime".format(*windows)
+            )
+    curved = [
+        name
+        for name in ("alpha", "delta")
+        if row.get(f"{name}_curvature_low", 0.0) > 0 or row.get(f"{name}_curvature_high", 0.0) < 0
+    ]
+    if curved:
+        laws = "law of " + curved[0] if len(curved) == 1 else "laws of alpha and delta"
+        said.append(f"the {laws} curved, by an interval without 0, so no pure power law")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def range_sentences(
@@ -390,7 +416,8 @@ def regime_summary(lines: list[str]) -> list[str]:
     for name, some in (("NTK", full), ("output-traced NTK", traced)):
         if not some:
             continue
-        named = [line.rpartition("regime: ")[2].rstrip(".") for line in some if "regime: " in line]
+        told = [line.rpartition("regime: ")[2] for line in some if "regime: " in line]
+        named = [line.partition(" (")[0].rstrip(".") for line in told]
         counts = {name: named.count(name) for name in named}
         counts |= {"without intervals": len(some) - len(named)} if len(named) < len(some) else {}
         shown = "; ".join(f"{name} {count}" for name, count in counts.items())
