@@ -15,6 +15,7 @@ from pipeline.columns import described
 from pipeline.outcomes import (
     CURVES,
     _at_levels,
+    _one_start,
     along_axes,
     correlations,
     each_run_once,
@@ -53,8 +54,8 @@ from sentences.ensembles import (
     transport_sentence,
 )
 from sentences.infinite_width import infinite_width_part
-from sentences.phrases import name_of, named_axes, percent
-from sentences.study import findings
+from sentences.phrases import interval, name_of, named_axes, percent
+from sentences.study import coupled, findings
 from speedlimits import ntk_dynamics
 from speedlimits.dynamics import GradientFlow
 from speedlimits.statistics import geometric_mean, holm, rank_correlation, trend
@@ -123,6 +124,42 @@ def transport(other=(3.0, 2.5), gap=(0.0, 0.0), counts=(4, 5)):
 def test_optimal_coupling_is_told(made, said):
     (sentence,) = transport_sentence(transport(**made))
     assert said in sentence
+
+
+def test_couplings_of_ensembles_without_a_speed_limit_are_not_told():
+    """As of those that diverged."""
+    table = transport(gap=(0.0, 0.25), other=(3.0, 0.8))
+    lost = table["ensemble"].iloc[1]
+    outcomes_ = pd.DataFrame({"ensemble": table["ensemble"], "diverged": [0.0, 1.0]})
+    kept = coupled({"outcomes": outcomes_, "transport": table})
+    assert list(kept["ensemble"]) == [table["ensemble"].iloc[0]] and lost not in set(
+        kept["ensemble"]
+    )
+    (sentence,) = transport_sentence(kept)
+    assert sentence.startswith("W2 between starts and ends: in all 1 case (")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((4.62, 1.996, 10.69), "4.62 (95 % interval 2 to 10.7)"),
+        ((1.00021, 1.00012, 1.0003), "1.0002 (95 % interval 1.0001 to 1.0003)"),
+        ((1.0164, 1.0041, 1.032), "1.016 (95 % interval 1.004 to 1.032)"),
+        ((1.0, 1.0, 1.0), "1 (95 % interval 1 to 1)"),
+        ((-0.0755, -0.519, 0.368), "-0.0755 (95 % interval -0.519 to 0.368)"),
+        ((2.5, np.nan, np.nan), "2.5"),
+    ],
+)
+def test_intervals_have_digits_enough_to_tell_their_ends_from_one(values, said):
+    row = pd.Series(dict(zip(("x", "x_low", "x_high"), values, strict=True)))
+    assert interval(row, "x", 0.95) == said
+
+
+def test_starts_of_two_initialisations_are_two():
+    """Their seeds are equal, their weights are not."""
+    table = runs().query("model == 'a'").assign(start_seed="1")
+    both = pd.concat([table.assign(initialisation=kind) for kind in ("he", "torch_default")])
+    assert _one_start(both).nunique() == 2 and _one_start(table).nunique() == 1
 
 
 def test_one_run_has_no_coupling_to_tell():
@@ -655,13 +692,36 @@ def test_the_only_ensemble_with_a_warm_start_is_named():
     four = [*rows[:2], *(row | {"ensemble": "d", "case": "d"} for row in rows[1:])]
     four.append(rows[2] | {"inefficiency": 1.2})
     reached = pd.DataFrame({"case": ["a", "b", "d"], "reached": [False, True, True]})
+    reached = reached.assign(ensemble=reached["case"], threshold=0.3)
+    reached = reached.assign(largest_mean_test_accuracy=[0.2, 0.4, 0.4])
     told = range_sentences(pd.DataFrame(four), {"case": ["a", "b", "d"]}, reached)
     assert told[1].endswith("between 1.2 (b) and 1.5 (d) in 2 of 3 ensembles.")
     assert told[2].startswith("No warm start in 1 of 3 ensembles") and told[2].endswith(": a.")
-    cold_alone = pd.DataFrame(rows).query("start == 'cold'")
-    for error, why in ((0.3, "mean test accuracy does not rise"), (np.nan, "is no test accuracy")):
-        _, told = range_sentences(cold_alone.assign(test_error=error), {"case": ["a", "b"]})
-        assert told.startswith("There is no warm start: ") and why in told
+    assert "does not rise to its threshold" in told[2] and len(told) == 3
+
+
+@pytest.mark.parametrize(
+    ("reached", "largest", "why"),
+    [
+        (False, 0.2, "does not rise to its threshold before the last recorded time (train longer"),
+        (False, 0.4, "is above its threshold from the start on and never rises to it (raise"),
+        (False, np.nan, "there is no test accuracy."),
+        (True, 0.4, "it is the last recorded time, after which nothing is left to measure"),
+    ],
+)
+def test_what_keeps_ensembles_from_a_warm_start_is_told(reached, largest, why):
+    row = {"realisation": "ensemble", "at": "end", "start": "cold", "inefficiency": 2.0}
+    table = pd.DataFrame([row | {"ensemble": case, "case": case} for case in ("a", "b", "c")])
+    warm = table[["ensemble", "case"]].assign(threshold=0.3, reached=reached)
+    warm["largest_mean_test_accuracy"] = largest
+    _, told = range_sentences(table, {"case": ["a", "b", "c"]}, warm)
+    assert told.startswith("There is no warm start: ") and why in told
+    some = pd.concat([table, table[1:].assign(start="warm", inefficiency=1.5)])
+    warm = warm.assign(reached=[reached, True, True])
+    _, end, told = range_sentences(some, {"case": ["a", "b", "c"]}, warm)
+    assert end == "From the warm start T/T_SL ends at 1.5 in 2 of 3 ensembles."
+    assert told.startswith("No warm start in 1 of 3 ensembles, of which ")
+    assert why.rstrip(".") in told and told.endswith(": a.")
 
 
 def test_in_short_claims_nothing_without_an_effect():
@@ -890,8 +950,11 @@ def test_the_first_transient_is_told_of_every_ensemble_that_reaches_its_warm_sta
 def test_ends_at_different_times_are_told():
     row = {"at": "end", "start": "cold", "realisation": "ensemble"}
     table = pd.DataFrame([row | {"time_lambda_1": time} for time in (20.0, 16.0, 400.0, np.nan)])
+    table["diverged"] = 0.0
     (told,) = end_sentence(table, {"momentum": [0, 0.5, 0.99]})
     assert "from 16 to 400" in told
+    (told,) = end_sentence(table.assign(diverged=[0, 0, 1.0, 0]), {"momentum": [0, 0.5, 0.99]})
+    assert "from 16 to 20" in told  # what diverged is compared with nothing
     assert end_sentence(table, {"final_time": [16, 400]}) == []
     assert end_sentence(table.iloc[:1], {}) == [] and end_sentence(table.iloc[3:], {}) == []
     same = table.assign(time_lambda_1=[20.0, 20.5, 20.2, 20.0])
@@ -1045,7 +1108,10 @@ def told(table, powers, axes=None):
         ((0.2, 0.1, 0.3), "1.22 (95 % interval 1.11 to 1.35), slower than infinitely wide ones."),
         ((-0.2, -0.3, -0.1), "0.819 (95 % interval 0.741 to 0.905), faster than"),
         ((0.2, -0.1, 0.5), "1.22 (95 % interval 0.905 to 1.65), no evidence of a difference."),
-        ((0.004, 0.002, 0.006), "(95 % interval 1 to 1.01), equal within the 1 % of integration."),
+        (
+            (0.004, 0.002, 0.006),
+            "1.004 (95 % interval 1.002 to 1.006), equal within the 1 % of integration.",
+        ),
         ((0.2, np.nan, np.nan), "I / I_infinity = 1.22, too few runs for an interval."),
         ((np.nan,) * 3, "no I / I_infinity, since a run has none."),
     ],

@@ -129,7 +129,8 @@ def study(settings, realisations=3, warm=True):
         front = {"ensemble": row.pop("path", path), **row}
         starts = style.STARTS if warm else ("cold",)
         count, moments = 10 * row["n"], ("start", "warm") if warm else ("start",)
-        reached = {"reached": warm, "threshold": 0.2, "time": 0.5 if warm else np.nan}
+        reached = {"reached": warm, "threshold": 0.2, "time": 0.5 if warm else np.nan,
+                   "largest_mean_test_accuracy": 0.9 if warm else 0.1}  # fmt: skip
         tables = {
             "speed_limits": pd.concat(
                 [one_start(s, row["n"], realisations, generator) for s in starts]
@@ -393,7 +394,12 @@ def test_missing_warm_start_is_said_beside_its_threshold():
 def test_thresholds_of_the_warm_start_are_named_in_one_line_each_kind():
     given = study(SIZES[:3])
     thresholds = {"threshold": [0.15, 0.2, 0.4], "reached": [True, True, False]}
-    given["warm_starts"] = given["warm_starts"].assign(**thresholds)
+    above = given["warm_starts"].assign(**thresholds)
+    (said,) = [
+        t.get_text() for t in draw("training_curves", given | {"warm_starts": above}).axes[2].texts
+    ]
+    assert said.endswith("warm start at 40 %: above it from the start")
+    given["warm_starts"] = above.assign(largest_mean_test_accuracy=0.3)
     figure = draw("training_curves", given)
     (said,) = [text.get_text() for text in figure.axes[2].texts]
     assert said == "warm start at 15, 20 %\nwarm start at 40 %: not reached"
@@ -623,6 +629,46 @@ def test_long_names_leave_the_panels_of_the_length_ratio_their_width():
     assert min(place.height for place in places) > 0.35
     assert not any(axes.get_legend() for axes in figure.axes)  # it would lie on the points
     assert {"cold start", "warm start", *names} <= set(texts(figure))
+
+
+def test_cold_starts_of_several_thresholds_are_told_apart_unless_there_is_one(tables):
+    """Thresholds share their cold start; subsets do not."""
+    limits = tables["speed_limits"]
+    cold = limits[limits["start"] == "cold"]
+    twice = pd.concat(
+        [cold.assign(ensemble=cold["ensemble"] + f"-warm{value}") for value in (0.2, 0.3)]
+    )
+    paths = list(dict.fromkeys(twice["ensemble"]))
+    shown = [style.Ensemble(path, path, f"C{k}") for k, path in enumerate(paths)]
+    _, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 2.0)
+    drawn_once = style.once(axes[0, 0], twice, shown)
+    assert len(drawn_once) == len(paths) // 2 > 1
+    assert [e.colour for e in drawn_once] == [e.colour for e in shown[: len(drawn_once)]]
+    assert [t.get_text() for t in axes[0, 0].texts] == ["the same runs: in the first's colour"]
+    one = [e for e in shown if e.path.startswith(shown[0].path.removesuffix("-warm0.2"))]
+    assert [e.colour for e in style.once(axes[0, 1], twice, one)] == ["black"]
+
+
+def test_series_that_read_none_of_the_settings_have_a_name_and_only_drawn_ones_a_colour(tables):
+    rows = tables["outcomes"].query("start == 'cold'")
+    warm = rows.assign(start="warm")
+    parts = [warm.assign(warm_start_accuracy=value) for value in (0.2, 0.3)]
+    table = pd.concat([rows.assign(warm_start_accuracy=np.nan), *parts])
+    columns = list(table.columns.drop("warm_start_accuracy"))
+    columns.insert(columns.index("start"), "warm_start_accuracy")
+    for name, first in (("outcomes", ["cold start"]), ("first_transient", [])):
+        figure = importlib.import_module(f"plots.{name}").draw(table[columns])
+        told = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert told == [*first, "warm start accuracy 0.2", "warm start accuracy 0.3"]
+
+
+def test_long_labels_of_ticks_are_folded_between_words():
+    text = naming.folded("heavy ball (momentum 0.9, rate 0.1)")
+    assert max(map(len, text.split("\n"))) <= 18 and text.replace("\n", " ") == (
+        "heavy ball (momentum 0.9, rate 0.1)"
+    )
+    assert naming.folded("unbreakable_label_of_a_case") == "unbreakable_label_of_a_case"
+    assert naming.folded("a $x = 1 + 2 + 3 + 4$") == "a $x = 1 + 2 + 3 + 4$"
 
 
 def test_missing_exponents_give_no_power_law(tables, drawn):

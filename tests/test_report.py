@@ -296,6 +296,27 @@ def test_provenance_knows_versions_of_environments_that_its_own_job_lacks(tmp_pa
     assert found["python"] == platform.python_version() and "numpy" in found
 
 
+def caption(name, page):
+    """A caption as the report renders it."""
+    text = (ROOT / f"report/{name}.rst").read_text()
+    return jinja2.Template(text, trim_blocks=True).render(snakemake=page)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_sentences_of_captions_stand_apart(figure):
+    own = {"model": "mine:net", "dynamics": "adam"}
+    study = {"set": own, "vary": {"model_arguments": {"hidden": [4, 8]}}, "realisations": 3}
+    study["cases"] = [{"label": "wide, deep", "n": 8}, {"label": "narrow", "n": 16}]
+    wildcards = SimpleNamespace(study="own", figure=figure)
+    page = SimpleNamespace(config={**CONFIG, "studies": {"own": study}}, wildcards=wildcards)
+    text = caption("figure", page)
+    assert re.findall(r"[a-z%)]\.[A-Za-z`]", text.replace("theory.md", "")) == []
+    assert "``mine:net``" in text and "hidden = 4, 8" in text and "wide, deep; narrow" in text
+    for other in ("findings", "table"):
+        told = caption(other, page)
+        assert "hidden = 4, 8" in told and "model_arguments" not in told
+
+
 def test_captions_name_every_figure():
     text = (ROOT / "report/figure.rst").read_text()
     assert [name for name in FIGURES if f'"{name}":' not in text] == []
@@ -307,7 +328,7 @@ def test_captions_name_every_figure():
 def test_captions_name_what_a_study_compares(study):
     wildcards = SimpleNamespace(study=study, figure="inefficiency_time")
     page = SimpleNamespace(config=CONFIG, wildcards=wildcards)
-    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    text = caption("figure", page)
     for _, settings in labelled_combinations(CONFIG["base"], CONFIG["studies"][study]):
         for key in ("model", "dataset", "dynamics"):
             assert settings[key].replace("_", " ") in text
@@ -317,7 +338,7 @@ def test_captions_name_what_a_study_compares(study):
     for values in CONFIG["studies"][study].get("vary", {}).values():
         assert ", ".join(map(str, values)) in text
     thresholds = {"warm_start": "12, 15, 20, 25, 30"}.get(study, "15")
-    assert f"mean test accuracy {thresholds} %." in text
+    assert f"where there is a test accuracy: its mean is {thresholds} %." in text
 
 
 @pytest.mark.parametrize(
@@ -328,7 +349,7 @@ def test_captions_speak_of_intervals_where_they_are_drawn(figure, realisations, 
     study = {"vary": {"learning_rate": [0.1, 0.3]}, "realisations": realisations}
     config = {**CONFIG, "studies": {"own": study}}
     page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure=figure))
-    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    text = caption("figure", page)
     assert ("Bands and bars" in text) is bars
     assert ("the range from the smallest" in text) is (figure == "training_curves")
     assert "learning rate over 2/lambda_1 = 0.1, 0.3" in text
@@ -345,8 +366,8 @@ def test_captions_speak_of_intervals_where_they_are_drawn(figure, realisations, 
 def test_captions_tell_the_threshold_of_their_study(study, percents):
     config = {**CONFIG, "studies": {"own": study | {"realisations": 2}}}
     page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure="outcomes"))
-    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
-    assert f"mean test accuracy {percents} %." in text
+    text = caption("figure", page)
+    assert f"where there is a test accuracy: its mean is {percents} %." in text
 
 
 def test_captions_name_what_varies_whatever_the_cases_say():
@@ -358,7 +379,7 @@ def test_captions_name_what_varies_whatever_the_cases_say():
     }
     config = {**CONFIG, "studies": {"own": study}}
     page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure="outcomes"))
-    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    text = caption("figure", page)
     assert "myrtle5, fully connected on" in text and ", langevin, adam, seed" in text
     assert "Adam's steps have the length of the learning rate" in text
 
@@ -368,7 +389,7 @@ def test_the_caption_of_the_trend_speaks_of_either_axis():
         config={**CONFIG, "studies": {"own": {"vary": {"width": [8, 16]}, "realisations": 2}}},
         wildcards=SimpleNamespace(study="own", figure="inefficiency_size"),
     )
-    text = jinja2.Template((ROOT / "report/figure.rst").read_text()).render(snakemake=page)
+    text = caption("figure", page)
     assert "Where n varies" not in text and "Where the axis is n or the width, the dashed" in text
 
 

@@ -96,7 +96,10 @@ OTHER_COLUMNS = {
     "case": ("", "label of the case of the study"),
     "start": ("", "cold: from theta_0, warm: from the warm start; or the start of the theory"),
     "realisation": ("", "number of the run, or ensemble"),
-    "start_seed": ("1", "seed of the start theta_0: runs with equal ones have one start"),
+    "start_seed": (
+        "1",
+        "seed of the start theta_0: runs of one initialisation with equal ones have one start",
+    ),
     "moment": ("", "moment of the kernel: start, warm or end"),
     "kernel": (
         "",

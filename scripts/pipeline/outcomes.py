@@ -418,10 +418,11 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
 def _one_start(runs: pd.DataFrame) -> pd.Series:
     """Return the label of each run's start: tests count the runs of one start as one.
 
-    Its seed says which it is, for a table need not have every setting that decides it; without
-    seeds those that it has.
+    Its seed and how it is drawn say which it is, for a table need not have every setting that
+    decides the seed; without seeds those that it has.
     """
-    return joined(runs, ["start_seed"] if "start_seed" in runs else [*START_KEYS, "realisation"])
+    seed = ["start_seed"] if "start_seed" in runs else [*START_KEYS, "realisation"]
+    return joined(runs, [*seed, "initialisation"])
 
 
 def _kind(quantity: str) -> str:

@@ -53,13 +53,15 @@ def discretisation_note(rows: pd.DataFrame) -> str:
     """Return what to say where the uneven speed of an ensemble lies below 1, else nothing.
 
     The factor is at least 1 along gradient flow; finite steps lower it, at most by as much as their
-    action exceeds the loss drop, or as the error of integrated velocities would make it exceed.
+    action exceeds the loss drop, and what integrated velocities are off by as much as that.
     """
     ensembles = rows[rows["realisation"].astype(str) == "ensemble"]
     below = ensembles[ensembles["speed_unevenness"] < 0.99]
     if len(below) == 0:
         return ""
     worst = float(np.abs(below["discretisation"]).max())
+    flow = "dynamics" in below and (below["dynamics"] == "gradient_flow").all()
+    cause = "errors of velocities" if flow else "finite steps"
     if worst >= 1:
-        return f"below 1 by finite steps,\nup to {float(f'{1 + worst:.2g}'):g}-fold"
-    return f"below 1 by finite steps,\nwhich make up to {100 * worst:.2g} %"
+        return f"below 1 by {cause},\nup to {float(f'{1 + worst:.2g}'):g}-fold"
+    return f"below 1 by {cause},\nwhich make up to {100 * worst:.2g} %"

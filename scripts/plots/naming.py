@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -102,7 +103,7 @@ def drawable(text: str) -> str:
 
 
 def folded(text: str, most: int = 18) -> str:
-    """Return a tick's label, in lines where it is long: after commas, and the colon of a model.
+    """Return a tick's label, in lines where it is long: after commas, the colon of a model, words.
 
     Args:
         text: the label.
@@ -113,7 +114,11 @@ def folded(text: str, most: int = 18) -> str:
         if lines[-1] and len(lines[-1] + part) > most:
             lines.append("")
         lines[-1] += part if lines[-1] else part.strip()
-    return "\n".join(lines)
+    whole = ("$" in line or len(line) <= most for line in lines)
+    return "\n".join(
+        line if kept else "\n".join(textwrap.wrap(line, most, break_long_words=False))
+        for line, kept in zip(lines, whole, strict=True)
+    )
 
 
 def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.runs import over_stability_limit
-from pipeline.tables import at_a_temperature
+from pipeline.tables import THRESHOLD, at_a_temperature
 from plots import naming, results, style
 
 # panel: (start, column, title, label)
@@ -21,7 +21,7 @@ PANELS = (
      r"$T \int |\dot\theta|^2 dt\, /\, \ell_{\mathrm{geo}}^2$"),
     ("cold", "drift", "kernel drift", r"$|\Theta_T - \Theta_0|_F / |\Theta_0|_F$"),
     ("cold", "alignment_gain", "kernel-target alignment", "Alignment, end / start"),
-    ("cold", "discretisation", "discretisation", r"|raw action / energy drop $-$ 1|"),
+    ("cold", "discretisation", "discretisation", r"|raw action / drop $-$ 1|"),
 )  # fmt: skip
 HEAT = r"|heat / loss drop $-$ 1|"  # at a temperature, where a path has no action
 MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zorder": 3}
@@ -63,15 +63,17 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     numeric = axis is not None and pd.api.types.is_numeric_dtype(ends[axis])
     series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
     colours = style.palette(len(series), sequential=False)
-    places, gaps = ticks(ends, axis, numeric), False
+    places, gaps, shown = ticks(ends, axis, numeric), False, set()
     for panel, letter, (start, column, title, label) in zip(
         axes.ravel(), "abcdef", panels, strict=True
     ):
         drawn = False
-        for k, (colour, rows) in enumerate(zip(colours, series.values(), strict=True)):
+        for k, (colour, (name, rows)) in enumerate(zip(colours, series.items(), strict=True)):
             shift = (k - (len(series) - 1) / 2) * aside(places, numeric, len(series))
             of_start = rows[rows["start"] == start]
-            drawn |= plot(panel, of_start, column, colour, places, (axis, numeric, shift))
+            if plot(panel, of_start, column, colour, places, (axis, numeric, shift)):
+                drawn = True
+                shown.add(name)
         style.panel_title(panel, letter, title)
         panel.set_ylabel(discretisation_label(ends) if column == "discretisation" else label)
         set_ticks(panel, places, axis, numeric, unit(ends, axis))
@@ -84,8 +86,9 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         style.mark_without_value(panel, empty)
         gaps |= len(empty) > 0
     if len(series) > 1:
-        pairs = zip(series, colours, strict=True)
-        style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
+        pairs = [pair for pair in zip(series, colours, strict=True) if pair[0] in shown]
+        if pairs:
+            style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
     legend(figure, ends, gaps)
     return figure
 
@@ -110,10 +113,15 @@ def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:
 
 
 def series_label(ends: pd.DataFrame, others: list[str]) -> pd.Series:
-    """Return for every row the label of its series, without settings that its run does not read."""
+    """Return for every row the label of its series, without settings that its run does not read.
+
+    What reads none of several is called by what it does without.
+    """
 
     def label(row: pd.Series) -> str:
-        return ", ".join(naming.setting(row, c) for c in others if pd.notna(row[c]))
+        read = ", ".join(naming.setting(row, c) for c in others if pd.notna(row[c]))
+        without = "cold start" if THRESHOLD in others else "without " + " and ".join(others)
+        return read or (without.replace("_", " ") if others else "")
 
     return ends.apply(label, axis=1).astype(str)
 

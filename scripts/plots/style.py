@@ -189,9 +189,10 @@ def grouped_palette(settings: pd.DataFrame) -> list[str]:
 
 
 def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ensemble]:
-    """Return the ensembles to draw in a panel: one, in black, for those whose curves are the same.
+    """Return the ensembles to draw in a panel: one for those whose curves are the same.
 
-    Thresholds of the warm start share their cold start; the last colour would hide the others.
+    It is black, or, where these are not the only ones, has the colour of the first. Thresholds of
+    the warm start share their cold start; the last colour would hide the others.
 
     Args:
         axes: the panel, in which it is said.
@@ -203,9 +204,15 @@ def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ense
         of = rows[(rows["ensemble"] == ensemble.path) & (rows["realisation"] == "ensemble")]
         curve = of.sort_values("time")["inefficiency"].dropna().to_numpy(float)
         same.setdefault(curve.tobytes() or ensemble.path.encode(), []).append(ensemble)
-    if any(len(alike) > 1 for alike in same.values()):
+    shared = [alike for alike in same.values() if len(alike) > 1]
+    if shared:
         place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
-        axes.text(0.97, 0.97, "black: the same runs", fontsize=6, color=GREY, **place)
+        told = (
+            "black: the same runs" if len(shared) == 1 else "the same runs: in the first's colour"
+        )
+        axes.text(0.97, 0.97, told, fontsize=6, color=GREY, **place)
+    if len(shared) != 1:
+        return [of[0] for of in same.values()]
     return [of[0] if len(of) == 1 else of[0]._replace(colour="black") for of in same.values()]
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.tables import above_from_the_start
 from plots import results, style
 from plots.style import Ensemble
 
@@ -104,15 +105,19 @@ def plot_mean(axes: Axes, values: pd.DataFrame, ensemble: Ensemble, warm: float 
 
 
 def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
-    """Draw the thresholds of the warm start; say which of them no ensemble reaches."""
+    """Draw the thresholds of the warm start; say which of them no ensemble rises to, and why."""
     axes.set_ylim(bottom=0)
     before = [line.get_ydata()[: 2 * len(line.get_ydata()) // 3] for line in axes.lines]
     high = any((values > 0.85 * axes.get_ylim()[1]).any() for values in before)
-    reached = (warm_starts["reached"].astype(str) == "True").groupby(warm_starts["threshold"]).any()
+    is_reached = warm_starts["reached"].astype(str) == "True"
+    reached = is_reached.groupby(warm_starts["threshold"]).any()
+    above = above_from_the_start(warm_starts).groupby(warm_starts["threshold"]).any() & ~reached
     for threshold in reached.index:
         axes.axhline(100 * threshold, color=style.GREY, linewidth=0.7, linestyle=":")
     lines = []
-    for some, end in ((reached, ""), (~reached, ": not reached")):
+    kinds = ((reached, ""), (above, ": above it from the start"),
+             (~reached & ~above, ": not reached"))  # fmt: skip
+    for some, end in kinds:
         shown = ", ".join(f"{100 * threshold:g}" for threshold in reached.index[some])
         lines += [f"warm start at {shown} %{end}"] if shown else []
     # In the upper left corner, which accuracies leave free that rise late, else in the lower one.

@@ -159,7 +159,9 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
             names = ", ".join(NAMES[row["with"]] for row in undecided)
             points = max(row["points"] for row in undecided)
             lacking = (
-                f"points ({points})" if level == "between" else f"realisations ({points} points)"
+                f"points ({points}, ensembles of the same starts counting as one)"
+                if level == "between"
+                else f"realisations ({points} points)"
             )
             sentences.append(
                 f"Too few {lacking} {where} to correlate the inefficiency with {names}."

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
-from pipeline.tables import at_a_temperature, fitted_kernel, of_kernel
+from pipeline.tables import above_from_the_start, at_a_temperature, fitted_kernel, of_kernel
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
@@ -115,7 +115,8 @@ def end_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     ends = outcomes[(outcomes["at"] == "end") & (outcomes["start"] == "cold")]
     if "time_lambda_1" not in ends or "final_time" in axes:
         return []
-    times = ends.loc[ends["realisation"] == "ensemble", "time_lambda_1"].dropna()
+    compared = (ends["realisation"] == "ensemble") & ~(ends["diverged"] > 0)
+    times = ends.loc[compared, "time_lambda_1"].dropna()
     if len(times) == 0 or times.max() <= APART * times.min():
         return []
     return [
@@ -271,6 +272,9 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
     return lines
 
 
+NEVER = "the mean test accuracy does not rise to its threshold before the last recorded time"
+
+
 def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     """Return a line per kernel at the start: alpha, delta and the regime they lie in.
 
@@ -343,7 +347,7 @@ def range_sentences(
 ) -> list[str]:
     """Return a sentence per start: the lowest and highest T/T_SL of an ensemble at the end.
 
-    One more says why there is no warm start, if no ensemble has one, or which do not.
+    Others say why ensembles have no warm start.
 
     Args:
         outcomes: the table of that name.
@@ -354,7 +358,8 @@ def range_sentences(
     sentences = []
     for start, rows in whole.groupby("start", sort=False):
         # Cold starts that ensembles share stand once; a warm start that is not reached has no row.
-        count = len(rows) if start == "cold" else whole["ensemble"].nunique()
+        every = whole["ensemble"].nunique() if warm_starts is None else len(warm_starts)
+        count = len(rows) if start == "cold" else every
         rows = rows[rows["inefficiency"].notna()]
         if len(rows) == 0:
             continue
@@ -371,18 +376,36 @@ def range_sentences(
             text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
             text += where
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
-    if sentences and "warm" not in set(whole["start"]):
-        measured = "test_error" in whole and whole["test_error"].notna().any()
-        why = "the mean test accuracy does not rise to its threshold before the last recorded time"
-        why = why if measured else "there is no test accuracy"
-        sentences.append(f"There is no warm start: {why}.")
-    elif sentences and warm_starts is not None and not warm_starts["reached"].all():
-        never = warm_starts[~warm_starts["reached"].astype(bool)]
-        names = [name_of(row, axes) for _, row in never.iterrows()]
-        sentences.append(
-            f"No warm start in {len(names)} of {len(warm_starts)} ensembles, of which the mean "
-            f"test accuracy does not rise to the threshold: {'; '.join(dict.fromkeys(names))}."
-        )
+    if sentences and warm_starts is not None:
+        sentences += _missing_warm_starts(whole, warm_starts, axes)
+    return sentences
+
+
+def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence for each reason why ensembles have nothing from a warm start."""
+    reached = warm_starts["reached"].astype(bool)
+    measured = warm_starts["largest_mean_test_accuracy"].notna()
+    above = above_from_the_start(warm_starts)
+    with_rows = set(whole.loc[whole["start"] == "warm", "ensemble"])
+    at_the_end = reached & ~warm_starts["ensemble"].isin(with_rows)
+    reasons = {
+        "there is no test accuracy": ~reached & ~measured,
+        f"{NEVER} (train longer or lower warm_start.test_accuracy)": ~reached & measured & ~above,
+        "the mean test accuracy is above its threshold from the start on and never rises to it "
+        "(raise warm_start.test_accuracy)": above,
+        "it is the last recorded time, after which nothing is left to measure (train longer or "
+        "lower warm_start.test_accuracy)": at_the_end,
+    }  # fmt: skip
+    sentences = []
+    for why, rows in reasons.items():
+        names = dict.fromkeys(name_of(row, axes) for _, row in warm_starts[rows].iterrows())
+        if rows.all():
+            sentences.append(f"There is no warm start: {why}.")
+        elif rows.any():
+            sentences.append(
+                f"No warm start in {rows.sum()} of {len(warm_starts)} ensembles, of which {why}: "
+                f"{'; '.join(names)}."
+            )
     return sentences
 
 

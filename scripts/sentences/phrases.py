@@ -30,12 +30,20 @@ def words(name: object, axis: str = "") -> str:
 
 
 def interval(row: pd.Series, name: str, confidence: float) -> str:
-    """Return a value with its interval, if it has one."""
-    text = f"{row[name]:.3g}"
-    if math.isfinite(row[f"{name}_low"]):
-        ends = f"{row[f'{name}_low']:.3g} to {row[f'{name}_high']:.3g}"
-        text += f" ({interval_name(confidence)} {ends})"
-    return text
+    """Return a value with its interval, if it has one, in 3 digits, or as many as tell them apart.
+
+    And from 1, at most 6: "1 (95 % interval 1 to 1)" would hide on which side of 1 it lies.
+    """
+    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+    if not math.isfinite(values[1]):
+        return f"{values[0]:.3g}"
+    for digits in range(3, 7):
+        value, low, high = (f"{number:.{digits}g}" for number in values)
+        told = low != high and (value not in (low, high) or values[0] in values[1:])
+        if told and all(number == 1 or text != "1" for number, text in
+                        zip(values[1:], (low, high), strict=True)):  # fmt: skip
+            break
+    return f"{value} ({interval_name(confidence)} {low} to {high})"
 
 
 def percent(share: float, digits: int = 2) -> str:

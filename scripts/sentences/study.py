@@ -57,7 +57,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         *optimiser_sentences(tables["outcomes"]),
         *prediction_summary(predictions),
         *regime_summary(regimes),
-        *transport_sentence(each_run_once(tables["transport"])),
+        *transport_sentence(coupled(tables)),
         *effect_summary(tables, confidence),
         *generalisation_summary(tables["correlations"], confidence),
     ]
@@ -103,3 +103,15 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     heading = "Correlations at the end (Holm's correction over this list):"
     parts.append(listed(heading, [f"- {sentence}" for sentence in related]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def coupled(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the table transport, each coupling once, without ensembles of which a run diverged.
+
+    Args:
+        tables: outcomes and transport.
+    """
+    outcomes = tables["outcomes"]
+    lost = outcomes.loc[outcomes["diverged"] > 0, "ensemble"] if "diverged" in outcomes else []
+    transport = each_run_once(tables["transport"])
+    return transport[~transport["ensemble"].isin(lost)] if len(transport) else transport
