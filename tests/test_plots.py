@@ -662,6 +662,17 @@ def test_series_that_read_none_of_the_settings_have_a_name_and_only_drawn_ones_a
         assert told == [*first, "warm start accuracy 0.2", "warm start accuracy 0.3"]
 
 
+def test_subsets_are_the_axis_where_nothing_else_varies():
+    limits = study([{"subset": number} for number in (1, 2, 3)], 2)["speed_limits"]
+    figure = importlib.import_module("plots.outcomes").draw(outcomes(limits, 2))
+    panel = figure.axes[0]
+    assert [t.get_text() for t in panel.get_xticklabels()] == ["subset 1", "subset 2", "subset 3"]
+    assert panel.get_xscale() == "linear" and len(figure.legends) == 1
+    both = study([{"subset": s, "n": n} for s in (1, 2) for n in (16, 64)], 2)["speed_limits"]
+    figure = importlib.import_module("plots.outcomes").draw(outcomes(both, 2))
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["16", "64"]
+
+
 def test_long_labels_of_ticks_are_folded_between_words():
     text = naming.folded("heavy ball (momentum 0.9, rate 0.1)")
     assert max(map(len, text.split("\n"))) <= 18 and text.replace("\n", " ") == (

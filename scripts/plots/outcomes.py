@@ -60,7 +60,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
     ends = outcomes[outcomes["at"] == "end"]
     axis, others = choose_axis(ends)
-    numeric = axis is not None and pd.api.types.is_numeric_dtype(ends[axis])
+    numeric = axis not in (None, "subset") and pd.api.types.is_numeric_dtype(ends[axis])
     series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
     colours = style.palette(len(series), sequential=False)
     places, gaps, shown = ticks(ends, axis, numeric), False, set()
@@ -102,8 +102,12 @@ def discretisation_label(ends: pd.DataFrame) -> str:
 
 
 def choose_axis(ends: pd.DataFrame) -> tuple[str | None, list[str]]:
-    """Return the axis with the most values, numeric ones first, and the other axes."""
-    varied = [name for name in naming.varied_settings(ends) if name != "subset"]
+    """Return the axis with the most values, numeric ones first, and the other axes.
+
+    Subsets are an axis where nothing else varies.
+    """
+    settings = naming.varied_settings(ends)
+    varied = [name for name in settings if name != "subset"] or settings  # draws of one setting
 
     def order(name: str) -> tuple:
         return (not pd.api.types.is_numeric_dtype(ends[name]), -ends[name].nunique())
