@@ -981,6 +981,7 @@ def test_a_study_in_which_nothing_can_be_tested_is_told():
     text, tables = written(table.assign(diverged=1.0), AXES)
     assert len(tables["correlations"]) == len(tables["trends"]) == 0
     assert text.count("5 of 5 runs diverged") == 8 and "nan" not in text
+    assert "Permutation tests" not in text and "These runs leave no test" in text
 
 
 def test_realisations_of_one_start_count_once():

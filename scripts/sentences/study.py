@@ -44,7 +44,6 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         settings: axes and confidence.
     """
     confidence, axes = settings["confidence"], named_axes(settings["axes"], tables["outcomes"])
-    level = f"{1 - confidence:.2g}"
     predictions = prediction_lines(tables["outcomes"], axes, confidence)
     regimes = regime_lines(each_run_once(tables["exponents"]), axes)
     short = [
@@ -64,11 +63,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     parts = [
         f"# What the study {words(study)} found",
         listed("In short:", [f"- {sentence}" for sentence in short]),
-        f"Permutation tests; an effect is claimed below {level} after Holm's correction over all "
-        "tests of the same moment in this study. Intervals are bootstrapped over runs of the same "
-        "settings: they say how well the slope over just these settings is known. The test asks "
-        "whether values line up along the axis more than by chance, and may see no trend where the "
-        "interval leaves out zero.",
+        _how_it_was_tested(tables, confidence),
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
         listed(
             "Action over drop of energy, from the cold start to the end; finite steps and gradient "
@@ -115,3 +110,22 @@ def coupled(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     lost = outcomes.loc[outcomes["diverged"] > 0, "ensemble"] if "diverged" in outcomes else []
     transport = each_run_once(tables["transport"])
     return transport[~transport["ensemble"].isin(lost)] if len(transport) else transport
+
+
+def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> str:
+    """Return what tests and intervals are, of a study that has any."""
+    names = ("trends", "comparisons", "correlations")
+    if not any(
+        tables[name]["p_value"].notna().any() for name in names if "p_value" in tables[name]
+    ):
+        return (
+            "These runs leave no test, which takes values to compare and realisations to permute; "
+            "intervals, where there are any, are bootstrapped over runs of the same settings."
+        )
+    return (
+        f"Permutation tests; an effect is claimed below {1 - confidence:.2g} after Holm's "
+        "correction over all tests of the same moment in this study. Intervals are bootstrapped "
+        "over runs of the same settings: they say how well the slope over just these settings is "
+        "known. The test asks whether values line up along the axis more than by chance, and may "
+        "see no trend where the interval leaves out zero."
+    )
