@@ -260,7 +260,7 @@ def test_regime_is_named_where_the_intervals_decide_it(delta, said):
         ({"alpha_curvature_low": -0.2, "alpha_curvature_high": 0.1}, "regime: optimal."),
         (
             {"alpha_curvature_low": -0.2, "alpha_curvature_high": -0.1},
-            "optimal (the law of alpha curved, by an interval without 0, so no pure power law).",
+            "optimal (the law of alpha is curved by an interval without 0: no pure power law).",
         ),
         (
             {
@@ -268,7 +268,7 @@ def test_regime_is_named_where_the_intervals_decide_it(delta, said):
                 for name in ("alpha", "delta")
                 for end in ("low", "high")
             },
-            "optimal (the laws of alpha and delta curved, by an interval without 0, so no pure "
+            "optimal (the laws of alpha and delta are curved by an interval without 0: no pure "
             "power law).",
         ),
         ({"delta_window_low": 0.4, "delta_window_high": 0.9}, "regime: optimal."),

@@ -337,8 +337,8 @@ def _reservation(row: pd.Series) -> str:
         if row.get(f"{name}_curvature_low", 0.0) > 0 or row.get(f"{name}_curvature_high", 0.0) < 0
     ]
     if curved:
-        laws = "law of " + curved[0] if len(curved) == 1 else "laws of alpha and delta"
-        said.append(f"the {laws} curved, by an interval without 0, so no pure power law")
+        laws = f"law of {curved[0]} is" if len(curved) == 1 else "laws of alpha and delta are"
+        said.append(f"the {laws} curved by an interval without 0: no pure power law")
     return f" ({'; '.join(said)})" if said else ""
 
 
