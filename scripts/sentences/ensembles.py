@@ -393,8 +393,8 @@ def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: d
         f"{NEVER} (train longer or lower warm_start.test_accuracy)": ~reached & measured & ~above,
         "the mean test accuracy is above its threshold from the start on and never rises to it "
         "(raise warm_start.test_accuracy)": above,
-        "it is the last recorded time, after which nothing is left to measure (train longer or "
-        "lower warm_start.test_accuracy)": at_the_end,
+        "the mean test accuracy rises to its threshold at the last recorded time only, after which "
+        "nothing is left to measure (train longer or lower warm_start.test_accuracy)": at_the_end,
     }  # fmt: skip
     sentences = []
     for why, rows in reasons.items():
@@ -403,8 +403,8 @@ def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: d
             sentences.append(f"There is no warm start: {why}.")
         elif rows.any():
             sentences.append(
-                f"No warm start in {rows.sum()} of {len(warm_starts)} ensembles, of which {why}: "
-                f"{'; '.join(names)}."
+                f"No warm start in {rows.sum()} of {len(warm_starts)} ensembles "
+                f"({'; '.join(names)}): {why}."
             )
     return sentences
 
