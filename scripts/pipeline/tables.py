@@ -7,20 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from speedlimits.snapshots import reaches
-
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
-
-
-def above_from_the_start(warm_starts: pd.DataFrame) -> pd.Series:
-    """Return for each row whether the accuracy starts above its threshold, and never rises to it.
-
-    Args:
-        warm_starts: the table of that name.
-    """
-    missed = warm_starts["reached"].astype(str) != "True"
-    largest = warm_starts["largest_mean_test_accuracy"].astype(float)
-    return missed & reaches(largest, warm_starts["threshold"])
 
 
 def at_a_temperature(table: pd.DataFrame) -> pd.Series:

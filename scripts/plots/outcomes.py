@@ -121,11 +121,11 @@ def series_label(ends: pd.DataFrame, others: list[str]) -> pd.Series:
 
     What reads none of several is called by what it does without.
     """
+    nothing = f"without {' and '.join(others)}".replace("_", " ") if others else ""
+    nothing = "cold start" if THRESHOLD in others else nothing
 
     def label(row: pd.Series) -> str:
-        read = ", ".join(naming.setting(row, c) for c in others if pd.notna(row[c]))
-        without = "cold start" if THRESHOLD in others else "without " + " and ".join(others)
-        return read or (without.replace("_", " ") if others else "")
+        return ", ".join(naming.setting(row, c) for c in others if pd.notna(row[c])) or nothing
 
     return ends.apply(label, axis=1).astype(str)
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import results, style
-from plots.outcomes import MARK, choose_axis, series_label
+from plots.outcomes import MARK, choose_axis, series_label, without_value
 
 # title -> label
 PANELS = {
@@ -53,11 +53,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         x = shift * rows["temperature"].where(rows["temperature"] > 0, zero)
         plot_series(axes[0], x.to_numpy(float), rows, colour)
     finish(axes[0], np.append(zero, positive), bool(len(positive) < len(temperatures)))
-    empty = [
-        zero if value == 0 else value
-        for value, rows in ends.groupby("temperature")
-        if rows["inefficiency"].isna().all()
-    ]
+    places = {value: value or zero for value in temperatures}
+    empty = without_value(ends, "inefficiency", "temperature", places)
     if len(empty) == len(temperatures):  # the panels say so
         empty = []
     for panel in axes[0, :2]:

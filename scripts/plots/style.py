@@ -211,9 +211,9 @@ def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ense
             "black: the same runs" if len(shared) == 1 else "the same runs: in the first's colour"
         )
         axes.text(0.97, 0.97, told, fontsize=6, color=GREY, **place)
-    if len(shared) != 1:
-        return [of[0] for of in same.values()]
-    return [of[0] if len(of) == 1 else of[0]._replace(colour="black") for of in same.values()]
+    if len(shared) == 1:
+        shared[0][0] = shared[0][0]._replace(colour="black")
+    return [of[0] for of in same.values()]
 
 
 def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.tables import above_from_the_start
+from pipeline.warm_starts import above_from_the_start, has_warm_start
 from plots import results, style
 from plots.style import Ensemble
 
@@ -83,7 +83,7 @@ def spread(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def warm_time(rows: pd.DataFrame, warm: pd.DataFrame) -> float | None:
     """Return lambda_1 t_w of an ensemble, or None if it has no warm start."""
-    if len(warm) == 0 or str(warm["reached"].iloc[0]) != "True":
+    if len(warm) == 0 or not has_warm_start(warm).iloc[0]:
         return None
     last = rows.loc[rows["time"].idxmax()]
     return float(warm["time"].iloc[0]) * float(last["time_lambda_1"] / last["time"])
@@ -109,16 +109,16 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
     axes.set_ylim(bottom=0)
     before = [line.get_ydata()[: 2 * len(line.get_ydata()) // 3] for line in axes.lines]
     high = any((values > 0.85 * axes.get_ylim()[1]).any() for values in before)
-    is_reached = warm_starts["reached"].astype(str) == "True"
-    reached = is_reached.groupby(warm_starts["threshold"]).any()
-    above = above_from_the_start(warm_starts).groupby(warm_starts["threshold"]).any() & ~reached
-    for threshold in reached.index:
-        axes.axhline(100 * threshold, color=style.GREY, linewidth=0.7, linestyle=":")
+    threshold = warm_starts["threshold"]
+    reached = has_warm_start(warm_starts).groupby(threshold).any()
+    above = above_from_the_start(warm_starts).groupby(threshold).any() & ~reached
+    for level in reached.index:
+        axes.axhline(100 * level, color=style.GREY, linewidth=0.7, linestyle=":")
     lines = []
     kinds = ((reached, ""), (above, ": above it from the start"),
              (~reached & ~above, ": not reached"))  # fmt: skip
     for some, end in kinds:
-        shown = ", ".join(f"{100 * threshold:g}" for threshold in reached.index[some])
+        shown = ", ".join(f"{100 * level:g}" for level in reached.index[some])
         lines += [f"warm start at {shown} %{end}"] if shown else []
     # In the upper left corner, which accuracies leave free that rise late, else in the lower one.
     place = {"transform": axes.transAxes, "va": "bottom" if high else "top", "ha": "left"}

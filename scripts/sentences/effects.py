@@ -105,10 +105,8 @@ def comparison_sentence(row: pd.Series, confidence: float) -> str:
     where = "" if row["against"] == "case" else f"{words(row['against'])} "
     effect = interval(row, "effect", confidence)
     if evidence(row, 1 - confidence) == "none":
-        told, same = (
-            f"{row['kind']} {effect}; {tested(row)}",
-            1.0 if row["kind"] == "factor" else 0.0,
-        )
+        told = f"{row['kind']} {effect}; {tested(row)}"
+        same = no_effect(row)
         if leaves_out(row, "effect", same):
             return (
                 f"No difference of {name} of {where}{value} from that of {reference} is claimed, "
@@ -125,7 +123,12 @@ def comparison_sentence(row: pd.Series, confidence: float) -> str:
 
 def change(row: pd.Series) -> str:
     """Return whether a quantity is higher or lower than that of the reference."""
-    return "higher" if row["effect"] > (1 if row["kind"] == "factor" else 0) else "lower"
+    return "higher" if row["effect"] > no_effect(row) else "lower"
+
+
+def no_effect(row: pd.Series) -> float:
+    """Return the effect of a comparison whose two values are equal."""
+    return 1.0 if row["kind"] == "factor" else 0.0
 
 
 def correlation_sentence(row: pd.Series, confidence: float) -> str:

@@ -7,7 +7,8 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
-from pipeline.tables import above_from_the_start, at_a_temperature, fitted_kernel, of_kernel
+from pipeline.tables import at_a_temperature, fitted_kernel, of_kernel
+from pipeline.warm_starts import above_from_the_start, has_warm_start
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
@@ -272,9 +273,6 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
     return lines
 
 
-NEVER = "the mean test accuracy does not rise to its threshold before the last recorded time"
-
-
 def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     """Return a line per kernel at the start: alpha, delta and the regime they lie in.
 
@@ -383,14 +381,15 @@ def range_sentences(
 
 def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: dict) -> list[str]:
     """Return a sentence for each reason why ensembles have nothing from a warm start."""
-    reached = warm_starts["reached"].astype(bool)
+    reached = has_warm_start(warm_starts)
     measured = warm_starts["largest_mean_test_accuracy"].notna()
     above = above_from_the_start(warm_starts)
     with_rows = set(whole.loc[whole["start"] == "warm", "ensemble"])
     at_the_end = reached & ~warm_starts["ensemble"].isin(with_rows)
     reasons = {
         "there is no test accuracy": ~reached & ~measured,
-        f"{NEVER} (train longer or lower warm_start.test_accuracy)": ~reached & measured & ~above,
+        "the mean test accuracy does not rise to its threshold before the last recorded time "
+        "(train longer or lower warm_start.test_accuracy)": ~reached & measured & ~above,
         "the mean test accuracy is above its threshold from the start on and never rises to it "
         "(raise warm_start.test_accuracy)": above,
         "the mean test accuracy rises to its threshold at the last recorded time only, after which "

@@ -34,16 +34,15 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
 
     And from 1, at most 6: "1 (95 % interval 1 to 1)" would hide on which side of 1 it lies.
     """
-    values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
-    if not math.isfinite(values[1]):
-        return f"{values[0]:.3g}"
-    for digits in range(3, 7):
-        value, low, high = (f"{number:.{digits}g}" for number in values)
-        told = low != high and (value not in (low, high) or values[0] in values[1:])
-        if told and all(number == 1 or text != "1" for number, text in
-                        zip(values[1:], (low, high), strict=True)):  # fmt: skip
-            break
-    return f"{value} ({interval_name(confidence)} {low} to {high})"
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if not math.isfinite(low):
+        return f"{value:.3g}"
+    apart = ({value, low, high}, {low, high, 1.0})
+    digits = 3
+    while digits < 6 and any(len({f"{x:.{digits}g}" for x in of}) < len(of) for of in apart):
+        digits += 1
+    shown = [f"{x:.{digits}g}" for x in (value, low, high)]
+    return f"{shown[0]} ({interval_name(confidence)} {shown[1]} to {shown[2]})"
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-EQUAL_VALUES = (
-    1e-10  # relative; own choice, far above rounding and below what float32 training tells
-)
+EQUAL_VALUES = 1e-10  # relative; own choice, between rounding and what float32 training can tell
 EXACT_PERMUTATION_LIMIT = 20_000  # own choice, above 8 against 8: enumerated within a second
 
 
@@ -292,9 +290,9 @@ def trend(
     ends = np.cumsum([block.shape[1] for block in blocks])
     groups = [np.arange(e - b.shape[1], e) for e, b in zip(ends, blocks, strict=True)]
     # Each stratum has its own intercept. So equal values are zeros, whose slope is no rounding.
-    equal = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max()))
+    least = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max()))
     y = np.concatenate([y[group] - y[group[0]] for group in groups])
-    y[np.abs(y) <= equal] = 0.0
+    y[np.abs(y) <= least] = 0.0
     centred = np.concatenate([x[group] - x[group].mean() for group in groups])
     slope = float(_slopes(centred, y))
     shared = [[group[x[group] == value] for value in np.unique(x[group])] for group in groups]
