@@ -398,7 +398,7 @@ def test_thresholds_of_the_warm_start_are_named_in_one_line_each_kind():
     (said,) = [
         t.get_text() for t in draw("training_curves", given | {"warm_starts": above}).axes[2].texts
     ]
-    assert said.endswith("warm start at 40 %: above it from the start")
+    assert said.endswith("warm start at 40 %:\nabove it from the start")
     given["warm_starts"] = above.assign(largest_mean_test_accuracy=0.3)
     figure = draw("training_curves", given)
     (said,) = [text.get_text() for text in figure.axes[2].texts]

@@ -115,7 +115,7 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
     for level in reached.index:
         axes.axhline(100 * level, color=style.GREY, linewidth=0.7, linestyle=":")
     lines = []
-    kinds = ((reached, ""), (above, ": above it from the start"),
+    kinds = ((reached, ""), (above, ":\nabove it from the start"),
              (~reached & ~above, ": not reached"))  # fmt: skip
     for some, end in kinds:
         shown = ", ".join(f"{100 * level:g}" for level in reached.index[some])
