@@ -15,6 +15,7 @@ from pipeline import speed_limits
 from pipeline.files import FINISHED, remove
 from pipeline.problem import build_problem, digests
 from pipeline.stores import read_json, read_netcdf, write_netcdf
+from pipeline.training import pairwise_preconditioned
 from pipeline.trajectory import StagedTrajectory
 from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
@@ -525,16 +526,12 @@ def test_energetic_inefficiency_is_what_the_dynamics_bounds(trained, dynamics):
         guess |= {"time": found["time"]}
         row = speed_limits.run_table(found, guess, 0)
         whole = speed_limits.ensemble_table(found, guess, settings, "cold")
-        loss, kinetic, time, own = (
-            run[name].values
-            for name in ("train_loss", "kinetic_energy", "time", "preconditioned_length_squared")
+        loss, kinetic, time = (
+            run[name].values for name in ("train_loss", "kinetic_energy", "time")
         )
         energy = loss + kinetic
-        squared = run["distance_squared"].values[start, start + 1 :]
-        length = own[1:] if dynamics == "adam" else squared
-        if dynamics == "adam" and start:
-            assert row["energetic_inefficiency"].isna().all()
-            continue
+        own = "preconditioned_length_squared" if dynamics == "adam" else "distance_squared"
+        length = run[own].values[start, start + 1 :]
         expected = (
             (time[start + 1 :] - time[start]) * (energy[start] - energy[start + 1 :]) / length
         )
@@ -543,6 +540,25 @@ def test_energetic_inefficiency_is_what_the_dynamics_bounds(trained, dynamics):
         assert expected[-1] > 1
         same = np.allclose(row["energetic_inefficiency"], row["inefficiency"], rtol=1e-12)
         assert same == (dynamics == "gradient_descent")
+
+
+def test_lengths_in_adams_metric_between_all_snapshots():
+    generator = np.random.default_rng(5)
+    recorded = {
+        "time": np.array([0.0, 0.1, 0.5, np.nan]),
+        "weights": generator.normal(size=(4, 3)),
+        "inverse_metric_integral": np.cumsum(generator.uniform(0.1, 2.0, (4, 3)), axis=0),
+    }
+    found = pairwise_preconditioned(recorded)
+    for early, late in ((0, 1), (0, 2), (1, 2)):
+        expected = sum(
+            (recorded["weights"][late, i] - recorded["weights"][early, i]) ** 2
+            * (recorded["time"][late] - recorded["time"][early])
+            / (integral[late] - integral[early])
+            for i, integral in enumerate(recorded["inverse_metric_integral"].T)
+        )
+        assert found[early, late] == found[late, early] == pytest.approx(expected, rel=1e-13)
+    np.testing.assert_array_equal(np.diag(found), 0.0)
 
 
 def test_lengths_of_a_flow_whose_action_is_off_are_left_out(trained):

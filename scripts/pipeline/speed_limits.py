@@ -66,10 +66,10 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         start: number of the snapshot to start from.
 
     Returns:
-        time (M,), drop, energy_drop, geodesic2, metric2 (the same in Adam's mean metric, which is
-        known from the start alone), transport2, descent, path, path2, action; path and action of
-        gradient flow are NaN where its action is off the loss drop by more than
-        LARGEST_DISCRETISATION, those at a temperature everywhere.
+        time (M,), drop, energy_drop, geodesic2, metric2 (the same in Adam's mean metric),
+        transport2, descent, path, path2, action; path and action of gradient flow are NaN where its
+        action is off the loss drop by more than LARGEST_DISCRETISATION, those at a temperature
+        everywhere.
     """
     later = slice(start + 1, None)
     since = {
@@ -98,7 +98,7 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         "descent": -since["train_loss"],
         "energy_drop": -since["train_loss"] - since["kinetic_energy"],
         "geodesic2": geodesic2,
-        "metric2": squared_length_of_metric(runs, start, geodesic2),
+        "metric2": np.stack([squared_lengths_in_metric(run)[start, later] for run in runs]),
         "path": since["path_length"],
         "path2": since["path_length"] ** 2,
         "action": since["action"],
@@ -112,23 +112,9 @@ def settings_of(run: xr.Dataset) -> dict:
     return json.loads(run.attrs["config"])
 
 
-def squared_length_of_metric(
-    runs: list[xr.Dataset], start: int, geodesic2: np.ndarray
-) -> np.ndarray:
-    """Return |theta_T - theta_0|^2 in the mean metric of the dynamics, shape (R, M).
-
-    Only Adam has one of its own, averaged from the start on: from a warm start it is not known.
-
-    Args:
-        runs: trajectories of the realisations.
-        start: number of the snapshot to start from.
-        geodesic2: l_geo^2, shape (R, M).
-    """
-    if settings_of(runs[0])["dynamics"] != "adam":
-        return geodesic2
-    if start > 0:
-        return np.full(geodesic2.shape, np.nan)
-    return np.stack([run["preconditioned_length_squared"].values[1:] for run in runs])
+def squared_lengths_in_metric(run: xr.Dataset) -> np.ndarray:
+    """Return |theta_t - theta_t'|^2 in the mean metric of the dynamics; only Adam has one."""
+    return run.get("preconditioned_length_squared", run["distance_squared"]).values
 
 
 def temperature_of(runs: list[xr.Dataset]) -> float:

@@ -33,6 +33,7 @@ from speedlimits.layers import start_variances
 from speedlimits.networks import parameter_ranges
 from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
 from speedlimits.snapshots import snapshot_times
+from speedlimits.speed_limit import preconditioned_length_squared
 
 # name: (units, long_name)
 RECORDED = {
@@ -48,10 +49,9 @@ RECORDED = {
     ),
     "geodesic_length": ("weight", "geodesic length l_geo = |theta - theta_0|"),
     "gradients": ("1", "gradient evaluations since the start, samples over n for minibatches"),
-    "kinetic_energy": ("loss", "kinetic energy m |d theta/dt|^2 / 2; 0 without momentum"),
-    "preconditioned_length_squared": (
-        "loss * time",
-        "squared displacement since the start in Adam's mean metric; else |theta - theta_0|^2",
+    "kinetic_energy": (
+        "loss",
+        "kinetic energy m |d theta/dt|^2 / 2, for Adam in its metric; 0 without momentum",
     ),
 }
 # of Langevin dynamics alone
@@ -158,7 +158,8 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
 
     The training loss and its gradient are measured too: between its steps gradient flow
     interpolates them. Without test samples, and the accuracy without labels, they are NaN. Of
-    Langevin dynamics the heats and the inner products per layer are recorded besides.
+    Langevin dynamics the heats and the inner products per layer are recorded besides, of Adam the
+    integral of its inverse metric.
     """
     layers = list(parameter_ranges(problem.network).values())
 
@@ -183,6 +184,8 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
         if isinstance(evolution, LangevinDynamics):
             found |= {name: getattr(evolution, name) for name in RECORDED_WITH_NOISE}
             found["layer_products"] = evolution.layer_products(layers).cpu().numpy()
+        if isinstance(evolution, Adam):
+            found["inverse_metric_integral"] = evolution.inverse_metric_integral.cpu().numpy()
         return found
 
     return record
@@ -192,7 +195,8 @@ def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
     """Return the run as a dataset with units and names.
 
     Args:
-        recorded: weights (M, P) float64 and scalars (M,) of ``StagedTrajectory.run``.
+        recorded: weights (M, P) float64, scalars (M,) and what ``recorder_of`` adds, of
+            ``StagedTrajectory.run``.
         attributes: attributes of the dataset.
 
     Returns:
@@ -228,8 +232,35 @@ def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
         "weight^2",
         "|theta_t - theta_t'|^2 between snapshots, from weights in float64",
     )
+    if "inverse_metric_integral" in recorded:
+        variables["preconditioned_length_squared"] = variable(
+            ("snapshot", "other_snapshot"),
+            pairwise_preconditioned(recorded),
+            "loss * time",
+            "|theta_t - theta_t'|^2 between snapshots in Adam's mean metric between them",
+        )
     time = variable("snapshot", recorded["time"], "time", "training time t")
     return xr.Dataset(variables, coords={"time": time}, attrs=attributes)
+
+
+def pairwise_preconditioned(recorded: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the squared lengths between snapshots in Adam's mean metric, shape (M, M).
+
+    Args:
+        recorded: time (M,), weights and inverse_metric_integral (M, P).
+    """
+    weights, integrals, times = (
+        recorded[name] for name in ("weights", "inverse_metric_integral", "time")
+    )
+    squared = np.zeros((len(times), len(times)))
+    for k in range(1, len(times)):
+        for other in range(k):  # one pair at a time: weights may be most of what the memory holds
+            squared[k, other] = squared[other, k] = preconditioned_length_squared(
+                times[k] - times[other],
+                weights[k] - weights[other],
+                integrals[k] - integrals[other],
+            )
+    return squared
 
 
 def padded(recorded: dict[str, np.ndarray], times: np.ndarray) -> dict[str, np.ndarray]:

@@ -252,7 +252,6 @@ class StagedTrajectory:
             "geodesic_length": evolution.displacement.norm().item(),
             "gradients": evolution.gradients,
             "kinetic_energy": evolution.kinetic_energy,
-            "preconditioned_length_squared": evolution.preconditioned_length_squared,
             **self.recorder(evolution),
         }
         weights = evolution.weights.cpu().numpy()

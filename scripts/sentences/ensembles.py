@@ -54,7 +54,7 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
     if (dynamics == "adam").any():
         sentences.append(
             "Adam has no training time, and T/T_SL says nothing of it: what bounds it holds in its "
-            "own mean metric, which is known from the cold start, and is listed below."
+            "own mean metric and is listed below."
         )
     tuned = outcomes.reindex(columns=["learning_rate", "momentum"])
     single = (tuned.groupby(dynamics).nunique() <= 1).all(axis=None)

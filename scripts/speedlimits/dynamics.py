@@ -134,11 +134,6 @@ class Evolution:
         """Kinetic energy, in units of the loss; 0 without inertia."""
         return 0.0
 
-    @property
-    def preconditioned_length_squared(self) -> float:
-        """Squared displacement in the metric in which the dynamics descends the loss."""
-        return self.displacement.square().sum().item()
-
     def advance(self, until: float, on_step: Callable[[Evolution], None] | None = None) -> None:
         """Evolve to the training time ``until``; ``on_step(self)`` is called after every step.
 

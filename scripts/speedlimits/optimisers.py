@@ -105,7 +105,11 @@ class Adam(_ConstantStep):
 
     Without inertia it is the flow theta' = -D^-1 grad L with D = sqrt(v) + epsilon per weight. By
     Cauchy and Schwarz, weight by weight, T (L_0 - L_T) >= sum_i D_i (theta_T - theta_0)_i^2 with
-    the harmonic mean D_i = T / int D_i^-1 dt: ``preconditioned_length_squared``.
+    the harmonic mean D_i = T / int D_i^-1 dt (``speed_limit.preconditioned_length_squared``). With
+    inertia the loss makes room for the energy L + ``kinetic_energy`` (docs/theory.md, section 8).
+
+    Attributes:
+        inverse_metric_integral: int D^-1 dt since the start, shape (P,), float64.
 
     Args:
         loss_and_gradient: see ``Evolution``.
@@ -118,7 +122,11 @@ class Adam(_ConstantStep):
         ValueError: if the learning rate is not positive or the momentum not in [0, 1).
     """
 
-    _TENSORS = _ConstantStep._TENSORS + ("_first_moment", "_second_moment", "_inverse_metric")
+    _TENSORS = _ConstantStep._TENSORS + (
+        "_first_moment", "_second_moment", "inverse_metric_integral",
+    )  # fmt: skip
+    _SCALARS = _ConstantStep._SCALARS + ("_speed_squared",)
+    _speed_squared = 0.0
 
     def __init__(
         self,
@@ -135,14 +143,20 @@ class Adam(_ConstantStep):
         super().__init__(loss_and_gradient, theta_0, learning_rate, lambda_1=lambda_1)
         self._first_moment = torch.zeros_like(self.theta_0)
         self._second_moment = torch.zeros_like(self.theta_0)
-        self._inverse_metric = torch.zeros_like(self.theta_0)
+        self.inverse_metric_integral = torch.zeros_like(self.theta_0)
 
     @property
-    def preconditioned_length_squared(self) -> float:
-        """sum_i (theta_t - theta_0)_i^2 t / int D_i^-1 dt, in units of loss x time."""
-        if self.steps == 0:
-            return 0.0
-        return (self.displacement.square() * (self.time / self._inverse_metric)).sum().item()
+    def memory(self) -> float:
+        """Time tau = eta beta_1 / (1 - beta_1) of the mean m, of grad L = m + tau m'."""
+        return self.step * self.momentum / (1 - self.momentum)
+
+    @property
+    def kinetic_energy(self) -> float:
+        """Kinetic energy tau |theta'|_D^2 / 2 of the last step, at the start of the first."""
+        if self.steps:
+            return 0.5 * self.memory * self._speed_squared
+        slopes = self._gradient.abs()
+        return 0.5 * self.memory * (slopes.square() / (slopes + ADAM_EPSILON)).sum().item()
 
     def _move(self) -> Tensor:
         gradient, count = self._gradient, self.steps + 1
@@ -150,7 +164,8 @@ class Adam(_ConstantStep):
         self._second_moment = torch.lerp(gradient.square(), self._second_moment, ADAM_BETA_2)
         mean = self._first_moment / (1 - self.momentum**count)
         metric = (self._second_moment / (1 - ADAM_BETA_2**count)).sqrt() + ADAM_EPSILON
-        self._inverse_metric = self._inverse_metric + self.step / metric
+        self.inverse_metric_integral = self.inverse_metric_integral + self.step / metric
+        self._speed_squared = (mean.square() / metric).sum().item()
         return -self.step * mean / metric
 
     def _step_description(self) -> str:
