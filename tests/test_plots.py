@@ -1025,6 +1025,20 @@ def test_optimisers_have_their_names_and_adam_no_training_time(tables, drawn):
     assert style.tick_text(2000) == "2000" and style.tick_text(2e4) == r"$2\times10^{4}$"
 
 
+@pytest.mark.parametrize("name", ["inefficiency_time", "inefficiency_factors", "speed_limit_time"])
+def test_legends_name_no_ensemble_without_a_curve(name):
+    """Adam has a colour in every figure, but no T/T_SL."""
+    given = study([{"dynamics": name} for name in ("adam", "nesterov", "sgd")], 1)
+    table = given["speed_limits"]
+    ratios = [column for column in table if column.startswith(("inefficiency", "speed_limit_time"))]
+    lacking = table[ratios].mask(table["dynamics"] == "adam")
+    words = texts(draw(name, given | {"speed_limits": table.assign(**lacking)}))
+    assert "Adam" not in words and {"Nesterov", "minibatches"} <= set(words)
+    assert "Adam" in texts(draw(name, given))
+    none = table[table["dynamics"] == "adam"].assign(**lacking)
+    assert f"$n = {BASE['n']}$" in texts(draw(name, given | {"speed_limits": none}))
+
+
 def test_learning_rates_have_their_unit():
     rows = pd.DataFrame({"ensemble": ["runs/rate0.1of_limit-a"], "learning_rate": [0.1]})
     unit = importlib.import_module("plots.outcomes").unit

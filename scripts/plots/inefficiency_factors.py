@@ -41,7 +41,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         note = {"va": "top", "fontsize": 6, "color": style.GREY, "transform": row[0].transAxes}
         row[0].text(0.03, 0.96, discretisation_note(of_start), **note)
     style.finish_bounded(axes.ravel(), notes)
-    style.colour_legend(figure, shown)
+    style.colour_legend(figure, style.with_values(shown, speed_limits, "inefficiency"))
     band = results.band_name(speed_limits, "inefficiency")
     measured = f"measured, {results.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}

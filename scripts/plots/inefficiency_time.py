@@ -42,7 +42,7 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
             style.say(panel)
     axes[0, 0].set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
     style.finish_bounded(axes[0], {axes[0, 0]: style.forbidden(speed_limits)})
-    style.colour_legend(figure, shown)
+    style.colour_legend(figure, style.with_values(shown, speed_limits, "inefficiency"))
     found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
     if "measured" in found:
         found["measured"] += f", {results.run_count(speed_limits)} each"

@@ -31,7 +31,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         style.log_axes(panel, "xy")
         draw_bound(panel, style.forbidden(speed_limits))
         style.log_axes(panel, "xy")
-    style.colour_legend(figure, shown)
+    style.colour_legend(figure, style.with_values(shown, speed_limits, "speed_limit_time"))
     band = results.band_name(speed_limits, "speed_limit_time")
     measured = f"measured, {results.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}

@@ -413,6 +413,18 @@ def leave_empty(axes: Axes, reached: bool = True) -> None:
     axes.set_yticks([])
 
 
+def with_values(shown: list[Ensemble], table: pd.DataFrame, column: str) -> list[Ensemble]:
+    """Return the ensembles that have a value of a column, all if none has: Adam has no T/T_SL.
+
+    Args:
+        shown: all ensembles.
+        table: with the columns ensemble and ``column``.
+        column: what a figure draws.
+    """
+    there = set(table.loc[table[column].notna(), "ensemble"])
+    return [ensemble for ensemble in shown if ensemble.path in there] or shown
+
+
 def colour_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
     """Say above the panels which colour is which ensemble; many rows make the figure higher."""
     longest = max(len(e.label.replace("$", "")) for e in shown)
