@@ -311,6 +311,17 @@ def test_studies_without_speed_limit_times_say_that_there_is_nothing(name, table
     assert not any("not reached" in text for text in words)
 
 
+@pytest.mark.parametrize("name", [*BOUNDED, "path_length_ratio", "training_curves"])
+def test_studies_of_a_dynamics_without_training_time_are_drawn(name, tables):
+    """Adam alone has path lengths, but neither lambda_1 T nor T/T_SL to draw them against."""
+    table = tables["speed_limits"]
+    kept = ("path_excess", "kinematic")
+    ratios = [c for c in table if c.startswith(QUANTITIES) and not c.startswith(kept)]
+    blank = table.assign(**dict.fromkeys(["time_lambda_1", *ratios], np.nan))
+    figure = draw(name, tables | {"speed_limits": blank}, render=True)
+    assert len(panels(figure)) >= 2
+
+
 def test_many_long_names_leave_room_for_panels_and_keep_their_places():
     given = study([{"model": f"{OWN}{k:02d}", "width": 16 * (1 + k % 3)} for k in range(12)], 2)
     given["outcomes"] = given["outcomes"].assign(diverged=0.5)  # the longest legend

@@ -67,9 +67,9 @@ def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble
     if row is None or row["alpha"] <= 0:
         return False
     limit = float(np.sqrt(asymptotic_length_ratio_squared(row["alpha"], row["delta"])))
-    if not np.isfinite(limit):
-        return False
     last = float(rows["time_lambda_1"].iloc[-1])
+    if not np.isfinite([limit, last]).all():
+        return False
     axes.plot([last / 30, last], [limit] * 2, color=ensemble.colour, **style.CURVES["power law"])
     return True
 

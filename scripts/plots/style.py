@@ -257,7 +257,7 @@ def plot_curve(
     """
     shown = np.sqrt if root else np.asarray
     x, y = rows["time_lambda_1"].to_numpy(float), rows[column].to_numpy(float)
-    if not np.any(np.isfinite(y)):
+    if not np.any(np.isfinite(x) & np.isfinite(y)):  # Adam has ratios, but no lambda_1 T
         return
     axes.plot(x, shown(y), color=ensemble.colour, **line(kind, y))
     if kind == "measured" and f"{column}_low" in rows:
