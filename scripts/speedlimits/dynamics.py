@@ -613,7 +613,8 @@ class GradientFlow(Evolution):
         times what the Hermite curve deviates from it, 0 <= bend <= 1, with the action of the loss
         drop if there is such a bend. The deviation's velocity has the mean zero, so that the action
         is chord^2 / step plus bend^2 times what the Hermite curve's exceeds that by. The noise is
-        the part of the action that goes.
+        the part of the action that goes. The first step, short and from a start without error,
+        keeps the Hermite curve: all that has moved before its end is read off it.
         """
         step = self._end_time - self._start_time
         velocities = (self._end - self._start) / step, -self._start_gradient, -self._end_gradient
@@ -621,7 +622,8 @@ class GradientFlow(Evolution):
         for (i, p), (j, q) in itertools.combinations_with_replacement(enumerate(velocities), 2):
             products[i, j] = products[j, i] = torch.dot(p, q).item()
         action, straight = _path_integrals(products, step, 1.0, 1.0)[1], step * products[0, 0]
-        freed = min(max(self._start_loss - self._end_loss, straight), action)
+        drop = action if self._start_time == 0.0 else self._start_loss - self._end_loss
+        freed = min(max(drop, straight), action)
         bend = math.sqrt((freed - straight) / (action - straight)) if freed < action else 1.0
         return products, bend, action - freed
 
