@@ -18,7 +18,7 @@ from pipeline.stores import (
     write_netcdf,
     write_table,
 )
-from pipeline.tables import with_threshold
+from pipeline.tables import above_noise, with_threshold
 
 MOMENTS = ("start", "warm", "end")
 
@@ -83,7 +83,9 @@ def kernel_rows(ensemble: dict, kernels: dict[str, list[str]]) -> pd.DataFrame:
 def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
     """Return eigenvalues and projections, averaged over realisations, padded with NaN.
 
-    Moments that a diverged run has not reached are left out: the others are no sample of all.
+    A realisation adds nothing at ranks where its eigenvalues are rounding noise; where those of all
+    are, there is no mean. Moments that a diverged run has not reached are left out: the others are
+    no sample of all.
     """
     parts = {}
     for ensemble in ensembles:
@@ -93,10 +95,8 @@ def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
             for kind in ("full", "traced") if reached else ():
                 if f"eigenvalues_{kind}" in files[0]:
                     key = (ensemble["path"], moment, kind)
-                    parts[key] = [
-                        np.mean([f[f"{name}_{kind}"].values for f in files], axis=0)
-                        for name in ("eigenvalues", "residue_projections")
-                    ]
+                    means = np.mean([above_noise(file, kind) for file in files], axis=0)
+                    parts[key] = np.where(means[0] > 0, means, np.nan)
     length = max(len(values[0]) for values in parts.values())
     padded = np.full((2, len(parts), length), np.nan)
     for index, values in enumerate(parts.values()):
@@ -107,10 +107,16 @@ def mean_spectra(ensembles: list[dict], settings: dict) -> xr.Dataset:
     return xr.Dataset(
         {
             "eigenvalues": variable(
-                dims, padded[0], "1 / time", "eigenvalues lambda_k, mean over realisations"
+                dims,
+                padded[0],
+                "1 / time",
+                "eigenvalues lambda_k, mean over realisations, 0 where rounding noise",
             ),
             "residue_projections": variable(
-                dims, padded[1], "loss", "squared residue projections Delta_k^2, mean"
+                dims,
+                padded[1],
+                "loss",
+                "squared residue projections Delta_k^2, mean, 0 where rounding noise",
             ),
             "ensemble": variable("spectrum", list(keys[0]), "1", "folder of the ensemble"),
             "moment": variable("spectrum", list(keys[1]), "1", "start, warm or end"),

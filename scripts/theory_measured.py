@@ -12,7 +12,6 @@ from pipeline.stores import read_netcdf, read_table, write_table
 from pipeline.tables import of_kernel
 from plots.naming import describe, distinct
 from speedlimits import ntk_dynamics
-from speedlimits.spectrum import noise_floor
 
 COLUMNS = ("alpha", "alpha_low", "alpha_high", "delta", "delta_low", "delta_high", "confidence")
 
@@ -43,7 +42,7 @@ def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarr
     """Return ensemble -> (label, eigenvalues, residue projections) of the kernel at the start.
 
     Means over realisations, the full kernel where it was computed, else the output-traced one,
-    which the label names; eigenvalues at or below the rounding noise are left out.
+    which the label names.
     """
     found: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
     for path in paths:
@@ -54,8 +53,7 @@ def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarr
             if str(spectra["moment"].values[index]) != "start" or ensemble in found:
                 continue
             eigenvalues = spectra["eigenvalues"].values[index]
-            known = np.isfinite(eigenvalues)
-            kept = known & (np.where(known, eigenvalues, 0.0) > noise_floor(eigenvalues[known]))
+            kept = np.isfinite(eigenvalues)
             _, _, dataset, _, network, *_ = ensemble.split("/")
             names = (describe("model", model_of_slug(network)), describe("dataset", dataset))
             label = f"{', '.join(names)}, $n = {int(spectra['n'].values[index])}$"

@@ -550,7 +550,7 @@ def test_action_is_freed_of_the_noise_of_velocities_at_relu_kinks():
 
 
 def test_the_first_step_starts_along_the_gradient_whatever_its_loss_is_off_by():
-    # A few float32 roundings of the loss are as much as a curved first step loses less than a chord.
+    # A few roundings of the loss in float32 are as much as the bend of the first step is worth.
     model, calls = LinearModel(), []
 
     def rounded(theta):

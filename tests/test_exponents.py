@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 import scipy.stats
 import xarray as xr
+from collect import MOMENTS, mean_spectra
 from exponents import fit_moment
 from theory_measured import COLUMNS, measured_exponents, start_spectra
 
 from pipeline.stores import write_netcdf, write_table
 from speedlimits import exponents
 from speedlimits.exponents import fit_exponent, fit_window, log_bins, squares_per_rank
+from speedlimits.ntk_dynamics import predict
 
 
 def fit(values, first, last, seed=0, scattered=False, resamples=400, confidence=0.95):
@@ -265,3 +267,36 @@ def test_networks_placed_in_the_theory_name_the_output_traced_kernel(tmp_path):
         "Myrtle-5, digits, $n = 8$",
         "Myrtle-5, digits, $n = 99$, output-traced kernel",
     }
+
+
+def test_mean_spectra_do_not_depend_on_a_basis_of_the_null_space(tmp_path):
+    """What kernels of several ranks predict, from means that hold no share of a null space."""
+    path = "results/runs/digits/n8/myrtle5-width8/flow/ensemble2"
+    rank = np.arange(1.0, 9)
+    times = np.geomspace(0.1, 1e8, 30)
+
+    def mean(null):
+        ensemble = {"path": path, "settings": {"n": 8}, "kernels": dict.fromkeys(MOMENTS, ())}
+        files = []
+        for r, known in enumerate((6, 4)):
+            values = np.where(rank <= known, (1 + r) * rank**-2, 1e-17 * (-1) ** rank)
+            projections = np.where(rank <= known, rank**-0.5, null[r])
+            files.append(tmp_path / f"{r}.nc")
+            content = {"eigenvalues_full": ("rank", values), "noise_floor_full": 1e-14,
+                       "residue_projections_full": ("rank", projections)}  # fmt: skip
+            write_netcdf(xr.Dataset(content, attrs={"outputs": 1}), files[-1])
+        ensemble["kernels"]["start"] = files
+        settings = {"seed": 1}
+        found = mean_spectra([ensemble], settings)
+        write_netcdf(found, tmp_path / "spectra.nc")
+        (_, values, projections) = start_spectra([tmp_path / "spectra.nc"])[path]
+        return values, projections, predict(values, projections, times)["inefficiency"]
+
+    one = mean(np.full((2, 8), 0.3))
+    other = mean(np.array([np.linspace(0.0, 0.6, 8), np.linspace(0.6, 0.0, 8)]))
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    values, projections, _ = one
+    assert len(values) == 6  # beyond, no kernel has any
+    np.testing.assert_allclose(values, np.where(rank <= 4, 1.5, 0.5)[:6] * rank[:6] ** -2)
+    np.testing.assert_allclose(projections, np.where(rank <= 4, 1.0, 0.5)[:6] * rank[:6] ** -0.5)

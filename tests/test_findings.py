@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -410,6 +411,27 @@ def test_values_that_are_not_there_are_not_too_few():
     shown = "the inefficiency T/T_SL, the inefficiency over its prediction from the NTK"
     undecided = comparisons[comparisons["quantity"].isin(names)]
     assert too_few(undecided) == [f"Fewer than two values of {shown} to compare for model b."]
+
+
+def test_bounds_at_a_temperature_are_in_no_test():
+    """A bound gets looser with the temperature: that it falls says nothing of T/T_SL."""
+    table = runs(slope=-1.0, realisations=8).assign(dynamics="langevin")
+    table = table.rename(columns={"width": "temperature"})
+    exact = table.assign(temperature=table["temperature"].replace(8, 0.0))
+    axes = {"temperature": [0.0, 16, 32, 64], "model": ["a", "b"]}
+    trends, comparisons = along_axes(exact, axes, SETTINGS)
+    of_bounds = trends["quantity"].isin(["inefficiency", "prediction_ratio"])
+    assert of_bounds.sum() == 2 and trends.loc[of_bounds, "p_value"].isna().all()
+    assert trends.loc[~of_bounds, "p_value"].notna().all()  # the test error is one
+    models = comparisons.set_index("quantity")["points"]
+    assert models["inefficiency"] == 16 and models["test_error"] == 64  # at temperature 0 alone
+    found = correlations(exact, SETTINGS).set_index(["with", "level"])["points"]
+    assert found["test_error", "within"] == 16
+    text, _ = written(exact, axes)
+    assert "T/T_SL falls" not in text and "where the bound falls, T/T_SL itself may rise" in text
+    assert re.search(r"between [\d.]+ \(temperature 64, model \w, a lower bound\) and", text)
+    flow, _ = along_axes(exact.assign(dynamics="gradient_flow"), axes, SETTINGS)
+    assert (flow["p_adjusted"] < 0.05).any()
 
 
 def test_learning_rates_are_named_with_their_unit():

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
-from pipeline.tables import THRESHOLD, of_one_kernel
+from pipeline.tables import THRESHOLD, at_a_temperature, of_one_kernel
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 Array = NDArray[np.float64]
@@ -52,6 +52,8 @@ MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
 # Independent ones behind a percentile interval of a rank correlation: with 5 it covers 84 to 88 %
 # instead of 95 %, with 3 starts 69 %, in however many ensembles.
 FEWEST_POINTS = 7
+# At a temperature only bounded, more loosely the higher it is: a difference may be the bound's.
+BOUNDED = ("inefficiency", "prediction_ratio", "speed_limit_time")
 OF_THE_END = ("test_error", "test_loss")  # whatever the start: told from the cold one
 
 
@@ -99,6 +101,12 @@ def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
         return runs
     words = runs[THRESHOLD].map(str)
     return runs[words == words.value_counts(sort=False).idxmax()]
+
+
+def without_bounds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without what is no value there but a bound, of which tests claim nothing."""
+    names = [name for name in BOUNDED if name in runs]
+    return runs.assign(**{name: runs[name].mask(at_a_temperature(runs)) for name in names})
 
 
 def outcomes(
@@ -372,7 +380,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """Return the tables trends (numeric axes) and comparisons (other axes, each with the first).
 
     Args:
-        runs: rows of ``outcomes``.
+        runs: rows of ``outcomes``; bounds at a temperature are not tested.
         axes: axis -> values (``runs.study_axes``).
         settings: seed, confidence, resamples.
 
@@ -382,7 +390,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """
     trends: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    for (at, start), together in runs.groupby(["at", "start"], sort=False):
+    for (at, start), together in without_bounds(runs).groupby(["at", "start"], sort=False):
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
         counted = {axis: independent(together, axis) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
@@ -510,7 +518,8 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     than ``FEWEST_POINTS`` independent ones say has no interval.
     """
     rows = []
-    ends = independent(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
+    ends = without_bounds(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
+    ends = independent(ends)
     one_start = _one_start(ends)
     starts = one_start.groupby(ends["ensemble"], sort=False).transform("first")
     alone = starts if starts.nunique() > 1 else ends["ensemble"]

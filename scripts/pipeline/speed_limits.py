@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.seeds import SAME_DRAWS, derived_seed
-from pipeline.tables import fitted_kernel
+from pipeline.tables import above_noise, fitted_kernel
 from speedlimits import langevin_ensembles
 from speedlimits import speed_limit as sl
 from speedlimits.langevin_ensembles import StartDistribution
@@ -220,20 +220,9 @@ def averaged(of: dict, r: int | None = None) -> dict:
     return completed(taken if r is None else taken | {"realisations": 1})
 
 
-def spectra(kernels: list[xr.Dataset], kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return eigenvalues, rounding noise set to 0, and residue projections of every kernel."""
-    found = []
-    for kernel in kernels:
-        values = kernel[f"eigenvalues_{kind}"].values
-        above = values > kernel[f"noise_floor_{kind}"].values
-        projections = kernel[f"residue_projections_{kind}"].values
-        found.append((np.where(above, values, 0.0), projections))
-    return found
-
-
 def predicted(kernels: list[xr.Dataset], kind: str, times: np.ndarray) -> dict[str, np.ndarray]:
     """Return the same quantities from the measured spectra, each (R, M)."""
-    sums = [predict(*spectrum, times) for spectrum in spectra(kernels, kind)]
+    sums = [predict(*above_noise(kernel, kind), times) for kernel in kernels]
     stacked = {name: np.stack([s[name] for s in sums]) for name in sums[0]}
     return {
         "time": times,
@@ -264,13 +253,13 @@ def predicted_at_temperature(
         return whole
     sums = [
         langevin_ensembles.linearised(
-            *spectrum,
+            *above_noise(kernel, kind),
             found["time"],
             weights=int(law.sizes[0]),
             start_variance=float(law.variances[0]),
             temperature=found["temperature"],
         )
-        for spectrum in spectra(kernels, kind)
+        for kernel in kernels
     ]
     names = {"drop": "loss_drop", "transport2": "wasserstein_squared"}
     names |= {"descent": "free_energy_drop"}

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
 
@@ -49,6 +50,22 @@ def of_one_kernel(kernels: pd.DataFrame) -> pd.DataFrame:
     at = [kernels[name] for name in ("ensemble", "realisation", "moment")]
     full = (kernels["kernel"] == "full").groupby(at, sort=False).any()
     return kernels[kernels["kernel"] == ("full" if full.all() else "traced")]
+
+
+def above_noise(kernel: xr.Dataset, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return eigenvalues and residue projections of a kernel, both 0 where these are noise.
+
+    The null space of a kernel has no basis of its own: which share of the residue in it meets
+    which eigenvalue of rounding noise is up to the processor. None of it is ever learnt.
+
+    Args:
+        kernel: a file of kernels.
+        kind: "full", "traced" or "quadrature".
+    """
+    values = kernel[f"eigenvalues_{kind}"].values
+    above = values > kernel[f"noise_floor_{kind}"].values
+    projections = kernel[f"residue_projections_{kind}"].values
+    return np.where(above, values, 0.0), np.where(above, projections, 0.0)
 
 
 def with_threshold(ensemble: dict, threshold: float) -> dict:

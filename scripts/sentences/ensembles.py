@@ -25,11 +25,12 @@ APART = 1.05  # own choice: times that differ by less are told as one, as a few 
 
 def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
     """Return a sentence on what T/T_SL is at a temperature, where a study has Langevin dynamics."""
-    if "langevin" not in set(outcomes.get("dynamics", ())):
+    if not at_a_temperature(outcomes).any():
         return []
     return [
         "At temperatures above 0 T/T_SL is a lower bound over the distribution of starts, and a "
-        "looser one at higher temperatures: a fall with temperature may be the bound's doing."
+        "looser one at higher temperatures: where the bound falls, T/T_SL itself may rise. "
+        "Neither trends nor differences of it are tested there."
     ]
 
 
@@ -364,15 +365,20 @@ def range_sentences(
         low = rows.loc[rows["inefficiency"].idxmin()]
         high = rows.loc[rows["inefficiency"].idxmax()]
         ends = [f"{row['inefficiency']:.3g}" for row in (low, high)]
+        bound = at_a_temperature(pd.DataFrame([low, high]))
+        names = [
+            name_of(row, axes) + (", a lower bound" if below else "")
+            for row, below in zip((low, high), bound, strict=True)
+        ]
         where = " in every ensemble" if count > 1 else ""
+        where += ", a lower bound" if bound.all() else ""
         if len(rows) < count:
-            only = f" ({name_of(low, axes)}, the only ensemble that has it)"
+            only = f" ({names[0]}, the only ensemble that has it)"
             where = only if len(rows) == 1 else f" in {len(rows)} of {count} ensembles"
         text = f"at {ends[0]}{where}"
         if ends[0] != ends[1]:
             where = where if len(rows) < count else ""
-            text = f"between {ends[0]} ({name_of(low, axes)}) and {ends[1]} ({name_of(high, axes)})"
-            text += where
+            text = f"between {ends[0]} ({names[0]}) and {ends[1]} ({names[1]}){where}"
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
     if sentences and warm_starts is not None:
         sentences += _missing_warm_starts(whole, warm_starts, axes)
