@@ -55,8 +55,8 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
     if (dynamics == "adam").any():
         sentences.append(
             "Adam has no training time, and T/T_SL says nothing of it: what bounds it holds in its "
-            "own mean metric and is listed below; from the cold start it is loose where the energy of "
-            "the first steps, made at full speed, is not small against the loss."
+            "own mean metric and is listed below; from the cold start it is loose where the energy "
+            "of the first steps, made at full speed, is not small against the loss."
         )
     tuned = outcomes.reindex(columns=["learning_rate", "momentum"])
     single = (tuned.groupby(dynamics).nunique() <= 1).all(axis=None)
