@@ -18,7 +18,7 @@ from conftest import ROOT
 from provenance import from_logs
 
 from pipeline.log import logged
-from pipeline.pages import from_markdown, of_study
+from pipeline.pages import from_markdown, of_study, study_label, varied_settings
 from pipeline.pages import page as template
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
@@ -155,6 +155,54 @@ def test_interactive_page_says_why_it_is_empty_and_writes_large_numbers(page):
     page.get_by_label("warm").check()
     assert page.locator("#plot text").text_content() == "nothing to show"
     assert page.problems == []
+
+
+def test_interactive_page_on_a_phone_with_many_ensembles_and_the_keyboard(page):
+    curve = {"time_lambda_1": [1.0, 10.0], "inefficiency": [2.0, 3.0], "runs": []}
+    ensembles = [
+        {"label": f"a case of a long name, number {k}", "settings": {"case": f"case {k}"},
+         "starts": {"cold": curve, "warm": curve}} for k in range(12)
+    ]  # fmt: skip
+    study = {"varied": {"case": [e["settings"]["case"] for e in ensembles]}, "sequential": False,
+             "ensembles": ensembles}  # fmt: skip
+    page.set_viewport_size({"width": 375, "height": 700})
+    data = json.dumps({"studies": {"one": study, "other": study}, "footer": ""})
+    page.set_content(template("interactive").replace("@DATA@", data))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll("#plot text")].map((text) => {
+            const { a, b } = text.getScreenCTM();
+            return Math.hypot(a, b) * parseFloat(getComputedStyle(text).fontSize);
+        })"""
+    )
+    assert sizes and min(sizes) > 10
+    colours = page.evaluate(
+        """() => [...document.querySelectorAll("tbody .swatch")].map((s) => s.style.background)"""
+    )
+    assert len(set(colours)) == 12
+    page.get_by_label("warm", exact=True).check()
+    assert page.locator("th").all_inner_texts()[2] == "\u03bb\u2081 (T \u2212 tw)"
+    page.locator("select[name=study]").select_option("other")
+    assert page.evaluate("document.activeElement.name") == "study"
+    page.set_viewport_size({"width": 1200, "height": 700})
+    page.wait_for_function(
+        "document.getElementById('plot').getAttribute('viewBox') == '0 0 920 500'"
+    )
+    assert page.problems == []
+
+
+def test_labels_of_cases_stand_for_what_they_decide():
+    """A case with its model and arguments is one choice, under the name that it was given."""
+    settings = [
+        {"case": "a $x$", "model": "mine:a", "n": 8, "width": 4},
+        {"case": "b", "model": "mine:b", "n": 8},
+        {"case": "b", "model": "mine:b", "n": 16},
+    ]
+    varied = varied_settings([{"settings": one} for one in settings])
+    assert varied == {"case": ["a $x$", "b"], "n": [8, 16]}
+    assert study_label(settings[0], varied) == "a $x$, n = 8"
+    rate = {"learning_rate": 0.1, "learning_rate_unit": "stability_limit"}
+    assert study_label(rate, ["learning_rate"]) == "learning rate = 0.1 x 2/lambda_1"
 
 
 def test_the_mouse_over_a_point_shows_its_values(page):

@@ -22,12 +22,16 @@ def varied_settings(ensembles: Iterable[dict]) -> dict[str, list]:
         ensembles: as ``Plan.described`` gives them, each with ``settings``.
 
     Returns:
-        Setting -> its values in order of appearance.
+        Setting -> its values in order of appearance; what a case decides is told by its label.
     """
     all_settings = [ensemble["settings"] for ensemble in ensembles]
     keys = dict.fromkeys(key for settings in all_settings for key in settings)
     values = {key: list(dict.fromkeys(s.get(key, "none") for s in all_settings)) for key in keys}
     varied = {key: of for key, of in values.items() if len(of) > 1}
+    if "case" in varied:
+        pairs = {key: {(s.get("case"), s.get(key, "none")) for s in all_settings} for key in varied}
+        cases = len(varied["case"])
+        varied = {k: of for k, of in varied.items() if k == "case" or len(pairs[k]) > cases}
     return varied or {"n": values["n"]}
 
 
@@ -42,9 +46,17 @@ def of_study(paths: Iterable[str], study: str) -> str:
 
 
 def study_label(settings: dict[str, Any], varied: Iterable[str]) -> str:
-    """Return the label of an ensemble from the settings that vary, for example ``n = 64``."""
+    """Return the label of an ensemble from the settings that vary, for example ``n = 64``.
+
+    The label of a case as it was written; a learning rate with its unit.
+    """
+    relative = settings.get("learning_rate_unit") == "stability_limit"
+    units = {"learning_rate": " x 2/lambda_1"} if relative else {}
+    names = {key: "" if key == "case" else f"{key.replace('_', ' ')} = " for key in varied}
     return ", ".join(
-        f"{key.replace('_', ' ')} = {settings[key]}" for key in varied if key in settings
+        f"{name}{settings[key]}{units.get(key, '')}"
+        for key, name in names.items()
+        if key in settings
     )
 
 
