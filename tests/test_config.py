@@ -184,6 +184,7 @@ BAD = [
         [{"label": "a", "width": 4}, {"label": "a", "width": 8, "precision": "float64"}],
         ["two cases with the label a"],
     ),
+    (f"{STUDY}.cases", [{"label": " ", "width": 4}], ["cases[0].label is ' '", "can be seen"]),
     (
         f"{STUDY}.cases",
         [

@@ -77,6 +77,7 @@ BAD = [
     (IMAGES | {"y_test": np.ones(3)}, ["y_test", "did you mean test_labels?"]),
     (IMAGES | {"train_labels": np.eye(30, dtype=int)[:, :3]}, ["(30, 3)", "numpy.argmax"]),
     (IMAGES | {"train_labels": np.arange(30) % 2 > 0}, ["bool", ".astype(int)"]),
+    (IMAGES | {"train_labels": np.array(["cat", "dog"] * 15)}, ["<U3", "return_inverse=True"]),
     (without(IMAGES, "train_inputs"), ["lacks the array train_inputs"]),
     (without(IMAGES, "train_labels"), ["neither train_labels nor train_targets"]),
     (IMAGES | {"train_targets": np.ones(30)}, ["both train_labels and train_targets"]),
@@ -169,6 +170,16 @@ def test_zarr_arrays_that_would_be_read_as_other_numbers_are_refused(tmp_path):
     next(p for p in (path / "train_inputs" / "c").rglob("*") if p.is_file()).unlink()
     with pytest.raises(DataError, match="1 of 4 chunks of train_inputs are missing"):
         layout(path)
+
+
+@pytest.mark.parametrize("name", ["train_inputs", "train_labels"])
+def test_damaged_chunks_are_told_in_a_sentence(tmp_path, name):
+    store = write(tmp_path / "mine.zarr", IMAGES)
+    for chunk in (store / name / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"xx")
+    with pytest.raises(DataError, match=f"{name} cannot be read"):
+        read(store)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path):

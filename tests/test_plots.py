@@ -1015,6 +1015,15 @@ def test_the_discretisation_at_a_temperature_is_named_by_the_heat(tables, drawn)
     assert "heat" in label and "action" not in label
 
 
+def test_a_legend_without_linearised_networks_names_none(tables):
+    """Networks of several layers have a prediction at temperature 0 only."""
+    limits = at_temperatures(0.0, 0.1)["speed_limits"]
+    for table, there in ((limits, True), (limits.assign(inefficiency_predicted=np.nan), False)):
+        given = {"speed_limits": table.assign(loss_drop=1.0)}
+        words = texts(draw("speed_limit_temperature", tables | given))
+        assert ("linearised network, exact" in words) == there
+
+
 @pytest.mark.parametrize("name", ["outcomes", "first_transient"])
 def test_labels_of_axes_are_no_longer_than_their_panels(tables, name):
     """Inclined labels of ticks and two series leave the panels the least height."""

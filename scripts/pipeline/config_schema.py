@@ -27,7 +27,12 @@ def load_schema() -> dict:
     """Return the schema, with every run setting offered as an axis of a study's ``vary``."""
     schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
     run_properties = schema["$defs"]["run"]["properties"]
-    label = {"description": "name of the case in figures and text", "type": "string"}
+    label = {
+        "description": "name of the case in figures and text, with mathematics between $",
+        "type": "string",
+        "pattern": r"\S",
+        "title": "a text that can be seen",
+    }
     schema["$defs"]["case"]["properties"] = {"label": label, **run_properties}
     schema["$defs"]["axes"]["properties"] = {
         name: {"type": "array", "minItems": 1, "uniqueItems": True, "items": rule}

@@ -23,6 +23,7 @@ from pipeline.interruption import Interrupted, sole_process, stoppable, system_s
 
 PACKAGES = ("torch", "numpy", "scipy", "xarray", "zarr", "snakemake")
 TERMINAL_SECONDS = 15.0  # own choice: eight jobs at once add a line every two seconds
+A_DAY = 86400.0  # seconds; an end beyond is told by its date
 LONGEST = 1e9  # seconds that are told as left, 30 years
 PEAK_GPU = "peak GPU memory"  # how a log names it; the benchmark summary looks for it
 
@@ -182,7 +183,8 @@ class Progress:
         self.last = now
         remaining = (now - self.start) * (self.total - done) / (done - self.first_done)
         remaining = min(remaining, LONGEST)  # hardly begun; a calendar ends somewhere
-        end = time.strftime("%H:%M", time.localtime(time.time() + remaining))
+        form = "%H:%M" if remaining < A_DAY else "%Y-%m-%d"
+        end = time.strftime(form, time.localtime(time.time() + remaining))
         line = (
             f"{100 * done / self.total:5.1f} % {text()}, elapsed {_clock(now - self.start)}, "
             f"left {_clock(remaining)}, ends {end}"

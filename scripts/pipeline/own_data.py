@@ -285,12 +285,16 @@ def _check_targets(
             )
         return 1 if len(shape) == 1 else int(shape[1])
     if dtype.kind not in "iu":
-        otherwise = f"real numbers are called {name.replace('labels', 'targets')}"
+        remedies = {
+            "b": "give .astype(int)",
+            "f": f"real numbers are called {name.replace('labels', 'targets')}",
+        }
+        words = "of names give numpy.unique(names, return_inverse=True)[1]"
         raise DataError(
             f"{path}: {name} has the type {dtype}; classes must be integers "
-            f"({'give .astype(int)' if dtype.kind == 'b' else otherwise})"
+            f"({remedies.get(dtype.kind, words)})"
         )
-    present = np.unique(found[name].read())
+    present = np.unique(_read(path, name, found[name]))
     if classes is None:
         if present[0] != 0 or present[-1] != len(present) - 1:
             raise DataError(
@@ -308,6 +312,25 @@ def _check_targets(
     return classes
 
 
+def _read(path: str | Path, name: str, lazy: Lazy) -> np.ndarray:
+    """Return one array of a data file.
+
+    Args:
+        path: the file, for messages.
+        name: of the array.
+        lazy: the array.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        return np.asarray(lazy.read())
+    except Exception as error:
+        raise DataError(
+            f"{path}: {name} cannot be read ({type(error).__name__}: {error})"
+        ) from error
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """Return the arrays of a data file after all checks.
 
@@ -323,12 +346,7 @@ def read(path: str | Path) -> dict[str, Any]:
     layout(path)
     values = {}
     for name, lazy in arrays(path).items():
-        try:
-            array = np.asarray(lazy.read())
-        except Exception as error:  # damaged members
-            raise DataError(
-                f"{path}: {name} cannot be read ({type(error).__name__}: {error})"
-            ) from error
+        array = _read(path, name, lazy)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DataError(
                 f"{path}: {name} holds {int((~np.isfinite(array)).sum())} values that are NaN or "

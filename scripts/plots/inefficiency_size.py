@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.tables import at_a_temperature
 from plots import results, style
 from plots.style import Abscissa
 
@@ -91,7 +92,8 @@ def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.Dat
     if len(rows) == 0 or not np.isfinite(rows["slope"].iloc[0]):
         return
     row = rows.iloc[0]
-    runs = ends[(ends["realisation"].astype(str) != "ensemble") & ends["inefficiency"].notna()]
+    tested = ends["inefficiency"].notna() & ~at_a_temperature(ends)
+    runs = ends[(ends["realisation"].astype(str) != "ensemble") & tested]
     x = runs["ensemble"].map(against.positions).to_numpy(float)
     centre = np.log(x).mean(), np.log(runs["inefficiency"].astype(float)).mean()
     line = np.array([x.min(), x.max()])

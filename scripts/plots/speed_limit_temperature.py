@@ -71,6 +71,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         "c: loss drop": DROP | {"mfc": "white"},
         "c: free-energy drop, from below to above": {"linewidth": 3, "alpha": 0.35},
     }
+    if ends["inefficiency_predicted"].isna().all():  # of several layers, without temperature 0
+        del kinds["linearised network, exact"]
     if empty:
         kinds["no value there"] = style.WITHOUT_VALUE
     handles = [

@@ -63,10 +63,12 @@ def too_few(rows: pd.DataFrame) -> list[str]:
         count = int(group["points"].max())
         if not math.isfinite(least):  # Adam, or all but one value have diverged
             without = f"Fewer than two values of {names} to compare for {about}."
-            if count and "value" not in rows:
+            if count:
+                of = "both" if "value" in rows else "two of its values"
                 without = (
-                    f"Nothing to compare for {about} on {names}: fewer than two of its values have "
-                    "them, none of these agree in all other settings, or runs do not scatter."
+                    f"Nothing to compare for {about} on {names}: not {of} have them, none of these "
+                    "agree in all other settings (one may not read what the other varies), or runs "
+                    "do not scatter."
                 )
             sentences.append(without)
             continue

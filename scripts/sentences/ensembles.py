@@ -467,11 +467,12 @@ def transport_sentence(transport: pd.DataFrame) -> list[str]:
     cases = f"{len(several)} case{'s' if len(several) > 1 else ''}"
     about = f"{cases} (ensembles and starts; {size} runs each)"
     if len(better) == 0:
-        least = several["other_over_identity"].min()
+        dearer = several["other_over_identity"].min() - 1
+        least = f"{1 + dearer:.3g} times as much" if dearer >= 0.01 else f"{percent(dearer)} more"
         return [
             f"W2 between starts and ends: in all {about} the optimal assignment "
             "couples each start with its own end, as it does in NTK dynamics; any other costs "
-            f"at least {least:.3g} times as much."
+            f"at least {least}."
         ]
     gap = better["identity_over_assignment"].max() - 1
     return [
