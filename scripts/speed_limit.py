@@ -9,7 +9,13 @@ import pandas as pd
 
 from pipeline.columns import described
 from pipeline.log import logged
-from pipeline.speed_limits import start_table, transport, warn_of_discretisation, warn_of_noise
+from pipeline.speed_limits import (
+    start_table,
+    transport,
+    warn_of_discretisation,
+    warn_of_first_snapshot,
+    warn_of_noise,
+)
 from pipeline.stores import (
     provenance,
     read_json,
@@ -39,6 +45,7 @@ def main(snakemake) -> None:
         ends = table[table["realisation"] == "ensemble"].groupby("start").tail(1).set_index("start")
         print(ends.T.to_string())
         (warn_of_noise if "note" in table else warn_of_discretisation)(table)
+        warn_of_first_snapshot(table)
         couplings = {name: transport(runs, snapshot) for name, (snapshot, _) in starts.items()}
         columns = {name: described(name) for name in couplings["cold"]}
         write_json(

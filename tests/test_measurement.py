@@ -181,6 +181,30 @@ def test_the_mode_of_the_caller_makes_no_difference(mode):
 
 
 @pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"network": nn.Linear}, "the network is Linear; give an instance"),
+        ({"network": None}, "the network is NoneType"),
+        ({"times": ["a", "b"]}, "the times are no numbers"),
+        ({"memory_bytes": "2GB"}, "memory_bytes is '2GB'; give a positive number"),
+        ({"memory_bytes": 0}, "memory_bytes is 0"),
+        ({"snapshots": [list(nn.Linear(D, C).parameters())] * 2}, "list of several arrays"),
+        (
+            {"network": nn.DataParallel(nn.Linear(D, C))},
+            "holds weight: measure the network without",
+        ),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_told_in_a_sentence(changed, words):
+    network = nn.Linear(D, C)
+    states = [{k: v + s for k, v in network.state_dict().items()} for s in (0.0, 0.1)]
+    given = {"network": network, "inputs": torch.randn(4, D), "targets": torch.randn(4, C)}
+    given |= {"snapshots": states, "times": [0, 1]} | changed
+    with pytest.raises(ValueError, match=words):
+        speedlimits.measure(**given)
+
+
+@pytest.mark.parametrize(
     ("snapshots", "times", "words"),
     [
         (np.zeros((3, 7)), [0, 1, 2], r"must be \(snapshots, 12\)"),
@@ -193,7 +217,7 @@ def test_the_mode_of_the_caller_makes_no_difference(mode):
         (np.array([[0.0] * 12, [math.nan] * 12]), [0, 1], "snapshot 1 holds 12 values that are"),
         (np.zeros((2, 12)) + 1j, [0, 1], "snapshots are complex"),
         (np.array([["0"] * 12] * 2), [0, 1], "snapshots are no numbers"),
-        ([[torch.zeros(C, D), torch.zeros(C)]] * 2, [0, 1], "list of arrays of several shapes"),
+        ([[torch.zeros(C, D), torch.zeros(C)]] * 2, [0, 1], "list of several arrays"),
         (
             [{f"module.{k}": v for k, v in nn.Linear(D, C).state_dict().items()}] * 2,
             [0, 1],

@@ -542,6 +542,16 @@ def test_energetic_inefficiency_is_what_the_dynamics_bounds(trained, dynamics):
         assert same == (dynamics == "gradient_descent")
 
 
+def test_a_loss_drop_before_the_first_snapshot_is_told(capsys):
+    rows = pd.DataFrame({"realisation": "ensemble", "start": "cold", "time": [0.1, 1.0, 10.0]})
+    for drops, told in (([9.0, 9.5, 10.0], "90 % of"), ([4.0, 9.0, 10.0], ""), ([np.nan] * 3, "")):
+        speed_limits.warn_of_first_snapshot(rows.assign(loss_drop=drops))
+        shown = capsys.readouterr().out
+        assert (told in shown) if told else shown == ""
+    speed_limits.warn_of_first_snapshot(rows.assign(loss_drop=[9.0, 9.5, 10.0], start="warm"))
+    assert capsys.readouterr().out == ""
+
+
 def test_lengths_in_adams_metric_between_all_snapshots():
     generator = np.random.default_rng(5)
     recorded = {

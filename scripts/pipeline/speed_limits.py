@@ -28,6 +28,7 @@ from speedlimits.transport import cheapest_other_cost, compare_couplings
 RECORDED = ("time", "train_loss", "path_length", "action", "velocity_noise", "kinetic_energy")
 PREDICTORS = ("full", "quadrature")  # a file holds one of the two
 LARGEST_DISCRETISATION = 0.1  # own choice: then l_gamma may be off by some 5 %
+LARGEST_UNSEEN_DROP = 0.5  # own choice, of the loss drop: then most of the training is not seen
 # name: function of the means over realisations; the intervals resample the realisations
 ENSEMBLE = {
     "inefficiency": lambda m: sl.inefficiency(m["time"], m["transport2"], m["descent"]),
@@ -426,6 +427,20 @@ def warn_of_discretisation(table: pd.DataFrame) -> None:
             "flow's chords show it too (T/T_SL is not affected): lower relative_tolerance or the "
             "learning rate"
         )
+
+
+def warn_of_first_snapshot(table: pd.DataFrame) -> None:
+    """Print a warning where most of the loss drop lies before the first recorded time."""
+    whole = table[(table["realisation"].astype(str) == "ensemble") & (table["start"] == "cold")]
+    drops = whole.sort_values("time")["loss_drop"].to_numpy(float)
+    drops = drops[np.isfinite(drops)]
+    if len(drops) < 2 or not drops[0] > LARGEST_UNSEEN_DROP * drops[-1] > 0:
+        return
+    print(
+        f"warning: {100 * drops[0] / drops[-1]:.0f} % of the loss drop lie before the first "
+        "snapshot, where no time is resolved, and T/T_SL at the end counts all the time after it: "
+        "lower first_snapshot; if targets are far larger than outputs at the start, divide them"
+    )
 
 
 def warn_of_noise(table: pd.DataFrame) -> None:

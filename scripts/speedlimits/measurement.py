@@ -83,11 +83,17 @@ def measure(
         The measurement.
 
     Raises:
-        ValueError: in one sentence, if inputs or targets are no arrays, if the network mixes
+        ValueError: in one sentence, if inputs, targets or times are no arrays of numbers, the
+            network no network or the memory no number of bytes, if the network mixes
             samples, is random, has frozen weights, no kernel or does not fit the targets, if
             numbers are not finite, or if snapshots and times do not fit: of another network, or
             references to one and the same weights.
     """
+    if not isinstance(network, nn.Module):
+        given = network.__name__ if isinstance(network, type) else type(network).__name__
+        raise ValueError(f"the network is {given}; give an instance of a torch.nn.Module")
+    if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes <= 0:
+        raise ValueError(f"memory_bytes is {memory_bytes!r}; give a positive number of bytes")
     inputs, targets = _tensor("inputs", inputs), _tensor("targets", targets)
     if targets.dim() != 2 or len(targets) != len(inputs):
         raise ValueError(
@@ -104,7 +110,10 @@ def measure(
         _set_weights(network, weights[0])
     check_network(network, inputs, targets.shape[1])
     check_copy(given, inputs)  # one that keeps no state, as was checked: the call changes nothing
-    times = np.asarray(times, float)
+    try:
+        times = np.asarray(times, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the times are no numbers ({in_one_line(error)})") from error
     fit = times.shape == (len(weights),) and len(times) >= 2
     if not fit or not np.isfinite(times).all() or not np.all(np.diff(times) > 0):
         raise ValueError(
@@ -224,9 +233,9 @@ def _array(values: object) -> NDArray[np.float64]:
         values = values if values.is_complex() else values.double()
     try:
         array = np.asarray(values)
-    except ValueError as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # also of tensors with a gradient
         raise ValueError(
-            "a snapshot is a list of arrays of several shapes; give state dicts, or flat weights"
+            "a snapshot is a list of several arrays or tensors; give state dicts, or flat weights"
         ) from error
     if array.dtype.kind not in "iuf":
         kinds = {"c": "complex", "O": type(values).__name__}
@@ -248,7 +257,10 @@ def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> Non
         for name, weight in weights.items():
             if name not in state:
                 longer = next((key for key in state if key.endswith(f".{name}")), None)
+                shorter = next((key for key in state if name.endswith(f".{key}")), None)
                 hint = f" (it holds {longer}: remove the prefix)" if longer else ""
+                if shorter:  # of torch.compile or DataParallel
+                    hint = f" (it holds {shorter}: measure the network without its wrapper)"
                 raise ValueError(f"a snapshot lacks the weights {name} of the network{hint}")
             shape = tuple(np.shape(state[name]))
             if shape != tuple(weight.shape):  # a transposed layer has as many weights
