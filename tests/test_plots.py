@@ -334,6 +334,20 @@ def test_many_long_names_leave_room_for_panels_and_keep_their_places():
     assert len(x) >= 48 and nearest.max() < np.log(48 / 32) / 2
 
 
+def test_numbers_stand_for_names_that_would_leave_a_panel_no_room():
+    rates = itertools.product(("gradient_descent", "heavy_ball"), (0.05, 0.1), (0.3, 0.6))
+    keys = ("dynamics", "learning_rate", "momentum")
+    given = study([dict(zip(keys, of, strict=True)) for of in rates], 2)
+    figure = draw("inefficiency_size", given, render=True)
+    for panel in figure.axes:
+        assert [text.get_text() for text in panel.get_xticklabels()] == list("12345678")
+        assert panel.get_window_extent().width > 0.3 * figure.bbox.width
+    names = {text.get_text() for text in figure.legends[-1].get_texts()}
+    assert "heavy ball, learning rate 0.1, momentum 0.6" in names and len(names) == 8
+    few = draw("inefficiency_size", study([{"dynamics": name} for name in keys], 2))
+    assert [text.get_text() for text in few.axes[0].get_xticklabels()][0] == "dynamics"
+
+
 def test_ticks_of_sizes_are_whole_numbers():
     figure = draw("outcomes", study([{"n": n} for n in (500, 1000, 1024)], 1))
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["500", "1000", "1024"]

@@ -190,7 +190,7 @@ def drawn_own_network(
             )
         check_derivatives(network, inputs)
     except ValueError as error:
-        told = str(error)
+        told = str(error).replace("call network.eval()", "call network.eval() in the factory")
         raise ValueError(
             told if told.startswith("model: ") else f"model: {model}: {told}"
         ) from error

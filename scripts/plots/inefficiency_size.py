@@ -38,13 +38,14 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
     shown = style.ensembles(speed_limits)
     against = style.abscissa(speed_limits)
     colours = style.palette(len(against.series), sequential=False)
+    numbered = False
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
         ends = results.last_rows(speed_limits, start)
         for colour, paths in zip(colours, against.series.values(), strict=True):
             plot_series(panel, ends[ends["ensemble"].isin(paths)], against, colour)
         style.panel_title(panel, letter, f"{start} start")
         panel.set_ylabel(r"Inefficiency at the end, $T/T_{\mathrm{SL}}$")
-        style.abscissa_ticks(panel, against, shown)
+        numbered = style.abscissa_ticks(panel, against, shown)
         if not ends["inefficiency"].notna().any():
             style.leave_empty(panel, reached=len(ends) > 0)
             continue
@@ -56,6 +57,8 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
     last = pd.concat([results.last_rows(speed_limits, start) for start in style.STARTS])
     missing = {mark for column, mark in PREDICTIONS.items() if last[column].isna().all()}
     legend(figure, against, colours, size, missing)
+    if numbered:
+        style.number_legend(figure, shown)
     return figure
 
 

@@ -35,6 +35,7 @@ from speedlimits.speed_limit import BELOW_ONE
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
 LEGEND_ROW = 0.15  # inches
+LONGEST_TICK = 26  # characters, own choice: a line of an inclined label that leaves the panel room
 LINE_POINTS = 11  # of text in the forbidden region, which shrinks as legends are laid out
 GREY, SHADE = "0.45", "0.92"
 # Okabe and Ito (2008): told apart under every form of colour blindness; yellow left out (faint)
@@ -427,11 +428,27 @@ def with_values(shown: list[Ensemble], table: pd.DataFrame, column: str) -> list
 
 def colour_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
     """Say above the panels which colour is which ensemble; many rows make the figure higher."""
-    longest = max(len(e.label.replace("$", "")) for e in shown)
-    columns = max(1, min(len(shown), int(130 / (longest + 9) * figure.get_figwidth() / 7)))
-    rows = math.ceil(len(shown) / columns)
+    _legend_above(figure, [Line2D([], [], color=e.colour, lw=2.0, label=e.label) for e in shown])
+
+
+def number_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
+    """Say above the panels which ensemble has which number; see ``abscissa_ticks``."""
+    digits = {"color": "black", "linestyle": "none", "markeredgewidth": 0.3}
+    _legend_above(
+        figure,
+        [
+            Line2D([], [], marker=f"${k}$", markersize=5 * len(str(k)), label=e.label, **digits)
+            for k, e in enumerate(shown, start=1)
+        ],
+    )
+
+
+def _legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend above the panels; more than two rows make the figure higher."""
+    longest = max(len(str(handle.get_label()).replace("$", "")) for handle in handles)
+    columns = max(1, min(len(handles), int(130 / (longest + 9) * figure.get_figwidth() / 7)))
+    rows = math.ceil(len(handles) / columns)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))
-    handles = [Line2D([], [], color=e.colour, linewidth=2.0, label=e.label) for e in shown]
     figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
@@ -545,8 +562,12 @@ def beside(against: Abscissa, paths: Iterable[str], step: int) -> NDArray[np.flo
     return x * np.exp(shift) if against.column else x + shift
 
 
-def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> None:
-    """Put ticks on the values of a study: logarithmic if numeric, else one label per ensemble."""
+def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> bool:
+    """Put ticks on the values of a study: logarithmic if numeric, else one label per ensemble.
+
+    Returns:
+        Whether numbers stand for labels that would leave the panel no room (``number_legend``).
+    """
     if against.column:
         values = sorted(set(against.positions.values()))
         axes.set_xscale("log")
@@ -557,8 +578,14 @@ def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> 
         axes.set_xlabel(against.label)
         if len(values) > 6:  # own choice: more labels than that touch
             axes.tick_params(axis="x", labelrotation=45)
-    else:
-        most = 26 if len(shown) <= 4 else 80  # own choice: lines of more labels would touch
-        labels = [folded(e.label, most) for e in shown]
-        axes.set_xticks([against.positions[e.path] for e in shown], labels, rotation=30, ha="right")
-        axes.set_xlim(-0.6, len(labels) - 0.4)
+        return False
+    places = [against.positions[e.path] for e in shown]
+    axes.set_xlim(-0.6, len(shown) - 0.4)
+    longest = max(len(e.label.replace("$", "")) for e in shown)
+    if len(shown) > 4 and longest > LONGEST_TICK:  # several lines of each would touch
+        axes.set_xticks(places, [str(k) for k in range(1, len(shown) + 1)])
+        axes.set_xlabel("Ensembles, by the numbers above")
+        return True
+    labels = [folded(e.label, LONGEST_TICK) for e in shown]
+    axes.set_xticks(places, labels, rotation=30, ha="right")
+    return False
