@@ -111,6 +111,7 @@ def config():
         "figures": ["infinite_width"],
     }
     found["default_studies"] = ["one"]
+    found["kernel"]["full_rows_limit"] = 400  # between the sizes of dataset_size, of 10 outputs
     return found
 
 
@@ -312,6 +313,31 @@ def without_point(value):
     if isinstance(value, list):
         return [without_point(part) for part in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stale"),
+    [
+        ("quadrature_steps", 50, {48}),
+        ("stored_rows_limit", 50, {48}),
+        ("full_rows_limit", 450, {48}),
+        ("full_rows_limit", 500, {48}),
+        ("full_rows_limit", 330, {48}),
+        ("full_rows_limit", 320, {48}),
+        ("full_rows_limit", 319, {32, 48}),
+    ],
+)
+def test_limits_that_a_kernel_does_not_reach_rerun_nothing(key, value, stale):
+    """Sizes 32 and 48 of ten outputs have 320 and 480 rows, below and above the limit of 400."""
+    given = config()
+    given["studies"] = {"dataset_size": given["studies"]["dataset_size"]}
+    given["default_studies"] = ["dataset_size"]
+    changed = copy.deepcopy(given)
+    changed["kernel"][key] = value
+    before, after = jobs(given), jobs(changed)
+    found = {job for job in before if before[job] != after[job]}
+    assert {job[0] for job in found} == KERNELS
+    assert {int(re.match(r"n(\d+)-", job[2]).group(1)) for job in found} == stale
 
 
 def test_a_whole_number_written_without_its_decimal_point_reruns_nothing():

@@ -99,7 +99,8 @@ def choose_spectrum_route(problem: Problem, settings: dict) -> str:
 
     Args:
         problem: network, inputs and targets.
-        settings: ``full_rows_limit``, ``stored_rows_limit``, ``quadrature_steps``.
+        settings: ``full_rows_limit``, and for more rows ``stored_rows_limit`` and
+            ``quadrature_steps``.
 
     Returns:
         "kernel" or "gauss_newton", the cheaper of those that fit the memory, which both give every
@@ -109,16 +110,23 @@ def choose_spectrum_route(problem: Problem, settings: dict) -> str:
     samples, outputs = problem.targets.shape
     rows, limit = samples * outputs, settings["full_rows_limit"]
     weights = sum(p.numel() for p in problem.network.parameters() if p.requires_grad)
-    cost = spectrum_cost(problem.network, problem.inputs, outputs, settings["quadrature_steps"])
+    steps = settings["quadrature_steps"] if rows > limit else 0
+    cost = spectrum_cost(problem.network, problem.inputs, outputs, steps)
     room = rows if rows <= limit else samples  # rows of the kernels that the job's memory is for
     allowed = {"kernel": rows <= limit}
     # Five P x P matrices where the job's memory holds four kernels (``kernel_megabytes``).
     allowed["gauss_newton"] = weights < rows and 5 * weights**2 <= 4 * room**2
     costs = {"kernel": cost.explicit, "gauss_newton": cost.gauss_newton}
     usable = [name for name, fits in allowed.items() if fits]
-    stored = rows <= settings["stored_rows_limit"] and cost.stored < cost.quadrature
+    stored = steps > 0 and rows <= settings["stored_rows_limit"] and cost.stored < cost.quadrature
     route = min(usable, key=costs.get, default="stored" if stored else "quadrature")
-    above = "" if allowed["kernel"] else f" (above kernel.full_rows_limit = {limit})"
+    above = sums = ""
+    if steps:
+        above = f" (above kernel.full_rows_limit = {limit})"
+        sums = (
+            f"; by {steps} products {cost.quadrature:.2g} matrix-free, {cost.stored:.2g} with the "
+            "kernel formed"
+        )
     reason = {
         "kernel": "the kernel, explicitly",
         "gauss_newton": "the Gauss-Newton matrix J^T J, which has all non-zero eigenvalues",
@@ -127,9 +135,8 @@ def choose_spectrum_route(problem: Problem, settings: dict) -> str:
     }
     print(
         f"full kernel of {rows} rows{above}, {weights} weights: {cost.explicit:.2g} operations "
-        f"explicitly, {cost.gauss_newton:.2g} by the Gauss-Newton matrix; by "
-        f"{settings['quadrature_steps']} products {cost.quadrature:.2g} matrix-free, "
-        f"{cost.stored:.2g} with the kernel formed; taken: {reason[route]}"
+        f"explicitly, {cost.gauss_newton:.2g} by the Gauss-Newton matrix{sums}; taken: "
+        f"{reason[route]}"
     )
     return route
 

@@ -7,6 +7,7 @@ something in its dictionary or in its inputs changes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import subprocess
@@ -19,6 +20,7 @@ from pipeline.code_digest import SCRIPTS, code_digest
 from pipeline.files import content_digest, own_file
 from pipeline.own_code import own_digest
 from pipeline.runs import Plan, is_own, plain
+from pipeline.sources import source
 
 FIGURES = {
     "training_curves": ("training_curves", "warm_starts"),
@@ -188,6 +190,7 @@ class RuleSettings:
         self.plan = plan
         self._file_digests: dict[str, str] = {}
         self._model_digests: dict[str, str] = {}
+        self._source = functools.cache(lambda name: source(name, config["datasets"][name]))
 
     @property
     def archive_sha256(self) -> str:
@@ -223,6 +226,8 @@ class RuleSettings:
                 found[key.split(".")[-1]] = lookup(self.config, key)
             for level in uses.levels:
                 found |= self._level(level, wildcards)
+            if "quadrature_steps" in found:
+                found = self._of_spectrum(found, wildcards)
             for part in uses.plan:
                 found |= self._of_plan(part, wildcards)
             if rule == "figure":
@@ -285,6 +290,20 @@ class RuleSettings:
             return self._dataset(wildcards.dataset)
         found = self.plan.settings(level, getattr(wildcards, level))
         return found | self._own_code(found["model"]) if level == "network" else found
+
+    def _of_spectrum(self, settings: dict[str, Any], wildcards: Any) -> dict[str, Any]:
+        """Return the settings of a kernel without limits that its size does not reach.
+
+        Up to ``full_rows_limit`` it is computed whole, whatever that is, and nothing else of a
+        quadrature matters.
+        """
+        data = self._source(wildcards.dataset)
+        rows = settings["n"] * data.outputs
+        if data.samples is None or rows > settings["full_rows_limit"]:
+            return settings
+        left_out = ("stored_rows_limit", "quadrature_steps")
+        kept = {key: value for key, value in settings.items() if key not in left_out}
+        return kept | {"full_rows_limit": rows}
 
     def _own_code(self, model: str) -> dict[str, str]:
         """Return the digest of the user's code of a network, nothing for a built-in one."""
