@@ -35,6 +35,17 @@ RUN = {
     "snapshots_per_decade": 4, "moment": "start", **KERNEL, "seed": 11, "code": "test",
 }  # fmt: skip
 
+# The same of trainings in a second.
+TRAINING = RUN | {
+    "depth": 1,
+    "width": 4,
+    "relative_tolerance": 1e-6,
+    "learning_rate": 0.0005,
+    "temperature": 0.01,
+    "final_time": 300,
+    "snapshots_per_decade": 5,
+}
+
 
 # Files whose tests look at one miniature of the whole workflow, the longest work of all.
 OF_MINIATURE = ("interoperability", "notebook", "readme", "report", "workflow")
@@ -186,6 +197,17 @@ def train_with(job, subset_with):
             wildcards={"realisation": str(realisation)},
         )
         return read_snapshots("snapshots.json").load()  # which the next training overwrites
+
+    return run
+
+
+@pytest.fixture
+def trained(train_with):
+    """Run the scripts up to training, with some settings changed, and return the trajectory."""
+
+    def run(only_train=False, realisation=0, **changes):
+        after = "time_unit" if only_train else "nothing"
+        return train_with(TRAINING | changes, after=after, realisation=realisation)
 
     return run
 

@@ -415,6 +415,11 @@ def test_values_that_are_not_there_are_not_too_few():
     assert told.startswith(f"Nothing to compare for model b on {shown}: not both have them")
 
 
+def test_findings_say_what_bounds_other_dynamics():
+    text, _ = written(runs().assign(dynamics="sgd"), AXES)
+    assert "Minibatches: the loss drop of one trajectory bounds nothing" in text
+
+
 def test_bounds_at_a_temperature_are_in_no_test():
     """A bound gets looser with the temperature: that it falls says nothing of T/T_SL."""
     table = runs(slope=-1.0, realisations=8).assign(dynamics="langevin")

@@ -156,7 +156,8 @@ def test_distance_loss_velocity_and_entropy_in_the_coordinates_of_the_weights(pr
     free = drop + temperature * gained if temperature > 0 else drop  # gained may be -inf at 0
     np.testing.assert_allclose(found, free, rtol=1e-6, atol=1e-8)
     # v = -(H theta - X^T y) + temperature C^-1 (theta - m), an affine function of theta ~ N(m, C)
-    slope = temperature * np.linalg.inv(covariance) - hessian
+    diffusion = temperature * np.linalg.inv(covariance) if temperature > 0 else 0.0
+    slope = diffusion - hessian
     force = inputs.T @ targets - hessian @ end
     velocity_squared = force @ force + np.trace(slope @ covariance @ slope)
     found = linear_regression.mean_velocity_squared(modes, time)

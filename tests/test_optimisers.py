@@ -355,3 +355,19 @@ def test_minibatch_gradients_are_unbiased():
 def test_momentum_must_be_below_one(make):
     with pytest.raises(ValueError, match="momentum is 1"):
         make(quadratic, START, 0.1, 1.0)
+
+
+def test_the_last_and_smaller_batch_counts_by_its_samples():
+    x = torch.eye(3, dtype=torch.float64)
+    descent = MinibatchDescent(
+        lambda theta: (1.0, x.sum(dim=0)),
+        lambda theta, rows: (0.0, x[rows].sum(dim=0)),
+        torch.zeros(3),
+        0.1,
+        batch_size=2,
+        samples=3,
+        seed=1,
+    )
+    descent.advance(0.2)  # one epoch of two batches: 3/2 of two samples, 3 of the third
+    moved = np.sort(descent.displacement.numpy())
+    np.testing.assert_allclose(moved, [-0.3, -0.15, -0.15])

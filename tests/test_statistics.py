@@ -458,3 +458,14 @@ def test_strata_that_share_units_with_two_others_make_one_set_of_all():
     assert [block.shape for block in apart] == [(1, 2), (1, 2)]
     joined = statistics._aligned([np.array([0, 1]), np.array([9, 10]), np.array([3, 9])], units)
     assert [block.shape for block in joined] == [(3, 0)]
+
+
+def test_a_trend_does_not_depend_on_the_unit_of_its_quantity():
+    x, y = np.repeat([0.0, 1.0], 4), np.arange(8.0)
+    given = {"confidence": 0.95, "resamples": 99, "log_x": False, "log_y": False}
+    found = [
+        statistics.trend(x, unit * y, generator=np.random.default_rng(0), **given)
+        for unit in (1, 1e-12)
+    ]
+    assert found[1]["slope"] == pytest.approx(1e-12 * found[0]["slope"])
+    assert found[1]["p_value"] == found[0]["p_value"] < 0.05

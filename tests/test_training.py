@@ -8,7 +8,7 @@ import pytest
 import torch
 import warm_start
 import xarray as xr
-from conftest import RUN
+from conftest import TRAINING
 from scipy.integrate import quad
 
 from pipeline import speed_limits
@@ -21,27 +21,6 @@ from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent
 from speedlimits.gradient import TrainingLoss
-
-SETTINGS = RUN | {
-    "depth": 1,
-    "width": 4,
-    "relative_tolerance": 1e-6,
-    "learning_rate": 0.0005,
-    "temperature": 0.01,
-    "final_time": 300,
-    "snapshots_per_decade": 5,
-}
-
-
-@pytest.fixture
-def trained(train_with):
-    """Run the scripts up to training, with some settings changed, and return the trajectory."""
-
-    def run(only_train=False, realisation=0, **changes):
-        after = "time_unit" if only_train else "nothing"
-        return train_with(SETTINGS | changes, after=after, realisation=realisation)
-
-    return run
 
 
 def closed_form(run, data):
@@ -419,8 +398,8 @@ def test_a_kept_run_of_other_labels_is_not_taken(trained, part):
 
 
 def test_states_are_told_apart_by_data_start_and_buffers(subset_with):
-    subset_with(SETTINGS)
-    problem = build_problem(SETTINGS, "n.nc", 0, torch.device("cpu"))
+    subset_with(TRAINING)
+    problem = build_problem(TRAINING, "n.nc", 0, torch.device("cpu"))
     problem.network.register_buffer("mask", torch.ones(3, dtype=torch.bfloat16))
     known = digests(problem)
     assert {"inputs", "targets", "test_inputs", "test_targets"} < set(known)

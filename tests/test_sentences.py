@@ -1,0 +1,220 @@
+"""Numbers and counts in sentences, verdicts and outcome tables, each against a value by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_findings import EXPONENTS, SETTINGS, runs, transport
+
+from pipeline.outcomes import CURVES, along_axes, ensemble_outcomes, outcomes
+from pipeline.runs import labelled_combinations
+from sentences import effects
+from sentences.effects import correlation_lines, moment_in_words, too_few, trend_sentence
+from sentences.ensembles import (
+    integration_sentence,
+    prediction_summary,
+    regime_lines,
+    transient_summary,
+    transport_sentence,
+)
+from sentences.reproduction import flat, rows_of_study, warm_epochs
+
+
+def test_rows_of_the_comparison_hold_the_numbers_of_their_start():
+    study = [
+        {
+            "path": path,
+            "settings": {"dynamics": "gradient_flow", "n": n, "warm_start_accuracy": None},
+        }
+        for path, n in (("a", 8), ("b", 16))
+    ]
+    rows = [
+        {"ensemble": path, "start": start, "realisation": "ensemble", "time": 1.0}
+        | {
+            f"{name}{end}": factor * value
+            for name, value in (("inefficiency", inefficiency), ("path_excess", excess))
+            for end, factor in (("", 1), ("_low", 0.9), ("_high", 1.1))
+        }
+        for path in "ab"
+        for start, inefficiency, excess in (("cold", 5.0, 16.0), ("warm", 3.0, 2.25))
+    ]
+    slopes = (
+        ("inefficiency", "cold", -0.3),
+        ("inefficiency", "warm", 0.1),
+        ("drift", "cold", 0.7),
+        ("drift", "warm", 0.7),
+    )
+    trends = [
+        {"at": "end", "quantity": quantity, "start": start, "slope": slope, "p_value": 0.01}
+        | {"slope_low": slope - 0.05, "slope_high": slope + 0.05}
+        for quantity, start, slope in slopes
+    ]
+    warm = {"ensemble": ["a", "b"], "threshold": 0.12, "reached": True}
+    tables = {
+        "speed_limits": pd.DataFrame(rows),
+        "trends": pd.DataFrame(trends),
+        "exponents": pd.DataFrame(columns=["ensemble", "kernel", "moment", "delta"]),
+        "warm_starts": pd.DataFrame(warm),
+    }
+    found = [
+        [(round(measured.value, 9), measured.agrees) for measured in row.measured]
+        for row in rows_of_study(tables, study, 0.05)
+    ]
+    assert found[:7] == [
+        [(3.0, True)],  # the smallest T/T_SL of all
+        [(5.0, False)] * 2,  # from the cold start, against 10 to 30
+        [(-0.3, True)],
+        [(3.0, True)] * 2,  # from the warm one
+        [(0.1, True)],
+        [(4.0, False)] * 2,  # path over geodesic length, the root of the excess
+        [(1.5, True)] * 2,
+    ]
+
+
+def test_a_clear_rise_with_n_is_not_flat():
+    assert flat(0.8, 0.5, 0.9, 0.01) is False
+
+
+def test_epochs_to_the_warm_start_have_the_interval_of_their_resolution():
+    settings = {
+        "dynamics": "gradient_descent",
+        "learning_rate": 1e-5,
+        "learning_rate_unit": "absolute",
+    }
+    warm = {"ensemble": ["8"], "threshold": 0.12, "reached": True, "time": 0.026}
+    table = pd.DataFrame(warm | {"time_resolution": 0.004})
+    (measured,), _ = warm_epochs(table, [{"path": "8", "settings": settings}], {"8": "n"})
+    assert measured[1:4] == pytest.approx((2600, 2200, 2600)) and measured.agrees is None
+
+
+def test_cases_of_switches_are_named_the_right_way_round():
+    cases = [{"subtract_start": True}, {"subtract_start": False}]
+    labels = [label for label, _ in labelled_combinations({}, {"cases": cases})]
+    assert labels == ["subtract start", "no subtract start"]
+
+
+def run(realisation, **values):
+    return {
+        "ensemble": "e", "n": 8, "start": "cold", "at": "end", "realisation": realisation,
+        "diverged": 0, **values,
+    }  # fmt: skip
+
+
+def test_discretisation_of_an_ensemble_is_the_mean_of_its_runs_and_of_either_sign():
+    rows = [run(r, discretisation=d) for r, d in zip("012", (0.01, 0.02, 0.09), strict=True)]
+    limits = {"ensemble": "e", "start": "cold", "realisation": "ensemble", "time": 1.0}
+    row = ensemble_outcomes(
+        pd.DataFrame(rows), pd.DataFrame([limits | {"discretisation": 0.5}]), SETTINGS
+    ).iloc[0]
+    assert row["discretisation"] == pytest.approx(0.04)
+    assert row["discretisation_low"] < 0 < row["discretisation_high"]
+
+
+def test_an_ensemble_has_its_last_time_the_mean_and_the_number_of_its_runs():
+    rows = [run(r, drift=d, inefficiency=1.0) for r, d in zip("012", (1.0, 2.0, 6.0), strict=True)]
+    limits = pd.DataFrame({"time": [1.0, 5.0, 3.0], "inefficiency": [2.0, 10.0, 6.0]})
+    limits = limits.assign(ensemble="e", start="cold", realisation="ensemble")
+    row = ensemble_outcomes(pd.DataFrame(rows), limits, SETTINGS).iloc[0]
+    assert (row["inefficiency"], row["drift"], row["runs"]) == (10.0, 3.0, 3)
+
+
+def test_equal_loss_is_what_every_run_reaches_and_the_error_what_the_accuracy_lacks():
+    limits, curves = [], []
+    for realisation, last in (("0", 0.1), ("1", 0.3)):
+        front = {"ensemble": "e", "realisation": realisation}
+        curve = {"time": [0.0, 1, 2], "gradients": [0, 1, 2], "test_accuracy": [0.1, 0.2, 0.7]}
+        curves.append(pd.DataFrame(front | curve | {"train_loss_per_sample": [1, 0.5, last]}))
+        front = {"ensemble": "e", "n": 8, "start": "cold", "realisation": realisation}
+        limits.append(
+            pd.DataFrame(front | {"time": [1.0, 2.0]}).assign(**dict.fromkeys(CURVES, 2.0))
+        )
+    found = outcomes(pd.concat(limits), pd.concat(curves), pd.DataFrame()).set_index("at")
+    np.testing.assert_allclose(found.loc["equal_loss", "train_loss_share"], [0.3, 0.3])
+    np.testing.assert_allclose(found.loc["end", "test_error"], 0.3)
+
+
+def test_axes_that_hold_a_zero_are_linear():
+    table = runs().query("model == 'a'")
+    table = table.assign(momentum=table["width"] - 8.0)
+    trends, _ = along_axes(table, {"momentum": [0, 8, 24, 56]}, SETTINGS)
+    row = trends.query("quantity == 'inefficiency'").iloc[0]
+    assert row["scale"] == "linear" and np.isfinite(row["slope"]) and row["points"] == len(table)
+
+
+@pytest.mark.parametrize(
+    ("kind", "law"), [("factor", "as e^(s x momentum)"), ("difference", "by s x momentum")]
+)
+def test_laws_along_linear_axes(kind, law):
+    row = {
+        "quantity": "inefficiency", "against": "momentum", "kind": kind, "scale": "linear",
+        "points": 9, "p_value": 0.001, "p_adjusted": 0.01, "p_smallest": 1e-4,
+        "slope": 2.0, "slope_low": 1.0, "slope_high": 3.0,
+    }  # fmt: skip
+    told = trend_sentence(pd.Series(row), 0.95)
+    assert f"grows with momentum, {law} with s = 2 " in told
+
+
+def test_moments_count_the_runs_of_their_start_alone():
+    table = pd.DataFrame({"at": ["end"] * 4 + ["equal_loss"] * 3})
+    table = table.assign(start="cold", realisation="0")
+    ends = table[:4]
+    more = [table, ends.assign(realisation="ensemble"), ends.assign(start="warm")]
+    for shown in (table, pd.concat(more)):
+        assert "(3 of 4 runs: " in moment_in_words("equal_loss", "cold", shown)
+
+
+def test_too_few_runs_tell_the_least_p_and_the_most_runs():
+    row = {"against": "model", "value": "b"}
+    rows = [
+        row | {"quantity": "inefficiency", "p_smallest": 0.1, "points": 6},
+        row | {"quantity": "test_error", "p_smallest": 0.2, "points": 5},
+    ]
+    (told,) = too_few(pd.DataFrame(rows))
+    assert told.startswith("Too few runs (6, which cannot give a p-value below 0.1)")
+
+
+def test_undecided_correlations_tell_the_most_points():
+    row = {"level": "within", "correlation": 0.5, "p_value": 0.9, "p_adjusted": 0.9}
+    row |= {"p_smallest": 0.3}
+    rows = [row | {"with": "test_error", "points": 4}, row | {"with": "drift", "points": 3}]
+    assert "(4 points)" in " ".join(correlation_lines(pd.DataFrame(rows), 0.95))
+
+
+def test_p_values_below_a_thousandth_are_told_as_such():
+    row = pd.Series({"p_value": 0.004, "p_adjusted": 0.0004, "points": 9}, dtype=object)
+    assert effects.tested(row) == "p = 0.004, adjusted p < 0.001, 9 runs"
+
+
+def test_verdicts_on_predictions_are_counted():
+    undecided = "- b, cold start: 1, no evidence of a difference (p)."
+    bound = "- a, cold start: 0.5, below the prediction, as a lower bound may be (p)."
+    (told,) = prediction_summary([bound, undecided])
+    counts = "0 of 2 ensembles are slower, 0 faster, 1 below it, as lower bounds may be, 1 not told"
+    assert told.endswith(f"{counts} apart.")
+    (told,) = prediction_summary(["- a, cold start: 0.5, faster than predicted (p).", undecided])
+    assert told.endswith("0 of 2 ensembles are slower, 1 faster, 1 not told apart.")
+
+
+def test_an_alpha_that_may_be_negative_has_no_regime():
+    row = {"ensemble": "e", "moment": "start", "width": 8} | EXPONENTS | {"alpha_low": -0.1}
+    (line,) = regime_lines(pd.DataFrame([row]), {"width": [8]})
+    assert line.endswith("no exponents with intervals could be fitted.")
+
+
+def test_the_largest_gap_of_couplings_is_told():
+    (told,) = transport_sentence(transport(gap=(0.1, 0.25), other=(0.9, 0.8)))
+    assert "by up to 25 %" in told
+
+
+def test_transients_lie_between_the_least_and_the_largest():
+    row = {"realisation": "ensemble", "start": "warm", "transient_time_share": 0.1}
+    factors = ((8, 4.0), (16, 2.0), (32, 3.0))
+    table = pd.DataFrame([row | {"n": n, "transient_factor": factor} for n, factor in factors])
+    (told,) = transient_summary(table, {"n": [8, 16, 32]})
+    assert told.endswith("is between 2 (n 16) and 4 (n 8).")
+
+
+def test_the_flow_with_the_worst_path_length_is_named():
+    table = pd.DataFrame({"n": [8, 16, 32], "discretisation": [0.2, -0.3, 0.01]})
+    table = table.assign(realisation="0", at="end", start="cold", dynamics="gradient_flow")
+    (told,) = integration_sentence(table, {"n": [8, 16, 32]})
+    assert "at most 30 % (n 16, cold start)" in told
