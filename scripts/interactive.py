@@ -77,6 +77,7 @@ def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
             {
                 "label": study_label(settings, varied),
                 "settings": {key: str(settings.get(key, "none")) for key in varied},
+                "bound": settings.get("temperature", 0) > 0,  # which Langevin dynamics alone reads
                 "starts": {str(start): curves(of) for start, of in rows.groupby("start")},
             }
         )

@@ -1029,6 +1029,38 @@ def test_the_discretisation_at_a_temperature_is_named_by_the_heat(tables, drawn)
     assert "heat" in label and "action" not in label
 
 
+BOUND = "at a temperature: {} bounds"
+
+
+@pytest.mark.parametrize("name", [*BOUNDED, "outcomes"])
+def test_bounds_at_a_temperature_are_called_so(name, tables):
+    which = BOUND.format("upper" if name == "speed_limit_time" else "lower")
+    for temperatures, told in (((0.0,), False), ((0.0, 0.1), True)):
+        words = texts(draw(name, tables | at_temperatures(*temperatures)))
+        assert (which in words) == told
+        assert not any(text.startswith("at a temp") and text != which for text in words)
+
+
+def test_bounds_at_a_temperature_are_no_points_of_a_correlation(tables):
+    ends = at_temperatures(0.0, 0.1)["outcomes"]
+    panels_of = draw("generalisation", tables | {"outcomes": ends}).axes
+    alone = draw("generalisation", tables | {"outcomes": ends[ends["temperature"] == 0]}).axes
+    for panel, other in zip(panels_of, alone, strict=True):
+        drawn, exact = (sum(len(line.get_xdata()) for line in of.lines) for of in (panel, other))
+        assert drawn == exact > 0
+
+
+def test_ensembles_with_a_prediction_alone_keep_their_colour_in_the_legend():
+    """Beyond the stability limit the loss rises from the first step on, and T/T_SL is missing."""
+    given = study([{"dynamics": name} for name in ("nesterov", "sgd")], 1)
+    table = given["speed_limits"]
+    measured = [c for c in table if c.startswith(QUANTITIES) and "predicted" not in c]
+    lacking = table[measured].mask(table["dynamics"] == "sgd")
+    for name in ("inefficiency_time", "inefficiency_factors"):
+        words = texts(draw(name, given | {"speed_limits": table.assign(**lacking)}))
+        assert "minibatches" in words
+
+
 def test_a_legend_without_linearised_networks_names_none(tables):
     """Networks of several layers have a prediction at temperature 0 only."""
     limits = at_temperatures(0.0, 0.1)["speed_limits"]
@@ -1065,7 +1097,7 @@ def test_legends_name_no_ensemble_without_a_curve(name):
     given = study([{"dynamics": name} for name in ("adam", "nesterov", "sgd")], 1)
     table = given["speed_limits"]
     ratios = [column for column in table if column.startswith(("inefficiency", "speed_limit_time"))]
-    lacking = table[ratios].mask(table["dynamics"] == "adam")
+    lacking = table[["time_lambda_1", *ratios]].mask(table["dynamics"] == "adam")
     words = texts(draw(name, given | {"speed_limits": table.assign(**lacking)}))
     assert "Adam" not in words and {"Nesterov", "minibatches"} <= set(words)
     assert "Adam" in texts(draw(name, given))

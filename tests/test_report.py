@@ -161,7 +161,7 @@ def test_interactive_page_on_a_phone_with_many_ensembles_and_the_keyboard(page):
     curve = {"time_lambda_1": [1.0, 10.0], "inefficiency": [2.0, 3.0], "runs": []}
     ensembles = [
         {"label": f"a case of a long name, number {k}", "settings": {"case": f"case {k}"},
-         "starts": {"cold": curve, "warm": curve}} for k in range(12)
+         "bound": k == 0, "starts": {"cold": curve, "warm": curve}} for k in range(12)
     ]  # fmt: skip
     study = {"varied": {"case": [e["settings"]["case"] for e in ensembles]}, "sequential": False,
              "ensembles": ensembles}  # fmt: skip
@@ -182,6 +182,7 @@ def test_interactive_page_on_a_phone_with_many_ensembles_and_the_keyboard(page):
     assert len(set(colours)) == 12
     page.get_by_label("warm", exact=True).check()
     assert page.locator("th").all_inner_texts()[2] == "\u03bb\u2081 (T \u2212 tw)"
+    assert page.locator("tbody tr").first.locator("td").nth(3).inner_text() == "\u2265 3"
     page.locator("select[name=study]").select_option("other")
     assert page.evaluate("document.activeElement.name") == "study"
     page.set_viewport_size({"width": 1200, "height": 700})

@@ -165,7 +165,7 @@ def dependencies(sources: dict[str, set[str]]) -> str:
         OWN_MODEL_KEYS,
         SUBSET_KEYS,
     )
-    from pipeline.settings import PLAN_PARTS, RULES
+    from pipeline.settings import KERNEL, PLAN_PARTS, RULES
 
     def some(names: Iterable[str]) -> str:
         return ", ".join(f"`{name}`" for name in names) or "none"
@@ -215,7 +215,9 @@ def dependencies(sources: dict[str, set[str]]) -> str:
     for rule, uses in RULES.items():
         read = [", ".join(uses.levels), *(PLAN_PARTS[part] for part in uses.plan)]
         read = "; ".join(filter(None, read)) or "none"
-        settings = [f"- config keys: {some(uses.config)}", f"- run settings: {read}"]
+        above = " (the last three where n x outputs is above the first of them, before or after)"
+        keys = some(uses.config) + (above if uses.config == KERNEL else "")
+        settings = [f"- config keys: {keys}", f"- run settings: {read}"]
         file = uses.file.replace("{wildcards.figure}", "NAME")
         lines += section(rule, uses.script, settings, file)
     for rule, settings in {

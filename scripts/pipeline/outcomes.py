@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
-from pipeline.tables import THRESHOLD, at_a_temperature, of_one_kernel
+from pipeline.tables import THRESHOLD, of_one_kernel, without_bounds
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 Array = NDArray[np.float64]
@@ -52,8 +52,6 @@ MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
 # Independent ones behind a percentile interval of a rank correlation: with 5 it covers 84 to 88 %
 # instead of 95 %, with 3 starts 69 %, in however many ensembles.
 FEWEST_POINTS = 7
-# At a temperature only bounded, more loosely the higher it is: a difference may be the bound's.
-BOUNDED = ("inefficiency", "prediction_ratio", "speed_limit_time")
 OF_THE_END = ("test_error", "test_loss")  # whatever the start: told from the cold one
 
 
@@ -101,12 +99,6 @@ def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
         return runs
     words = runs[THRESHOLD].map(str)
     return runs[words == words.value_counts(sort=False).idxmax()]
-
-
-def without_bounds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows without what is no value there but a bound, of which tests claim nothing."""
-    names = [name for name in BOUNDED if name in runs]
-    return runs.assign(**{name: runs[name].mask(at_a_temperature(runs)) for name in names})
 
 
 def outcomes(

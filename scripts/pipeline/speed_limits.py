@@ -439,7 +439,8 @@ def warn_of_first_snapshot(table: pd.DataFrame) -> None:
     print(
         f"warning: {100 * drops[0] / drops[-1]:.0f} % of the loss drop lie before the first "
         "snapshot, where no time is resolved, and T/T_SL at the end counts all the time after it: "
-        "lower first_snapshot; if targets are far larger than outputs at the start, divide them"
+        "lower first_snapshot, or the learning rate where it is one step; if targets are far "
+        "larger than outputs at the start, divide them"
     )
 
 

@@ -36,12 +36,15 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
             style.panel_title(panel, next(letters), f"{start} start: {word}")
             panel.set_xlabel(f"Training time {style.TIME_LABELS[start]}")
             panel.set_ylabel(symbol)
+            if column == "inefficiency":
+                style.note_bounds(panel, of_start, column)
             if len(of_start) == 0:
                 style.say(panel)
         note = {"va": "top", "fontsize": 6, "color": style.GREY, "transform": row[0].transAxes}
         row[0].text(0.03, 0.96, discretisation_note(of_start), **note)
     style.finish_bounded(axes.ravel(), notes)
-    style.colour_legend(figure, style.with_values(shown, speed_limits, "inefficiency"))
+    drawn = [name for column in COLUMNS for name in (column, f"{column}_predicted")]
+    style.colour_legend(figure, style.with_values(shown, speed_limits, drawn))
     band = results.band_name(speed_limits, "inefficiency")
     measured = f"measured, {results.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}

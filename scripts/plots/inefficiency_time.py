@@ -38,11 +38,13 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
                 style.plot_curve(panel, rows, column, ensemble, kind)
         style.panel_title(panel, letter, f"{start} start")
         panel.set_xlabel(f"Training time {style.TIME_LABELS[start]}")
+        style.note_bounds(panel, of_start, "inefficiency")
         if len(of_start) == 0:
             style.say(panel)
     axes[0, 0].set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
     style.finish_bounded(axes[0], {axes[0, 0]: style.forbidden(speed_limits)})
-    style.colour_legend(figure, style.with_values(shown, speed_limits, "inefficiency"))
+    drawn = [column for column, _ in curves.values()]
+    style.colour_legend(figure, style.with_values(shown, speed_limits, drawn))
     found = {k: v for k, (c, v) in curves.items() if speed_limits[c].notna().any()}
     if "measured" in found:
         found["measured"] += f", {results.run_count(speed_limits)} each"

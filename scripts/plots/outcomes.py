@@ -80,6 +80,8 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         if not drawn:
             style.leave_empty(panel, reached=(ends["start"] == start).any())
             continue
+        if column == "inefficiency":
+            style.note_bounds(panel, ends[ends["start"] == start], column)
         if panel.dataLim.y0 > 0 and panel.dataLim.y1 > WIDE * panel.dataLim.y0:
             style.log_axes(panel, "y")
         empty = without_value(ends[ends["start"] == start], column, axis, places)

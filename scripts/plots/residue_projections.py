@@ -45,7 +45,9 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
         panel.set_xlabel("Rank $k$ of the NTK eigenvector")
         found = spectrum(spectra, shown.path, moment, kernel)
         if found is None:
-            style.say(panel, style.NOTHING if moment == "start" else style.NEVER_WARM)
+            there = moment in spectra["moment"].values[spectra["ensemble"].values == shown.path]
+            reached = there or moment == "start"
+            style.say(panel, style.NOTHING if reached else style.NEVER_WARM)
             continue
         fit = results.fitted(exponents, shown.path, moment, kernel)
         fits += fit is not None

@@ -28,10 +28,12 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         if not any(some):
             style.leave_empty(panel, reached=(speed_limits["start"] == start).any())
             continue
+        of_start = speed_limits[speed_limits["start"] == start]
+        style.note_bounds(panel, of_start, "speed_limit_time", "upper")
         style.log_axes(panel, "xy")
         draw_bound(panel, style.forbidden(speed_limits))
         style.log_axes(panel, "xy")
-    style.colour_legend(figure, style.with_values(shown, speed_limits, "speed_limit_time"))
+    style.colour_legend(figure, style.with_values(shown, speed_limits, ["speed_limit_time"]))
     band = results.band_name(speed_limits, "speed_limit_time")
     measured = f"measured, {results.run_count(speed_limits)} each"
     kinds = {"measured": measured, "predicted": "predicted from the NTK spectrum"}

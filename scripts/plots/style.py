@@ -414,15 +414,32 @@ def leave_empty(axes: Axes, reached: bool = True) -> None:
     axes.set_yticks([])
 
 
-def with_values(shown: list[Ensemble], table: pd.DataFrame, column: str) -> list[Ensemble]:
+def note_bounds(axes: Axes, rows: pd.DataFrame, column: str, which: str = "lower") -> None:
+    """Say in a panel that what it draws of runs at a temperature are bounds.
+
+    Args:
+        axes: the panel.
+        rows: what it draws.
+        column: of T/T_SL or T_SL.
+        which: "lower" or "upper" bounds.
+    """
+    if (at_a_temperature(rows) & rows[column].notna()).any():
+        place = {"transform": axes.transAxes, "va": "top", "fontsize": 6, "color": GREY}
+        axes.text(0.03, 0.97, f"at a temperature: {which} bounds", **place)
+
+
+def with_values(
+    shown: list[Ensemble], table: pd.DataFrame, columns: Sequence[str]
+) -> list[Ensemble]:
     """Return the ensembles that have a value of a column, all if none has: Adam has no T/T_SL.
 
     Args:
         shown: all ensembles.
-        table: with the columns ensemble and ``column``.
-        column: what a figure draws.
+        table: with ``ensemble``, ``time_lambda_1`` and the columns.
+        columns: what a figure draws.
     """
-    there = set(table.loc[table[column].notna(), "ensemble"])
+    table = table[table["time_lambda_1"].notna()]
+    there = set(table.loc[table[list(columns)].notna().any(axis=1), "ensemble"])
     return [ensemble for ensemble in shown if ensemble.path in there] or shown
 
 

@@ -375,10 +375,10 @@ class GradientFlow(Evolution):
     Between the ends of a step gradient and loss are read off cubic Hermite polynomials, through
     both ends and their slopes, and positions off a curve between that of the velocities and the
     chord: straightened as far as frees its int |u'|^2 dt from the noise of stiff directions, by the
-    identity int |u'|^2 dt = loss drop, step by step. The snapshot times cost no gradients and do
-    not change the steps. Path length and action are integrals of this curve's |u'| and |u'|^2,
-    exact to rounding for the action and by Gauss-Legendre quadrature (16 nodes a step) for the
-    length; ``velocity_noise`` is the part of the action that went.
+    identity int |u'|^2 dt = loss drop, step by step from the second on. The snapshot times cost no
+    gradients and do not change the steps. Path length and action are integrals of this curve's |u'|
+    and |u'|^2, exact to rounding for the action and by Gauss-Legendre quadrature (16 nodes a step)
+    for the length; ``velocity_noise`` is the part of the action that went.
     Against the exact flow all three, and the loss, have the error of the integrator.
 
     ``time`` and all that goes with it stop at ``until``, while the last step may end beyond it;
