@@ -426,6 +426,7 @@ def note_bounds(axes: Axes, rows: pd.DataFrame, column: str, which: str = "lower
     if (at_a_temperature(rows) & rows[column].notna()).any():
         place = {"transform": axes.transAxes, "va": "top", "fontsize": 6, "color": GREY}
         axes.text(0.03, 0.97, f"at a temperature: {which} bounds", **place)
+        axes.margins(y=0.15)  # room for it
 
 
 def with_values(
