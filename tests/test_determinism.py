@@ -14,8 +14,7 @@ import subset
 import time_unit
 import torch
 import train
-from conftest import ROOT
-from test_training import SETTINGS
+from conftest import ROOT, TRAINING
 
 from pipeline.files import FINISHED, remove
 from pipeline.stores import read_netcdf, read_snapshots
@@ -23,7 +22,7 @@ from pipeline.stores import read_netcdf, read_snapshots
 PAGE = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
 CONVOLUTIONS = {"model": "myrtle5", "width": 4, "precision": "float32", "final_time": 3}
 ALL = (
-    SETTINGS
+    TRAINING
     | CONVOLUTIONS
     | {
         "relative_tolerance": 1e-3,

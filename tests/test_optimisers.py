@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
-from speedlimits.speed_limit import preconditioned_length_squared
+from speedlimits.optimisers import (
+    Adam,
+    HeavyBall,
+    MinibatchDescent,
+    Nesterov,
+    preconditioned_length_squared,
+)
 
 EIGENVALUES = torch.tensor([1.0, 0.3, 0.05], dtype=torch.float64)
 START = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)

@@ -31,9 +31,14 @@ from speedlimits.dynamics import (
 from speedlimits.gradient import TrainingLoss
 from speedlimits.layers import start_variances
 from speedlimits.networks import parameter_ranges
-from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
+from speedlimits.optimisers import (
+    Adam,
+    HeavyBall,
+    MinibatchDescent,
+    Nesterov,
+    preconditioned_length_squared,
+)
 from speedlimits.snapshots import snapshot_times
-from speedlimits.speed_limit import preconditioned_length_squared
 
 # name: (units, long_name)
 RECORDED = {

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from speedlimits.dynamics import LossAndGradient, _ConstantStep
@@ -105,7 +106,7 @@ class Adam(_ConstantStep):
 
     Without inertia it is the flow theta' = -D^-1 grad L with D = sqrt(v) + epsilon per weight. By
     Cauchy and Schwarz, weight by weight, T (L_0 - L_T) >= sum_i D_i (theta_T - theta_0)_i^2 with
-    the harmonic mean D_i = T / int D_i^-1 dt (``speed_limit.preconditioned_length_squared``). With
+    the harmonic mean D_i = T / int D_i^-1 dt (``preconditioned_length_squared``). With
     inertia the loss makes room for the energy L + ``kinetic_energy`` (docs/theory.md, section 8).
 
     Attributes:
@@ -170,6 +171,27 @@ class Adam(_ConstantStep):
 
     def _step_description(self) -> str:
         return f"Adam's learning rate {self.step:.6g}"
+
+
+def preconditioned_length_squared(
+    time: ArrayLike, displacement: ArrayLike, inverse_metric_integral: ArrayLike
+) -> NDArray[np.float64]:
+    """Return |theta_T - theta_0|_D^2, the squared displacement in Adam's mean metric.
+
+    sum_i D_i (theta_T - theta_0)_i^2 with the harmonic mean D_i = T / int D_i^-1 dt over the same
+    time (docs/theory.md, section 8).
+
+    Args:
+        time: training time T since the start, shape (...).
+        displacement: theta_T - theta_0, shape (..., P).
+        inverse_metric_integral: int D^-1 dt since the start, shape (..., P).
+
+    Returns:
+        The squared length, shape (...), in units of loss x time; 0 where no time has passed.
+    """
+    time, displacement = np.asarray(time, float), np.asarray(displacement, float)
+    integral = np.where(time[..., None] > 0, inverse_metric_integral, 1.0)
+    return (displacement**2 * time[..., None] / integral).sum(axis=-1)
 
 
 class MinibatchDescent(_ConstantStep):

@@ -110,27 +110,6 @@ def kinematic_inefficiency(
     return inefficiency(time, geodesic_length_squared, action)
 
 
-def preconditioned_length_squared(
-    time: ArrayLike, displacement: ArrayLike, inverse_metric_integral: ArrayLike
-) -> Array:
-    """Return |theta_T - theta_0|_D^2, the squared displacement in Adam's mean metric.
-
-    sum_i D_i (theta_T - theta_0)_i^2 with the harmonic mean D_i = T / int D_i^-1 dt over the same
-    time (docs/theory.md, section 8).
-
-    Args:
-        time: training time T since the start, shape (...).
-        displacement: theta_T - theta_0, shape (..., P).
-        inverse_metric_integral: int D^-1 dt since the start, shape (..., P).
-
-    Returns:
-        The squared length, shape (...), in units of loss x time; 0 where no time has passed.
-    """
-    time, displacement = np.asarray(time, float), np.asarray(displacement, float)
-    integral = np.where(time[..., None] > 0, inverse_metric_integral, 1.0)
-    return (displacement**2 * time[..., None] / integral).sum(axis=-1)
-
-
 def energetic_inefficiency(
     time: ArrayLike, preconditioned_length_squared: ArrayLike, energy_drop: ArrayLike
 ) -> Array:
