@@ -11,7 +11,7 @@ rule ntk_start:
         inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["kernel_threads"]
     resources:
-        mem_mb=inputs.kernel_megabytes(PLAN, CONFIG),
+        mem_mb=inputs.kernel_megabytes(SETTINGS),
         runtime=240,
         gpu=inputs.gpu_count(COMPUTE["device"]),
         device=COMPUTE["device"],
@@ -40,7 +40,7 @@ rule ntk_warm:
         inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["kernel_threads"]
     resources:
-        mem_mb=inputs.kernel_megabytes(PLAN, CONFIG),
+        mem_mb=inputs.kernel_megabytes(SETTINGS),
         runtime=240,
         gpu=inputs.gpu_count(COMPUTE["device"]),
         device=COMPUTE["device"],
@@ -68,7 +68,7 @@ rule ntk_end:
         inputs.torch_environment(COMPUTE["device"])
     threads: COMPUTE["kernel_threads"]
     resources:
-        mem_mb=inputs.kernel_megabytes(PLAN, CONFIG),
+        mem_mb=inputs.kernel_megabytes(SETTINGS),
         runtime=240,
         gpu=inputs.gpu_count(COMPUTE["device"]),
         device=COMPUTE["device"],

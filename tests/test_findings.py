@@ -714,6 +714,9 @@ def test_the_only_ensemble_with_a_warm_start_is_named():
     three = [*rows[:2], rows[0] | {"ensemble": "c", "case": "c", "inefficiency": np.nan}]
     (cold,) = range_sentences(pd.DataFrame(three), {"case": ["a", "b", "c"]})[:1]
     assert cold == "From the cold start T/T_SL ends at 2 in 2 of 3 ensembles."
+    noisy = pd.DataFrame(three).assign(dynamics="langevin", temperature=0.1)
+    (cold,) = range_sentences(noisy, {"case": ["a", "b", "c"]})[:1]
+    assert cold == "From the cold start T/T_SL ends at 2 in 2 of 3 ensembles, a lower bound."
     shared = [rows[0] | {"case": np.nan}, *(r | {"start": "warm"} for r in rows[:2])]
     cold, warm = range_sentences(pd.DataFrame(shared), {"case": ["a", "b"]})
     assert cold == "From the cold start T/T_SL ends at 2."  # one run, of two thresholds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import re
 import shutil
@@ -13,8 +12,7 @@ from typing import Any
 
 from pipeline.config import langevin_problems, problems_where_asked
 from pipeline.runs import Ensemble, Plan, Refusal, refuse, subset_file, subset_slug
-from pipeline.settings import FIGURES
-from pipeline.sources import source
+from pipeline.settings import FIGURES, RuleSettings
 from pipeline.suggestions import did_you_mean
 
 TABLES = (
@@ -283,7 +281,7 @@ def torch_environment(device: str) -> str:
     return "../envs/torch-cuda.yaml" if device == "cuda" else "../envs/torch.yaml"
 
 
-def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any, int], int]:
+def kernel_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
     """Return a function from wildcards and attempt to the memory of an NTK job.
 
     Two kernels of (n C)^2 float64 are alive (start and now), and the eigenvalue solver works on
@@ -291,15 +289,11 @@ def kernel_megabytes(plan: Plan, config: dict) -> Callable[[Any, int], int]:
     may be stored. 1000 MB hold Python, torch and the data. A retry (profiles/slurm) gets more by
     the number of the attempt.
     """
-
-    @functools.cache
-    def outputs(dataset: str) -> int:
-        return source(dataset, config["datasets"][dataset]).outputs
+    kernel = settings.config["kernel"]
 
     def megabytes(wildcards: Any, attempt: int) -> int:
-        count = outputs(wildcards.dataset)
-        rows = plan.settings("subset", wildcards.subset)["n"] * count
-        kernel, stored = config["kernel"], 0
+        count, stored = settings.source(wildcards.dataset).outputs, 0
+        rows = settings.plan.settings("subset", wildcards.subset)["n"] * count
         if rows > kernel["full_rows_limit"]:
             stored = rows * (rows <= kernel["stored_rows_limit"])
             rows //= count

@@ -190,7 +190,8 @@ class RuleSettings:
         self.plan = plan
         self._file_digests: dict[str, str] = {}
         self._model_digests: dict[str, str] = {}
-        self._source = functools.cache(lambda name: source(name, config["datasets"][name]))
+        # Name of a data set -> what it holds; a user's file is read for it, once.
+        self.source = functools.cache(lambda name: source(name, config["datasets"][name]))
 
     @property
     def archive_sha256(self) -> str:
@@ -297,7 +298,7 @@ class RuleSettings:
         Up to ``full_rows_limit`` it is computed whole, whatever that is, and nothing else of a
         quadrature matters.
         """
-        data = self._source(wildcards.dataset)
+        data = self.source(wildcards.dataset)
         rows = settings["n"] * data.outputs
         if data.samples is None or rows > settings["full_rows_limit"]:
             return settings

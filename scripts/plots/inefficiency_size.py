@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.tables import at_a_temperature
+from pipeline.tables import without_bounds
 from plots import results, style
 from plots.style import Abscissa
 
@@ -38,7 +38,6 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
     shown = style.ensembles(speed_limits)
     against = style.abscissa(speed_limits)
     colours = style.palette(len(against.series), sequential=False)
-    numbered = False
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
         ends = results.last_rows(speed_limits, start)
         for colour, paths in zip(colours, against.series.values(), strict=True):
@@ -96,8 +95,8 @@ def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.Dat
     if len(rows) == 0 or not np.isfinite(rows["slope"].iloc[0]):
         return
     row = rows.iloc[0]
-    tested = ends["inefficiency"].notna() & ~at_a_temperature(ends)
-    runs = ends[(ends["realisation"].astype(str) != "ensemble") & tested]
+    runs = without_bounds(ends[ends["realisation"].astype(str) != "ensemble"])
+    runs = runs[runs["inefficiency"].notna()]
     x = runs["ensemble"].map(against.positions).to_numpy(float)
     centre = np.log(x).mean(), np.log(runs["inefficiency"].astype(float)).mean()
     line = np.array([x.min(), x.max()])

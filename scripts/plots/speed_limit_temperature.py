@@ -65,14 +65,14 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     several = results.has_interval(ends, "inefficiency")
     bounds = f"a: from above, b: from below; {results.run_count(runs)} each"
     bounds = results.with_interval(bounds, ends, several)
-    kinds = {
-        bounds: {"marker": "o", "linestyle": "none"},
-        "linearised network, exact": max(map(exact_line, (rows for _, rows in series)), key=len),
+    kinds = {bounds: {"marker": "o", "linestyle": "none"}}
+    if ends["inefficiency_predicted"].notna().any():  # not of several layers at a temperature
+        lines = map(exact_line, (rows for _, rows in series))
+        kinds["linearised network, exact"] = max(lines, key=len)
+    kinds |= {
         "c: loss drop": DROP | {"mfc": "white"},
         "c: free-energy drop, from below to above": {"linewidth": 3, "alpha": 0.35},
     }
-    if ends["inefficiency_predicted"].isna().all():  # of several layers, without temperature 0
-        del kinds["linearised network, exact"]
     if empty:
         kinds["no value there"] = style.WITHOUT_VALUE
     handles = [

@@ -371,15 +371,14 @@ def range_sentences(
             name_of(row, axes) + (", a lower bound" if below else "")
             for row, below in zip((low, high), bound, strict=True)
         ]
-        where = " in every ensemble" if count > 1 else ""
-        where += ", a lower bound" if bound.all() else ""
-        if len(rows) < count:
-            only = f" ({names[0]}, the only ensemble that has it)"
-            where = only if len(rows) == 1 else f" in {len(rows)} of {count} ensembles"
-        text = f"at {ends[0]}{where}"
+        part = f" in {len(rows)} of {count} ensembles" if len(rows) < count else ""
         if ends[0] != ends[1]:
-            where = where if len(rows) < count else ""
-            text = f"between {ends[0]} ({names[0]}) and {ends[1]} ({names[1]}){where}"
+            text = f"between {ends[0]} ({names[0]}) and {ends[1]} ({names[1]}){part}"
+        elif part and len(rows) == 1:
+            text = f"at {ends[0]} ({names[0]}, the only ensemble that has it)"
+        else:
+            where = part or (" in every ensemble" if count > 1 else "")
+            text = f"at {ends[0]}{where}{', a lower bound' if bound.all() else ''}"
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
     if sentences and warm_starts is not None:
         sentences += _missing_warm_starts(whole, warm_starts, axes)
