@@ -14,7 +14,7 @@ min_version("9.0")
 
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
-from pipeline import inputs
+from pipeline import inputs, planned
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
@@ -31,15 +31,21 @@ configfile: "config.yaml" if Path("config.yaml").is_file() else f"{workflow.base
 report: "report/workflow.rst"
 
 
+# A cluster's job takes what the Snakemake that submitted it had read.
+PLANNED = None if workflow.is_main_process else planned.stored()
 try:
-    CONFIG = validated(config, workflow.configfiles, workflow.config_settings.config)
+    CONFIG = (
+        PLANNED.config
+        if PLANNED
+        else validated(config, workflow.configfiles, workflow.config_settings.config)
+    )
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 config.update(CONFIG)  # captions read it too: without what null removes
 register(workflow)
 PLAN = Plan(CONFIG)
-SETTINGS = RuleSettings(CONFIG, PLAN)
+SETTINGS = RuleSettings(CONFIG, PLAN, PLANNED)
 COMPUTE = CONFIG["compute"]
 
 
@@ -128,6 +134,7 @@ rule clean_states:
 onstart:
     refuse_what_cannot_start(workflow.resource_settings.cores)
     if not workflow.local_exec:
+        planned.store(CONFIG, SETTINGS.models(), SETTINGS.files())
         inputs.warn_of_cpu_jobs(COMPUTE["device"])
 
 

@@ -38,7 +38,10 @@ def obstacle() -> str:
     if (SETTINGS / "slurm.conf").exists():
         first = (SETTINGS / "slurm.conf").read_text().splitlines()[0]
         if first.startswith(MARK):
-            Cluster(Path(first.removeprefix(MARK))).stop()
+            folder = Path(first.removeprefix(MARK))
+            if alive(read_pid(folder / "owner.pid")):
+                return "the cluster of another test session runs on this machine"
+            Cluster(folder).stop()
             return ""
         return f"{SETTINGS / 'slurm.conf'} is there: this machine belongs to a cluster"
     return ""
@@ -120,6 +123,7 @@ class Cluster:
         Raises:
             RuntimeError: if they are not within 30 s.
         """
+        (self.folder / "owner.pid").write_text(str(os.getpid()))
         self._start_munge()
         for path in ("state", *(f"spool/{name}" for name in NODES)):
             (self.folder / path).mkdir(parents=True)

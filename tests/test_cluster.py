@@ -4,6 +4,7 @@ There is no conda-forge in these tests, so no environment is solved; the wiring 
 environment file, its activation and its script runs with conda_stand_in.py in conda's place.
 """
 
+import io
 import itertools
 import os
 import re
@@ -11,13 +12,18 @@ import shutil
 import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
+import yte
 from checkouts import checkout, snakemake
 from conftest import ROOT
 
 from pipeline import inputs
+from pipeline.config import validated
+from pipeline.runs import Plan
+from pipeline.settings import RuleSettings
 
 GPU_RULES = {"time_unit", "train", "ntk_start", "ntk_warm", "ntk_end"}
 NEED_TORCH = {"infinite_width", "time_unit", "train", "ntk", "theory_langevin"}
@@ -79,9 +85,37 @@ def test_slurm_profile_names_rules_that_exist():
         assert profile[key] == default[key]
     # A limit here would count over the whole cluster.
     assert "gpu" not in profile.get("resources", {})
-    partitions = yaml.safe_load((ROOT / profile["slurm-partition-config"]).read_text())
+    partitions = yaml.safe_load((ROOT / "profiles/slurm/partitions.yaml").read_text())
     gpu = {name: limits["max_gpu"] for name, limits in partitions["partitions"].items()}
     assert sorted(count > 0 for count in gpu.values()) == [False, True]
+
+
+@pytest.mark.parametrize(
+    "words", [["--workflow-profile", "mine"], ["--workflow-profile=mine"], ["--profile", "mine"]]
+)
+def test_a_profile_takes_the_partitions_beside_it(tmp_path, monkeypatch, words):
+    """The plugin would look for them from the working folder, the profile knows where it is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words, "--directory", "elsewhere"])
+    profile = (ROOT / "profiles/slurm/config.yaml").read_text()
+    found = yte.process_yaml(io.StringIO(profile), require_use_yte=True)
+    assert found["slurm-partition-config"] == str(tmp_path / "mine/partitions.yaml")
+
+
+def test_kernels_ask_the_node_for_what_the_card_does_not_hold():
+    def asked(device, attempt):
+        config = yaml.safe_load((ROOT / "config.yaml").read_text())
+        config["compute"]["device"] = device
+        config["kernel"]["memory_gb"] = 40.0
+        config = validated(config, [], {})
+        settings = RuleSettings(config, Plan(config))
+        wildcards = SimpleNamespace(dataset="cifar10", subset="n512-balanced-subset0")
+        return inputs.kernel_megabytes(settings)(wildcards, attempt)
+
+    matrices = 4 * (512 * 10) ** 2 * 8 / 1e6
+    assert asked("cpu", 1) == int(1000 + 40_000 + matrices)
+    assert asked("cuda", 1) == int(4000 + matrices)
+    assert asked("cuda", 3) == int(2 * (4000 + matrices))
 
 
 def slurm_rules():

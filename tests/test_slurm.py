@@ -44,13 +44,10 @@ def cluster():
 
 
 def adapt(folder, **changes):
-    """Adapt the shipped profile as a user would: no account, squeue for status, short waits."""
+    """Adapt the shipped profile as a user would: short waits."""
     path = folder / "profiles/slurm/config.yaml"
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    del profile["default-resources"]
     profile |= {
-        "slurm-no-account": True,
-        "slurm-status-command": "squeue",  # sacct needs a database
         "slurm-init-seconds-before-status-checks": 2,
         "seconds-between-status-checks": 2,
         "latency-wait": 10,

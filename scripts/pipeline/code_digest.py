@@ -29,6 +29,18 @@ def code_digest(script: str, *more: str) -> str:
     return _digest(reachable(script, *more))
 
 
+def file_digests(files: Iterable[str]) -> dict[str, str]:
+    """Return the digest of each file by itself.
+
+    Args:
+        files: paths relative to scripts/.
+
+    Returns:
+        File -> sixteen hexadecimal digits, in order of the names.
+    """
+    return {file: _digest([file]) for file in sorted(files)}
+
+
 def folder_digest(folder: Path, *files: str) -> str:
     """Return the same digest of a user's files and of what they import from the same folder.
 

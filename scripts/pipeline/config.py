@@ -35,7 +35,9 @@ from pipeline.settings import FIGURES
 from pipeline.sources import TRAINING_POOL, Source, source
 from pipeline.suggestions import did_you_mean
 
-LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
+# Of a network. File systems take 255 bytes, and Slurm's plugin makes one name of a job's data set,
+# subset, network and dynamics: with usual names some 90 bytes beside the network.
+LONGEST_FOLDER_NAME = 160
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 # What `speedlimits.infinite_width` is derived for.

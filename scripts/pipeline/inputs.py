@@ -286,10 +286,13 @@ def kernel_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
 
     Two kernels of (n C)^2 float64 are alive (start and now), and the eigenvalue solver works on
     copies of one; above ``full_rows_limit`` they are output-traced, and beside them one full kernel
-    may be stored. 1000 MB hold Python, torch and the data. A retry (profiles/slurm) gets more by
-    the number of the attempt.
+    may be stored. 1000 MB hold Python, torch and the data, with CUDA's libraries 4000 (own choice);
+    ``memory_gb`` is then the card's. A retry (profiles/slurm) gets half as much more: what is known
+    before seldom lacks.
     """
     kernel = settings.config["kernel"]
+    on_card = gpu_count(settings.config["compute"]["device"])
+    working = 4000 if on_card else 1000 + 1000 * kernel["memory_gb"]
 
     def megabytes(wildcards: Any, attempt: int) -> int:
         count, stored = settings.source(wildcards.dataset).outputs, 0
@@ -297,7 +300,7 @@ def kernel_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
         if rows > kernel["full_rows_limit"]:
             stored = rows * (rows <= kernel["stored_rows_limit"])
             rows //= count
-        needed = 1000 + 1000 * kernel["memory_gb"] + 8e-6 * (4 * rows**2 + stored**2)
-        return int(attempt * needed)
+        needed = working + 8e-6 * (4 * rows**2 + stored**2)
+        return int(needed * (1 + attempt) / 2)
 
     return megabytes

@@ -236,14 +236,22 @@ def working(results: str | Path) -> int:
 
 
 def _locked(path: Path, tell: Callable[[], None]) -> int | None:
-    """Return a descriptor that holds the lock of a file, or None where there are no locks."""
+    """Return a descriptor that holds the lock of a file, or None where there are no locks.
+
+    Raises:
+        PermissionError: if the file is not there and cannot be made.
+    """
     told = False
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue  # its folder was removed in between
+        except PermissionError:
+            if not path.exists():
+                raise
+            file = os.open(path, os.O_RDONLY)  # another user's, who was killed
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -413,6 +413,12 @@ class Plan:
             slug = getattr(ensemble, level)
             self._settings[level, slug] = {key: plain(settings[key]) for key in keys}
 
+    @property
+    def models(self) -> set[str]:
+        """Names of all networks, with those of the Langevin experiment."""
+        of_runs = {of["model"] for (level, _), of in self._settings.items() if level == "network"}
+        return of_runs | {network["model"] for network in self.langevin}
+
     def settings(self, level: str, slug: str) -> dict[str, Any]:
         """Return the settings that a slug stands for.
 

@@ -19,6 +19,7 @@ from pipeline.cifar10 import OFFICIAL_SHA256
 from pipeline.code_digest import SCRIPTS, code_digest
 from pipeline.files import content_digest, own_file
 from pipeline.own_code import own_digest
+from pipeline.planned import Planned
 from pipeline.runs import Plan, is_own, plain
 from pipeline.sources import source
 
@@ -183,13 +184,15 @@ class RuleSettings:
     Args:
         config: a validated configuration.
         plan: its runs.
+        planned: in a cluster's job what it was planned with.
     """
 
-    def __init__(self, config: dict, plan: Plan):
+    def __init__(self, config: dict, plan: Plan, planned: Planned | None = None):
         self.config = config
         self.plan = plan
         self._file_digests: dict[str, str] = {}
-        self._model_digests: dict[str, str] = {}
+        self._model_digests = dict(planned.models) if planned else {}
+        self._planned = planned
         # Name of a data set -> what it holds; a user's file is read for it, once.
         self.source = functools.cache(lambda name: source(name, config["datasets"][name]))
 
@@ -220,9 +223,12 @@ class RuleSettings:
 
         def settings(wildcards: Any) -> dict[str, Any]:
             found: dict[str, Any] = {"code": digest, **dict(uses.fixed)}
+            files = [uses.script]
             if uses.file:
-                file = uses.file.format(wildcards=wildcards)
-                found["code"] = code_digest(uses.script, file)
+                files.append(uses.file.format(wildcards=wildcards))
+                found["code"] = code_digest(*files)
+            if self._planned:
+                self._planned.check_code(rule, *files)
             for key in uses.config:
                 found[key.split(".")[-1]] = lookup(self.config, key)
             for level in uses.levels:
@@ -305,6 +311,18 @@ class RuleSettings:
         left_out = ("stored_rows_limit", "quadrature_steps")
         kept = {key: value for key, value in settings.items() if key not in left_out}
         return kept | {"full_rows_limit": rows}
+
+    def files(self) -> set[str]:
+        """Return the scripts of all rules and what they load by name, relative to scripts/."""
+        named = {re.sub(r"{.*}", "*", uses.file) for uses in RULES.values() if uses.file}
+        found = {str(path.relative_to(SCRIPTS)) for form in named for path in SCRIPTS.glob(form)}
+        return found | {uses.script for uses in RULES.values()}
+
+    def models(self) -> dict[str, str]:
+        """Return the digests of the code of all the user's own networks of the plan."""
+        for model in sorted(self.plan.models):
+            self._own_code(model)
+        return self._model_digests
 
     def _own_code(self, model: str) -> dict[str, str]:
         """Return the digest of the user's code of a network, nothing for a built-in one."""

@@ -8,6 +8,7 @@ operating system may not reach other hosts, so a lock left by another host is ne
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import os
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interruption import announce_launcher, system_sentence
+from pipeline.planned import FOLDER as PLANNED
+from pipeline.planned import forget
 from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
@@ -38,6 +41,9 @@ FOLDERS = (
         )
     ),
 )  # fmt: skip
+OF_RULES = ("data", "runs", "studies", "theory", "report")  # folders of rules' outputs, in results
+# What Ctrl-C ends, as far as this process has come.
+_ended = ["before any job was started"]
 _held: list[int] = []  # descriptors that stay open as long as this process lives
 
 
@@ -91,9 +97,9 @@ def keep_records() -> None:
 
 
 def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:
-    """Spare who presses Ctrl-C while jobs are planned a traceback through Snakemake."""
+    """Spare who presses Ctrl-C while jobs are planned, or twice, a traceback through Snakemake."""
     if issubclass(kind, KeyboardInterrupt):
-        sys.stderr.write("stopped by Ctrl-C before any job was started\n")
+        sys.stderr.write(f"stopped by Ctrl-C {_ended[-1]}\n")
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -122,6 +128,10 @@ def refuse_what_cannot_start(cores: int | None) -> None:
     if cores is not None and cores < 1:
         raise Refusal(f"--cores is {cores}, with which no job can start; give at least 1")
     refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
+    _ended.append(
+        "while jobs were being stopped; some may still run, or wait on a cluster (squeue --me, "
+        "scancel); the same command continues from what is stored"
+    )
 
 
 def folder_problems(name: str, *, written: bool = False) -> list[str]:
@@ -152,6 +162,46 @@ def folder_problems(name: str, *, written: bool = False) -> list[str]:
             "permissions, or work in another folder (--directory)"
         ]
     return []
+
+
+def mark_without_record(state: Path, root: str | Path = "results") -> int:
+    """Mark results that Snakemake has no record of as incomplete, so that it makes them again.
+
+    The Snakemake that submits a cluster's job writes the record, of configuration and code among
+    others, when it learns that the job has ended. Killed before, it leaves a result that would be
+    taken for one of whatever configuration comes next.
+
+    Args:
+        state: folder of Snakemake's state.
+        root: folder of the results, as rules name it.
+
+    Returns:
+        The number of results that were marked.
+    """
+    records, marks, found = state / "metadata", state / "incomplete", []
+    if not records.is_dir():
+        return 0
+    for name in OF_RULES:
+        for folder, inner, files in os.walk(Path(root, name), followlinks=True):
+            inner[:] = [name for name in inner if not name.startswith(".") and name[-5:] != ".zarr"]
+            paths = (os.path.join(folder, file) for file in files)
+            found += [p for p in paths if not (records / _record_name(p, records)).exists()]
+    for path in found:
+        mark = marks / _record_name(path, records)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text('{"external_jobid": null}')
+    return len(found)
+
+
+def _record_name(path: str, folder: Path) -> Path:
+    """Return the name that Snakemake gives the record of a file, in parts that a folder can hold.
+
+    As ``snakemake.persistence`` has it, which cannot be asked before jobs are planned.
+    """
+    most = os.pathconf(folder, "PC_NAME_MAX") - 1
+    name = base64.urlsafe_b64encode(path.encode()).decode()
+    parts = [name[start : start + most] for start in range(0, len(name), most)]
+    return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
 
 
 def settle_times(root: str | Path = "results") -> int:
@@ -197,7 +247,7 @@ def take_over(folder: str | Path = STATE) -> list[Path]:
     removed: list[Path] = []
     with contextlib.suppress(OSError):  # no such locks here: Snakemake asks for --unlock itself
         folder.mkdir(exist_ok=True)
-        file = os.open(folder / "speedlimits_owners", os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(folder / "speedlimits_owners", os.O_RDWR | os.O_CREAT, 0o666)
         _held.append(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,7 +256,7 @@ def take_over(folder: str | Path = STATE) -> list[Path]:
             os.lseek(file, 0, os.SEEK_END)  # for Snakemake to say
             os.write(file, f"{socket.gethostname()}\n".encode())
             return removed
-        removed = _remove_stale(file, folder / "locks")
+        removed = _remove_stale(file, folder)
         number = settle_times()
         if number:
             sys.stderr.write(
@@ -218,11 +268,11 @@ def take_over(folder: str | Path = STATE) -> list[Path]:
     return removed
 
 
-def _remove_stale(file: int, locks: Path) -> list[Path]:
+def _remove_stale(file: int, folder: Path) -> list[Path]:
     """Return the removed lock files: all, if only this host registered before; then register."""
     here = socket.gethostname()
     hosts = set(os.read(file, 1 << 20).decode().split())
-    found = sorted(locks.glob("*.lock"))
+    found = sorted((folder / "locks").glob("*.lock"))
     if found and hosts and hosts != {here}:
         elsewhere = ", ".join(sorted(hosts - {here}))
         sys.stderr.write(
@@ -236,6 +286,13 @@ def _remove_stale(file: int, locks: Path) -> list[Path]:
         path.unlink(missing_ok=True)
     if found:
         sys.stderr.write("The lock of a killed Snakemake was removed; continuing.\n")
+        number = mark_without_record(folder)
+        if number:
+            sys.stderr.write(
+                f"{number} results have no record of what made them, as those of a cluster's jobs "
+                "have that ended after it; their jobs are repeated.\n"
+            )
+    forget(folder / PLANNED.name)
     os.ftruncate(file, 0)
     os.lseek(file, 0, os.SEEK_SET)
     os.write(file, f"{here}\n".encode())

@@ -1,0 +1,144 @@
+"""A cluster's jobs compute with what they were planned with, or are refused."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import xarray as xr
+import yaml
+from checkouts import checkout
+from conftest import ROOT
+from snakemake.utils import update_config
+
+from pipeline import planned, workdir
+from pipeline.config import validated
+from pipeline.interruption import LAUNCHER
+from pipeline.own_code import own_digest
+from pipeline.runs import Plan, Refusal
+from pipeline.settings import RuleSettings
+
+SUBSET = "results/data/digits/n8-balanced-subset0.nc"
+JOB = ["--mode", "remote", "--nolock", "--force", "--target-jobs"]
+
+
+def configuration(**changes):
+    """Return the miniature's configuration, checked."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    update_config(config, yaml.safe_load((ROOT / "tests/miniature.yaml").read_text()))
+    return validated(config | changes, [], {})
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """A checkout whose Snakemake, of seed 5, has stored what its queued jobs were planned with."""
+    checkout(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(LAUNCHER, "login 1 2")
+    monkeypatch.setenv(planned.PLANNED, "")
+    config = configuration(seed=5)
+    settings = RuleSettings(config, Plan(config))
+    planned.store(config, settings.models(), settings.files())
+    return tmp_path
+
+
+def snakemake(folder, *arguments):
+    """Run snakemake on the miniature, whose seed is not 5, in a checkout."""
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "1"]
+    command += ["--configfile", str(ROOT / "tests/miniature.yaml")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=90)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_queued_job_computes_with_what_it_was_planned_with(queue):
+    """And neither with an edited configuration nor with edited code."""
+    images = "results/data/digits/images.nc"
+    for target in ("prepare:dataset=digits", "subset:dataset=digits,subset=n8-balanced-subset0"):
+        status, told = snakemake(queue, *JOB, target)
+        assert status == 0, told
+    with xr.open_dataset(queue / SUBSET) as subset:
+        assert json.loads(subset.attrs["config"])["seed"] == 5
+    (queue / SUBSET).unlink()
+    script = queue / "scripts/subset.py"
+    script.write_text(script.read_text() + "\n# a comment changes nothing\n")
+    assert snakemake(queue, *JOB, "subset:dataset=digits,subset=n8-balanced-subset0")[0] == 0
+    library = queue / "scripts/speedlimits/subsets.py"
+    library.write_text(library.read_text() + "\nADDED = 1\n")
+    status, told = snakemake(queue, *JOB, "subset:dataset=digits,subset=n8-balanced-subset0")
+    assert status != 0 and "Traceback" not in told
+    assert "scripts/speedlimits/subsets.py has changed since this job of the rule subset" in told
+    assert (queue / SUBSET).exists() and (queue / images).exists()
+
+
+def test_jobs_of_a_snakemake_that_was_replaced_are_refused(queue):
+    status, told = snakemake(queue, "results/data/digits/images.nc")  # nobody holds the lock
+    assert status == 0, told
+    before = (queue / "results/data/digits/images.nc").stat()
+    status, told = snakemake(queue, *JOB, "prepare:dataset=digits")
+    assert status != 0 and "another one has taken over" in told and "Traceback" not in told
+    assert (queue / "results/data/digits/images.nc").stat() == before
+
+
+def test_jobs_that_share_no_file_system_plan_themselves(queue, monkeypatch):
+    shutil.rmtree(planned.FOLDER)
+    assert planned.stored() is None
+    monkeypatch.delenv(planned.PLANNED)
+    planned.FOLDER.mkdir()
+    assert planned.stored() is None
+
+
+def test_what_is_stored_is_what_was_planned(queue, monkeypatch):
+    found = planned.stored()
+    assert found.config == configuration(seed=5)
+    assert "plots/outcomes.py" in found.code and "pages/interactive.html" in found.code
+    found.check_code("train", "train.py")
+    changed = found._replace(code={**found.code, "speedlimits/dynamics.py": "0" * 16})
+    with pytest.raises(Refusal, match=r"scripts/speedlimits/dynamics.py has changed"):
+        changed.check_code("train", "train.py")
+    changed.check_code("subset", "subset.py")  # does not import it
+    changed._replace(python="3.0").check_code("train", "train.py")
+
+
+def test_the_code_of_an_own_network_is_recorded_as_it_was_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(LAUNCHER, "login 1 2")
+    monkeypatch.setenv(planned.PLANNED, "")
+    (tmp_path / "mine.py").write_text("def net(input_shape, outputs): ...\n")
+    study = {"set": {"model": "mine:net"}, "realisations": 1}
+    config = configuration(studies={"own": study}, default_studies=["own"])
+    settings = RuleSettings(config, Plan(config))
+    planned.store(config, settings.models(), settings.files())
+    stored = planned.stored()
+    assert stored.models == {"mine:net": own_digest("mine:net")}
+    before = stored._replace(models={"mine:net": "0" * 16})  # the file has been edited since
+    assert RuleSettings(config, Plan(config), before).models() == {"mine:net": "0" * 16}
+
+
+def test_results_without_a_record_are_made_again_after_a_kill(queue):
+    """What a cluster's job finished after its Snakemake was killed is recorded by nobody."""
+    assert snakemake(queue, SUBSET)[0] == 0
+    record = base64.urlsafe_b64encode(SUBSET.encode()).decode()
+    (queue / "results/.metadata" / record).unlink()
+    status, told = snakemake(queue, SUBSET)
+    assert status == 0 and "Nothing to be done" in told  # copied from somewhere, for all it knows
+    lock = queue / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(f"{SUBSET}\n")
+    status, told = snakemake(queue, SUBSET)
+    assert status == 0 and "1 results have no record of what made them" in told
+    assert "1 of 1 steps (100%) done" in told and (queue / "results/.metadata" / record).exists()
+    assert "Nothing to be done" in snakemake(queue, SUBSET)[1]
+
+
+def test_records_are_named_as_snakemake_names_them(tmp_path):
+    from snakemake.persistence.file import FilePersistence
+
+    named = FilePersistence.__new__(FilePersistence)
+    named._max_len = None
+    for path in (SUBSET, "results/" + "long" * 200, "results/ü"):
+        ours = tmp_path / workdir._record_name(path, tmp_path)
+        assert os.fspath(ours) == named._record_path(os.fspath(tmp_path), path)
