@@ -22,7 +22,7 @@ from pipeline.stores import read_table, write_table
 from pipeline.tables import of_one_kernel
 from speedlimits import infinite_width, ntk_dynamics
 from speedlimits.statistics import interval_of_draws, resampled_rows
-from speedlimits.width_scaling import STATISTICS, fitted_power
+from speedlimits.width_scaling import STATISTICS, fitted_power, within_groups
 
 DEVIATIONS = ("deviation", "deviation_of_start", "deviation_in_training")
 MEANS = (*DEVIATIONS, "drift")
@@ -174,10 +174,19 @@ def with_means(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
 
 
 def powers(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
-    """Return the fitted power of the width of every law at the end, over all and wide widths."""
+    """Return the fitted power of the width of every law at the end, over all and wide widths.
+
+    The laws are of one set of data: what subsets differ by is no fluctuation.
+    """
     runs = table[table["realisation"] != "ensemble"]
     ends = runs.groupby(["ensemble", "realisation"], sort=False).tail(1)
-    widths = sorted(ends["width"].unique())
+    widths, subsets = sorted(ends["width"].unique()), ends["subset"].nunique()
+
+    def sample(quantity: str, width: int) -> np.ndarray:
+        chosen = ends[ends["width"] == width].dropna(subset=[quantity])
+        few = len(chosen) <= chosen["subset"].nunique()  # no fit either way
+        return chosen[quantity] if few else within_groups(chosen[quantity], chosen["subset"])
+
     rows = []
     for quantity, statistic, smooth, relu in LAWS:
         # own choice: the wider half, where corrections of the next order are least
@@ -187,11 +196,12 @@ def powers(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
             )
             found = fitted_power(
                 chosen,
-                [ends.loc[ends["width"] == width, quantity].dropna() for width in chosen],
+                [sample(quantity, width) for width in chosen],
                 statistic,
                 confidence=settings["confidence"],
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
+                groups=subsets,
             )
             label = {"quantity": quantity, "statistic": statistic}
             spanned = {"least_width": chosen[0], "largest_width": chosen[-1]}

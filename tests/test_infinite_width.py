@@ -268,6 +268,9 @@ def test_networks_without_a_limit_are_refused():
         ([*network(depth=2)[:3], nn.ReLU(), *linear], "ReLU after no weights has no closed form"),
         ([*network(depth=2)[:2], nn.Tanh(), *linear], "Tanh after weights has no closed form"),
         ([nn.AvgPool2d(3, stride=1), *linear], "windows that overlap or are padded"),
+        ([nn.AvgPool2d(2, ceil_mode=True), *linear], "does not average disjoint square cells"),
+        ([nn.AvgPool2d(2, divisor_override=1), *linear], "does not average disjoint square"),
+        ([nn.AvgPool2d((2, 1)), *linear], "sizes of two numbers"),
         ([ScaledLinear(2, 3, 1.0, "ntk")], "a linear layer follows images"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -88,7 +88,7 @@ def test_gauss_newton_route_gives_the_spectrum_of_the_explicit_kernel(
     )
 
 
-def test_quadrature_error_estimate_tells_the_size_of_the_error(spectrum):
+def test_quadrature_error_estimate_tells_the_size_of_the_error(spectrum, tmp_path):
     explicit = spectrum()
     times = np.logspace(-1, 6, 71) / explicit["eigenvalues_full"].values[0]
     wanted = predict(
@@ -107,6 +107,8 @@ def test_quadrature_error_estimate_tells_the_size_of_the_error(spectrum):
         estimates.append(float(few["error_quadrature"]))
         # Between two rules: it may miss the error by a factor, not by an order of magnitude.
         assert estimates[-1] / 5 < error < 5 * estimates[-1]
+        warned = "raise kernel.quadrature_steps" in (tmp_path / "job.log").read_text()
+        assert warned == (estimates[-1] > 0.01)
     assert estimates[2] < estimates[0] / 3
 
 

@@ -105,7 +105,8 @@ def tables(job, data):
             whole, training = (
                 np.exp(drawn[name]) for name in ("deviation", "deviation_in_training")
             )
-            table = pd.DataFrame({"ensemble": path, "width": width, "start": "cold"}, range(3))
+            names = {"ensemble": path, "subset": 0, "width": width, "start": "cold"}
+            table = pd.DataFrame(names, range(3))
             table["realisation"] = "ensemble" if r == RUNS else str(r)
             table["time"], table["time_lambda_1"] = TIMES, 2 * TIMES
             table["inefficiency"] = limit * whole
@@ -206,6 +207,28 @@ def test_the_figure_shows_the_limit_every_run_and_fitted_powers(tables):
         assert panel.x0 <= box.x0 and box.x1 <= panel.x1
         outer = figure.legends[0].get_window_extent()
         assert panel.y0 <= box.y0 or axis.get_tightbbox().y0 >= outer.y1
+
+
+def test_every_subset_has_its_own_limit(tables):
+    """And its runs do not count as fluctuations about the mean of all subsets."""
+    style.use_style()
+    table, powers = tables
+    other = table.copy()
+    other["subset"], other["ensemble"] = 1, other["ensemble"] + "-subset1"
+    for name in ("inefficiency_infinite_width", "inefficiency"):
+        other[name] *= 3
+    for name in infinite_width.DEVIATIONS:  # shifted by what falls with the width
+        other[name] += 20 / other["width"]
+    both = pd.concat([table, other], ignore_index=True)
+    last = table[(table["time"] == TIMES[-1]) & (table["realisation"] == "ensemble")]
+    limit = last.sort_values("width")["inefficiency_infinite_width"].to_numpy()
+    shown = [line.get_ydata() for line in drawn(both, powers).axes[0].lines]
+    assert sum(np.array_equal(values, limit) for values in shown) == 1
+    assert sum(np.array_equal(values, 3 * limit) for values in shown) == 1
+    settings = {"seed": 1, "confidence": 0.95, "resamples": 200}
+    alone, together = (infinite_width.powers(of, settings) for of in (table, both))
+    chosen = alone["statistic"] == "standard_deviation"
+    np.testing.assert_allclose(together["power"][chosen], alone["power"][chosen], atol=0.15)
 
 
 def test_bars_leave_the_panel_of_sizes_where_they_include_zero(tables):

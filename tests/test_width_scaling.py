@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
-from speedlimits.width_scaling import fitted_power, weighted_power
+from speedlimits.width_scaling import fitted_power, weighted_power, within_groups
 
 WIDTHS = np.array([16.0, 32, 64, 128, 256])
 OPTIONS = {"confidence": 0.95, "resamples": 300}
@@ -58,6 +58,37 @@ def test_means_and_scatter_of_the_same_runs_have_their_own_powers():
     assert mean["points"] == 2000
 
 
+def test_scatter_within_groups_is_that_of_an_analysis_of_variance():
+    generator = np.random.default_rng(0)
+    groups = np.repeat(["a", "b", "c"], [3, 5, 4])
+    values = generator.standard_normal(12) + np.repeat([0.0, 10.0, -4.0], [3, 5, 4])
+    found = within_groups(values, groups)
+    inside = sum(((values[groups == g] - values[groups == g].mean()) ** 2).sum() for g in "abc")
+    assert found.mean() == pytest.approx(values.mean())
+    assert found.var(ddof=1) == pytest.approx(inside / (12 - 3))  # mean square within groups
+    np.testing.assert_array_equal(within_groups(values, ["a"] * 12), values)
+    with pytest.raises(ValueError, match="no scatter within groups"):
+        within_groups([1.0, 2.0], ["a", "b"])
+
+
+def test_subsets_whose_means_differ_leave_the_power_of_the_scatter():
+    """Each subset's mean falls as 1/w, far more than the scatter, which falls as w^-1/2."""
+    powers, covered = [], 0
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        groups = np.repeat([0, 1], 8)
+        samples = [
+            within_groups(values + np.array([3.0, 12.0])[groups] / width, groups)
+            for width, values in zip(WIDTHS, runs(generator, size=0.0, count=16), strict=True)
+        ]
+        found = fitted_power(
+            WIDTHS, samples, "standard_deviation", generator=generator, groups=2, **OPTIONS
+        )
+        powers.append(found["power"])
+        covered += found["power_low"] <= -0.5 <= found["power_high"]
+    assert np.mean(powers) == pytest.approx(-0.5, abs=0.03) and covered >= 34
+
+
 @pytest.mark.parametrize("count", [2, 12])
 @pytest.mark.parametrize(("statistic", "power"), [("mean", -1.0), ("standard_deviation", -0.5)])
 def test_intervals_cover_the_power_about_as_often_as_they_say(statistic, power, count):
@@ -79,6 +110,12 @@ def test_without_scatter_or_with_one_width_there_is_no_power(samples):
     found = fitted_power(widths, samples, "mean", generator=generator, **OPTIONS)
     assert np.isnan([found[name] for name in ("power", "power_low", "power_high")]).all()
     assert found["points"] == sum(map(len, samples))
+
+
+def test_as_many_runs_as_groups_give_no_power():
+    samples, generator = [[1.0, 2.0], [0.5, 0.7]], np.random.default_rng(0)
+    found = fitted_power(WIDTHS[:2], samples, "mean", generator=generator, groups=2, **OPTIONS)
+    assert np.isnan(found["power"])
 
 
 def test_bad_errors_are_refused():

@@ -49,6 +49,7 @@ from speedlimits.spectrum import (
 )
 from speedlimits.spectrum_torch import decomposed
 
+LARGEST_ERROR = 0.01  # own choice: of a quadrature without a warning, far below the scatter of runs
 KINDS = {"full": "full NTK, (N C) x (N C)", "traced": "output-traced NTK, N x N"}
 
 
@@ -306,6 +307,11 @@ def quadrature(
         on_product=lambda state: partway.offer(state.basis.nbytes, state._asdict),
     )
     print(f"Lanczos quadrature with {steps} products, estimated error {found.error_estimate:.2g}")
+    if found.error_estimate > LARGEST_ERROR and steps < delta.size:
+        print(
+            f"warning: sums over this spectrum may be off by {100 * found.error_estimate:.0f} %, "
+            "mostly at late times; raise kernel.quadrature_steps"
+        )
     return {name: np.asarray(value) for name, value in found._asdict().items()}
 
 
@@ -329,7 +335,7 @@ def quadrature_described(found: dict[str, np.ndarray]) -> dict[str, xr.Variable]
             found["error_estimate"],
             "1",
             "largest relative difference of the Gauss and the Gauss-Radau rule over loss and "
-            "length sums",
+            "length sums, over their geometric mean",
         ),
     }
 

@@ -83,8 +83,11 @@ def plot_inefficiency(axis: Axes, runs: pd.DataFrame, means: pd.DataFrame) -> No
     x, y = means["width"] * SIDE, means["inefficiency_predicted"]
     label = r"from the NTK at the start, $I_{\mathrm{NTK}}$"
     axis.plot(x, y, color=style.OKABE_ITO[2], label=label, **hollow)
-    limit = means["inefficiency_infinite_width"]
-    axis.plot(means["width"], limit, color="black", label=r"infinite width, exact mean $I_\infty$")
+    words = r"infinite width, exact mean $I_\infty$"
+    for _, rows in means.groupby("subset", sort=True):
+        limit = rows["inefficiency_infinite_width"]
+        axis.plot(rows["width"], limit, color="black", label=words)
+        words = "_"  # one entry of the legend for all subsets
     axis.set_ylabel(r"Inefficiency $T/T_{\mathrm{SL}}$")
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.5 * (high - low))
@@ -221,8 +224,9 @@ def fit_text(fits: pd.DataFrame, quantity: str, statistic: str) -> tuple[str, st
 
 def guide(axis: Axes, means: pd.DataFrame, column: str, power: float) -> None:
     """Draw a power of the width through the size of the value at the widest network."""
-    x = np.sort(means["width"].to_numpy(float))
-    line = abs(float(means[column].iloc[-1])) * (x / x[-1]) ** power
+    x = np.unique(means["width"].to_numpy(float))
+    widest = means.loc[means["width"] == x[-1], column].abs().mean()  # over subsets
+    line = widest * (x / x[-1]) ** power
     axis.plot(x, line, color=style.GREY, linestyle=GUIDES[power][0], linewidth=0.9, zorder=1)
 
 

@@ -19,7 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from speedlimits import ntk_dynamics
-from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
+from speedlimits.layers import (
+    GlobalAveragePool,
+    ScaledConv2d,
+    ScaledLinear,
+    pools_disjoint_squares,
+)
 
 Array = NDArray[np.float64]
 
@@ -117,8 +122,11 @@ def _checked(network: nn.Sequential) -> list[nn.Module]:
         elif isinstance(layer, nn.ReLU) and gaussian:
             gaussian = False
         elif isinstance(layer, nn.AvgPool2d):
-            if layer.kernel_size != layer.stride or layer.padding != 0:
-                raise ValueError(f"{layer} has windows that overlap or are padded; use others")
+            if not pools_disjoint_squares(layer):
+                raise ValueError(
+                    f"{layer} does not average disjoint square cells; windows that overlap or are "
+                    "padded, sizes of two numbers, ceil_mode and a divisor have no closed form here"
+                )
         elif not isinstance(layer, GlobalAveragePool):
             raise ValueError(
                 f"{type(layer).__name__} after {'weights' if gaussian else 'no weights'} has no "

@@ -45,7 +45,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speedlimits.blocks import add_product_, consecutive_slices, mirror_lower_
-from speedlimits.layers import GlobalAveragePool, ScaledConv2d, ScaledLinear
+from speedlimits.layers import (
+    GlobalAveragePool,
+    ScaledConv2d,
+    ScaledLinear,
+    pools_disjoint_squares,
+)
 
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
@@ -107,7 +112,7 @@ def obstacle_to_structured_route(network: nn.Module) -> str | None:
     for layer in layers:
         if type(layer) not in KNOWN_LAYERS:
             return f"layer {type(layer).__name__} has no hand-written per-sample gradient"
-        if isinstance(layer, nn.AvgPool2d) and not _plain_pool(layer):
+        if isinstance(layer, nn.AvgPool2d) and not pools_disjoint_squares(layer):
             return "an average pool has padding, overlap or a rule of its own"
         if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
             return "a Flatten keeps some axes"
@@ -117,17 +122,6 @@ def obstacle_to_structured_route(network: nn.Module) -> str | None:
     if not all(p.requires_grad for p in network.parameters()):
         return "some weights are frozen"
     return None
-
-
-def _plain_pool(layer: nn.AvgPool2d) -> bool:
-    """Return whether the pool averages disjoint square cells."""
-    return (
-        isinstance(layer.kernel_size, int)
-        and layer.stride == layer.kernel_size
-        and layer.padding == 0
-        and not layer.ceil_mode
-        and layer.divisor_override is None
-    )
 
 
 def structured_ntk(

@@ -194,3 +194,18 @@ def start_variances(network: nn.Module) -> dict[str, float]:
         if isinstance(layer, (ScaledLinear, ScaledConv2d))
     }
     return {name: known.get(name, math.nan) for name, _ in network.named_parameters()}
+
+
+def pools_disjoint_squares(layer: nn.AvgPool2d) -> bool:
+    """Return whether a pool averages disjoint square cells, and nothing but whole ones.
+
+    Args:
+        layer: the pool.
+    """
+    return (
+        isinstance(layer.kernel_size, int)
+        and layer.stride == layer.kernel_size
+        and layer.padding == 0
+        and not layer.ceil_mode
+        and layer.divisor_override is None
+    )

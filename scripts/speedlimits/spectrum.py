@@ -388,10 +388,14 @@ def _radau_matrix(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
 def _largest_difference(
     first: tuple[Array, Array], second: tuple[Array, Array], times: Array
 ) -> float:
-    """Return the largest relative difference of loss and length sums over the times."""
+    """Return the largest difference of loss and length sums over the times, over their mean.
+
+    Over their geometric mean, for the truth may lie at either: over the larger one the difference
+    would never exceed 1.
+    """
     worst = 0.0
     for a, b in zip(_sums(*first, times), _sums(*second, times), strict=True):
-        worst = max(worst, float(np.max(np.abs(a - b) / np.abs(a))))
+        worst = max(worst, float(np.max(np.abs(a - b) / np.sqrt(np.abs(a * b)))))
     return worst
 
 

@@ -44,6 +44,34 @@ def standard_deviation(values: ArrayLike) -> Array:
     return np.std(np.asarray(values, float), axis=-1, ddof=1)
 
 
+def within_groups(values: ArrayLike, groups: ArrayLike) -> Array:
+    """Values without the differences between groups, and with the scatter inside them.
+
+        q' = <q> + ((R - 1) / (R - G))^{1/2} (q - <q>_g)
+
+    has the mean of q and the standard deviation within groups, (sum (q - <q>_g)^2 / (R - G))^{1/2}
+    (derived here). Runs on one subset of the data fluctuate about the mean of that subset.
+
+    Args:
+        values: q of each run, shape (R,).
+        groups: label of the group g of each run, shape (R,), of G kinds.
+
+    Returns:
+        q', shape (R,); q itself for one group.
+
+    Raises:
+        ValueError: if there are no more runs than groups.
+    """
+    values = np.asarray(values, float)
+    kinds, which = np.unique(np.asarray(groups), return_inverse=True)
+    if len(kinds) == 1:
+        return values
+    if len(values) <= len(kinds):
+        raise ValueError(f"{len(values)} runs of {len(kinds)} groups have no scatter within groups")
+    inside = values - (np.bincount(which, values) / np.bincount(which))[which]
+    return values.mean() + np.sqrt((len(values) - 1) / (len(values) - len(kinds))) * inside
+
+
 STATISTICS = {"mean": mean, "standard_deviation": standard_deviation}
 
 
@@ -94,6 +122,7 @@ def fitted_power(
     confidence: float,
     resamples: int,
     generator: np.random.Generator,
+    groups: int = 1,
 ) -> dict[str, float]:
     """Power of the width by which a statistic over runs falls, with its bootstrap interval.
 
@@ -110,6 +139,7 @@ def fitted_power(
         confidence: confidence level, for example 0.95.
         resamples: number of bootstrap resamples.
         generator: random stream.
+        groups: number of groups whose differences ``within_groups`` has taken out of each sample.
 
     Returns:
         power, power_low, power_high, amplitude (A, in units of q), points (number of runs); NaN
@@ -118,7 +148,7 @@ def fitted_power(
     samples = [np.asarray(sample, float) for sample in samples]
     points = sum(map(len, samples))
     nothing = dict.fromkeys(("power", "power_low", "power_high", "amplitude"), np.nan)
-    if len(samples) < 2 or min(map(len, samples)) < 2:
+    if len(samples) < 2 or min(map(len, samples)) < groups + 1:
         return {**nothing, "points": points}
     function = STATISTICS[statistic]
     draws = np.stack(
@@ -132,7 +162,7 @@ def fitted_power(
         power,
         weighted_power(widths, draws, errors)[0],
         confidence=confidence,
-        runs=min(map(len, samples)),
+        runs=min(map(len, samples)) - groups + 1,
         groups=1,
     )
     return {
