@@ -243,6 +243,7 @@ BAD = [
     ("datasets.cifar10.test_count", 20_000, ["at most 10000"]),
     ("datasets.cifar10.archive", "x.tar.gz", ["datasets.cifar10.sha256 is not", "sha256sum"]),
     ("datasets.cifar10.archive", 3, ["text or null"]),
+    ("datasets.cifar10.archive", ".", ["datasets.cifar10.archive is ., a folder"]),
     ("datasets.cifar10.sha256", "abc", ["64 lower-case hexadecimal digits"]),
     ("datasets.cifar10.sha256", "g" * 64, ["64 lower-case hexadecimal digits"]),
     ("datasets.digits.test_count", 1797, ["at most 1787"]),

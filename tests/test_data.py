@@ -1,5 +1,6 @@
 """From the archive to the subset: strict reading, checked downloads, nested subsets."""
 
+import codecs
 import gzip
 import hashlib
 import http.server
@@ -56,15 +57,35 @@ def test_archive_is_read_as_it_was_written(archive):
     assert np.array_equal(data["train_labels"][40:60], written["labels"])
 
 
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("kind", [str, str.encode])
+def test_a_subset_that_python_3_has_pickled_is_read(tmp_path, protocol, kind):
+    """As who cuts one with pickle.load(file, encoding="bytes") or "latin1" writes it again."""
+    batches = {}
+    for name, content in good_batches().items():
+        batch = {kind(key): value for key, value in pickle.loads(content).items()}
+        batches[name] = pickle.dumps(batch, protocol=protocol)
+    found = read_archive(write_archive(tmp_path / "cut.tar.gz", batches))
+    wanted = read_archive(write_archive(tmp_path / "whole.tar.gz", good_batches()))
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
 class Malicious:
     def __reduce__(self):
         return (open, ("owned.txt", "w"))
+
+
+class Encoded:
+    def __reduce__(self):
+        return (codecs.encode, ("text", "rot13"))
 
 
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
         (pickle.dumps({"data": Malicious(), "labels": [0]}, protocol=3), "do not trust"),
+        (pickle.dumps({"data": Encoded(), "labels": [0]}, protocol=3), "do not trust"),
         (pickle.dumps([1, 2, 3], protocol=3), "no CIFAR-10 batch"),
         (pickle.dumps({"labels": [0]}, protocol=3), "no CIFAR-10 batch"),
         (batch_bytes(3, 0, labels=[0, 1, 10]), "labels outside"),

@@ -5,12 +5,19 @@ import pandas as pd
 import pytest
 from test_findings import EXPONENTS, SETTINGS, runs, transport
 
-from pipeline.outcomes import CURVES, along_axes, ensemble_outcomes, outcomes
+from pipeline.outcomes import (
+    COMPARISON_COLUMNS,
+    CURVES,
+    along_axes,
+    ensemble_outcomes,
+    outcomes,
+)
 from pipeline.runs import labelled_combinations
 from sentences import effects
 from sentences.effects import correlation_lines, moment_in_words, too_few, trend_sentence
 from sentences.ensembles import (
     integration_sentence,
+    prediction_lines,
     prediction_summary,
     regime_lines,
     transient_summary,
@@ -192,6 +199,47 @@ def test_verdicts_on_predictions_are_counted():
     assert told.endswith(f"{counts} apart.")
     (told,) = prediction_summary(["- a, cold start: 0.5, faster than predicted (p).", undecided])
     assert told.endswith("0 of 2 ensembles are slower, 1 faster, 1 not told apart.")
+
+
+def test_a_prediction_outside_the_interval_may_still_not_be_claimed():
+    """Where Holm's correction leaves it undecided; it counts as not told apart."""
+    ratios = ([1.1, 1.2, 1.15], [1.3, 0.8, 1.0], [0.9, 1.1, 1.05])
+    rows = [
+        {"ensemble": path, "realisation": str(r), "start": "cold", "at": "end", "model": path}
+        | {"prediction_ratio": ratio, "start_seed": f"{path}{r}"}
+        for path, values in zip("abc", ratios, strict=True)
+        for r, ratio in enumerate(values)
+    ]
+    lines = prediction_lines(pd.DataFrame(rows), {"model": ["a", "b", "c"]}, 0.95)
+    assert "no difference is claimed, although its interval has no 1 (p = 0.031, adjusted" in lines[0]
+    assert all("no evidence of a difference" in line for line in lines[1:])
+    assert prediction_summary(lines)[0].endswith("0 faster, 3 not told apart.")
+
+
+@pytest.mark.parametrize(
+    ("smallest", "said"),
+    [
+        ([0.1, 0.1], "Nothing can be claimed at the end, from the cold start: too few runs for any "
+                     "of 2 tests."),
+        ([0.1, 0.001], "(0 of 1 tests; 1 more have too few runs): none."),
+        ([0.001, 0.001], "(0 of 2 tests): none."),
+    ],
+)  # fmt: skip
+def test_tests_that_cannot_claim_anything_are_not_counted_as_made(smallest, said):
+    row = {"at": "end", "start": "cold", "against": "n", "quantity": "inefficiency"}
+    row |= {"p_value": 0.3, "p_adjusted": 0.3, "slope": 1.0}
+    trends = pd.DataFrame([row | {"p_smallest": p} for p in smallest])
+    tables = {"trends": trends, "comparisons": pd.DataFrame(columns=COMPARISON_COLUMNS)}
+    (told,) = effects.effect_summary(tables, 0.95)
+    assert told.endswith(said)
+
+
+def test_tables_without_tests_have_the_columns_of_those_with_some():
+    options = {"seed": 1, "confidence": 0.95, "resamples": 10}
+    some = along_axes(runs(), {"width": [8, 16, 32, 64], "model": ["a", "b"]}, options)
+    none = along_axes(runs(), {}, options)
+    for table, empty in zip(some, none, strict=True):
+        assert len(table) > 0 and len(empty) == 0 and list(empty) == list(table)
 
 
 def test_an_alpha_that_may_be_negative_has_no_regime():

@@ -26,12 +26,17 @@ class ArchiveError(ValueError):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickler that knows the three NumPy names of the official files and nothing else."""
+    """Unpickler that knows NumPy's names for arrays, in Python 2 and 3, and nothing else."""
 
     _ALLOWED = frozenset(
         (module, name)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
-        for name in ("_reconstruct", "ndarray", "dtype")
+        for modules, names in (
+            (("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct",)),
+            (("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),  # protocol 5
+            (("numpy",), ("ndarray", "dtype")),
+        )
+        for module in modules
+        for name in names
     )
 
     def find_class(self, module: str, name: str) -> Any:
@@ -40,6 +45,8 @@ class _ArraysOnly(pickle.Unpickler):
         Raises:
             ArchiveError: for any other name.
         """
+        if (module, name) == ("_codecs", "encode"):
+            return _as_bytes
         if (module, name) not in self._ALLOWED:
             raise ArchiveError(
                 f"a batch of the archive asks for {module}.{name}; a CIFAR-10 batch holds NumPy "
@@ -47,7 +54,20 @@ class _ArraysOnly(pickle.Unpickler):
             )
         if name == "_reconstruct":
             return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        if name == "_frombuffer":
+            return np._core.numeric._frombuffer  # type: ignore[attr-defined]
         return getattr(np, name)
+
+
+def _as_bytes(text: str, encoding: str) -> bytes:
+    """Return text as the bytes that Python 3 writes it for in protocols 0 to 2.
+
+    Raises:
+        ArchiveError: for any encoding but the one it uses.
+    """
+    if encoding != "latin1":
+        raise ArchiveError(f"a batch of the archive encodes text as {encoding}; do not trust it")
+    return text.encode("latin1")
 
 
 def read_archive(path: str | Path) -> dict[str, NDArray]:
@@ -113,4 +133,9 @@ def _read_batch(archive: tarfile.TarFile, name: str) -> tuple[NDArray, NDArray]:
 def _unpickle(file: BinaryIO) -> dict[str, Any]:
     """Return the dictionary of one batch, its keys as text."""
     batch = _ArraysOnly(file, encoding="latin1").load()
-    return {str(key): value for key, value in batch.items()}
+    # Keys are bytes where a batch was read with encoding="bytes", as the data set's page says, and
+    # written again.
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): value
+        for key, value in batch.items()
+    }

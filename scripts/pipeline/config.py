@@ -152,7 +152,12 @@ def _inconsistencies(config: dict) -> list[str]:
     """Return what the schema cannot see, settings that contradict each other, in sentences."""
     problems: list[str] = []
     cifar10 = config["datasets"].get("cifar10", {})
-    if cifar10.get("archive") and not cifar10.get("sha256"):
+    if cifar10.get("archive") and Path(cifar10["archive"]).expanduser().is_dir():
+        problems.append(
+            f"datasets.cifar10.archive is {cifar10['archive']}, a folder; name the archive itself, "
+            "cifar-10-python.tar.gz or one of the same layout"
+        )
+    elif cifar10.get("archive") and not cifar10.get("sha256"):
         problems.append(
             "datasets.cifar10.archive is set but datasets.cifar10.sha256 is not; give the "
             f"archive's SHA-256 (sha256sum {cifar10['archive']})"

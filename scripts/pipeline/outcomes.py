@@ -48,6 +48,16 @@ QUANTITIES = {
 # What the findings speak of, and therefore the family whose p-values are adjusted together
 PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift", "alignment_gain",
            "test_error", "test_loss")  # fmt: skip
+# Columns of the tables of tests, which one without tests has too
+TESTED = ("at", "start", "quantity", "against")
+P_VALUES = ("p_value", "p_smallest", "points")
+TREND_COLUMNS = [*TESTED, "scale", "kind", "slope", "slope_low", "slope_high", *P_VALUES]
+COMPARISON_COLUMNS = [
+    *TESTED, "reference", "value", "kind", "effect", "effect_low", "effect_high", *P_VALUES,
+]  # fmt: skip
+CORRELATION_COLUMNS = [
+    "quantity", "with", "level", "correlation", "correlation_low", "correlation_high", *P_VALUES,
+]  # fmt: skip
 MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
 # Independent ones behind a percentile interval of a rank correlation: with 5 it covers 84 to 88 %
 # instead of 95 %, with 3 starts 69 %, in however many ensembles.
@@ -408,9 +418,9 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
             else:
                 found = _against_first(group, axes, axis, quantity, options)
                 comparisons += [label | row for row in found]
-    columns = ["at", "start", "quantity", "against"]
-    tables = [pd.DataFrame(rows, columns=None if rows else columns) for rows in
-              (trends, comparisons)]  # fmt: skip
+    # a table without rows has the columns all the same
+    tables = [pd.DataFrame(rows, columns=None if rows else columns) for rows, columns in
+              ((trends, TREND_COLUMNS), (comparisons, COMPARISON_COLUMNS))]  # fmt: skip
     _adjust(tables)
     return tuple(tables)
 
@@ -536,6 +546,6 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
             if found.pop("units") < FEWEST_POINTS:
                 found |= {"correlation_low": np.nan, "correlation_high": np.nan}
             rows.append({"quantity": "inefficiency", "with": quantity, "level": level, **found})
-    table = pd.DataFrame(rows, columns=None if rows else ["quantity", "with", "level", "p_value"])
+    table = pd.DataFrame(rows, columns=None if rows else CORRELATION_COLUMNS)
     table["p_adjusted"] = holm(table["p_value"])
     return table

@@ -19,7 +19,7 @@ from pipeline.files import ADVICE, IntegrityError, check, recorded, remove, repl
 from pipeline.log import versions
 
 
-def provenance(settings: dict, **more: Any) -> dict[str, str]:
+def provenance(settings: dict, **more: Any) -> dict[str, str | int | float]:
     """Return the attributes that every result carries.
 
     Args:
@@ -27,8 +27,12 @@ def provenance(settings: dict, **more: Any) -> dict[str, str]:
         more: further attributes, for example the device.
 
     Returns:
-        Attribute -> text.
+        Attribute -> number or text.
     """
+    numbers = {
+        key: np.asarray(value).item() if isinstance(value, int | float | np.number) else str(value)
+        for key, value in more.items()
+    }
     return {
         "references": "Seroussi, Alemi, Helias, Ringel, Speed Limits for Deep Learning, "
         "arXiv 2307.14653",
@@ -37,7 +41,7 @@ def provenance(settings: dict, **more: Any) -> dict[str, str]:
         "weight^2, and unknown to UDUNITS; 1 is a pure number",
         "config": json.dumps(settings, sort_keys=True),
         "versions": json.dumps(versions(), sort_keys=True),
-        **{key: str(value) for key, value in more.items()},
+        **numbers,
     }
 
 

@@ -280,7 +280,7 @@ def padded(recorded: dict[str, np.ndarray], times: np.ndarray) -> dict[str, np.n
 
 def run_attributes(
     settings: dict, problem: Problem, lambda_1: float, device: str, threads: int, realisation: int
-) -> dict[str, str]:
+) -> dict[str, str | int | float]:
     """Return the attributes of a run.
 
     Args:
@@ -297,8 +297,8 @@ def run_attributes(
         device=device,
         threads=threads,
         realisation=realisation,
-        start_seed=problem.start_seed,
-        lambda_1=repr(lambda_1),
+        start_seed=str(problem.start_seed),  # 64 bits, too many for some readers' numbers
+        lambda_1=lambda_1,
         samples=len(problem.inputs),
         test_samples=len(problem.test_inputs),
         outputs=problem.targets.shape[1],

@@ -192,8 +192,8 @@ def linear_regression_limits(
     second.set(xlabel=TEMPERATURE, ylabel=r"$T_{\mathrm{SL}}/T$")
     third.set(xlabel=TEMPERATURE, ylabel="Excess loss, end / start")
     third.axhline(1.0, color=GREY, linewidth=0.8)
-    place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top"}
-    third.annotate("above the line:\nnothing learnt", (0.96, 0.1), **place)
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
+    third.annotate("nothing learnt", (0.03, 1.0), ha="left", va="bottom", **place)
     for value, colour, marker in _styles(equation_6["temperature"]):
         rows = equation_6[equation_6["temperature"] == value]
         label = rf"$\beta^{{-1}}$ = {value:g}"

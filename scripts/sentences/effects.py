@@ -201,15 +201,17 @@ def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[s
     """Return a sentence per start with all effects claimed at the end, or that there are none."""
     sentences = []
     for start in ("cold", "warm"):
-        claimed, made = [], 0
+        claimed, made, few = [], 0, 0
         for name in ("trends", "comparisons"):
             rows = tables[name]
             if "quantity" not in rows or len(rows) == 0:
                 continue
             wanted = rows["quantity"].isin(PRIMARY) & (rows["at"] == "end")
             for _, row in rows[wanted & (rows["start"] == start)].iterrows():
-                made += math.isfinite(row["p_value"])
-                if evidence(row, 1 - confidence) != "effect":
+                found = evidence(row, 1 - confidence)
+                made += found != "few"
+                few += found == "few" and math.isfinite(row["p_value"])
+                if found != "effect":
                     continue
                 axis = words(row["against"])
                 if name == "trends":
@@ -223,10 +225,15 @@ def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[s
                         f"{words(row['reference'], row['against'])}"
                     )
         if made:
-            found = "; ".join(claimed) if claimed else "none"
+            more = f"; {few} more have too few runs" if few else ""
             sentences.append(
-                f"Claimed at the end, from the {start} start ({len(claimed)} of {made} tests): "
-                f"{found}."
+                f"Claimed at the end, from the {start} start ({len(claimed)} of {made} tests{more}"
+                f"): {'; '.join(claimed) or 'none'}."
+            )
+        elif few:
+            sentences.append(
+                f"Nothing can be claimed at the end, from the {start} start: too few runs for any "
+                f"of {few} test{'s' if few > 1 else ''}."
             )
     return sentences
 

@@ -264,6 +264,8 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             lines.append(f"- {row['label']}: {ratio} in each of {runs}, which leaves no test.")
             continue
         verdict = "no evidence of a difference"
+        if not shown["low"] <= 1 <= shown["high"]:
+            verdict = "no difference is claimed, although its interval has no 1"
         if p <= 1 - confidence:
             faster = "below the prediction, as a lower bound may be"
             faster = faster if row["bound"] else "faster than predicted"

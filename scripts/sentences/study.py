@@ -77,7 +77,8 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
             energetic_lines(tables["outcomes"], axes, confidence),
         ),
         listed(
-            "The first transient, from the start to the warm start:",
+            "The first transient, from the start to the warm start (means over runs; T/T_SL of an "
+            "ensemble is a ratio of means):",
             transient_lines(tables["outcomes"], axes, confidence),
         ),
         listed(
