@@ -16,6 +16,7 @@ from pipeline.log import logged
 from pipeline.pages import of_study, page, study_label, varied_settings
 from pipeline.stores import read_table
 from pipeline.tables import THRESHOLD, with_threshold
+from plots.naming import ensemble_table
 
 FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
 LAWS = {
@@ -70,7 +71,8 @@ def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
         ensembles = [with_threshold(e, float(thresholds[e["path"]])) for e in ensembles]
     varied = varied_settings(ensembles)
     shown = []
-    for ensemble in ensembles:
+    order = list(ensemble_table(table)["ensemble"])  # of the figures, which decides the colours
+    for ensemble in sorted(ensembles, key=lambda ensemble: order.index(ensemble["path"])):
         rows = table[table["ensemble"] == ensemble["path"]]
         settings = ensemble["settings"]
         shown.append(

@@ -71,7 +71,7 @@ def main(snakemake) -> None:
             device=describe_device(device),
             threads=snakemake.threads,
             realisation=realisation,
-            start_seed=problem.start_seed,
+            start_seed=str(problem.start_seed),
             outputs=problem.targets.shape[1],
         )
         snapshot = 0 if moment == "start" else moment_snapshot(snakemake, moment)

@@ -120,7 +120,7 @@ def transport(other=(3.0, 2.5), gap=(0.0, 0.0), counts=(4, 5)):
         ({"other": (1.00012, 2.0)}, "any other costs at least 0.012 % more."),
         ({"gap": (0.0, 0.25), "other": (3.0, 0.8)}, "in 1 of 2 cases"),
         ({"gap": (0.0, 0.25), "other": (3.0, 0.8)}, "by up to 25 %"),
-        ({"counts": (1, 3), "other": (np.nan, 2.0)}, "in all 1 case ("),
+        ({"counts": (1, 3), "other": (np.nan, 2.0)}, "in the one case ("),
     ],
 )  # fmt: skip
 def test_optimal_coupling_is_told(made, said):
@@ -138,7 +138,7 @@ def test_couplings_of_ensembles_without_a_speed_limit_are_not_told():
         kept["ensemble"]
     )
     (sentence,) = transport_sentence(kept)
-    assert sentence.startswith("W2 between starts and ends: in all 1 case (")
+    assert sentence.startswith("W2 between starts and ends: in the one case (")
 
 
 @pytest.mark.parametrize(

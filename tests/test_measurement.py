@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -259,6 +260,17 @@ def test_networks_that_compute_with_the_weights_of_another_are_refused(linear):
     network.weight = original.weight
     with pytest.raises(ValueError, match="a copy of the network has another gradient"):
         speedlimits.measure(network, x, y, weights, times)
+
+
+def test_what_no_gradient_flow_does_is_warned_of(linear):
+    network, x, y, weights, times = linear
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        speedlimits.measure(network, x, y, weights, times)
+    with pytest.warns(UserWarning, match="are snapshots and times in order"):
+        speedlimits.measure(network, x, y, np.flip(weights, 0).copy(), times)
+    with pytest.warns(UserWarning, match=r"T/T_SL is 0\.\d+ at time .* units of the times"):
+        speedlimits.measure(network, x, y, weights, 0.1 * np.asarray(times))
 
 
 def test_snapshots_that_are_all_the_weights_of_now_are_refused():

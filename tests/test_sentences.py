@@ -211,7 +211,7 @@ def test_a_prediction_outside_the_interval_may_still_not_be_claimed():
         for r, ratio in enumerate(values)
     ]
     lines = prediction_lines(pd.DataFrame(rows), {"model": ["a", "b", "c"]}, 0.95)
-    assert "no difference is claimed, although its interval has no 1 (p = 0.031, adjusted" in lines[0]
+    assert "no difference is claimed, although its interval has no 1 (p = 0.031," in lines[0]
     assert all("no evidence of a difference" in line for line in lines[1:])
     assert prediction_summary(lines)[0].endswith("0 faster, 3 not told apart.")
 

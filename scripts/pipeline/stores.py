@@ -27,12 +27,15 @@ def provenance(settings: dict, **more: Any) -> dict[str, str | int | float]:
         more: further attributes, for example the device.
 
     Returns:
-        Attribute -> number or text.
+        Attribute -> number or text; also of an integer, as a seed, that NetCDF has no room for.
     """
-    numbers = {
-        key: np.asarray(value).item() if isinstance(value, int | float | np.number) else str(value)
-        for key, value in more.items()
-    }
+
+    def kept(value: Any) -> str | int | float:
+        if not isinstance(value, int | float | np.number):
+            return str(value)
+        number = np.asarray(value).item()
+        return str(number) if isinstance(number, int) and abs(number) >= 2**31 else number
+
     return {
         "references": "Seroussi, Alemi, Helias, Ringel, Speed Limits for Deep Learning, "
         "arXiv 2307.14653",
@@ -41,7 +44,7 @@ def provenance(settings: dict, **more: Any) -> dict[str, str | int | float]:
         "weight^2, and unknown to UDUNITS; 1 is a pure number",
         "config": json.dumps(settings, sort_keys=True),
         "versions": json.dumps(versions(), sort_keys=True),
-        **numbers,
+        **{key: kept(value) for key, value in more.items()},
     }
 
 

@@ -297,7 +297,7 @@ def run_attributes(
         device=device,
         threads=threads,
         realisation=realisation,
-        start_seed=str(problem.start_seed),  # 64 bits, too many for some readers' numbers
+        start_seed=str(problem.start_seed),  # text whatever its size
         lambda_1=lambda_1,
         samples=len(problem.inputs),
         test_samples=len(problem.test_inputs),

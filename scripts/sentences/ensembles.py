@@ -465,13 +465,14 @@ def transport_sentence(transport: pd.DataFrame) -> list[str]:
     better = several[~several["identity_is_optimal"].astype(bool)]
     counts = sorted({int(count) for count in several["realisations"]})
     size = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    cases = f"{len(several)} case{'s' if len(several) > 1 else ''}"
+    cases = f"{len(several)} cases" if len(several) > 1 else "one case"
     about = f"{cases} (ensembles and starts; {size} runs each)"
     if len(better) == 0:
         dearer = several["other_over_identity"].min() - 1
         least = f"{1 + dearer:.3g} times as much" if dearer >= 0.01 else f"{percent(dearer)} more"
+        every = "all " if len(several) > 1 else "the "
         return [
-            f"W2 between starts and ends: in all {about} the optimal assignment "
+            f"W2 between starts and ends: in {every}{about} the optimal assignment "
             "couples each start with its own end, as it does in NTK dynamics; any other costs "
             f"at least {least}."
         ]

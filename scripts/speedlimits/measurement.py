@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ from speedlimits.network_checks import (
 )
 from speedlimits.ntk_dynamics import predict
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
+
+# Own choice: a first step eta at a tenth of 2/lambda_1 has T/T_SL = 1 - eta lambda_1/2 = 0.9.
+LARGEST_GAIN = 0.1
 
 
 class Measurement(NamedTuple):
@@ -67,7 +71,8 @@ def measure(
     The bound T >= T_SL holds for gradient flow of L = 1/2 sum (f - y)^2 over samples and outputs.
     Times are in its units: learning rate x steps x c for descent of c L. torch's MSELoss, a mean
     over N samples and C outputs, is c L with c = 2/(N C). The network is left unchanged. Gradients
-    are taken whatever the caller's mode (``torch.no_grad``, ``torch.inference_mode``).
+    are taken whatever the caller's mode (``torch.no_grad``, ``torch.inference_mode``). A warning
+    tells of snapshots that no gradient flow makes: a loss that never drops, or T/T_SL below 0.9.
 
     Args:
         network: maps (N, ...) to (N, C), sample by sample.
@@ -142,6 +147,8 @@ def measure(
         )
         sums = predict(without_noise(values), projections, time)
         predicted = sl.inefficiency(time, sums["geodesic_length_squared"], sums["loss_drop"])
+    inefficiency = sl.inefficiency(time, squared, drop)
+    _warn_of_no_flow(time, drop, inefficiency)
     return Measurement(
         time,
         losses[1:],
@@ -149,9 +156,30 @@ def measure(
         np.sqrt(squared),
         np.cumsum(np.linalg.norm(np.diff(theta, axis=0), axis=1)),
         sl.speed_limit_time(squared, drop),
-        sl.inefficiency(time, squared, drop),
+        inefficiency,
         predicted,
     )
+
+
+def _warn_of_no_flow(
+    time: NDArray[np.float64], drop: NDArray[np.float64], inefficiency: NDArray[np.float64]
+) -> None:
+    """Warn of what no gradient flow does: a loss that never drops, or T below T_SL."""
+    told = ""
+    if not np.any(drop > 0):
+        told = (
+            "the loss is at no snapshot below that of the first, so that T/T_SL is not defined; "
+            "are snapshots and times in order?"
+        )
+    elif np.nanmin(inefficiency) < 1 - LARGEST_GAIN:
+        worst = int(np.nanargmin(inefficiency))
+        told = (
+            f"T/T_SL is {inefficiency[worst]:.3g} at time {time[worst]:.6g}, below the limit of "
+            "gradient flow: look at the units of the times (learning rate x steps x c), for large "
+            "steps or momentum, and for another loss or random layers during training"
+        )
+    if told:
+        warnings.warn(told, stacklevel=3)
 
 
 def _tensor(name: str, values: object) -> Tensor:
