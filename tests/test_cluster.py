@@ -147,6 +147,34 @@ def test_every_attempt_on_slurm_gets_more_memory_and_time():
             assert thrice == 3 * once, (name, resource)
 
 
+@pytest.mark.parametrize(
+    ("device", "seen", "gpus"),
+    [("auto", True, 1), ("auto", False, 0), ("cuda", False, 1), ("cpu", True, 0)],
+)
+def test_jobs_take_a_gpu_where_one_is_used_or_asked_for(monkeypatch, device, seen, gpus):
+    """The environment insists on CUDA only where the configuration does."""
+    monkeypatch.setattr(inputs, "gpu_seen", lambda: seen)
+    assert inputs.gpu_count(device) == gpus
+    assert inputs.torch_environment(device).endswith("-cuda.yaml") == (device == "cuda")
+
+
+def test_memory_of_a_kernel_follows_from_its_rows(shipped_config):
+    """Four arrays of the rows that are decomposed, and one of those that are stored."""
+    shipped_config["kernel"] |= {
+        "memory_gb": 3.0, "full_rows_limit": 10240, "stored_rows_limit": 20480,
+    }  # fmt: skip
+    sizes = {1024: (10240, 0), 2048: (2048, 20480), 4096: (4096, 0)}  # ten outputs
+    shipped_config["compute"] = {"device": "cpu"}
+    shipped_config["studies"] = {"sizes": {"vary": {"n": list(sizes)}, "realisations": 1}}
+    plan = Plan(shipped_config)
+    megabytes = inputs.kernel_megabytes(RuleSettings(shipped_config, plan))
+    for ensemble, (decomposed, stored) in zip(plan.studies["sizes"], sizes.values(), strict=True):
+        arrays = 8 * (4 * decomposed**2 + stored**2) / 1e6  # float64
+        once, twice = (megabytes(ensemble, attempt) for attempt in (1, 2))
+        assert once == pytest.approx(1000 + 3000 + arrays, abs=1)
+        assert twice > 1.4 * once
+
+
 def test_a_group_asks_for_what_a_common_node_has():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     rules = slurm_rules()

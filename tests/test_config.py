@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from checkouts import checkout
-from conftest import ROOT, RUN
+from conftest import ROOT, RUN, reordered
 from dry_runs import DryRuns
 from snakemake.utils import update_config
 
@@ -23,7 +23,7 @@ from pipeline.config_files import (
     file_problems,
     repetition_problems,
 )
-from pipeline.runs import Plan, Refusal, study_axes
+from pipeline.runs import Plan, Refusal, combinations, study_axes
 from pipeline.training import wanted_times
 from speedlimits.vision_transformer import HEADS
 
@@ -403,6 +403,21 @@ def test_labels_name_cases_that_differ_in_one_setting_too():
     assert study_axes({"cases": cases}) == {"model": ["myrtle5", "myrtle7"]}
     labelled = [{"label": "shallow_one", **cases[0]}, {"label": "0.10", **cases[1]}]
     assert study_axes({"cases": labelled}) == {"case": ["shallow_one", "0.10"]}
+
+
+def test_other_draws_of_a_subset_and_single_values_are_no_axis():
+    study = {"vary": {"subset": [0, 1], "n": [8, 16], "width": [4]}}
+    assert study_axes(study) == {"n": [8, 16]}
+
+
+def test_points_of_a_grid_come_in_one_order_however_its_keys_are_written():
+    """Of the settings that with the first name, by the alphabet, changes last."""
+    vary = {"width": [4, 8], "model_arguments": {"b": [5, 6], "a": [1]}, "n": [32, 16]}
+    found = list(combinations({}, {"vary": vary}))
+    assert [(s["n"], s["width"], s["model_arguments"]["b"]) for s in found] == [
+        (n, width, b) for n in (32, 16) for width in (4, 8) for b in (5, 6)
+    ]
+    assert list(combinations({}, {"vary": reordered(vary)})) == found
 
 
 def test_what_some_run_of_a_study_reads_may_be_set(one_study):

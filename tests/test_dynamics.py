@@ -361,6 +361,14 @@ def test_langevin_without_noise_is_gradient_descent():
     assert descent.action == langevin.action
 
 
+def test_noise_that_raises_the_loss_from_a_minimum_is_no_divergence():
+    """A start without loss allows for that of equipartition, not for any multiple of nothing."""
+    model = LinearModel()
+    langevin = LangevinDynamics(model.loss_and_gradient, model.minimum, 0.1, 0.01, seed=1)
+    langevin.advance(1.0)
+    assert langevin.steps == 10 and langevin.loss > 0
+
+
 def test_langevin_noise_belongs_to_seed_and_step():
     model = LinearModel()
 
@@ -442,12 +450,14 @@ def test_flow_resumed_inside_a_step_reads_the_same_curve():
     resumed.advance(0.1)  # its own curve, which the state must replace
     resumed.load_state(whole.state())
     steps, later = whole.steps, whole.time + 0.5 * (whole._end_time - whole.time)
-    for flow in (whole, resumed):
-        flow.advance(later)
-        assert flow.steps == steps
-    assert torch.equal(whole.weights, resumed.weights)
-    for name in ATTRIBUTES:
-        assert getattr(whole, name) == getattr(resumed, name), name
+    for time in (later, 6.0):  # inside this step, and after others
+        for flow in (whole, resumed):
+            flow.advance(time)
+            assert flow.steps == steps if time == later else flow.steps > steps
+        assert torch.equal(whole.weights, resumed.weights)
+        for name in ATTRIBUTES:
+            assert getattr(whole, name) == getattr(resumed, name), name
+    assert whole.velocity_noise > 0
 
 
 def test_products_of_a_step_are_taken_once(monkeypatch):

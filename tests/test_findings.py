@@ -481,6 +481,62 @@ def test_a_trend_inside_strata_is_not_mistaken_for_one_between_them():
     assert pooled["slope"] > 0 and inside["slope"] == pytest.approx(-0.5)
 
 
+def test_an_axis_that_begins_at_zero_is_taken_as_it_is():
+    """It has no logarithm; left out, the trend would be that of the other runs."""
+    table = runs(sizes=(8, 16, 32)).rename(columns={"width": "label_noise"})
+    table["label_noise"] = table["label_noise"].map({8: 0.0, 16: 0.1, 32: 0.4})
+    trends, _ = along_axes(table, {"label_noise": [0.0, 0.1, 0.4]}, SETTINGS)
+    (row,) = trends.query("quantity == 'test_error'").to_dict("records")
+    fit = np.polynomial.Polynomial.fit(table["label_noise"], table["test_error"], 1)
+    assert row["scale"] == "linear" and row["points"] == len(table)
+    assert row["slope"] == pytest.approx(fit.convert().coef[1], rel=1e-9)
+
+
+def test_settings_trained_from_the_same_starts_do_not_multiply_the_evidence_of_comparisons():
+    one = runs(ratio=1.2, sizes=(8,)).assign(parameterisation="ntk")
+    other = one.assign(parameterisation="standard", ensemble=one["ensemble"] + "s")
+    both, axes = pd.concat([one, other], ignore_index=True), {"model": ["a", "b"]}
+    of_axes = [axes | {"parameterisation": ["ntk", "standard"]}, axes]
+    found, alone = (
+        along_axes(t, a, SETTINGS)[1] for t, a in zip((both, one), of_axes, strict=True)
+    )
+    found = found[found["against"] == "model"].reset_index(drop=True)
+    assert list(found["points"]) == list(2 * alone["points"])
+    ignored = ["points", "p_adjusted"]
+    pd.testing.assert_frame_equal(found.drop(columns=ignored), alone.drop(columns=ignored))
+
+
+def test_tests_are_adjusted_for_those_of_their_own_moment():
+    table = runs(slope=-0.2, ratio=1.2)
+    both = pd.concat([table, table.assign(at="equal_loss")], ignore_index=True)
+    for one, found in zip(along_axes(table, AXES, SETTINGS), along_axes(both, AXES, SETTINGS),
+                          strict=True):  # fmt: skip
+        pd.testing.assert_frame_equal(found[found["at"] == "end"].reset_index(drop=True), one)
+
+
+def test_correlations_are_adjusted_together_and_seven_starts_have_an_interval():
+    sizes = (8, 16, 32, 64, 128, 256, 512)
+    for count in (6, 7):
+        table = runs(sizes=sizes[:count]).query("model == 'a'")
+        table["inefficiency_predicted"] = np.arange(len(table)) % 4
+        found = correlations(table, SETTINGS)
+        np.testing.assert_allclose(found["p_adjusted"], holm(found["p_value"]))
+        assert (found["p_adjusted"] > found["p_value"]).any()
+        between = found[found["level"] == "between"]
+        assert (between["points"] == count).all()
+        assert (between["correlation_low"].notna() == (count == 7)).all()
+
+
+def test_draws_of_subsets_are_strata_of_a_trend():
+    """A draw that is slower throughout, and has other widths, is no trend along the width."""
+    slow = runs(slope=-0.5, sizes=(16, 32)).assign(subset=1)
+    slow["inefficiency"] *= 100
+    table = pd.concat([runs(slope=-0.5, sizes=(8, 16)), slow], ignore_index=True)
+    trends, _ = along_axes(table, {"width": [8, 16, 32]}, SETTINGS)
+    (row,) = trends.query("quantity == 'inefficiency'").to_dict("records")
+    assert row["slope"] == pytest.approx(-0.5, abs=0.15)
+
+
 def test_holm_agrees_with_its_definition():
     found = holm([0.01, 0.04, np.nan, 0.03])
     np.testing.assert_allclose(found, [0.03, 0.06, np.nan, 0.06])
@@ -914,6 +970,51 @@ def test_drift_and_alignment_are_of_one_kernel_along_an_axis(largest, power):
     assert len(slopes) == 2
 
 
+def one_run(name, share, **values):
+    """Rows of speed_limits and training_curves of a run, by its losses over that of the start."""
+    time = np.arange(float(len(share)))
+    curve = {"ensemble": name, "realisation": 0, "time": time, "test_accuracy": 0.75}
+    curve |= {"train_loss_per_sample": 3 * np.array(share), "gradients": 10 * time} | values
+    limits = [
+        pd.DataFrame({"ensemble": name, "n": 8, "start": start, "realisation": "0", "time": later})
+        for start, later in (("cold", time[1:]), ("warm", time[2:] - time[1]))
+    ]
+    return pd.concat(limits).assign(**dict.fromkeys(CURVES, 2.0)), pd.DataFrame(curve)
+
+
+def test_equal_loss_is_the_least_that_every_run_reaches_on_its_way():
+    """Be it not at the end; runs that diverged do not count, and lack their test error there."""
+    lost = {"test_accuracy": [0.1, 0.2, np.nan, np.nan], "test_loss_per_sample": 1.0}
+    tables = [
+        one_run("rises", [1, 0.5, 0.1, 0.2]),
+        one_run("falls", [1, 0.6, 0.3, 0.05]),
+        one_run("lost", [1, 2, np.nan, np.nan], **lost),
+    ]
+    found = outcomes(*map(pd.concat, zip(*tables, strict=True)), pd.DataFrame())
+    equal = found[found["at"] == "equal_loss"].set_index("ensemble")
+    assert equal.index.tolist() == ["rises", "falls"] and set(equal["start"]) == {"cold"}
+    np.testing.assert_allclose(equal["train_loss_share"], 0.1)
+    ends = found[(found["at"] == "end") & (found["start"] == "cold")].set_index("ensemble")
+    assert ends["diverged"].to_dict() == {"rises": 0, "falls": 0, "lost": 1}
+    assert "test_loss" not in found and np.isnan(ends.loc["lost", "test_error"])
+    assert ends.loc["falls", "test_error"] == 0.25
+    assert set(found.loc[found["start"] == "warm", "at"]) == {"end"}
+
+
+def test_rows_of_shared_runs_are_told_apart_by_moment_and_kernel():
+    """Two thresholds repeat them: they stand once each."""
+    rows = [
+        {"ensemble": f"e-{threshold}", THRESHOLD: threshold, "start": "cold", "realisation": "0",
+         "at": at, "kernel": kernel}
+        for threshold in (0.1, 0.2)
+        for at in ("end", "equal_loss")
+        for kernel in ("full", "traced")
+    ]  # fmt: skip
+    found = each_run_once(pd.DataFrame(rows))
+    assert len(found) == 4 == len(found.drop_duplicates(["at", "kernel"]))
+    assert set(found["ensemble"]) == {"e-0.1"}
+
+
 def test_values_at_equal_loss_are_those_at_that_loss():
     """Of a loss that rises on its way the level lies between the neighbours of its crossing."""
     share = pd.Series([0.9, 0.3, 0.4, 0.05])
@@ -957,9 +1058,27 @@ def test_ensembles_with_a_diverged_run_have_no_means_at_any_moment():
     limits = pd.DataFrame([row | {"realisation": "ensemble", "time": 1.0, "inefficiency": np.nan}])
     found = ensemble_outcomes(pd.DataFrame(rows), limits, SETTINGS).set_index("at")
     assert found["diverged"].tolist() == pytest.approx([1 / 3] * 2)
+    assert found["runs"].tolist() == [3, 2]
     assert found[["inefficiency", "inefficiency_low"]].isna().all(axis=None)
     whole = ensemble_outcomes(pd.DataFrame(rows).assign(diverged=0), limits, SETTINGS)
     assert whole.set_index("at").loc["equal_loss", "inefficiency"] == 2
+
+
+def test_ends_of_ensembles_are_ratios_of_averages_but_for_the_discretisation():
+    """Its ratio of averages has no interval in ``speed_limits``; it can have either sign."""
+    row = {"ensemble": "e", "n": 8, "start": "cold", "at": "end", "diverged": 0}
+    of_runs = [(2.0, 0.01), (3.0, 0.02), (40.0, 0.9)]
+    names = ("inefficiency", "discretisation")
+    rows = [row | {"realisation": str(k)} | dict(zip(names, v, strict=True))
+            for k, v in enumerate(of_runs)]  # fmt: skip
+    ends = {"inefficiency": 9.0, "inefficiency_low": 8.0, "inefficiency_high": 10.0}
+    limits = pd.DataFrame([row | {"realisation": "ensemble", "discretisation": 7.0}] * 2)
+    limits = pd.concat([limits.assign(time=[2.0, 1.0], **ends), pd.DataFrame(rows).assign(time=2)])
+    limits.iloc[1, limits.columns.get_loc("inefficiency")] = 5.0
+    (found,) = ensemble_outcomes(pd.DataFrame(rows), limits, SETTINGS).to_dict("records")
+    assert {name: found[name] for name in ends} == ends
+    assert found["discretisation"] == pytest.approx(0.31)
+    assert found["discretisation_low"] < 0 < 0.31 < found["discretisation_high"]
 
 
 def test_the_first_transient_is_told_of_every_ensemble_that_reaches_its_warm_start():
@@ -1027,6 +1146,8 @@ def test_realisations_of_one_start_count_once():
                                strict=True):  # fmt: skip
         pd.testing.assert_frame_equal(repeated, alone)
     pd.testing.assert_frame_equal(correlations(same, SETTINGS), correlations(one, SETTINGS))
+    seeded = same.assign(start_seed=same["realisation"])  # which changes nothing
+    assert len(independent(seeded)) == len(one)
     assert prediction_lines(same, AXES, 0.95) == []  # one run has no scatter to judge by
 
 

@@ -153,6 +153,28 @@ def test_stages_that_somebody_damages_cost_time_but_no_bits(tmp_path, how, name,
         np.testing.assert_array_equal(found[key], whole[key], err_msg=key)
 
 
+@pytest.mark.parametrize(("seconds", "kept"), [(-1.0, 20), (1e6, 0)])
+def test_a_state_is_stored_between_snapshots_where_they_are_far_apart(
+    tmp_path, monkeypatch, seconds, kept
+):
+    monkeypatch.setattr("pipeline.trajectory.CHECKPOINT_SECONDS", seconds)
+    original = StagedTrajectory._on_step
+
+    def killed(self, evolution):
+        original(self, evolution)
+        if evolution.steps == 20:
+            raise InterruptedError
+
+    monkeypatch.setattr(StagedTrajectory, "_on_step", killed)
+    options = np.array([100 * 0.037]), lambda e: {}, tmp_path / "stage"
+    with pytest.raises(InterruptedError):
+        StagedTrajectory(evolution("gradient_descent"), *options).run()
+    monkeypatch.setattr(StagedTrajectory, "_on_step", original)
+    resumed = StagedTrajectory(evolution("gradient_descent"), *options)
+    assert resumed._resume() and resumed.evolution.steps == kept
+    assert resumed.run()["gradients"].tolist() == [1, 101]
+
+
 def test_another_grid_is_not_extended(tmp_path, capsys):
     for per_decade, final in ((5, 10.0), (4, 30.0)):
         staged = StagedTrajectory(

@@ -222,6 +222,57 @@ def test_information_integral_is_exact_between_linear_moments():
     np.testing.assert_allclose(flat, 5.0 * times)
 
 
+@pytest.mark.parametrize("slope", [1e-12, 1e-7, 1e-3])
+def test_information_integral_of_moments_that_hardly_change_is_that_of_their_logarithm(slope):
+    """int_0^t P / (s + slope t) dt = P / slope ln(1 + slope t / s)."""
+    start, times = le.StartDistribution([3.0], [2.0], True), np.array([1.0, 4.0])
+    found = le.information_integral(times, 2.0 + slope * times[:, None], start)
+    np.testing.assert_allclose(found, 3.0 / slope * np.log1p(slope * times / 2.0), rtol=1e-8)
+
+
+def test_moments_known_worse_than_by_half_inform_of_nothing():
+    """Twice an error of more than a half takes a layer's part off, and nothing of the others'."""
+    start, times = le.StartDistribution([3.0, 4.0], [1.0, 2.0], True), np.array([0.5, 2.0])
+    moments = np.broadcast_to(start.variances, (2, 2))
+    found = le.information_integral(times, moments, start, np.array([0.7, 0.0]))
+    np.testing.assert_allclose(found, 4.0 / 2.0 * times)
+
+
+def test_a_time_without_moments_leaves_the_bounds_of_others():
+    """The free energy never grows: what it had dropped by before holds later too."""
+    start, times = le.StartDistribution([4.0], [1.0], True), np.array([1.0, 2.0, 3.0])
+    moments = np.array([2.0, np.nan, 4.0])[:, None]
+    least, most = le.free_energy_drops(times, np.ones(3), np.zeros(3), moments, start, 0.1)
+    assert np.isnan(least).tolist() == np.isnan(most).tolist() == [False, True, False]
+    assert least[2] == least[0]
+    assert most[2] == pytest.approx(1 + 0.1 * 2 * np.log(4))
+
+
+def test_a_lower_bound_below_zero_says_nothing():
+    """The heat of the curvature may be more than what the loss and the entropy drop by."""
+    start = le.StartDistribution([4.0], [1.0], True)
+    arguments = [1.0, 2.0], np.array([1.0, 9.0]), np.full(2, 5.0), np.ones((2, 1)), start, 0.1
+    least, most = le.free_energy_drops(*arguments)
+    assert np.isnan(least).tolist() == [True, False]
+    np.testing.assert_allclose(least[1], 9 - 5 + 0.01 * 4 * 2)
+    np.testing.assert_allclose(most, [1.0, 9.0])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "variances", "words"),
+    [
+        ([3, 4], [1.0], "variances has shape"),
+        ([3], [0.0], "variances holds 0.0"),
+        ([3], [np.inf], "must be positive"),
+        ([0], [1.0], "sizes holds 0.0"),
+        ([[3]], [[1.0]], "sizes has shape"),
+    ],
+)
+def test_layers_without_weights_or_variance_have_no_distribution(sizes, variances, words):
+    with pytest.raises(ValueError, match=words):
+        le.StartDistribution(sizes, variances, True)
+
+
 def test_temperature_zero_is_gradient_flow():
     found = ensemble(0.0, 2)
     cost = le.transport_cost(found["products"], found["times"], found["start"], 0.0)

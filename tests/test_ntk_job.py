@@ -29,7 +29,7 @@ def spectrum(spectrum_with):
 def test_quadrature_gives_the_sums_of_the_explicit_kernel(
     spectrum, monkeypatch, tmp_path, precision, tolerance, stored
 ):
-    explicit = spectrum(precision=precision)
+    explicit = spectrum(precision=precision, full_rows_limit=200)  # as many as there are
     assert "eigenvalues_quadrature" not in explicit
     assert "explicitly" in (tmp_path / "job.log").read_text()
     limits = {"full_rows_limit": 199, "stored_rows_limit": 200 if stored else 199}
@@ -69,6 +69,8 @@ def test_gauss_newton_route_gives_the_spectrum_of_the_explicit_kernel(
     values, wanted = (file["eigenvalues_full"].values for file in (found, explicit))
     np.testing.assert_allclose(values, wanted, rtol=0, atol=0.01 * tolerance * wanted[0])
     assert (values > 0).sum() <= 152
+    for file, kind in ((found, "full"), (explicit, "full"), (free, "quadrature")):
+        assert 0 < float(file[f"noise_floor_{kind}"]) < 1e-3 * wanted[0]
     times = np.logspace(-1, 2, 20) / wanted[0]
     expected = predict(wanted, explicit["residue_projections_full"], times)
     for file, kind in ((found, "full"), (free, "quadrature")):
@@ -151,6 +153,26 @@ def test_decomposing_at_once_measures_the_same(kind):
         np.testing.assert_allclose(found[name], value, rtol=1e-8)
 
 
+def test_overlap_is_that_of_as_many_leading_eigenvectors_as_outputs():
+    """Where the last of them shares its eigenvalue, now or at the start, there is none."""
+    generator = np.random.default_rng(5)
+    delta, targets = generator.normal(size=(2, 7, 3))
+    bases = [np.linalg.qr(generator.normal(size=(7, 7))).Q for _ in range(2)]
+    clear, shared = [6.0, 5, 4, 3, 2, 1, 0.5], [6.0, 5, 4, 4, 2, 1, 0.5]
+    for now, then in ((clear, clear), (shared, clear), (clear, shared)):
+        kernel, start = (q * v @ q.T for q, v in zip(bases, (now, then), strict=True))
+        for device in (None, torch.device("cpu")):
+            found = kernels.measure("traced", kernel, start, delta, targets, device)
+            if shared in (now, then):
+                assert np.isnan(found["overlap"])
+                continue
+            leading = [q[:, :3] for q in bases]
+            expected = np.sum((leading[0].T @ leading[1]) ** 2) / 3
+            assert found["overlap"] == pytest.approx(expected, rel=1e-9)
+            drift = np.linalg.norm(kernel - start) / np.linalg.norm(start)
+            assert found["drift"] == pytest.approx(drift, rel=1e-12)
+
+
 def test_the_end_of_a_run_that_diverged_has_no_kernel_and_computes_none(
     train_with, spectrum_with, monkeypatch, tmp_path
 ):
@@ -158,6 +180,7 @@ def test_the_end_of_a_run_that_diverged_has_no_kernel_and_computes_none(
     settings = SETTINGS | far | {"depth": 1, "final_time": 2000}  # the loss grows as 5^(2 steps)
     run = train_with(settings)
     assert np.isfinite(run["train_loss"][0]) and not np.isfinite(run["train_loss"][-1])
+    assert not any((tmp_path / "results/.partial").rglob("*"))  # its stage
     before = set(tmp_path.rglob("*"))
 
     def refused(*_):

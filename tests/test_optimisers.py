@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.runs import stability_factor
+from speedlimits.dynamics import DivergenceError, GradientDescent
 from speedlimits.optimisers import (
     Adam,
     HeavyBall,
@@ -77,6 +79,18 @@ def test_continues_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", MAKERS)
+def test_what_is_recorded_right_after_a_resumption_is_what_was_stored(name):
+    """A job may be killed between the last step before a snapshot and the snapshot itself."""
+    first, second = MAKERS[name](), MAKERS[name]()
+    first.advance(13 * first.step)
+    second.load_state(first.state())
+    for key in ("time", "loss", "gradient_norm", "action", "kinetic_energy", "gradients"):
+        assert getattr(second, key) == getattr(first, key), key
+    metric = [getattr(each, "inverse_metric_integral", START) for each in (first, second)]
+    assert torch.equal(*metric) and metric[0].all()
+
+
+@pytest.mark.parametrize("name", MAKERS)
 def test_action_bounds_the_length_of_any_curve(name):
     evolution = MAKERS[name]()
     for step in (1, 5, 25, 100):
@@ -141,6 +155,24 @@ def test_energy_of_the_steps_of_nesterov_balances_exactly_after_its_kick(momentu
         before, last = evolution.weights, step
         drop = energy - evolution.loss - evolution.kinetic_energy
         assert drop == pytest.approx(evolution.action + extra, rel=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["gradient_descent", "heavy_ball", "nesterov"])
+def test_learning_rates_are_stable_up_to_the_limit_of_their_dynamics(name, momentum):
+    makers = {"heavy_ball": HeavyBall, "nesterov": Nesterov}
+    for share in (0.98, 1.02):
+        rate = share * stability_factor(name, momentum) * 2 / EIGENVALUES.max().item()
+        if name in makers:
+            evolution = makers[name](quadratic, START, rate, momentum)
+        else:
+            evolution = GradientDescent(quadratic, START, rate)
+        if share > 1:
+            with pytest.raises(DivergenceError):
+                evolution.advance(1000 * evolution.step)
+        else:
+            evolution.advance(1000 * evolution.step)
+            assert evolution.loss < 1e-6 * quadratic(START)[0]
 
 
 @pytest.mark.parametrize("kind", [HeavyBall, Nesterov])
@@ -360,6 +392,12 @@ def test_minibatch_gradients_are_unbiased():
 def test_momentum_must_be_below_one(make):
     with pytest.raises(ValueError, match="momentum is 1"):
         make(quadratic, START, 0.1, 1.0)
+
+
+def test_minibatches_that_diverge_are_told_with_their_size():
+    evolution = minibatches(3, rate=10.0)
+    with pytest.raises(DivergenceError, match="learning rate 10, batches of 3 and"):
+        evolution.advance(1000.0)
 
 
 def test_the_last_and_smaller_batch_counts_by_its_samples():

@@ -18,6 +18,7 @@ import xarray as xr
 import zarr
 from conftest import ROOT, RUN
 
+from pipeline import own_data
 from pipeline.config import ConfigError, validate
 from pipeline.files import content_digest, own_file
 from pipeline.inputs import study_files
@@ -65,6 +66,9 @@ def test_a_file_is_read_as_it_was_written(tmp_path, ending):
     assert np.array_equal(read(path)["train_targets"], VECTORS["train_targets"])
     flat = write(tmp_path / f"flat{ending}", VECTORS | {"train_targets": np.ones(20)})
     assert layout(flat).outputs == 1 and read(flat)["train_targets"].shape == (20, 1)
+    many = {"train_inputs": np.ones((300, 2)), "train_labels": np.arange(300)}
+    found = read(write(tmp_path / f"many{ending}", many))
+    np.testing.assert_array_equal(found["train_labels"], np.arange(300))
 
 
 def without(content, *names):
@@ -88,10 +92,13 @@ BAD = [
     (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), bool)}, ["bool", "astype(numpy.float32)"]),
     (IMAGES | {"train_inputs": np.ones((30, 8, 8, 3))},
      ["looks like (n, height, width, channels)", ".transpose(0, 3, 1, 2)"]),
+    (IMAGES | {"train_inputs": np.ones((30, 8, 8, 4))}, ["looks like (n, height, width, "]),
+    (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), np.float16)}, ["float16", "must be float32"]),
     (IMAGES | {"test_inputs": np.ones((5, 2, 8, 4))}, ["(2, 8, 4)", "must agree"]),
     (IMAGES | {"train_labels": np.arange(29) % 3}, ["(29,)", "must be (30,)"]),
     (IMAGES | {"train_labels": np.arange(30) % 3 + 1}, ["from 1 to 3", "without gaps"]),
     (IMAGES | {"train_labels": np.arange(30) % 3 * 2}, ["from 0 to 4", "without gaps"]),
+    (IMAGES | {"train_labels": np.array([0, 1, 3] * 10)}, ["from 0 to 3", "without gaps"]),
     (IMAGES | {"train_labels": np.zeros(30, int)}, ["single class"]),
     (IMAGES | {"train_labels": np.arange(30) % 3 - 1}, ["from -1 to 1"]),
     (IMAGES | {"train_labels": (np.arange(30) % 3) * 1.0}, ["float64", "must be integers"]),
@@ -99,6 +106,7 @@ BAD = [
     (VECTORS | {"train_targets": np.ones((19, 2))}, ["(19, 2)", "(20,) or (20, outputs)"]),
     (VECTORS | {"train_targets": np.ones((20, 2), int)}, ["int64", "called train_labels"]),
     (VECTORS | {"train_targets": np.ones((20, 2, 1))}, ["(20, 2, 1)"]),
+    (VECTORS | {"train_targets": np.ones((20, 2), np.float16)}, ["float16", "must be float32"]),
     (VECTORS | {"test_inputs": np.ones((3, 6)), "test_targets": np.ones((3, 1))},
      ["1 components, train_targets 2"]),
     (VECTORS | {"train_inputs": np.full((20, 6), np.nan)}, ["120 values that are NaN"]),
@@ -161,15 +169,31 @@ def test_zarr_arrays_that_would_be_read_as_other_numbers_are_refused(tmp_path):
     path, values = tmp_path / "mine.zarr", VECTORS["train_inputs"]
     content = {"train_inputs": ("n", "d"), "train_targets": ("n", "c")}
     data = xr.Dataset({name: (dims, VECTORS[name]) for name, dims in content.items()})
-    packing = {"dtype": "f8", "scale_factor": 0.5, "add_offset": 3.0}
-    data.to_zarr(path, encoding={"train_inputs": packing}, mode="w")
-    with pytest.raises(DataError, match="train_inputs has the attribute scale_factor"):
-        layout(path)
+    for attribute in ("scale_factor", "add_offset"):
+        packing = {"dtype": "f8", attribute: 3.0}
+        data.to_zarr(path, encoding={"train_inputs": packing}, mode="w")
+        with pytest.raises(DataError, match=f"train_inputs has the attribute {attribute}"):
+            layout(path)
     data.to_zarr(path, encoding={"train_inputs": {"chunks": (5, 6)}}, mode="w")
     np.testing.assert_array_equal(read(path)["train_inputs"], values)
     next(p for p in (path / "train_inputs" / "c").rglob("*") if p.is_file()).unlink()
     with pytest.raises(DataError, match="1 of 4 chunks of train_inputs are missing"):
         layout(path)
+
+
+def test_arrays_that_the_prepared_file_cannot_hold_are_refused():
+    """By their shape alone: 2^30 numbers in float32, or 2^29 in float64, are 4 GiB."""
+    for samples, dtype, fits in (
+        (2**20 - 1, "f4", True),
+        (2**20, "f4", False),
+        (2**19, "f8", False),
+    ):
+        found = {"train_inputs": own_data.Lazy((samples, 1024), np.dtype(dtype), None)}
+        if fits:
+            assert own_data._check_inputs("mine.npz", found, "train") == (samples, 1024)
+            continue
+        with pytest.raises(DataError, match="more than 4 GiB"):
+            own_data._check_inputs("mine.npz", found, "train")
 
 
 @pytest.mark.parametrize("name", ["train_inputs", "train_labels"])

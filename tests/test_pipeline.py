@@ -1,7 +1,9 @@
 """Plan of runs, seeds, code digest, stores with their integrity."""
 
+import itertools
 import shutil
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from pipeline.seeds import derived_seed
 from pipeline.settings import RULES, RuleSettings
 from pipeline.stores import (
     IntegrityError,
+    array_digest,
     read_snapshots,
     read_table,
     variable,
@@ -61,6 +64,32 @@ def test_every_setting_that_matters_shows_in_the_path(shipped_config, key):
     before = Plan(shipped_config).studies["one"][0].path
     shipped_config["base"][key] = OTHER[key]
     assert Plan(shipped_config).studies["one"][0].path != before
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "key", "value"),
+    [
+        ("gradient_descent", "learning_rate", 0.37),
+        ("gradient_descent", "learning_rate_unit", "absolute"),
+        ("gradient_descent", "beyond_stability", True),
+        ("heavy_ball", "momentum", 0.7),
+        ("nesterov", "momentum", 0.7),
+        ("adam", "momentum", 0.7),
+        ("sgd", "batch_size", 7),
+        ("langevin", "temperature", 0.37),
+        ("gradient_flow", "output_scale", 0.5),
+        ("gradient_flow", "subtract_start", True),
+    ],
+)
+def test_what_only_some_dynamics_read_shows_in_their_path_and_settings(
+    shipped_config, dynamics, key, value
+):
+    shipped_config["studies"] = {"one": {"set": {"dynamics": dynamics}, "realisations": 1}}
+    before = Plan(shipped_config).studies["one"][0].path
+    shipped_config["base"][key] = value
+    plan = Plan(shipped_config)
+    assert plan.studies["one"][0].path != before
+    assert plan.described("one")[0]["settings"][key] == value
 
 
 @pytest.mark.parametrize("key", ["depth", "patch_size", "learning_rate", "learning_rate_unit"])
@@ -134,6 +163,28 @@ def test_the_plan_has_the_jobs_that_the_configuration_asks_for(shipped_config):
     ]  # fmt: skip
     assert [wildcards for wildcards in asked if not plan.has(wildcards)] == []
     assert [wildcards for wildcards in not_asked if plan.has(wildcards)] == []
+
+
+def test_a_study_is_collected_from_every_run_at_every_moment(shipped_config):
+    """Four tables of an ensemble; a trajectory and kernels at three moments of each run."""
+    plan = Plan(shipped_config)
+    files = inputs.study_files(plan, shipped_config)(SimpleNamespace(study="dataset_size"))
+    ensembles, realisations = plan.studies["dataset_size"], plan.studies["dataset_size"][0]
+    assert len(files) == len(set(files)) == len(ensembles) * (4 + 4 * realisations.realisations)
+    archive = ["results/data/cifar10/archive.tar.gz"]
+    data = inputs.data_source(shipped_config)
+    assert data(SimpleNamespace(dataset="cifar10")) == archive
+    assert data(SimpleNamespace(dataset="digits")) == []
+    with pytest.raises(Refusal, match="no data set other; it has "):
+        data(SimpleNamespace(dataset="other"))
+
+
+def test_wildcards_of_a_job_name_its_ensemble(shipped_config):
+    study = {"vary": {"warm_start_accuracy": [None, 0.3]}, "realisations": 2}
+    shipped_config["studies"]["thresholds"] = study
+    plan = Plan(shipped_config)
+    for ensemble in itertools.chain(*plan.studies.values()):
+        assert plan.ensemble(wildcards(ensemble)) == ensemble
 
 
 def test_more_realisations_keep_the_runs_there_are(shipped_config):
@@ -282,6 +333,27 @@ def test_altered_chunk_is_found(stored):
         read_snapshots(manifest)
 
 
+@pytest.mark.parametrize("word", ["run", "weight^2"])
+def test_altered_attributes_are_found(stored, word):
+    """Of the store or of one of its variables: the settings and the units that numbers have."""
+    dataset, store, manifest = stored
+    dataset["train_loss"].attrs["note"] = "weight^2"
+    write_snapshots(dataset, store, manifest)
+    metadata = store / "zarr.json"  # with that of all variables
+    text = metadata.read_text()
+    assert f'"{word}"' in text
+    metadata.write_text(text.replace(f'"{word}"', '"other"'))
+    with pytest.raises(IntegrityError, match="attributes of .* altered"):
+        read_snapshots(manifest, weights=False)
+
+
+def test_digests_tell_types_and_shapes_with_the_same_bytes():
+    values = np.arange(6.0)
+    others = [values.view(np.int64), values.reshape(2, 3), values.reshape(3, 2), values]
+    assert len({array_digest(other) for other in others}) == 4
+    assert array_digest(xr.Variable("x", values)) != array_digest(values[::-1])
+
+
 def test_missing_store_is_named(stored):
     _, store, manifest = stored
     shutil.rmtree(store)
@@ -302,6 +374,15 @@ def test_labels_that_look_like_numbers_stay_labels(tmp_path, columns):
     write_table(pd.DataFrame(columns), path)
     found = read_table(path)
     assert {name: found[name].tolist() for name in found} == columns
+
+
+def test_numbers_of_a_table_have_ten_digits(tmp_path):
+    (tmp_path / "results").mkdir()
+    values = np.array([1 / 3, 1e-9 / 7, 123456.789012, -2e15 / 3])
+    write_table(pd.DataFrame({"x": values}), tmp_path / "results" / "table.csv", 0.9)
+    found = read_table(tmp_path / "results" / "table.csv")
+    np.testing.assert_allclose(found["x"], values, rtol=1e-9)
+    assert (found["confidence"] == 0.9).all()
 
 
 def test_words_of_a_table_come_back_as_they_were(tmp_path):

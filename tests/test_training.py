@@ -1,6 +1,7 @@
 """Training through the scripts: closed form of a linear model, resumption, warm start."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,20 @@ from pipeline import speed_limits
 from pipeline.files import FINISHED, remove
 from pipeline.problem import build_problem, digests
 from pipeline.stores import read_json, read_netcdf, write_netcdf
-from pipeline.training import pairwise_preconditioned
+from pipeline.training import (
+    RECORDED,
+    as_dataset,
+    build_evolution,
+    learning_rate,
+    pairwise_preconditioned,
+    wanted_times,
+)
 from pipeline.trajectory import StagedTrajectory
 from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
-from speedlimits.dynamics import Evolution, GradientDescent
+from speedlimits.dynamics import Evolution, GradientDescent, GradientFlow
 from speedlimits.gradient import TrainingLoss
+from speedlimits.optimisers import Adam, HeavyBall, Nesterov
 
 
 def closed_form(run, data):
@@ -77,6 +86,10 @@ def test_store_describes_itself(trained):
     assert {"config", "versions", "device", "start_seed", "lambda_1", "parameter_ranges"} <= set(
         run.attrs
     )
+    data = read_netcdf("n.nc")
+    counts = {"samples": "train_inputs", "test_samples": "test_inputs"}
+    assert all(int(run.attrs[key]) == len(data[name]) for key, name in counts.items())
+    assert int(run.attrs["outputs"]) == 10
     assert run["weights"].dtype == np.float32 and run["action"].dtype == np.float64
     difference = run["weights"].values[-1].astype(float) - run["weights"].values[0]
     assert np.linalg.norm(difference) == pytest.approx(float(run["geodesic_length"][-1]), rel=1e-4)
@@ -119,7 +132,9 @@ def test_starts_that_have_not_moved_have_no_ratios_of_costs(trained):
 def test_two_trainings_have_equal_bits(trained):
     first = trained(final_time=5)
     remove(Path(FINISHED))  # or it is taken from there
+    Path("diverged.zarr").mkdir()  # of a training before that diverged
     second = trained(final_time=5)
+    assert not Path("diverged.zarr").exists()
     xr.testing.assert_identical(first, second)
 
 
@@ -179,6 +194,63 @@ def test_langevin_noise_is_its_own_stream_of_the_realisation(trained):
     for squared in noise:  # 640 weights: chi squared
         assert squared / 640 == pytest.approx(diffused, rel=4.5 * np.sqrt(2 / 640))
     assert noise[0] != noise[1]
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "kind"),
+    [("gradient_flow", GradientFlow), ("gradient_descent", GradientDescent), ("adam", Adam),
+     ("heavy_ball", HeavyBall), ("nesterov", Nesterov)],
+)  # fmt: skip
+def test_settings_name_the_evolution_and_reach_it(dynamics, kind):
+    loss = SimpleNamespace(loss_and_gradient=lambda theta: (1.0, theta))
+    settings = {"dynamics": dynamics, "relative_tolerance": 0.0123, "momentum": 0.4}
+    settings |= {"learning_rate": 0.1, "learning_rate_unit": "absolute"}
+    evolution = build_evolution(settings, loss, torch.ones(4), 2.5)
+    assert type(evolution) is kind and evolution.lambda_1 == 2.5
+    if dynamics == "gradient_flow":
+        assert evolution.relative_tolerance == 0.0123
+    else:
+        rate = 0.1 / 0.6 if issubclass(kind, HeavyBall) else 0.1
+        assert evolution.step == pytest.approx(rate)
+        assert getattr(evolution, "momentum", 0.4) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("unit", "length"), [("inverse_lambda_1", 0.25), ("absolute", 1.0), ("steps", 0.5)]
+)
+def test_first_and_last_time_are_in_the_unit_of_the_clock(unit, length):
+    clock = {"time_unit": unit, "first_snapshot": 2, "final_time": 40, "snapshots_per_decade": 3}
+    times = wanted_times(clock, 4.0, 0.5 if unit == "steps" else None)
+    np.testing.assert_allclose(times[[0, -1]], [2 * length, 40 * length])
+
+
+def test_distances_between_snapshots_have_the_digits_of_the_weights():
+    """In float32, in which weights are stored, they would have three of late ones."""
+    weights = 1000 + np.random.default_rng(0).normal(size=(4, 50))
+    recorded = dict.fromkeys(RECORDED, np.zeros(4)) | {"weights": weights, "time": np.arange(4.0)}
+    apart = ((weights[:, None] - weights) ** 2).sum(axis=2)
+    recorded["geodesic_length"] = np.sqrt(apart[0])
+    found = as_dataset(recorded, {})
+    np.testing.assert_allclose(found["distance_squared"], apart, rtol=1e-12)
+
+
+def test_every_realisation_has_its_own_minibatches_and_noise():
+    """Streams of their own, beside that of the start; an epoch takes every sample."""
+    loss = SimpleNamespace(loss_and_gradient=lambda theta: (1.0, theta), targets=torch.zeros(50, 3))
+    settings = {"learning_rate": 0.1, "learning_rate_unit": "absolute", "batch_size": 7}
+    settings |= {"temperature": 0.1, "momentum": 0.5}
+    seeds = {1, 2}
+    for dynamics in ("sgd", "langevin"):
+        first, again, other = (
+            build_evolution(settings | {"dynamics": dynamics}, loss, torch.ones(4), 1.0, seed)
+            for seed in (1, 1, 2)
+        )
+        assert first.seed == again.seed
+        seeds |= {first.seed, other.seed}
+        if dynamics == "sgd":
+            assert first.samples == 50 and len(first._rows()) == 7
+            assert first._rows().tolist() == again._rows().tolist() != other._rows().tolist()
+    assert len(seeds) == 6
 
 
 def test_a_longer_langevin_run_extends_a_shorter_one_to_the_same_bits(trained):
@@ -337,6 +409,18 @@ def test_moments_of_few_weights_bound_nothing_from_either_side(trained):
     assert np.isfinite(whole["free_energy_drop_most"]).all()
 
 
+def test_bounds_of_a_single_run_do_not_depend_on_the_others(trained):
+    changes = LANGEVIN | {"final_time": 5}
+    runs = [trained(only_train=r > 0, realisation=r, **changes) for r in range(3)]
+    rows = []
+    for chosen in (runs, runs[:1]):
+        found = speed_limits.measured(chosen, 0)
+        guess = dict.fromkeys(speed_limits.SAMPLED, np.nan * found["drop"])
+        rows.append(speed_limits.run_table(found, guess | {"time": found["time"]}, 0))
+    assert np.isfinite(rows[0]["speed_limit_time"]).all()
+    pd.testing.assert_frame_equal(*rows)
+
+
 def test_langevin_step_at_the_limit_is_refused(trained, capsys):
     with pytest.raises(SystemExit):
         trained(**LANGEVIN | {"learning_rate": 1.0})
@@ -422,6 +506,24 @@ def test_learning_rate_above_the_limit_is_refused_with_both_numbers(trained, cap
     assert "lambda_1 = " in message
 
 
+@pytest.mark.parametrize(
+    ("dynamics", "largest"),
+    [("gradient_descent", 1.0), ("heavy_ball", 1.9), ("nesterov", 1.9 / 2.8), ("adam", np.inf)],
+)
+def test_learning_rates_below_the_limit_of_their_dynamics_are_taken(dynamics, largest):
+    settings = {"dynamics": dynamics, "learning_rate_unit": "stability_limit", "momentum": 0.9}
+    below = min(0.999 * largest, 1e6)
+    assert learning_rate(settings | {"learning_rate": below}, 4.0) == pytest.approx(below / 2)
+    absolute = settings | {"learning_rate": below / 2, "learning_rate_unit": "absolute"}
+    assert learning_rate(absolute, 4.0) == below / 2
+    if dynamics != "adam":
+        settings["learning_rate"] = largest
+        with pytest.raises(ValueError, match=f"{dynamics} diverges"):
+            learning_rate(settings, 4.0)
+        beyond = settings | {"beyond_stability": True}
+        assert learning_rate(beyond, 4.0) == pytest.approx(largest / 2)
+
+
 def test_gradient_descent_records_whole_steps_once(trained):
     run = trained(dynamics="gradient_descent", learning_rate=0.4, final_time=20)
     rate = 0.4 * 2 / read_json("unit.json")["lambda_1"]
@@ -439,6 +541,20 @@ def test_momentum_of_an_evolution_is_not_needed_to_stage_it(tmp_path):
     recorded = staged.run()
     np.testing.assert_allclose(recorded["weights"][:, 0], [1, 0.9**5, 0.9**10])
     assert isinstance(evolution, Evolution)
+
+
+def test_snapshots_record_and_tell_what_the_evolution_says_of_itself(tmp_path, capsys):
+    evolution = HeavyBall(
+        lambda theta: (0.5 * float(theta @ theta), theta), torch.ones(3), 0.1, 0.5
+    )
+    evolution.velocity_noise = 0.25  # as of gradient flow
+    recorded = StagedTrajectory(evolution, np.array([1.0]), lambda e: {}, tmp_path).run()
+    for name in RECORDED.keys() - {"train_loss", "test_loss", "test_accuracy", "geodesic_length"}:
+        assert recorded[name][-1] == getattr(evolution, name) != 0, name
+    assert recorded["train_loss"][-1] == evolution.loss
+    assert recorded["geodesic_length"][-1] == evolution.displacement.norm()
+    ratio = evolution.time * (1.5 - evolution.loss) / evolution.displacement.square().sum().item()
+    assert f"inefficiency {ratio:.4g}," in capsys.readouterr().out.splitlines()[-1]
 
 
 def write_run(path, accuracy):
@@ -550,19 +666,20 @@ def test_lengths_in_adams_metric_between_all_snapshots():
     np.testing.assert_array_equal(np.diag(found), 0.0)
 
 
-def test_lengths_of_a_flow_whose_action_is_off_are_left_out(trained):
+@pytest.mark.parametrize("factor", [1.5, 0.8])
+def test_lengths_of_a_flow_whose_action_is_off_are_left_out(trained, factor):
     run = trained(final_time=30)
     good = speed_limits.measured([run], 0)
     assert np.isfinite(good["path"]).all()
     rough = run.copy(deep=True)
-    rough["action"][-1] *= 1.5  # more than the loss drop explains
+    rough["action"][-1] *= factor  # the loss drop explains another
     found = speed_limits.measured([rough], 0)
     for name in ("path", "path2", "action"):
         assert np.isnan(found[name][0, -1])
         np.testing.assert_array_equal(found[name][0, :-1], good[name][0, :-1])
     settings = {"seed": 1, "confidence": 0.95, "resamples": 20}
     row = speed_limits.ensemble_table(found, good, settings, "cold").iloc[-1]
-    assert np.isfinite(row["inefficiency"]) and row["discretisation"] > 0.3
+    assert np.isfinite(row["inefficiency"]) and abs(row["discretisation"]) > 0.15
     assert np.isnan(row["path_excess"]) and np.isnan(row["kinematic_inefficiency"])
 
 
