@@ -473,7 +473,10 @@ def _measured_points(axis: Axes, measured: pd.DataFrame) -> None:
             for name in ("alpha", "delta")
         ]
         style = {"marker": marker, "color": colour, "markeredgecolor": "white", "linestyle": ""}
-        axis.errorbar(
-            rows["alpha"], rows["delta"], sides[1], sides[0], capsize=2, label=label, **style
-        )
-    axis.legend(loc="lower right", frameon=True, framealpha=0.8, edgecolor="none")
+        sizes = rows["n"] if "n" in rows else pd.Series()
+        several = f", n = {sizes.min():g} to {sizes.max():g}" if sizes.nunique() > 1 else ""
+        options = {"capsize": 2, "label": f"{label}{several}", **style}
+        axis.errorbar(rows["alpha"], rows["delta"], sides[1], sides[0], **options)
+    title = f"networks, {interval_name(measured)}" if "confidence" in measured else None
+    options = {"frameon": False, "ncols": 2, "title": title, "title_fontsize": 7}
+    axis.figure.legend(loc="outside lower center", **options)
