@@ -18,7 +18,7 @@ from pipeline import inputs, planned
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
-from pipeline.workdir import refuse_what_cannot_start, register
+from pipeline.workdir import forget_plans, refuse_what_cannot_start, register
 
 # No traceback for each line of the log that a full disk has no room for.
 logging.raiseExceptions = False
@@ -133,12 +133,14 @@ rule clean_states:
 
 onstart:
     refuse_what_cannot_start(workflow.resource_settings.cores)
-    if not workflow.local_exec:
+    forget_plans()
+    if workflow.is_main_process and not workflow.local_exec:
         planned.store(CONFIG, SETTINGS.models(), SETTINGS.files())
         inputs.warn_of_cpu_jobs(COMPUTE["device"])
 
 
 onsuccess:
+    planned.finished()
     shell(
         "echo 'Tables and figures: results/studies/*/ and results/studies/*/figures/'"
     )

@@ -91,15 +91,26 @@ def test_slurm_profile_names_rules_that_exist():
 
 
 @pytest.mark.parametrize(
-    "words", [["--workflow-profile", "mine"], ["--workflow-profile=mine"], ["--profile", "mine"]]
+    "words",
+    [
+        ["--workflow-profile", "profiles/mine"],
+        ["--workflow-profile=profiles/mine"],
+        ["--workflow-profile", "mine"],
+        ["--workflow-profile", "profiles/mine/config.yaml"],
+        ["--profile", "profiles/mine", "--workflow-profile", "none"],
+        ["--profile", "profiles/other", "--workflow-profile=profiles/mine"],
+    ],
 )
 def test_a_profile_takes_the_partitions_beside_it(tmp_path, monkeypatch, words):
     """The plugin would look for them from the working folder, the profile knows where it is."""
+    for name in ("mine", "other"):
+        shutil.copytree(ROOT / "profiles/slurm", tmp_path / "profiles" / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["snakemake", *words, "--directory", "elsewhere"])
+    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), *words, "--directory", "x"]
+    monkeypatch.setattr(sys, "argv", command)
     profile = (ROOT / "profiles/slurm/config.yaml").read_text()
     found = yte.process_yaml(io.StringIO(profile), require_use_yte=True)
-    assert found["slurm-partition-config"] == str(tmp_path / "mine/partitions.yaml")
+    assert found["slurm-partition-config"] == str(tmp_path / "profiles/mine/partitions.yaml")
 
 
 def test_kernels_ask_the_node_for_what_the_card_does_not_hold():

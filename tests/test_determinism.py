@@ -109,8 +109,8 @@ def test_results_record_the_number_of_threads(made):
     made(train, 0, "of_one", 1)
     made(ntk, 0, "of_two", 2)
     torch.set_num_threads(1)
-    assert read_snapshots("of_one.json").attrs["threads"] == "1"
-    assert read_netcdf("of_two.nc").attrs["threads"] == "2"
+    assert read_snapshots("of_one.json").attrs["threads"] == 1
+    assert read_netcdf("of_two.nc").attrs["threads"] == 2
 
 
 def test_the_deterministic_option_is_set_and_imports_no_compiler():

@@ -329,7 +329,7 @@ def test_arguments_are_axes_and_columns_of_their_own_name(module, shipped_config
         ({"set": {"model_arguments": {"kind": [1]}}}, "a number or text or true or false"),
         ({"set": {"model_arguments": {"a b": 1}}}, "it must be the name of a Python argument"),
         ({"set": {"model_arguments": 3}}, "a mapping of keys to values"),
-        ({"set": {"model_arguments": {"kind": "a" * 210}}}, "at most 160 are allowed"),
+        ({"set": {"model_arguments": {"kind": "a" * 210}}}, "at most 200 are allowed"),
         ({"vary": {"model_arguments": [{"width": 1}]}}, "a mapping of keys to values"),
         ({"vary": {"model_arguments": {}}}, "model_arguments is empty"),
         ({"vary": {"model_arguments": {"width": 4}}}, "a list"),

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import xarray as xr
@@ -118,20 +119,36 @@ def test_the_code_of_an_own_network_is_recorded_as_it_was_planned(tmp_path, monk
     assert RuleSettings(config, Plan(config), before).models() == {"mine:net": "0" * 16}
 
 
-def test_results_without_a_record_are_made_again_after_a_kill(queue):
-    """What a cluster's job finished after its Snakemake was killed is recorded by nobody."""
+def test_results_that_a_dead_snakemake_did_not_record_are_made_again(queue):
+    """What a cluster's job finished after its Snakemake was killed, whatever became of its lock."""
+    stored = next((queue / planned.FOLDER).iterdir())
+    stored.rename(queue / "kept.json")
     assert snakemake(queue, SUBSET)[0] == 0
     record = base64.urlsafe_b64encode(SUBSET.encode()).decode()
     (queue / "results/.metadata" / record).unlink()
-    status, told = snakemake(queue, SUBSET)
-    assert status == 0 and "Nothing to be done" in told  # copied from somewhere, for all it knows
+    (queue / "results/data/NOTES.txt").touch()  # of no rule
     lock = queue / ".snakemake/locks/0.output.lock"
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(f"{SUBSET}\n")
     status, told = snakemake(queue, SUBSET)
-    assert status == 0 and "1 results have no record of what made them" in told
-    assert "1 of 1 steps (100%) done" in told and (queue / "results/.metadata" / record).exists()
+    assert status == 0 and "Nothing to be done" in told  # copied from somewhere, for all it knows
+    (queue / "kept.json").rename(stored)
+    os.utime(stored, (time.time() + 1000,) * 2)  # of a later Snakemake, whose jobs had not ended
     assert "Nothing to be done" in snakemake(queue, SUBSET)[1]
+    os.utime(stored)
+    snakemake(queue, SUBSET, "--summary")  # looks only: jobs that wait may still run
+    assert stored.exists()
+    status, told = snakemake(queue, SUBSET)
+    assert status == 0 and "1 results of a cluster's jobs that ended after their Snakemake" in told
+    assert "1 of 1 steps (100%) done" in told and (queue / "results/.metadata" / record).exists()
+    assert not stored.exists() and "Nothing to be done" in snakemake(queue, SUBSET)[1]
+
+
+def test_what_was_planned_is_removed_when_all_jobs_are_done(queue):
+    other = planned.FOLDER / "other.json"
+    other.touch()
+    planned.finished()
+    assert planned.left() == [other]
 
 
 def test_records_are_named_as_snakemake_names_them(tmp_path):

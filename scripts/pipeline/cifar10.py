@@ -28,6 +28,8 @@ class ArchiveError(ValueError):
 class _ArraysOnly(pickle.Unpickler):
     """Unpickler that knows NumPy's names for arrays, in Python 2 and 3, and nothing else."""
 
+    _encoded = 0  # characters of text that stand for bytes
+
     _ALLOWED = frozenset(
         (module, name)
         for modules, names in (
@@ -46,7 +48,7 @@ class _ArraysOnly(pickle.Unpickler):
             ArchiveError: for any other name.
         """
         if (module, name) == ("_codecs", "encode"):
-            return _as_bytes
+            return self._as_bytes
         if (module, name) not in self._ALLOWED:
             raise ArchiveError(
                 f"a batch of the archive asks for {module}.{name}; a CIFAR-10 batch holds NumPy "
@@ -58,16 +60,19 @@ class _ArraysOnly(pickle.Unpickler):
             return np._core.numeric._frombuffer  # type: ignore[attr-defined]
         return getattr(np, name)
 
+    def _as_bytes(self, text: str, encoding: str) -> bytes:
+        """Return text as the bytes that Python 3 writes as it in protocols 0 to 2.
 
-def _as_bytes(text: str, encoding: str) -> bytes:
-    """Return text as the bytes that Python 3 writes it for in protocols 0 to 2.
-
-    Raises:
-        ArchiveError: for any encoding but the one it uses.
-    """
-    if encoding != "latin1":
-        raise ArchiveError(f"a batch of the archive encodes text as {encoding}; do not trust it")
-    return text.encode("latin1")
+        Raises:
+            ArchiveError: for any encoding but the one it uses, or more than a batch holds.
+        """
+        self._encoded += len(text)
+        if encoding != "latin1" or self._encoded > LARGEST_BATCH_BYTES:
+            raise ArchiveError(
+                f"a batch of the archive encodes {self._encoded} characters as {encoding}; do not "
+                "trust this archive"
+            )
+        return text.encode("latin1")
 
 
 def read_archive(path: str | Path) -> dict[str, NDArray]:

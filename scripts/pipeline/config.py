@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +36,7 @@ from pipeline.settings import FIGURES
 from pipeline.sources import TRAINING_POOL, Source, source
 from pipeline.suggestions import did_you_mean
 
-# Of a network. File systems take 255 bytes, and Slurm's plugin makes one name of a job's data set,
-# subset, network and dynamics: with usual names some 90 bytes beside the network.
-LONGEST_FOLDER_NAME = 160
+LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 # What `speedlimits.infinite_width` is derived for.
@@ -152,7 +151,7 @@ def _inconsistencies(config: dict) -> list[str]:
     """Return what the schema cannot see, settings that contradict each other, in sentences."""
     problems: list[str] = []
     cifar10 = config["datasets"].get("cifar10", {})
-    if cifar10.get("archive") and Path(cifar10["archive"]).expanduser().is_dir():
+    if cifar10.get("archive") and os.path.isdir(os.path.expanduser(cifar10["archive"])):
         problems.append(
             f"datasets.cifar10.archive is {cifar10['archive']}, a folder; name the archive itself, "
             "cifar-10-python.tar.gz or one of the same layout"

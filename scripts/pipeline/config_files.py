@@ -158,6 +158,7 @@ def _number_problem(node: yaml.ScalarNode) -> str:
 
 FILE_OPTIONS = ("--configfile", "--configfiles")
 ENTRY_OPTIONS = ("--config", "-C")
+PROFILE_OPTIONS = ("--workflow-profile", "--profile")  # the first has the last word
 
 
 def configuration_files(arguments: Sequence[str]) -> list[str]:
@@ -188,6 +189,22 @@ def _words_of(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
         elif taking:
             found.append(argument)
     return found
+
+
+def beside_profile(arguments: Sequence[str], name: str) -> str:
+    """Return the absolute path of a file beside the profile that a command line names.
+
+    Snakemake takes the folder of a profile, its file, or a name that lies in ``profiles``.
+
+    Args:
+        arguments: a command line of Snakemake.
+        name: of the file.
+    """
+    given = [word for option in PROFILE_OPTIONS for word in _words_of((option,), arguments)]
+    folders = [Path(part) for word in given for part in (word, f"profiles/{word}")]
+    places = [place / name for folder in folders for place in (folder, folder.parent)]
+    found = [place for place in places if place.is_file()]
+    return str((found[0] if found else Path("profiles/slurm") / name).resolve())
 
 
 def entry_problems(arguments: Sequence[str]) -> list[str]:

@@ -211,7 +211,8 @@ def sole_process(log: str | Path, tell: Callable[[str], None]) -> Iterator[None]
         yield
     finally:
         if file is not None:
-            path.unlink(missing_ok=True)  # while it is held: see _locked
+            with contextlib.suppress(OSError):  # another user's stays
+                path.unlink()  # while it is held: see _locked
             os.close(file)
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
@@ -248,10 +249,13 @@ def _locked(path: Path, tell: Callable[[], None]) -> int | None:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue  # its folder was removed in between
-        except PermissionError:
-            if not path.exists():
-                raise
-            file = os.open(path, os.O_RDONLY)  # another user's, who was killed
+        except PermissionError as refused:
+            try:
+                file = os.open(path, os.O_RDONLY)  # another user's, who was killed
+            except FileNotFoundError:
+                if os.access(path.parent, os.W_OK):
+                    continue  # who held it has removed it in between
+                raise refused from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

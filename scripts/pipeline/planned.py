@@ -23,6 +23,7 @@ from pipeline.runs import Refusal
 
 PLANNED = "SPEEDLIMITS_PLANNED"  # name of the file, in the environment of the jobs
 FOLDER = Path(".snakemake/speedlimits_planned")
+_stored: list[str] = []  # by this process
 
 
 class Planned(NamedTuple):
@@ -78,6 +79,7 @@ def store(config: dict[str, Any], models: dict[str, str], files: Iterable[str]) 
         partial.write_text(json.dumps(found._asdict()), encoding="utf-8")
         os.replace(partial, FOLDER / name)
         os.environ[PLANNED] = name
+        _stored.append(name)
 
 
 def stored() -> Planned | None:
@@ -98,11 +100,16 @@ def stored() -> Planned | None:
         ) from None
 
 
-def forget(folder: Path = FOLDER) -> None:
-    """Remove what Snakemakes that no longer live have stored; their jobs are refused from then.
+def left(folder: Path = FOLDER) -> list[Path]:
+    """Return what Snakemakes have stored that were killed, stopped, or still live.
 
     Args:
         folder: where they have stored it.
     """
-    for path in folder.glob("*.json*"):
-        path.unlink(missing_ok=True)
+    return sorted(folder.glob("*.json*"))
+
+
+def finished() -> None:
+    """Remove what this Snakemake has stored: all its jobs have ended, and are recorded."""
+    for name in _stored:
+        (FOLDER / name).unlink(missing_ok=True)

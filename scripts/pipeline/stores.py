@@ -31,7 +31,7 @@ def provenance(settings: dict, **more: Any) -> dict[str, str | int | float]:
     """
 
     def kept(value: Any) -> str | int | float:
-        if not isinstance(value, int | float | np.number):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             return str(value)
         number = np.asarray(value).item()
         return str(number) if isinstance(number, int) and abs(number) >= 2**31 else number

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import planned
+from pipeline.files import digest_record
 from pipeline.interruption import announce_launcher, system_sentence
-from pipeline.planned import FOLDER as PLANNED
-from pipeline.planned import forget
 from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
@@ -41,9 +41,10 @@ FOLDERS = (
         )
     ),
 )  # fmt: skip
-OF_RULES = ("data", "runs", "studies", "theory", "report")  # folders of rules' outputs, in results
+SLACK = 60.0  # seconds, own choice: clocks of a cluster's machines may be apart
 # What Ctrl-C ends, as far as this process has come.
 _ended = ["before any job was started"]
+_plans_left: list[Path] = []  # by Snakemakes that no longer live
 _held: list[int] = []  # descriptors that stay open as long as this process lives
 
 
@@ -66,6 +67,7 @@ def register(workflow: Any) -> None:
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
+        os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
         if not workflow.dryrun:
             take_over()
             refuse(room_problems(STATE))
@@ -164,33 +166,44 @@ def folder_problems(name: str, *, written: bool = False) -> list[str]:
     return []
 
 
-def mark_without_record(state: Path, root: str | Path = "results") -> int:
-    """Mark results that Snakemake has no record of as incomplete, so that it makes them again.
+def mark_without_record(state: Path, plans: list[Path], root: str | Path = "results") -> int:
+    """Mark results that nobody has recorded as incomplete, so that Snakemake makes them again.
 
     The Snakemake that submits a cluster's job writes the record, of configuration and code among
-    others, when it learns that the job has ended. Killed before, it leaves a result that would be
-    taken for one of whatever configuration comes next.
+    others, when it learns that the job has ended. Killed or stopped before, it leaves a result that
+    would be taken for one of whatever configuration comes next.
 
     Args:
         state: folder of Snakemake's state.
+        plans: what such Snakemakes have stored (``planned.store``). Without any, and from before
+            the first one, results without a record are somebody's who copied them.
         root: folder of the results, as rules name it.
 
     Returns:
         The number of results that were marked.
     """
     records, marks, found = state / "metadata", state / "incomplete", []
-    if not records.is_dir():
+    if not plans or not records.is_dir():
         return 0
-    for name in OF_RULES:
-        for folder, inner, files in os.walk(Path(root, name), followlinks=True):
-            inner[:] = [name for name in inner if not name.startswith(".") and name[-5:] != ".zarr"]
-            paths = (os.path.join(folder, file) for file in files)
-            found += [p for p in paths if not (records / _record_name(p, records)).exists()]
+    since = min(plan.stat().st_mtime for plan in plans) - SLACK
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".") and name[-5:] != ".zarr"]
+        for path in (os.path.join(folder, file) for file in files):
+            with contextlib.suppress(OSError):
+                late = os.stat(path).st_mtime >= since and digest_record(path).exists()
+                if late and not (records / _record_name(path, records)).exists():
+                    found.append(path)
     for path in found:
         mark = marks / _record_name(path, records)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text('{"external_jobid": null}')
     return len(found)
+
+
+def forget_plans() -> None:
+    """Remove what dead Snakemakes have planned, as jobs start: theirs are refused from now on."""
+    for path in _plans_left:
+        path.unlink(missing_ok=True)
 
 
 def _record_name(path: str, folder: Path) -> Path:
@@ -286,13 +299,13 @@ def _remove_stale(file: int, folder: Path) -> list[Path]:
         path.unlink(missing_ok=True)
     if found:
         sys.stderr.write("The lock of a killed Snakemake was removed; continuing.\n")
-        number = mark_without_record(folder)
-        if number:
-            sys.stderr.write(
-                f"{number} results have no record of what made them, as those of a cluster's jobs "
-                "have that ended after it; their jobs are repeated.\n"
-            )
-    forget(folder / PLANNED.name)
+    _plans_left[:] = planned.left(folder / planned.FOLDER.name)
+    number = mark_without_record(folder, _plans_left)
+    if number:
+        sys.stderr.write(
+            f"{number} results of a cluster's jobs that ended after their Snakemake have no record "
+            "of what made them; their jobs are repeated.\n"
+        )
     os.ftruncate(file, 0)
     os.lseek(file, 0, os.SEEK_SET)
     os.write(file, f"{here}\n".encode())

@@ -47,10 +47,11 @@ def standard_deviation(values: ArrayLike) -> Array:
 def within_groups(values: ArrayLike, groups: ArrayLike) -> Array:
     """Values without the differences between groups, and with the scatter inside them.
 
-        q' = <q> + ((R - 1) / (R - G))^{1/2} (q - <q>_g)
+        q' = <<q>_g> + ((R - 1) / (R - G))^{1/2} (q - <q>_g)
 
-    has the mean of q and the standard deviation within groups, (sum (q - <q>_g)^2 / (R - G))^{1/2}
-    (derived here). Runs on one subset of the data fluctuate about the mean of that subset.
+    has the mean of the groups' means, however many runs each has, and the standard deviation within
+    groups, (sum (q - <q>_g)^2 / (R - G))^{1/2} (derived here). Runs on one subset of the data
+    fluctuate about the mean of that subset.
 
     Args:
         values: q of each run, shape (R,).
@@ -68,8 +69,9 @@ def within_groups(values: ArrayLike, groups: ArrayLike) -> Array:
         return values
     if len(values) <= len(kinds):
         raise ValueError(f"{len(values)} runs of {len(kinds)} groups have no scatter within groups")
-    inside = values - (np.bincount(which, values) / np.bincount(which))[which]
-    return values.mean() + np.sqrt((len(values) - 1) / (len(values) - len(kinds))) * inside
+    means = np.bincount(which, values) / np.bincount(which)
+    inside = values - means[which]
+    return means.mean() + np.sqrt((len(values) - 1) / (len(values) - len(kinds))) * inside
 
 
 STATISTICS = {"mean": mean, "standard_deviation": standard_deviation}
@@ -143,7 +145,8 @@ def fitted_power(
 
     Returns:
         power, power_low, power_high, amplitude (A, in units of q), points (number of runs); NaN
-        where a width has a single run, all runs of one agree, or there are fewer than two widths.
+        where a width has no more runs than groups, all runs of one agree, or there are fewer than
+        two widths.
     """
     samples = [np.asarray(sample, float) for sample in samples]
     points = sum(map(len, samples))
