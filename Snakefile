@@ -18,7 +18,7 @@ from pipeline import inputs, planned
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
-from pipeline.workdir import forget_plans, refuse_what_cannot_start, register
+from pipeline.workdir import note_start, refuse_what_cannot_start, register
 
 # No traceback for each line of the log that a full disk has no room for.
 logging.raiseExceptions = False
@@ -133,7 +133,7 @@ rule clean_states:
 
 onstart:
     refuse_what_cannot_start(workflow.resource_settings.cores)
-    forget_plans()
+    note_start()
     if workflow.is_main_process and not workflow.local_exec:
         planned.store(CONFIG, SETTINGS.models(), SETTINGS.files())
         inputs.warn_of_cpu_jobs(COMPUTE["device"])

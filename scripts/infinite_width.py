@@ -22,7 +22,7 @@ from pipeline.stores import read_table, write_table
 from pipeline.tables import of_one_kernel
 from speedlimits import infinite_width, ntk_dynamics
 from speedlimits.statistics import interval_of_draws, resampled_rows
-from speedlimits.width_scaling import STATISTICS, fitted_power, within_groups
+from speedlimits.width_scaling import STATISTICS, fitted_power
 
 DEVIATIONS = ("deviation", "deviation_of_start", "deviation_in_training")
 MEANS = (*DEVIATIONS, "drift")
@@ -180,28 +180,24 @@ def powers(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """
     runs = table[table["realisation"] != "ensemble"]
     ends = runs.groupby(["ensemble", "realisation"], sort=False).tail(1)
-    widths, subsets = sorted(ends["width"].unique()), ends["subset"].nunique()
-
-    def sample(quantity: str, width: int) -> np.ndarray:
-        chosen = ends[ends["width"] == width].dropna(subset=[quantity])
-        few = len(chosen) <= chosen["subset"].nunique()  # no fit either way
-        return chosen[quantity] if few else within_groups(chosen[quantity], chosen["subset"])
-
+    widths = sorted(ends["width"].unique())
     rows = []
     for quantity, statistic, smooth, relu in LAWS:
         # own choice: the wider half, where corrections of the next order are least
         for chosen in (widths, widths[max(0, min(len(widths) // 2, len(widths) - 2)) :]):
+            known = ends.dropna(subset=[quantity])
+            of_width = [known[known["width"] == width] for width in chosen]
             stream = derived_seed(
                 settings["seed"], "bootstrap", "power", quantity, statistic, len(chosen)
             )
             found = fitted_power(
                 chosen,
-                [sample(quantity, width) for width in chosen],
+                [rows_of[quantity] for rows_of in of_width],
                 statistic,
                 confidence=settings["confidence"],
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
-                groups=subsets,
+                groups=[rows_of["subset"] for rows_of in of_width],
             )
             label = {"quantity": quantity, "statistic": statistic}
             spanned = {"least_width": chosen[0], "largest_width": chosen[-1]}

@@ -78,12 +78,13 @@ def test_subsets_whose_means_differ_leave_the_power_of_the_scatter():
     for seed in range(40):
         generator = np.random.default_rng(seed)
         groups = np.repeat([0, 1], 8)
+        of = [groups] * len(WIDTHS)
         samples = [
-            within_groups(values + np.array([3.0, 12.0])[groups] / width, groups)
+            values + np.array([3.0, 12.0])[groups] / width
             for width, values in zip(WIDTHS, runs(generator, size=0.0, count=16), strict=True)
         ]
         found = fitted_power(
-            WIDTHS, samples, "standard_deviation", generator=generator, groups=2, **OPTIONS
+            WIDTHS, samples, "standard_deviation", generator=generator, groups=of, **OPTIONS
         )
         powers.append(found["power"])
         covered += found["power_low"] <= -0.5 <= found["power_high"]
@@ -115,7 +116,8 @@ def test_without_scatter_or_with_one_width_there_is_no_power(samples):
 
 def test_as_many_runs_as_groups_give_no_power():
     samples, generator = [[1.0, 2.0], [0.5, 0.7]], np.random.default_rng(0)
-    found = fitted_power(WIDTHS[:2], samples, "mean", generator=generator, groups=2, **OPTIONS)
+    groups = [["a", "b"]] * 2
+    found = fitted_power(WIDTHS[:2], samples, "mean", generator=generator, groups=groups, **OPTIONS)
     assert np.isnan(found["power"])
 
 

@@ -42,8 +42,7 @@ FOLDERS = (
     ),
 )  # fmt: skip
 SLACK = 60.0  # seconds, own choice: clocks of a cluster's machines may be apart
-# What Ctrl-C ends, as far as this process has come.
-_ended = ["before any job was started"]
+_stopped = ["before any job was started"]  # when Ctrl-C came; the last one holds
 _plans_left: list[Path] = []  # by Snakemakes that no longer live
 _held: list[int] = []  # descriptors that stay open as long as this process lives
 
@@ -101,7 +100,7 @@ def keep_records() -> None:
 def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:
     """Spare who presses Ctrl-C while jobs are planned, or twice, a traceback through Snakemake."""
     if issubclass(kind, KeyboardInterrupt):
-        sys.stderr.write(f"stopped by Ctrl-C {_ended[-1]}\n")
+        sys.stderr.write(f"stopped by Ctrl-C {_stopped[-1]}\n")
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -130,10 +129,6 @@ def refuse_what_cannot_start(cores: int | None) -> None:
     if cores is not None and cores < 1:
         raise Refusal(f"--cores is {cores}, with which no job can start; give at least 1")
     refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
-    _ended.append(
-        "while jobs were being stopped; some may still run, or wait on a cluster (squeue --me, "
-        "scancel); the same command continues from what is stored"
-    )
 
 
 def folder_problems(name: str, *, written: bool = False) -> list[str]:
@@ -186,13 +181,10 @@ def mark_without_record(state: Path, plans: list[Path], root: str | Path = "resu
     if not plans or not records.is_dir():
         return 0
     since = min(plan.stat().st_mtime for plan in plans) - SLACK
-    for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".") and name[-5:] != ".zarr"]
-        for path in (os.path.join(folder, file) for file in files):
-            with contextlib.suppress(OSError):
-                late = os.stat(path).st_mtime >= since and digest_record(path).exists()
-                if late and not (records / _record_name(path, records)).exists():
-                    found.append(path)
+    for path, moment in _times(root).items():
+        late = moment >= 1e9 * since and digest_record(path).exists()
+        if late and not (records / _record_name(path, records)).exists():
+            found.append(path)
     for path in found:
         mark = marks / _record_name(path, records)
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -200,10 +192,14 @@ def mark_without_record(state: Path, plans: list[Path], root: str | Path = "resu
     return len(found)
 
 
-def forget_plans() -> None:
-    """Remove what dead Snakemakes have planned, as jobs start: theirs are refused from now on."""
+def note_start() -> None:
+    """Note that jobs start: those of dead Snakemakes are refused from now on, Ctrl-C stops some."""
     for path in _plans_left:
         path.unlink(missing_ok=True)
+    _stopped.append(
+        "while jobs were being stopped; some may still run, or wait on a cluster (squeue --me, "
+        "scancel); the same command continues from what is stored"
+    )
 
 
 def _record_name(path: str, folder: Path) -> Path:
@@ -215,6 +211,20 @@ def _record_name(path: str, folder: Path) -> Path:
     name = base64.urlsafe_b64encode(path.encode()).decode()
     parts = [name[start : start + most] for start in range(0, len(name), most)]
     return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
+
+
+def _times(root: str | Path) -> dict[str, int]:
+    """Return file -> time of modification (ns), of what Snakemake may look at below a folder.
+
+    It never looks into stores, nor at what no rule declares.
+    """
+    times = {}
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".") and name[-5:] != ".zarr"]
+        for path in (os.path.join(folder, name) for name in names):
+            with contextlib.suppress(OSError):
+                times[path] = os.stat(path).st_mtime_ns
+    return times
 
 
 def settle_times(root: str | Path = "results") -> int:
@@ -229,13 +239,7 @@ def settle_times(root: str | Path = "results") -> int:
     Returns:
         The number of files whose time of modification was changed.
     """
-    now, times = time.time_ns(), {}
-    for folder, inner, names in os.walk(root, followlinks=True):
-        # Snakemake never looks into stores, nor at what no rule declares.
-        inner[:] = [name for name in inner if not name.startswith(".") and name[-5:] != ".zarr"]
-        for path in (os.path.join(folder, name) for name in names):
-            with contextlib.suppress(OSError):
-                times[path] = os.stat(path).st_mtime_ns
+    now, times = time.time_ns(), _times(root)
     late = sorted({moment for moment in times.values() if moment > now})
     last = max((moment for moment in times.values() if moment <= now), default=0)
     moved = {moment: last + (now - last) * k // (len(late) + 1) for k, moment in enumerate(late, 1)}
@@ -282,7 +286,10 @@ def take_over(folder: str | Path = STATE) -> list[Path]:
 
 
 def _remove_stale(file: int, folder: Path) -> list[Path]:
-    """Return the removed lock files: all, if only this host registered before; then register."""
+    """Return the removed lock files: all, if only this host registered before; then register.
+
+    Results that dead Snakemakes did not record are marked.
+    """
     here = socket.gethostname()
     hosts = set(os.read(file, 1 << 20).decode().split())
     found = sorted((folder / "locks").glob("*.lock"))

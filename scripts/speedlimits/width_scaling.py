@@ -124,7 +124,7 @@ def fitted_power(
     confidence: float,
     resamples: int,
     generator: np.random.Generator,
-    groups: int = 1,
+    groups: Sequence[ArrayLike] | None = None,
 ) -> dict[str, float]:
     """Power of the width by which a statistic over runs falls, with its bootstrap interval.
 
@@ -141,7 +141,8 @@ def fitted_power(
         confidence: confidence level, for example 0.95.
         resamples: number of bootstrap resamples.
         generator: random stream.
-        groups: number of groups whose differences ``within_groups`` has taken out of each sample.
+        groups: labels of the runs of each width, shape (R_w,), whose differences are taken out by
+            ``within_groups``; None for no groups.
 
     Returns:
         power, power_low, power_high, amplitude (A, in units of q), points (number of runs); NaN
@@ -151,8 +152,11 @@ def fitted_power(
     samples = [np.asarray(sample, float) for sample in samples]
     points = sum(map(len, samples))
     nothing = dict.fromkeys(("power", "power_low", "power_high", "amplitude"), np.nan)
-    if len(samples) < 2 or min(map(len, samples)) < groups + 1:
+    labels = [np.zeros(len(s)) for s in samples] if groups is None else groups
+    degrees = [len(s) - len(np.unique(of)) for s, of in zip(samples, labels, strict=True)]
+    if len(samples) < 2 or min(degrees) < 1:
         return {**nothing, "points": points}
+    samples = [within_groups(s, of) for s, of in zip(samples, labels, strict=True)]
     function = STATISTICS[statistic]
     draws = np.stack(
         [function(s[resampled_rows(len(s), resamples, generator)]) for s in samples], axis=-1
@@ -165,7 +169,7 @@ def fitted_power(
         power,
         weighted_power(widths, draws, errors)[0],
         confidence=confidence,
-        runs=min(map(len, samples)) - groups + 1,
+        runs=min(degrees) + 1,
         groups=1,
     )
     return {
