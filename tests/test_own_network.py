@@ -311,6 +311,12 @@ def test_arguments_are_axes_and_columns_of_their_own_name(module, shipped_config
     plan = Plan(with_own(shipped_config, cases=[*cases, {"model": "myrtle5"}]))
     labels = [e["settings"]["case"] for e in plan.described("own")]
     assert labels == [f"{name}, width 4", f"{name}, width 8", "myrtle5"]
+    kinds = [{"model": name, "model_arguments": {"kind": k}} for k in ("relu", "tanh")]
+    varied = with_own(shipped_config, cases=kinds, vary={"model_arguments": {"width": [4, 8]}})
+    validate(varied)  # a case gives one argument, vary another
+    assert {
+        (s["kind"], s["width"]) for s in (e["settings"] for e in Plan(varied).described("own"))
+    } == {("relu", 4), ("relu", 8), ("tanh", 4), ("tanh", 8)}
     arguments = [{"model_arguments": {"width": w}} for w in (1, 1.0)]
     plan = Plan(with_own(shipped_config, set={"model": name}, cases=arguments))
     assert plan.axes["own"] == {"case": ["width 1", "width 1.0"]}
@@ -331,6 +337,13 @@ def test_arguments_are_axes_and_columns_of_their_own_name(module, shipped_config
         ({"set": {"model_arguments": 3}}, "a mapping of keys to values"),
         ({"set": {"model_arguments": {"kind": "a" * 210}}}, "at most 200 are allowed"),
         ({"vary": {"model_arguments": [{"width": 1}]}}, "a mapping of keys to values"),
+        (
+            {
+                "cases": [{"model_arguments": {"width": 4, "kind": "relu"}}],
+                "vary": {"model_arguments": {"width": [4, 8]}},
+            },
+            "studies.own has model_arguments.width in cases and in vary; keep one of the two",
+        ),
         ({"vary": {"model_arguments": {}}}, "model_arguments is empty"),
         ({"vary": {"model_arguments": {"width": 4}}}, "a list"),
         ({"vary": {"model_arguments": {"width": []}}}, "is an empty list"),

@@ -339,6 +339,13 @@ def _origin(name: str, study: dict, *keys: str) -> str:
     return f"studies.{name}" if any(key in part for part in given for key in keys) else "base"
 
 
+def _replaced_by_vary(case: dict, study: dict) -> list[str]:
+    """Return the settings of a case, and arguments of its network, that ``vary`` would replace."""
+    varied, arguments = study.get("vary", {}), case.get("model_arguments", {})
+    own = [f"model_arguments.{key}" for key in arguments if key in varied_arguments(study)]
+    return [key for key in case if key in varied and key != "model_arguments"] + own
+
+
 def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Source]) -> list[str]:
     """Return every problem of all combinations of one study's settings, each once."""
     problems = []
@@ -352,8 +359,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
     for case in study.get("cases", []):
         problems += [
             f"studies.{name} has {key} in cases and in vary; keep one of the two"
-            for key in case
-            if key in study.get("vary", {})
+            for key in _replaced_by_vary(case, study)
         ]
     problems += _label_problems(name, study)
     models: dict[str, list[str]] = {}
