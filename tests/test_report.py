@@ -1,5 +1,6 @@
 """The report and the interactive page, opened from the disk in a real browser without a network."""
 
+import html
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from checkouts import planned, snakemake
 from conftest import ROOT
+from docutils.core import publish_parts
 from provenance import from_logs
 
 from pipeline.log import logged
@@ -366,6 +368,15 @@ def test_sentences_of_captions_stand_apart(figure):
         assert "hidden = 4, 8" in told and "model_arguments" not in told
 
 
+def test_labels_are_no_markup_of_captions():
+    label = r"a_ and `b, *c*, **d, |e| f\g"
+    study = {"cases": [{"label": label, "n": 8}], "realisations": 3}
+    config = {**CONFIG, "studies": {"own": study}}
+    page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure="outcomes"))
+    body = publish_parts(caption("figure", page), writer_name="html")["body"]
+    assert label in html.unescape(body) and "system-message" not in body
+
+
 def test_captions_name_every_figure():
     text = (ROOT / "report/figure.rst").read_text()
     assert [name for name in FIGURES if f'"{name}":' not in text] == []
@@ -377,7 +388,7 @@ def test_captions_name_every_figure():
 def test_captions_name_what_a_study_compares(study):
     wildcards = SimpleNamespace(study=study, figure="inefficiency_time")
     page = SimpleNamespace(config=CONFIG, wildcards=wildcards)
-    text = caption("figure", page)
+    text = caption("figure", page).replace("\\_", "_")
     for _, settings in labelled_combinations(CONFIG["base"], CONFIG["studies"][study]):
         for key in ("model", "dataset", "dynamics"):
             assert settings[key].replace("_", " ") in text
