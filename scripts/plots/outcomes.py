@@ -28,6 +28,7 @@ MARK = {"linestyle": "none", "marker": "o", "capsize": 2, "elinewidth": 0.9, "zo
 HOLLOW = {"linestyle": "none", "marker": "D", "markersize": 3.5, "mfc": "white", "zorder": 2}
 MARGIN = 1.4  # the ends of a logarithmic axis, over its least and largest value
 WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the lesser ones
+SPREAD = 0.06  # share of the axis between marks of several series: just apart, at this size
 CROWDED = 0.25  # share of the axis below which labels of neighbours touch, at this panel's width
 STEEP = 0.1  # share below which these touch even when they are inclined
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
@@ -54,8 +55,8 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         panels: six times start, column, title and label.
 
     Returns:
-        Six panels: ensembles with intervals, single runs as dots, prediction hollow, a cross where
-        no run has a value.
+        Six panels: ensembles with intervals, single runs as dots left of them, prediction hollow
+        right of them, a cross where no run has a value.
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
     ends = outcomes[outcomes["at"] == "end"]
@@ -68,10 +69,11 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         axes.ravel(), "abcdef", panels, strict=True
     ):
         drawn = False
+        step = aside(places, numeric, len(series))
         for k, (colour, (name, rows)) in enumerate(zip(colours, series.items(), strict=True)):
-            shift = (k - (len(series) - 1) / 2) * aside(places, numeric, len(series))
+            shift = (k - (len(series) - 1) / 2) * step
             of_start = rows[rows["start"] == start]
-            if plot(panel, of_start, column, colour, places, (axis, numeric, shift)):
+            if plot(panel, of_start, column, colour, places, (axis, numeric, shift, step / 3)):
                 drawn = True
                 shown.add(name)
         style.panel_title(panel, letter, title)
@@ -154,13 +156,16 @@ def aside(places: dict, numeric: bool, series: int) -> float:
     Marks of a value stay apart from those of the next, and inside the panel.
     """
     values = np.array(sorted(places.values()))
-    gaps = np.diff(np.log(values) if numeric and values[0] > 0 else values)
-    return min(0.12, 0.8 * gaps.min(initial=2 * math.log(MARGIN)) / series)
+    logarithmic = numeric and values[0] > 0
+    positions = np.log(values) if logarithmic else values
+    ends = 2 * math.log(MARGIN) if logarithmic else 1.2
+    widest = SPREAD * (positions[-1] - positions[0] + ends)
+    return min(widest, 0.8 * np.diff(positions).min(initial=ends) / series)
 
 
 def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict, place) -> bool:
     """Return whether one series has anything; draw its runs, ensembles and predictions."""
-    axis, numeric, shift = place
+    axis, numeric, shift, slot = place
     if column not in rows or not np.isfinite(rows[column].astype(float)).any():
         return False
     shown = rows[np.isfinite(rows[column].astype(float))]
@@ -168,18 +173,21 @@ def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict,
         return plot_unread(axes, shown, column, colour)
     position = shown[axis].map(places) if axis else pd.Series(0.0, shown.index)
     logarithmic = numeric and min(places) > 0
-    x = position * np.exp(shift) if logarithmic else position + shift
+    left, x, right = (
+        position * np.exp(move) if logarithmic else position + move
+        for move in (shift - slot, shift, shift + slot)
+    )
     fold = np.abs if column == "discretisation" else np.asarray
     whole = shown["realisation"].astype(str) == "ensemble"
     runs = fold(shown.loc[~whole, column].astype(float))
-    axes.plot(x[~whole], runs, ".", color=colour, alpha=0.5, markersize=4)
+    axes.plot(left[~whole], runs, ".", color=colour, alpha=0.5, markersize=4)
     mean = shown[whole]
     y = fold(mean[column].to_numpy(float))
     reach = None if column == "discretisation" else results.reaches(mean, column)
     axes.errorbar(x[whole], y, yerr=reach, color=colour, **MARK)
     predicted = f"{column}_predicted"
     if predicted in mean and len(mean):
-        axes.plot(x[whole], mean[predicted].astype(float), color=colour, **HOLLOW)
+        axes.plot(right[whole], mean[predicted].astype(float), color=colour, **HOLLOW)
     return True
 
 
