@@ -20,8 +20,8 @@ Operations (multiply and add = 2) for N samples, Myrtle-5 of width w on S positi
                         + 18 (N w)^2 + (N C)^2 w                 (last convolution)
 A route that multiplies whole Jacobians pays 2 (N C)^2 P = (N C)^2 (54 w + 54 w^2): three times
 the products, for the same per-sample gradients. Contracting the S_l positions of layer l pairwise
-instead of forming J_l would cost S_l^2 w (9 + C) per pair of samples against 9 w^2 C^2: more, unless
-the image is small or the network wider than S_l^2 / 47 at C = 10 (1400 on 16 x 16 positions).
+instead of forming J_l would cost S_l^2 w (9 + C) per pair of samples against 9 w^2 C^2: more,
+unless the image is small or w above S_l^2 / 47 at C = 10 (1400 on 16 x 16 positions).
 
 Precision. Images share a mean, and so do their gradients: the entries of Theta are dominated by a
 component of rank C, and float32 rounds all of Theta at that component's size, which drowns the
