@@ -45,12 +45,36 @@ from pipeline.stores import (
 )
 from pipeline.trajectory import Partway, remembered, stage_folder
 
+# Own choice, of the loss there and at the start: devices and batches change a loss by less, and so
+# does the rounding of outputs where it has dropped to nothing.
+LOSS_TOLERANCE, LOSS_ROUNDING = 1e-2, 1e-5
+
 
 def moment_snapshot(snakemake, moment: str) -> int | None:
     """Return the number of the moment's snapshot; None if there is no warm start."""
     if moment == "end":
         return -1
     return read_json(snakemake.input.warm_start)["snapshot"]
+
+
+def check_loss(delta: np.ndarray, recorded: np.ndarray, snapshot: int) -> None:
+    """Refuse a network that is another function than in training, at the same weights.
+
+    Args:
+        delta: the residue y - f, of any shape.
+        recorded: loss of every snapshot.
+        snapshot: its number.
+
+    Raises:
+        ValueError: if 1/2 sum delta^2 is not the recorded loss.
+    """
+    here, there = 0.5 * float((delta**2).sum()), float(recorded[snapshot])
+    if abs(here - there) > LOSS_TOLERANCE * there + LOSS_ROUNDING * float(recorded[0]):
+        raise ValueError(
+            f"the loss is {here:.4g} here and was {there:.4g} in training, at the same weights: "
+            "the network is another function in every job; does it draw anything by NumPy or "
+            "random, read a file that has changed, or follow the order of a set?"
+        )
 
 
 def main(snakemake) -> None:
@@ -107,6 +131,7 @@ def main(snakemake) -> None:
             )
             weights = torch.from_numpy(run["weights"][snapshot].values).to(problem.inputs)
             torch.nn.utils.vector_to_parameters(weights, problem.network.parameters())
+            check_loss(residue(problem), run["train_loss"].values, snapshot)
         variables = {"time": variable((), time, "time", "training time t of the kernel")}
         delta = residue(problem)
         stage = stage_folder(parts)

@@ -1151,6 +1151,18 @@ def test_realisations_of_one_start_count_once():
     assert prediction_lines(same, AXES, 0.95) == []  # one run has no scatter to judge by
 
 
+def test_ensembles_whose_runs_are_all_the_same_are_named():
+    table = runs()
+    assert "one and the same" not in written(table, AXES)[0]
+    first = table.groupby("ensemble")[["inefficiency", "kinematic_inefficiency"]].transform("first")
+    rounded = first.mul(1 + 1e-15 * table["realisation"].astype(float), axis=0)
+    one = table["ensemble"] == "8a"
+    text = written(table.assign(**rounded.where(one, table[rounded.columns])), AXES)[0]
+    assert "there is no interval, in width 8, model a: what is measured does not depend" in text
+    text = written(table.assign(**rounded), AXES)[0]
+    assert "there is no interval, in every ensemble:" in text
+
+
 def test_thresholds_of_one_run_are_no_runs_of_their_own():
     """Along other axes each run counts once, at the threshold that most runs have reached."""
     warm = runs(sizes=(8, 16), realisations=4).assign(start="warm")

@@ -187,7 +187,7 @@ def test_the_mode_of_the_caller_makes_no_difference(mode):
         ({"network": nn.Linear}, "the network is Linear; give an instance"),
         ({"network": None}, "the network is NoneType"),
         ({"times": ["a", "b"]}, "the times are no numbers"),
-        ({"memory_bytes": "2GB"}, "memory_bytes is '2GB'; give a positive number"),
+        ({"memory_bytes": "2GB"}, "memory_bytes is '2GB'; give a positive whole number"),
         ({"memory_bytes": 0}, "memory_bytes is 0"),
         ({"snapshots": [list(nn.Linear(D, C).parameters())] * 2}, "list of several arrays"),
         (
@@ -210,11 +210,12 @@ def test_arguments_of_a_wrong_kind_are_told_in_a_sentence(changed, words):
     [
         (np.zeros((3, 7)), [0, 1, 2], r"must be \(snapshots, 12\)"),
         (np.zeros((2, 12)), [0, 1, 2], "one for each of the 2 snapshots"),
-        (np.zeros((2, 12)), [1, 0], "must increase"),
+        (np.zeros((3, 12)), [1, 2, 0], "time 2 is 0, not above 2 before it; times must increase"),
         (np.zeros((2, 12)), [1, 1], "must increase"),
+        (np.zeros((1, 12)), [1], "there is 1 snapshot; there must be at least 2"),
         ([{"weight": torch.zeros(C, D)}] * 2, [0, 1], "lacks the weights bias"),
         ([], [], "there must be at least 2"),
-        (np.zeros((2, 12)), [0, math.inf], "must increase and be finite"),
+        (np.zeros((2, 12)), [0, math.inf], "times hold values that are not finite"),
         (np.array([[0.0] * 12, [math.nan] * 12]), [0, 1], "snapshot 1 holds 12 values that are"),
         (np.zeros((2, 12)) + 1j, [0, 1], "snapshots are complex"),
         (np.array([["0"] * 12] * 2), [0, 1], "snapshots are no numbers"),
@@ -258,7 +259,7 @@ def test_networks_that_compute_with_the_weights_of_another_are_refused(linear):
     original = nn.Linear(D, C, bias=False).double()
     network.forward = lambda h: h @ original.weight.T  # as its own, until it is copied
     network.weight = original.weight
-    with pytest.raises(ValueError, match="a copy of the network has another gradient"):
+    with pytest.raises(ValueError, match=r"weights of shape \(2, 5\) decide the outputs but"):
         speedlimits.measure(network, x, y, weights, times)
 
 
@@ -271,6 +272,15 @@ def test_what_no_gradient_flow_does_is_warned_of(linear):
         speedlimits.measure(network, x, y, np.flip(weights, 0).copy(), times)
     with pytest.warns(UserWarning, match=r"T/T_SL is 0\.\d+ at time .* units of the times"):
         speedlimits.measure(network, x, y, weights, 0.1 * np.asarray(times))
+    swapped = np.asarray(weights)[[*range(len(weights) - 2), -1, -2]]
+    with pytest.warns(UserWarning, match="the loss rises from .* which gradient flow never does"):
+        speedlimits.measure(network, x, y, swapped, times)
+    stopped = np.asarray(weights)[[0, 1, 1, *range(3, len(weights))]]
+    with pytest.warns(UserWarning, match="the snapshots 1 and 2 are the same weights"):
+        speedlimits.measure(network, x, y, stopped, times)
+    mean = y.numel() / 2  # what MSELoss leaves out of the times
+    with pytest.warns(UserWarning, match=r"by the NTK of the first .* c = 2 / \(N C\)"):
+        speedlimits.measure(network, x, y, weights, mean * np.asarray(times))
 
 
 def test_snapshots_that_are_all_the_weights_of_now_are_refused():

@@ -193,6 +193,26 @@ def test_the_end_of_a_run_that_diverged_has_no_kernel_and_computes_none(
     assert {path.name for path in set(tmp_path.rglob("*")) - before} == {"ntk.nc", "ntk.nc.sha256"}
 
 
+def test_a_network_that_is_another_function_than_in_training_is_refused(
+    train_with, spectrum_with, monkeypatch, tmp_path
+):
+    """At the weights of a snapshot its loss is not the one recorded there."""
+    settings = SETTINGS | {"final_time": 10, "moment": "end"}
+    train_with(settings)
+    spectrum_with(settings, manifest="snapshots.json")
+    build = ntk.build_problem
+
+    def rotated(*arguments):
+        problem = build(*arguments)
+        return problem._replace(inputs=problem.inputs.roll(1, dims=-1))
+
+    monkeypatch.setattr(ntk, "build_problem", rotated)
+    with pytest.raises(SystemExit):
+        spectrum_with(settings, manifest="snapshots.json")
+    told = "loss is .* here and was .* in training, at the same weights"
+    assert re.search(told, (tmp_path / "job.log").read_text())
+
+
 @pytest.mark.parametrize("limit", [1000, 100])
 def test_a_dead_network_has_a_spectrum_of_zeros_and_no_alignment(spectrum, limit):
     """What a training with too large steps may end as, and a start of very few units be."""

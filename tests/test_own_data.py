@@ -23,7 +23,7 @@ from pipeline.config import ConfigError, validate
 from pipeline.files import content_digest, own_file
 from pipeline.inputs import study_files
 from pipeline.own_data import DataError, layout, read
-from pipeline.problem import build_problem
+from pipeline.problem import build_problem, rounded_off
 from pipeline.runs import Plan, Refusal
 from pipeline.sources import source
 from pipeline.stores import read_json, read_netcdf
@@ -80,6 +80,7 @@ BAD = [
     (IMAGES | {"X_train": np.ones(3)}, ["X_train", "did you mean train_inputs?"]),
     (IMAGES | {"y_test": np.ones(3)}, ["y_test", "did you mean test_labels?"]),
     (IMAGES | {"train_labels": np.eye(30, dtype=int)[:, :3]}, ["(30, 3)", "numpy.argmax"]),
+    (IMAGES | {"train_labels": np.arange(30)[:, None] % 3}, ["(30, 1)", "give .ravel()"]),
     (IMAGES | {"train_labels": np.arange(30) % 2 > 0}, ["bool", ".astype(int)"]),
     (IMAGES | {"train_labels": np.array(["cat", "dog"] * 15)}, ["<U3", "return_inverse=True"]),
     (without(IMAGES, "train_inputs"), ["lacks the array train_inputs"]),
@@ -93,6 +94,7 @@ BAD = [
     (IMAGES | {"train_inputs": np.ones((30, 8, 8, 3))},
      ["looks like (n, height, width, channels)", ".transpose(0, 3, 1, 2)"]),
     (IMAGES | {"train_inputs": np.ones((30, 8, 8, 4))}, ["looks like (n, height, width, "]),
+    (IMAGES | {"train_inputs": np.ones((30, 8, 10, 3))}, ["looks like (n, height, width, "]),
     (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), np.float16)}, ["float16", "must be float32"]),
     (IMAGES | {"test_inputs": np.ones((5, 2, 8, 4))}, ["(2, 8, 4)", "must agree"]),
     (IMAGES | {"train_labels": np.arange(29) % 3}, ["(29,)", "must be (30,)"]),
@@ -106,7 +108,8 @@ BAD = [
     (VECTORS | {"train_targets": np.ones((19, 2))}, ["(19, 2)", "(20,) or (20, outputs)"]),
     (VECTORS | {"train_targets": np.ones((20, 2), int)}, ["int64", "called train_labels"]),
     (VECTORS | {"train_targets": np.ones((20, 2, 1))}, ["(20, 2, 1)"]),
-    (VECTORS | {"train_targets": np.ones((20, 2), np.float16)}, ["float16", "must be float32"]),
+    (VECTORS | {"train_targets": np.ones((20, 2), np.float16)},
+     ["float16", "must be float32", "astype(numpy.float32)"]),
     (VECTORS | {"test_inputs": np.ones((3, 6)), "test_targets": np.ones((3, 1))},
      ["1 components, train_targets 2"]),
     (VECTORS | {"train_inputs": np.full((20, 6), np.nan)}, ["120 values that are NaN"]),
@@ -179,6 +182,31 @@ def test_zarr_arrays_that_would_be_read_as_other_numbers_are_refused(tmp_path):
     next(p for p in (path / "train_inputs" / "c").rglob("*") if p.is_file()).unlink()
     with pytest.raises(DataError, match="1 of 4 chunks of train_inputs are missing"):
         layout(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_zarr_group_is_read_as_it_is_whatever_describes_it(tmp_path, zarr_format):
+    """A consolidated summary may be older than the arrays, and attributes may hold any word."""
+    path = tmp_path / "mine.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    group.attrs["history"] = "converted from a pickle"
+    for name, values in VECTORS.items():
+        group.create_array(name, data=values[:10])
+        group[name].attrs["source"] = "a pickle"
+    zarr.consolidate_metadata(path)
+    for name, values in VECTORS.items():
+        array = zarr.open_group(path, mode="r+", use_consolidated=False)[name]
+        array.append(values[10:])
+    later = zarr.open_group(path, mode="r+", use_consolidated=False)
+    for name, values in VECTORS.items():
+        later.create_array(name.replace("train", "test"), data=values[:4])
+    assert layout(path) == (20, (6,), 2, True, 4)
+    np.testing.assert_array_equal(read(path)["train_inputs"], VECTORS["train_inputs"])
+
+
+def test_signals_of_many_channels_are_no_images_with_channels_last():
+    found = {"train_inputs": own_data.Lazy((30, 64, 100, 1), np.dtype("f4"), None)}
+    assert own_data._check_inputs("mine.npz", found, "train") == (30, 64, 100, 1)
 
 
 def test_arrays_that_the_prepared_file_cannot_hold_are_refused():
@@ -318,6 +346,28 @@ def test_numbers_beyond_the_precision_of_the_network_are_refused(job):
     build_problem(SETTINGS | precise, "n.nc", 0, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"reach .*e\+200, beyond float32; divide them"):
         build_problem(SETTINGS | precise | {"precision": "float32"}, "n.nc", 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("part", ["train_inputs", "train_targets"])
+def test_differences_that_the_precision_of_the_network_loses_are_refused(job, part):
+    """Numbers near 1e5 that differ by 1e-3 are one number in float32."""
+    settings = SETTINGS | REAL | {"normalise": False, "n": 20}
+    plain = VECTORS[part].astype(float)
+    for offset, scale, fits in ((0.0, 1.0, True), (1e2, 1.0, True), (1.7e5, 1e-3, False)):
+        subset_of(job, VECTORS | {part: offset + scale * plain}, settings)
+        given = settings | {"precision": "float32"}
+        if fits:
+            build_problem(given, "n.nc", 0, torch.device("cpu"))
+            continue
+        with pytest.raises(ValueError, match="float32 changes the differences .*normalise: true"):
+            build_problem(given, "n.nc", 0, torch.device("cpu"))
+        build_problem(settings | {"precision": "float64"}, "n.nc", 0, torch.device("cpu"))
+
+
+def test_rounding_is_measured_against_the_differences_between_rows():
+    values = np.array([[1.0, 0.5], [1.0, 0.5 + 2.0**-30], [2.0, 0.5]])
+    assert rounded_off(values, "float32") == pytest.approx(2.0**-30 / np.sqrt(1 + 2.0**-60))
+    assert rounded_off(values, "float64") == rounded_off(values[:1] / 3, "float32") == 0.0
 
 
 def test_real_targets_without_test_part_train_and_leave_test_values_missing(job, train_with):

@@ -382,6 +382,7 @@ def test_networks_of_the_langevin_experiment_are_checked_too(module, shipped_con
 NETWORKS = """
 import importlib
 import math, random
+import numpy
 import torch
 from torch import nn
 
@@ -389,8 +390,12 @@ class Wrapped(nn.Module):
     def __init__(self, last, function=lambda h: h):
         super().__init__()
         self.last, self.function = last, function
+        self.first = lambda x: x
+    def before(self, function):
+        self.first = function
+        return self
     def forward(self, x):
-        return self.function(self.last(x.flatten(1)))
+        return self.function(self.last(self.first(x.flatten(1))))
 
 def linear(input_shape, outputs, **more):
     return nn.Linear(math.prod(input_shape), outputs, **more)
@@ -421,6 +426,28 @@ def clipping(*, input_shape, outputs):
     for weight in network.parameters():
         weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
     return network
+
+def permuted(*, input_shape, outputs):
+    order = numpy.random.default_rng().permutation(math.prod(input_shape))
+    return Wrapped(linear(input_shape, outputs), lambda h: h).before(lambda x: x[:, order])
+
+def projected(*, input_shape, outputs):
+    size = math.prod(input_shape)
+    network = Wrapped(linear(input_shape, outputs))
+    values = torch.from_numpy(numpy.random.default_rng().normal(size=(size, size)))
+    network.register_buffer("mixing", values, persistent=False)
+    return network.before(lambda x: x @ network.mixing)
+
+class Listed(nn.Module):
+    def __init__(self, size, outputs):
+        super().__init__()
+        self.weights = [torch.randn(outputs, size, dtype=torch.float64, requires_grad=True)]
+        self.bias = nn.Parameter(torch.zeros(outputs))
+    def forward(self, x):
+        return x.flatten(1) @ self.weights[0].T + self.bias
+
+def in_a_list(*, input_shape, outputs):
+    return Listed(math.prod(input_shape), outputs)
 
 def several(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: (h, h))
@@ -574,6 +601,9 @@ REFUSED = {
     "infinite": "outputs at the start are not finite",
     "cached": "gives the same network again",
     "unseeded": "two calls of the factory with one seed give different weights",
+    "permuted": "the same weights but other outputs",
+    "projected": "the same weights but other outputs",
+    "in_a_list": "weights of shape (2, 12) decide the outputs but are no parameters",
     "detached": "outputs do not depend on the weights",
     "wrong_derivative": "forward derivative of the network does not agree with the reverse one",
     "bound": "a copy of the network has another gradient",

@@ -448,6 +448,20 @@ def test_values_that_do_not_scatter_say_nothing_of_their_error():
     np.testing.assert_allclose(found[1:3], test.confidence_interval(0.95))
 
 
+def test_realisations_of_one_and_the_same_run_have_no_interval():
+    """Each sample alone may be constant, as a number of steps: it is all of them that say so."""
+    curve = np.linspace(1.0, 2.0, 5)
+    same = np.tile(curve, (3, 1)) * (1 + 1e-15 * np.arange(3)[:, None])
+    given = {"confidence": 0.95, "resamples": 99, "generator": np.random.default_rng(0)}
+    low, high = statistics.bootstrap_interval(
+        {"x": same, "y": 2 * same}, lambda x, y: x / y, **given
+    )
+    assert low.shape == (5,) and np.isnan(low).all() and np.isnan(high).all()
+    apart = same * (1 + 1e-3 * np.arange(3)[:, None])
+    low, high = statistics.bootstrap_interval({"x": same, "y": apart}, lambda x, y: x / y, **given)
+    assert (low < high).all()
+
+
 def test_strata_that_share_units_with_two_others_make_one_set_of_all():
     """Else the start that the first and the third have in common would count as two."""
     units = np.array([1, 2, 3, 1, 2, 3, 4, 5, 3, 4, 5, 1])

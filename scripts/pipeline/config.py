@@ -561,7 +561,7 @@ def _data_problems(settings: dict, data: Source) -> list[str]:
     if data.samples is not None and settings["n"] > data.samples:
         found.append(
             f"asks for n = {settings['n']} training samples; {name} has {data.samples}: lower n, "
-            "or do not ask for this study (default_studies, or the target)"
+            "or leave the study out of default_studies and of what you ask for"
         )
     if data.real is False and settings["targets"] == "real":
         found.append(f"has targets: real, but {name} has classes; set one_hot or centred_one_hot")

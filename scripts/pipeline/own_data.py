@@ -8,6 +8,7 @@ left out: test loss and accuracy are then missing. Nothing in a file is ever unp
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,13 @@ ALIASES = {
     for short, what in (("x", "inputs"), ("images", "inputs"), ("y", "labels"))
     for a, b in ((short, part), (part, short))
 }
-MOST_COLOURS = 4  # own choice: square images, channels last, are told by a last axis this short
+# Own choice: images with channels last are told by a last axis this short; those that are not
+# square, which may be signals of many channels, if it has colours.
+FEWEST_COLOURS, MOST_COLOURS = 3, 4
 INPUT_AXES = {2: ("component",), 4: ("channel", "height", "width")}
 FLOATS = (np.float32, np.float64)
 PACKED = ("scale_factor", "add_offset")  # attributes under which values are not what is stored
+CODECS = ("codecs", "filters", "compressor")  # of an array's metadata, Zarr 3 and 2
 # Of one array in the NetCDF file of the prepared data: 32-bit sizes, format 2.
 LARGEST_BYTES = 2**32 - 4
 
@@ -116,11 +120,13 @@ def _zarr_arrays(path: Path) -> dict[str, Lazy]:
 
     for pattern in ("**/zarr.json", "**/.zarray"):
         for file in path.glob(pattern):
-            if "pickle" in file.read_text(encoding="utf-8"):
+            told = json.loads(file.read_text(encoding="utf-8"))
+            if "pickle" in json.dumps([told.get(name) for name in CODECS]):
                 raise DataError(f"{path} holds pickled values ({file.parent.name}), which are "
                                 "never read; store plain numbers")  # fmt: skip
     found = {}
-    for name, array in zarr.open_group(path, mode="r").arrays():
+    # The arrays as they are: a consolidated summary may be older.
+    for name, array in zarr.open_group(path, mode="r", use_consolidated=False).arrays():
         packed = [key for key in PACKED if key in array.attrs]
         if packed:
             raise DataError(
@@ -234,7 +240,9 @@ def _check_inputs(path: str | Path, found: dict[str, Lazy], part: str) -> tuple[
             f"{path}: {name} has the shape {tuple(shape)}; it must be (n, channels, height, width) "
             "for images or (n, d) for vectors, without empty axes"
         )
-    if len(shape) == 4 and shape[1] == shape[2] > MOST_COLOURS >= shape[3]:
+    square = len(shape) == 4 and shape[1] == shape[2]
+    fewest = 1 if square else FEWEST_COLOURS
+    if len(shape) == 4 and min(shape[1:3]) > MOST_COLOURS >= shape[3] >= fewest:
         raise DataError(
             f"{path}: {name} has the shape {tuple(shape)}, which looks like (n, height, width, "
             "channels); write it as (n, channels, height, width), by .transpose(0, 3, 1, 2)"
@@ -272,16 +280,19 @@ def _check_targets(
     labels = name.endswith("labels")
     if len(shape) == 0 or shape[0] != samples or len(shape) > (1 if labels else 2) or 0 in shape:
         wanted = f"({samples},)" + ("" if labels else f" or ({samples}, outputs)")
-        one_hot = labels and len(shape) == 2 and shape[0] == samples
+        hint = "of one-hot rows give numpy.argmax(..., axis=1)"
+        hint = "of one column give .ravel()" if shape[1:] == (1,) else hint
+        matrix = labels and len(shape) == 2 and shape[0] == samples
         raise DataError(
             f"{path}: {name} has the shape {tuple(shape)}; with {samples} inputs it must be "
-            f"{wanted}" + ("; of one-hot rows give numpy.argmax(..., axis=1)" if one_hot else "")
+            f"{wanted}" + (f"; {hint}" if matrix else "")
         )
     if not labels:
         if dtype.newbyteorder("=") not in FLOATS:
+            hint = f"integer classes are called {name.replace('targets', 'labels')}"
+            hint = "write it by .astype(numpy.float32)" if dtype.kind == "f" else hint
             raise DataError(
-                f"{path}: {name} has the type {dtype}; it must be float32 or float64 (integer "
-                f"classes are called {name.replace('targets', 'labels')})"
+                f"{path}: {name} has the type {dtype}; it must be float32 or float64 ({hint})"
             )
         return 1 if len(shape) == 1 else int(shape[1])
     if dtype.kind not in "iu":

@@ -23,6 +23,7 @@ from speedlimits.network_checks import (
     check_parameters,
     in_one_line,
     make_contiguous,
+    outputs_apart,
 )
 from speedlimits.networks import drawn_network
 
@@ -188,13 +189,19 @@ def drawn_own_network(
                 "two calls of the factory with one seed give different weights: draw them by "
                 "torch's global generator, as torch's own layers do"
             )
+        if outputs_apart(network, again, inputs):
+            raise ValueError(
+                "two calls of the factory with one seed give the same weights but other outputs: "
+                "draw what else is random (a permutation, a projection) by torch's global "
+                "generator too, or by a generator that is seeded"
+            )
         check_derivatives(network, inputs)
     except ValueError as error:
         told = str(error).replace("call network.eval()", "call network.eval() in the factory")
         raise ValueError(
             told if told.startswith("model: ") else f"model: {model}: {told}"
         ) from error
-    if _same_state(network, other):
+    if _same_state(network, other) and not outputs_apart(network, other, inputs):
         print("the start does not depend on the seed: all realisations are the same run")
     make_contiguous(network)
     return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ from speedlimits.subsets import one_hot
 
 OUTPUT_BATCH = 256  # samples per forward pass: activations of a few hundred MB at paper scale
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# Own choice, of the differences between samples: what rounding the data to the precision of a run
+# may change. Numbers near 0 lose 1e-7, those of which only the fifth digit differs 1e-2.
+LARGEST_ROUNDING = 1e-3
 
 
 class Problem(NamedTuple):
@@ -108,6 +112,14 @@ def build_problem(
     network = build_network(settings, data, seed).to(device)
 
     def tensor(values: np.ndarray) -> Tensor:
+        lost = rounded_off(values, settings["precision"])
+        if lost > LARGEST_ROUNDING:
+            raise ValueError(
+                f"{settings['precision']} changes the differences between inputs or targets of "
+                f"{settings['dataset']} by {lost:.1%}, since they are small against the numbers "
+                "themselves; subtract a constant (normalise: true does for inputs of your own), or "
+                "set precision: float64"
+            )
         found = torch.as_tensor(np.ascontiguousarray(values)).to(device, dtype)
         if not torch.isfinite(found).all():
             raise ValueError(
@@ -140,6 +152,32 @@ def build_problem(
         plain_targets,
         test_start,
     )
+
+
+def rounded_off(values: np.ndarray, precision: str) -> float:
+    """Return how much a precision changes the differences between the rows of an array.
+
+        |r(x) - x| / |x - x_0|
+
+    with the norm over all rows and components, r(x) the array in that precision and x_0 its first
+    row. Derived here.
+
+    Args:
+        values: x, shape (M, ...).
+        precision: name of a NumPy type.
+
+    Returns:
+        The ratio; 0 if nothing is rounded or all rows agree.
+    """
+    if np.dtype(precision) == values.dtype or values.dtype.kind != "f":
+        return 0.0
+    error = scatter = 0.0
+    for k in range(0, len(values), OUTPUT_BATCH):  # data may fill half of the memory
+        rows = values[k : k + OUTPUT_BATCH]
+        with np.errstate(over="ignore", invalid="ignore"):  # what has no value there is told apart
+            error += float(np.square(rows.astype(precision) - rows).sum())
+        scatter += float(np.square(rows - values[0]).sum())
+    return math.sqrt(error / scatter) if scatter > 0 and math.isfinite(error) else 0.0
 
 
 def digests(problem: Problem) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
@@ -13,7 +14,7 @@ from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
 from speedlimits.speed_limit import BELOW_ONE
-from speedlimits.statistics import geometric_mean, holm
+from speedlimits.statistics import EQUAL_VALUES, geometric_mean, holm
 
 # Of T/T_SL over its prediction: an exactly linear model is off 1 by 0.1 to 0.3 %, the error of the
 # integration at tolerances of 0.001 to 0.005, which all runs share and no p-value knows of.
@@ -148,6 +149,28 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         "and again); T/T_SL, in which no path length enters, is not. As a rule a smaller "
         "relative_tolerance lowers this bound."
     ]
+
+
+def repetition_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence where all runs of ensembles are one and the same, and have no interval."""
+    runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
+    runs = runs[(runs["start"] == "cold") & (runs["diverged"] == 0) & ~at_a_temperature(runs)]
+    ensembles = [rows for _, rows in runs.groupby("ensemble", sort=False)]
+    same = [rows.iloc[0] for rows in ensembles if len(rows) > 1 and _agree(rows)]
+    if not same:
+        return []
+    names = "; ".join(name_of(row, axes) for row in same)
+    which = "every ensemble" if len(same) == len(ensembles) else names
+    return [
+        f"All runs are one and the same, so that there is no interval, in {which}: what is "
+        "measured does not depend on the seed there."
+    ]
+
+
+def _agree(runs: pd.DataFrame) -> bool:
+    """Return whether runs have the same inefficiency, but for rounding."""
+    values = runs[["inefficiency", "kinematic_inefficiency"]].to_numpy(float)
+    return np.allclose(values, values[0], rtol=EQUAL_VALUES, atol=0.0, equal_nan=True)
 
 
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:

@@ -26,6 +26,7 @@ from sentences.ensembles import (
     range_sentences,
     regime_lines,
     regime_summary,
+    repetition_sentence,
     transient_lines,
     transient_summary,
     transport_sentence,
@@ -49,6 +50,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     short = [
         *range_sentences(tables["outcomes"], axes, tables.get("warm_starts")),
         *end_sentence(tables["outcomes"], axes),
+        *repetition_sentence(tables["outcomes"], axes),
         *transient_summary(tables["outcomes"], axes),
         *finite_step_sentence(tables["outcomes"]),
         *integration_sentence(tables["outcomes"], axes),

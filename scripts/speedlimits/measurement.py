@@ -27,6 +27,11 @@ from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 
 # Own choice: a first step eta at a tenth of 2/lambda_1 has T/T_SL = 1 - eta lambda_1/2 = 0.9.
 LARGEST_GAIN = 0.1
+# Own choice, of T/T_SL over its prediction at the first time: times without the factor c differ by
+# more, and only a kernel that has changed much by then by as much.
+LARGEST_RATIO = 2.0
+LARGEST_RISE = 0.01  # own choice, of the loss between two snapshots: of descent it is rounding
+ROUNDING = 1e-6  # own choice, of the first loss: below that float32 may rise and stand still
 
 
 class Measurement(NamedTuple):
@@ -70,9 +75,11 @@ def measure(
 
     The bound T >= T_SL holds for gradient flow of L = 1/2 sum (f - y)^2 over samples and outputs.
     Times are in its units: learning rate x steps x c for descent of c L. torch's MSELoss, a mean
-    over N samples and C outputs, is c L with c = 2/(N C). The network is left unchanged. Gradients
-    are taken whatever the caller's mode (``torch.no_grad``, ``torch.inference_mode``). A warning
-    tells of snapshots that no gradient flow makes: a loss that never drops, or T/T_SL below 0.9.
+    over N samples and C outputs, is c L with c = 2/(N C), also in minibatches of any size, whose
+    gradient is that of all samples on average. The network is left unchanged. Gradients are taken
+    whatever the caller's mode (``torch.no_grad``, ``torch.inference_mode``). A warning tells of
+    snapshots that no gradient flow makes: a loss that never drops, or rises between two of them,
+    weights that do not move, T/T_SL below 0.9, or far above its prediction at the first time.
 
     Args:
         network: maps (N, ...) to (N, C), sample by sample.
@@ -98,7 +105,7 @@ def measure(
         given = network.__name__ if isinstance(network, type) else type(network).__name__
         raise ValueError(f"the network is {given}; give an instance of a torch.nn.Module")
     if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes <= 0:
-        raise ValueError(f"memory_bytes is {memory_bytes!r}; give a positive number of bytes")
+        raise ValueError(f"memory_bytes is {memory_bytes!r}; give a positive whole number (int)")
     inputs, targets = _tensor("inputs", inputs), _tensor("targets", targets)
     if targets.dim() != 2 or len(targets) != len(inputs):
         raise ValueError(
@@ -119,11 +126,20 @@ def measure(
         times = np.asarray(times, float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the times are no numbers ({in_one_line(error)})") from error
-    fit = times.shape == (len(weights),) and len(times) >= 2
-    if not fit or not np.isfinite(times).all() or not np.all(np.diff(times) > 0):
+    if len(weights) < 2:
+        raise ValueError(f"there is {len(weights)} snapshot; there must be at least 2")
+    if times.shape != (len(weights),):
         raise ValueError(
-            f"times have shape {times.shape}; they must increase and be finite, one for each of "
-            f"the {len(weights)} snapshots, of which there must be at least 2"
+            f"times have shape {times.shape}; there must be one for each of the {len(weights)} "
+            "snapshots"
+        )
+    if not np.isfinite(times).all():
+        raise ValueError("the times hold values that are not finite")
+    if not np.all(np.diff(times) > 0):
+        k = int(np.flatnonzero(np.diff(times) <= 0)[0])
+        raise ValueError(
+            f"time {k + 1} is {times[k + 1]:g}, not above {times[k]:g} before it; times must "
+            "increase"
         )
     loss = TrainingLoss(network, inputs, targets)
     outputs = [loss.outputs(theta, inputs).double().cpu().numpy() for theta in weights]
@@ -148,13 +164,14 @@ def measure(
         sums = predict(without_noise(values), projections, time)
         predicted = sl.inefficiency(time, sums["geodesic_length_squared"], sums["loss_drop"])
     inefficiency = sl.inefficiency(time, squared, drop)
-    _warn_of_no_flow(time, drop, inefficiency)
+    moved = np.linalg.norm(np.diff(theta, axis=0), axis=1)
+    _warn_of_no_flow(time, losses, moved, inefficiency, predicted)
     return Measurement(
         time,
         losses[1:],
         drop,
         np.sqrt(squared),
-        np.cumsum(np.linalg.norm(np.diff(theta, axis=0), axis=1)),
+        np.cumsum(moved),
         sl.speed_limit_time(squared, drop),
         inefficiency,
         predicted,
@@ -162,14 +179,37 @@ def measure(
 
 
 def _warn_of_no_flow(
-    time: NDArray[np.float64], drop: NDArray[np.float64], inefficiency: NDArray[np.float64]
+    time: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    moved: NDArray[np.float64],
+    inefficiency: NDArray[np.float64],
+    predicted: NDArray[np.float64],
 ) -> None:
-    """Warn of what no gradient flow does: a loss that never drops, or T below T_SL."""
+    """Warn of what no gradient flow does, the surest sign first.
+
+    Args:
+        time: after the first snapshot, shape (M - 1,).
+        losses: of all snapshots, shape (M,).
+        moved: distances between successive snapshots, shape (M - 1,).
+        inefficiency: T/T_SL, shape (M - 1,).
+        predicted: the same from the NTK of the first snapshot; NaN if not asked for.
+    """
     told = ""
-    if not np.any(drop > 0):
+    before = losses[:-1]
+    least = ROUNDING * losses[0]
+    risen = np.flatnonzero(losses[1:] - before > LARGEST_RISE * before + least)
+    still = np.flatnonzero((moved == 0) & (before > least))
+    if not np.any(losses[1:] < losses[0]):
         told = (
             "the loss is at no snapshot below that of the first, so that T/T_SL is not defined; "
             "are snapshots and times in order?"
+        )
+    elif len(risen):
+        k = int(risen[0])
+        told = (
+            f"the loss rises from {losses[k]:.4g} to {losses[k + 1]:.4g} between the snapshots {k} "
+            f"and {k + 1}, which gradient flow never does: are they in order, the steps small "
+            "enough, and the training loss this one?"
         )
     elif np.nanmin(inefficiency) < 1 - LARGEST_GAIN:
         worst = int(np.nanargmin(inefficiency))
@@ -177,6 +217,19 @@ def _warn_of_no_flow(
             f"T/T_SL is {inefficiency[worst]:.3g} at time {time[worst]:.6g}, below the limit of "
             "gradient flow: look at the units of the times (learning rate x steps x c), for large "
             "steps or momentum, and for another loss or random layers during training"
+        )
+    elif len(still):
+        k = int(still[0])
+        told = (
+            f"the snapshots {k} and {k + 1} are the same weights, which gradient flow leaves at "
+            "once; is each a copy of its own time?"
+        )
+    elif inefficiency[0] > LARGEST_RATIO * predicted[0]:
+        told = (
+            f"T/T_SL is {inefficiency[0]:.3g} at the first time and {predicted[0]:.3g} by the NTK "
+            "of the first snapshot, which agree for gradient flow unless the kernel has changed "
+            "much by then: look at the units of the times (learning rate x steps x c, for MSELoss "
+            "c = 2 / (N C))"
         )
     if told:
         warnings.warn(told, stacklevel=3)

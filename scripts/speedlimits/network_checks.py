@@ -99,6 +99,47 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
             "the output of a sample depends on the others of its batch; a network without "
             "per-sample outputs has no kernel"
         )
+    _check_leaves(network, part)
+
+
+@torch.enable_grad()
+def _check_leaves(network: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError if the outputs depend on weights that the network does not know of.
+
+    They would stay as they are: in a plain list torch does not find them.
+
+    Raises:
+        ValueError: names the shape of one.
+    """
+    known = {id(parameter) for parameter in network.parameters()}
+    seen, ahead = set(), [network(inputs).grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            raise ValueError(
+                f"weights of shape {tuple(leaf.shape)} decide the outputs but are no parameters of "
+                "the network (in a plain list?), so that nothing trains them; register them by "
+                "nn.Parameter, nn.ParameterList or nn.ModuleList, or give them no gradient"
+            )
+        ahead += [following for following, _ in node.next_functions]
+
+
+@torch.no_grad()
+def outputs_apart(network: nn.Module, other: nn.Module, inputs: Tensor) -> bool:
+    """Return whether two networks differ by more than rounding on some inputs.
+
+    Args:
+        network: one that ``check_network`` lets pass.
+        other: a network of the same shape and precision.
+        inputs: some of their inputs, shape (N, ...).
+    """
+    part = inputs[:CHECKED_SAMPLES].to(next(network.parameters()))
+    ours, theirs = _outputs(network, part), _outputs(other, part)
+    return bool((ours - theirs).abs().max() > MIXING_TOLERANCE * ours.abs().max())
 
 
 def check_parameters(network: nn.Module) -> None:

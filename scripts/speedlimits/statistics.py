@@ -63,8 +63,9 @@ def bootstrap_interval(
         either_sign: whether the function can have either sign (``interval_of_draws``).
 
     Returns:
-        Lower and upper end, shape (...); NaN for a single realisation, and where the statistic of a
-        resample has no value: an interval of the others would leave out one side.
+        Lower and upper end, shape (...); NaN for a single realisation, for several that are one and
+        the same but for rounding, and where the statistic of a resample has no value: an interval
+        of the others would leave out one side.
 
     Raises:
         ValueError: if the samples disagree about the number of realisations.
@@ -81,8 +82,16 @@ def bootstrap_interval(
         for name, values in samples.items()
     }
     draws = statistic(**means)
+    same = all(
+        np.allclose(values, np.asarray(values)[:1], rtol=EQUAL_VALUES, atol=0.0, equal_nan=True)
+        for values in samples.values()
+    )
     return interval_of_draws(
-        draws[0], draws[1:], confidence=confidence, runs=count, either_sign=either_sign
+        draws[0],
+        draws[1:],
+        confidence=confidence,
+        runs=1 if same else count,  # one and the same tell no scatter
+        either_sign=either_sign,
     )
 
 
