@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from speedlimits.dynamics import (
     GradientDescent,
     GradientFlow,
     LangevinDynamics,
+    step_factor,
 )
 from speedlimits.gradient import TrainingLoss
 from speedlimits.networks import fully_connected, initialise_
@@ -26,8 +28,10 @@ from speedlimits.optimisers import Adam, HeavyBall
 from speedlimits.runge_kutta_chebyshev import (
     StiffPart,
     chebyshev_step,
+    error_estimate,
     largest_step,
     leading_eigenpairs,
+    stages_needed,
 )
 
 MODES, ALPHA, DELTA = 200, 2.2, 0.35  # a spectrum like that of Myrtle-5 on images
@@ -219,6 +223,211 @@ def test_leading_eigenpairs_are_those_of_the_matrix():
     assert 0.3 * radius < rest <= radius * (1 + 1e-9)
 
 
+def test_a_time_already_passed_is_left_as_it_is():
+    model = LinearModel()
+    flow = GradientFlow(model.loss_and_gradient, model.theta_0)
+    flow.advance(20.0)
+    before = {name: getattr(flow, name) for name in ATTRIBUTES}
+    weights = flow.weights
+    flow.advance(3.0)
+    assert {name: getattr(flow, name) for name in ATTRIBUTES} == before
+    assert torch.equal(flow.weights, weights)
+
+
+@pytest.mark.parametrize("end_time", np.geomspace(20.0, 40.0, 7))
+def test_the_last_step_ends_at_the_end_time_and_is_no_remnant(end_time):
+    """Loss and gradient there are those of the weights, by no interpolation."""
+    model, ends = LinearModel(), [0.0]
+    flow = GradientFlow(model.loss_and_gradient, model.theta_0, end_time=end_time)
+    flow.advance(end_time, on_step=lambda flow: ends.append(flow.time))
+    loss, gradient = model.loss_and_gradient(flow.weights)
+    assert flow._end_time == flow.time == end_time
+    assert flow.loss == loss and torch.equal(flow.gradient, gradient)
+    steps = np.diff(ends)
+    assert steps[-1] >= 0.5 * steps[-2] * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("size", [2.0, 1e5])
+def test_the_first_radius_is_that_of_the_hessian_for_weights_of_any_size_in_float32(size):
+    """Power iteration by differences of gradients; the first step h has (h lambda_1)^2 allowed."""
+    model = LinearModel(modes=60)
+    start = model.theta_0 + size
+
+    def in_float32(theta):
+        loss, gradient = model.loss_and_gradient(theta.float().double())
+        return loss, gradient.float()
+
+    flow = GradientFlow(in_float32, start, relative_tolerance=1e-4)
+    flow.advance(1e-3)
+    assert flow.lambda_1 == pytest.approx(1.0, rel=0.03)
+    assert 1.1 < flow.spectral_radius < 1.25  # not below the true one, which it approaches
+    assert flow.steps == 1 and flow._end_time == pytest.approx(1e-2, rel=0.05)
+
+
+def test_the_radius_at_a_start_of_a_network_is_that_of_its_hessian():
+    """The difference of gradients is short enough for the curvature of the loss."""
+    loss_and_gradient, theta_0 = small_problem()
+    size = 1e-5
+    columns = [
+        (loss_and_gradient(theta_0 + e)[1] - loss_and_gradient(theta_0 - e)[1]) / (2 * size)
+        for e in size * torch.eye(len(theta_0), dtype=torch.float64)
+    ]
+    exact = torch.linalg.eigvalsh(torch.stack(columns)).abs().max().item()
+    flow = GradientFlow(loss_and_gradient, theta_0)
+    flow.advance(1e-9)
+    assert flow.lambda_1 == pytest.approx(exact, rel=0.06)
+
+
+def test_with_implicit_modes_the_radius_is_that_of_the_rest_and_lambda_1_that_of_all():
+    model = LinearModel()
+    flow = GradientFlow(model.loss_and_gradient, model.theta_0)
+    flow.advance(5e3)
+    stiff = flow._stiff
+    assert stiff.eigenvalues.numel() > 0
+    rest = torch.diag(model.rates) - stiff.vectors * stiff.eigenvalues @ stiff.vectors.T
+    radius = torch.linalg.eigvalsh(rest).abs().max().item()
+    assert 0.9 * radius < flow.spectral_radius < 1.3 * radius < 0.5
+    vector = torch.ones(len(rest), dtype=torch.float64)
+    torch.testing.assert_close(flow._rest_product(vector), rest @ vector, rtol=1e-6, atol=1e-8)
+    assert flow.lambda_1 == pytest.approx(1.0, rel=0.02)
+
+
+def test_lambda_1_follows_a_hessian_that_changes():
+    """theta' = theta - theta^3: the curvature is -1 at the start and 2 at the end."""
+
+    def loss_and_gradient(theta):
+        return 0.25 * (theta**2 - 1.0).square().sum().item(), theta**3 - theta
+
+    flow = GradientFlow(loss_and_gradient, torch.tensor([1e-3, 2e-3], dtype=torch.float64))
+    flow.advance(30.0)
+    assert flow.lambda_1 == pytest.approx(2.0, rel=0.02)
+
+
+def test_flow_of_a_linear_loss_is_one_straight_line():
+    """No curvature sets a step: the radius is 0, and the end time alone limits it."""
+    slope = torch.tensor([3.0, -4.0], dtype=torch.float64)
+    flow = GradientFlow(
+        lambda theta: (torch.dot(slope, theta).item(), slope),
+        torch.zeros(2, dtype=torch.float64),
+        end_time=10.0,
+    )
+    flow.advance(10.0)
+    torch.testing.assert_close(flow.displacement, -10.0 * slope)
+    assert flow.path_length == pytest.approx(50.0) and flow.action == pytest.approx(250.0)
+    assert flow.steps == 1
+
+
+def test_each_step_after_the_first_has_the_action_of_its_loss_drop_or_chord():
+    """Where noise is freed; inside the step that noise accumulates evenly in time."""
+    loss_and_gradient, theta_0 = small_problem(smooth=False)
+    whole, inside = (
+        GradientFlow(loss_and_gradient, theta_0, relative_tolerance=2e-2) for _ in range(2)
+    )
+    ends = []
+
+    def keep(flow):
+        ends.append((flow.time, flow.loss, flow.action, flow.velocity_noise, flow.displacement))
+
+    whole.advance(2.0, on_step=keep)
+    ends.pop()  # at the time asked for, inside a step
+    freed = 0
+    for before, after in itertools.pairwise(ends):
+        inside.advance(0.5 * (before[0] + after[0]))
+        assert inside.velocity_noise == pytest.approx(0.5 * (before[3] + after[3]), rel=1e-9)
+        step, noise = after[0] - before[0], after[3] - before[3]
+        drop = before[1] - after[1]
+        least = max(drop, (after[4] - before[4]).square().sum().item() / step)
+        if noise > 1e-6 * least:
+            assert after[2] - before[2] == pytest.approx(least, rel=1e-6)
+            freed += 1
+    assert freed > 3
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_next_step_aims_below_the_tolerance_and_changes_by_no_more_than_its_limits(order):
+    """An error that falls as step^order; limits of Sommeijer et al. (1998), growth at most 2."""
+    for error in (0.3, 0.7, 1.0, 3.0, 50.0):
+        after = error * step_factor(error, order) ** order
+        assert after == pytest.approx(0.9**order)
+    for error in (0.0, 1e-12):
+        assert step_factor(error, order) == 2.0
+    for error in (1e12, math.inf, math.nan):
+        assert step_factor(error, order) == 0.1
+
+
+# --- steps of the Runge-Kutta-Chebyshev method -----------------------------------------------
+
+
+def chebyshev_reference(stages):
+    """Return (w_0, w_1, T_s) of the stability polynomial at the damping 4, by NumPy."""
+    polynomial = np.polynomial.chebyshev.Chebyshev.basis(stages)
+    w_0 = 1.0 + 4.0 / stages**2
+    return w_0, polynomial.deriv(1)(w_0) / polynomial.deriv(2)(w_0), polynomial
+
+
+@pytest.mark.parametrize("stages", [2, 3, 7, 30])
+def test_a_step_multiplies_modes_by_the_stability_polynomial_of_its_source(stages):
+    w_0, w_1, polynomial = chebyshev_reference(stages)
+    b = polynomial.deriv(2)(w_0) / polynomial.deriv(1)(w_0) ** 2
+    z = np.linspace(-(w_0 + 1.0) / w_1, 0.0, 40)
+    expected = 1.0 + b * (polynomial(w_0 + w_1 * z) - polynomial(w_0))
+    rates, start = torch.from_numpy(z), torch.ones(len(z), dtype=torch.float64)
+    none = StiffPart.none(start)
+    end = chebyshev_step(lambda u: rates * u, start, rates * start, 1.0, stages, none)
+    np.testing.assert_allclose(end.numpy(), expected, atol=1e-10)
+    assert np.abs(expected).max() <= 1.0 + 1e-12
+
+
+def test_stages_are_stable_and_no_more_than_needed():
+    """The polynomial is bounded by one up to (w_0 + 1) / w_1."""
+    intervals = {}
+    for stages in range(1, 62):
+        w_0, w_1, _ = chebyshev_reference(stages) if stages > 1 else (0.0, 1.0, None)
+        intervals[stages] = (w_0 + 1.0) / w_1
+    for product in np.geomspace(0.01, 1500.0, 800):
+        stages = stages_needed(2.0 * product, 0.5)
+        assert product <= intervals[stages]
+        assert stages == 2 or product > 0.9 * intervals[stages - 1]
+
+
+@pytest.mark.parametrize("stages", [3, 4, 9, 60, 500])
+def test_the_largest_step_needs_just_its_stages(stages):
+    step = largest_step(stages, 7.0)
+    assert stages_needed(step * (1 - 1e-9), 7.0) <= stages
+    assert stages_needed(step * (1 + 1e-9), 7.0) == stages
+    assert largest_step(stages, 0.0) == math.inf
+
+
+@pytest.mark.parametrize(("stages", "ratio"), [(2, 1.2), (60, 2.2)])
+def test_the_error_estimate_is_above_the_error_by_as_much_as_it_says(stages, ratio):
+    start, step = torch.ones(1, dtype=torch.float64), 1e-2
+    end = chebyshev_step(lambda u: -u, start, -start, step, stages, StiffPart.none(start))
+    estimate = error_estimate(start, end, -start, -end, step).norm().item()
+    assert estimate / abs(end.item() - math.exp(-step)) == pytest.approx(ratio, rel=0.05)
+
+
+def test_leading_eigenpairs_are_orthonormal_and_the_last_vector_belongs_to_the_rest():
+    model, rotation = rotated_model()
+    hessian = rotation @ torch.diag(model.rates) @ rotation.T
+    pairs, _, rest = leading_eigenpairs(lambda v: hessian @ v, rotation.sum(1), 40)
+    overlaps = pairs.vectors.T @ pairs.vectors
+    torch.testing.assert_close(overlaps, torch.eye(len(overlaps), dtype=torch.float64))
+    assert (pairs.vectors.T @ rest).abs().max() < 0.01
+
+
+def test_modes_of_negative_curvature_are_no_stiff_part_but_count_in_the_rest():
+    values = torch.tensor([5.0, 3.0, -4.0, 0.5], dtype=torch.float64)
+    pairs, rest, _ = leading_eigenpairs(lambda v: values * v, torch.ones(4, dtype=torch.float64), 4)
+    torch.testing.assert_close(pairs.eigenvalues, values[[3, 1, 0]])
+    assert rest == pytest.approx(4.0)
+
+
+def test_an_eigenvector_to_start_from_is_the_only_pair_found():
+    values, start = torch.tensor([5.0, 3.0], dtype=torch.float64), torch.eye(2).double()[0]
+    pairs, rest, _ = leading_eigenpairs(lambda v: values * v, start, 2)
+    assert pairs.eigenvalues.tolist() == [5.0] and rest == 0.0
+
+
 # --- gradient flow on networks --------------------------------------------------------------
 
 
@@ -381,6 +590,33 @@ def test_langevin_noise_belongs_to_seed_and_step():
     assert not torch.equal(run(1), run(2))
 
 
+def test_heats_of_a_quadratic_loss_are_its_drop_and_the_work_of_the_noise_on_its_curvature():
+    """By the midpoint heat is exact there; the curvature's is 1/2 dB . H . Delta theta a step."""
+    model = LinearModel(modes=20)
+    langevin = LangevinDynamics(model.loss_and_gradient, model.theta_0, 0.1, 0.3, seed=3)
+    start_loss, work = langevin.loss, 0.0
+    for count in range(1, 8):
+        noise, place = langevin.noise, langevin.displacement
+        langevin.advance(0.1 * count)
+        kick, move = langevin.noise - noise, langevin.displacement - place
+        work += 0.5 * torch.dot(kick, model.rates * move).item()
+        assert langevin.heat == pytest.approx(start_loss - langevin.loss, rel=1e-9)
+        assert langevin.curvature_heat == pytest.approx(work, rel=1e-9)
+
+
+def test_langevin_resumes_with_its_heats_and_noise():
+    model = LinearModel(modes=20)
+    whole, first, second = (
+        LangevinDynamics(model.loss_and_gradient, model.theta_0, 0.1, 0.3, seed=3) for _ in range(3)
+    )
+    first.advance(0.5)
+    second.load_state(first.state())
+    for langevin in (whole, second):
+        langevin.advance(1.0)
+    assert (whole.heat, whole.curvature_heat) == (second.heat, second.curvature_heat)
+    assert torch.equal(whole.noise, second.noise)
+
+
 # --- protocol -------------------------------------------------------------------------------
 
 EVOLUTIONS = {
@@ -509,6 +745,62 @@ def test_divergence_names_time_step_learning_rate_and_lambda_1(build):
         build(model.loss_and_gradient, model.theta_0).advance(1e7)
 
 
+def test_divergence_is_a_million_times_the_loss_at_the_start():
+    """Each step of descent multiplies the loss by 9; less than a million may be a catapult."""
+    start = torch.ones(1, dtype=torch.float64)
+    descent = GradientDescent(lambda theta: (0.5 * theta.item() ** 2, theta.clone()), start, 4.0)
+    descent.advance(6 * 4.0)
+    assert descent.loss == pytest.approx(0.5 * 9**6)
+    with pytest.raises(DivergenceError, match="step 7"):
+        descent.advance(7 * 4.0)
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_noise_may_cost_a_million_times_half_a_temperature_per_weight(share):
+    weights, temperature, calls = 7, 0.2, []
+
+    def loss_and_gradient(theta):
+        calls.append(theta)
+        loss = share * 1e6 * 0.5 * temperature * weights if len(calls) > 1 else 0.0
+        return loss, torch.zeros_like(theta)
+
+    start = torch.zeros(weights, dtype=torch.float64)
+    langevin = LangevinDynamics(loss_and_gradient, start, 0.1, temperature, seed=1)
+    if share < 1:
+        langevin.advance(0.1)
+        assert langevin.steps == 1
+    else:
+        with pytest.raises(DivergenceError):
+            langevin.advance(0.1)
+
+
+@pytest.mark.parametrize("kind", EVOLUTIONS)
+def test_a_gradient_that_is_not_finite_is_a_divergence_whatever_the_loss(kind):
+    def loss_and_gradient(theta):
+        return 1.0, torch.full_like(theta, math.nan if theta.any() else -1.0)
+
+    with pytest.raises(DivergenceError):
+        EVOLUTIONS[kind](loss_and_gradient, torch.zeros(3, dtype=torch.float64)).advance(0.1)
+
+
+@pytest.mark.parametrize("kind", EVOLUTIONS)
+def test_weights_given_may_change_and_gradients_come_in_float32(kind):
+    """The start is a copy: callers pass views of a network that goes on; states are float64."""
+    loss_and_gradient, theta_0 = small_problem()
+
+    def in_float32(theta):
+        loss, gradient = loss_and_gradient(theta)
+        return loss, gradient.float()
+
+    given = theta_0.clone()
+    one, other = (EVOLUTIONS[kind](in_float32, start) for start in (given, theta_0))
+    given.fill_(7.0)
+    for evolution in (one, other):
+        evolution.advance(0.05)
+    assert torch.equal(one.weights, other.weights) and one.loss == other.loss
+    assert one.gradient.dtype == one.displacement.dtype == torch.float64
+
+
 def test_flow_reports_a_loss_that_is_not_finite():
     def loss_and_gradient(theta):
         loss = math.nan if theta.item() > 0.5 else -theta.item()
@@ -533,8 +825,10 @@ def test_flow_that_diverges_before_its_first_estimate_names_the_lambda_1_that_is
     [
         lambda f, t: GradientDescent(f, t, 0.0),
         lambda f, t: GradientDescent(f, t, math.nan),
+        lambda f, t: GradientDescent(f, t, math.inf),
         lambda f, t: GradientFlow(f, t, relative_tolerance=0.0),
         lambda f, t: LangevinDynamics(f, t, 0.1, -1.0, 0),
+        lambda f, t: LangevinDynamics(f, t, 0.1, math.inf, 0),
     ],
 )
 def test_wrong_arguments_are_refused(build):

@@ -1,6 +1,7 @@
 """The library's measure of any network: closed form, equal input forms, refusals, the example."""
 
 import copy
+import itertools
 import math
 import os
 import subprocess
@@ -49,6 +50,43 @@ def test_linear_gradient_flow_has_the_closed_form_and_is_predicted_exactly(linea
     np.testing.assert_allclose(found.inefficiency_predicted, found.inefficiency, rtol=1e-7)
     assert np.all(found.inefficiency >= 1) and np.all(found.time >= found.speed_limit_time)
     assert np.all(found.chord_length >= found.geodesic_length * (1 - 1e-12))
+    np.testing.assert_allclose(found.loss, losses[1:])
+    chords = [np.sqrt(np.sum((b - a) ** 2)) for a, b in itertools.pairwise(weights)]
+    np.testing.assert_allclose(found.chord_length, [sum(chords[:k]) for k in (1, 2, 3)])
+    assert found.chord_length[-1] > 1.001 * found.geodesic_length[-1]  # the path is bent
+
+
+def test_the_clock_may_start_at_any_time(linear):
+    network, x, y, weights, times = linear
+    found = speedlimits.measure(network, x, y, weights, times)
+    later = speedlimits.measure(network, x, y, weights, times + 5.0)
+    for a, b in zip(found, later, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_the_prediction_is_from_the_first_snapshot_whatever_follows():
+    network = nn.Sequential(nn.Linear(D, 5), nn.ReLU(), nn.Linear(5, C))
+    flat = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    weights = torch.stack([flat, 0.9 * flat, 0.2 * flat])
+    whole = speedlimits.measure(network, X, Y, weights, [0, 1, 2])
+    part = speedlimits.measure(network, X, Y, weights[:2], [0, 1])
+    np.testing.assert_allclose(
+        whole.inefficiency_predicted[0], part.inefficiency_predicted[0], rtol=1e-6
+    )
+
+
+def test_state_dicts_of_several_arrays_are_in_the_order_of_the_parameters():
+    """Not in that of their names, by which a bias would come before its weight."""
+    network = nn.Linear(D, C)
+    states = [copy.deepcopy(network.state_dict()) for _ in range(2)]
+    for value in states[1].values():
+        value *= 0.9
+    flat = [torch.cat([state["weight"].flatten(), state["bias"]]) for state in states]
+    named, given = (speedlimits.measure(network, X, Y, s, [0, 1]) for s in (states, flat))
+    for a, b in zip(named, given, strict=True):
+        np.testing.assert_array_equal(a, b)
+    outputs = X @ states[1]["weight"].T + states[1]["bias"]
+    np.testing.assert_allclose(named.loss, 0.5 * (outputs - Y).square().sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -281,6 +319,20 @@ def test_what_no_gradient_flow_does_is_warned_of(linear):
     mean = y.numel() / 2  # what MSELoss leaves out of the times
     with pytest.warns(UserWarning, match=r"by the NTK of the first .* c = 2 / \(N C\)"):
         speedlimits.measure(network, x, y, weights, mean * np.asarray(times))
+
+
+@pytest.mark.parametrize(("lowest", "warns"), [(0.92, False), (0.88, True)])
+def test_a_gain_of_more_than_a_tenth_at_any_time_is_warned_of(linear, lowest, warns):
+    """Descent at a tenth of its stability limit has T/T_SL = 0.9 in its first step."""
+    network, x, y, weights, times = linear
+    ratios = speedlimits.measure(network, x, y, weights, times).inefficiency
+    scaled = lowest / ratios.min() * times
+    assert ratios[-1] * lowest / ratios.min() > 1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        speedlimits.measure(network, x, y, weights, scaled)
+    assert any("T/T_SL is 0.88" in str(each.message) for each in caught) == warns
+    assert warns or not caught
 
 
 def test_snapshots_that_are_all_the_weights_of_now_are_refused():

@@ -414,3 +414,35 @@ def test_the_last_and_smaller_batch_counts_by_its_samples():
     descent.advance(0.2)  # one epoch of two batches: 3/2 of two samples, 3 of the third
     moved = np.sort(descent.displacement.numpy())
     np.testing.assert_allclose(moved, [-0.3, -0.15, -0.15])
+
+
+@pytest.mark.parametrize("make", [HeavyBall, Nesterov, Adam])
+def test_momentum_must_not_be_negative(make):
+    with pytest.raises(ValueError, match="momentum is -0.1"):
+        make(quadratic, START, 0.1, -0.1)
+
+
+@pytest.mark.parametrize("batch_size", [0, 8])
+def test_batches_have_one_to_all_samples(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; .* n = 7"):
+        minibatches(batch_size)
+
+
+def test_loss_and_gradient_where_minibatches_end_are_those_of_all_samples():
+    evolution = minibatches(3)
+    evolution.advance(5 * evolution.step)
+    loss, gradient = least_squares(evolution.weights)
+    assert evolution.loss == loss and torch.equal(evolution.gradient, gradient)
+    assert evolution.gradient_norm == pytest.approx(gradient.norm().item())
+
+
+def test_losses_of_the_batches_of_an_epoch_average_to_that_of_all_samples():
+    """Of steps too small to move; each batch tells its loss times N/B."""
+    evolution, losses = minibatches(3, rate=1e-15), []
+    evolution.advance(3 * evolution.step, on_step=lambda evolution: losses.append(evolution.loss))
+    assert np.average(losses, weights=[3, 3, 1]) == pytest.approx(least_squares(START)[0])
+
+
+def test_minibatches_are_those_of_their_seed():
+    rows = [minibatches(7, seed=seed)._rows().tolist() for seed in (5, 5, 6)]
+    assert rows[0] == rows[1] != rows[2]

@@ -84,3 +84,35 @@ def test_a_broken_inequality_is_named(change, named):
 
 def test_discretisation_is_the_relative_difference_of_action_and_loss_drop():
     np.testing.assert_allclose(sl.discretisation([1.1], [1.0]), 0.1)
+
+
+def test_kinematic_and_energetic_inefficiency_take_their_own_squares_and_drops():
+    """T times action or energy drop over the squared length; uniform motion on a line has 1."""
+    for function in (sl.kinematic_inefficiency, sl.energetic_inefficiency):
+        assert function(6.0, 2.0, 0.5) == pytest.approx(1.5)
+        assert function(2.0, 3.0**2, 3.0**2 / 2.0) == pytest.approx(1.0)
+
+
+def test_the_action_bounds_the_path_and_not_only_its_chord():
+    with pytest.raises(sl.SpeedLimitError, match="T action >= l_gamma"):
+        sl.check_speed_limit([2.0], [0.4], [1.0], [0.8])  # 0.8 >= 0.64 but < 1
+
+
+def test_a_broken_inequality_is_told_from_rounding():
+    """The slack is a millionth, relative."""
+    for slack, broken in ((5e-7, False), (2e-6, True)):
+        for action, path in ((1.0, 1.0 - slack), (1.0 - slack, 1.0)):
+            geodesic = [1.0] if path < 1 else [0.5]
+            if broken:
+                with pytest.raises(sl.SpeedLimitError):
+                    sl.check_speed_limit([1.0], [action], [path], geodesic)
+            else:
+                sl.check_speed_limit([1.0], [action], [path], geodesic)
+
+
+def test_times_that_a_run_did_not_reach_break_nothing():
+    """What diverged is NaN from there on; what is wrong before that is told."""
+    nan = np.nan
+    sl.check_speed_limit([1.0, 2.0], [1.0, nan], [1.0, nan], [1.0, nan])
+    with pytest.raises(sl.SpeedLimitError, match="at time 1"):
+        sl.check_speed_limit([1.0, 2.0], [1.0, nan], [0.9, nan], [1.0, nan])

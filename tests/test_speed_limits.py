@@ -1,5 +1,7 @@
 """Columns of speed_limits.csv and transport.json: each holds what its name says."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import xarray as xr
 
 from pipeline import speed_limits
 from speedlimits import ntk_dynamics, power_law
+from speedlimits.speed_limit import SpeedLimitError
 
 SETTINGS = {"seed": 1, "confidence": 0.95, "resamples": 20}
 # its third mode is rounding noise, below the floor
@@ -92,7 +95,10 @@ def test_energy_holds_the_kinetic_energy(trained, dynamics):
 def test_columns_of_an_ensemble_at_a_temperature(trained):
     changes = {"dynamics": "langevin", "learning_rate": 0.05, "depth": 2, "width": 1}
     runs = [trained(only_train=r > 0, realisation=r, final_time=5, **changes) for r in range(4)]
-    table = speed_limits.start_table("cold", 0, runs, [KERNEL] * 4, NO_FIT, SETTINGS)
+    fits = pd.DataFrame([{"moment": "start", "kernel": "full", "alpha": 1.2, "delta": 1.5,
+                          "alpha_amplitude": 1.0, "above_noise_floor": 60}])  # fmt: skip
+    table = speed_limits.start_table("cold", 0, runs, [KERNEL] * 4, fits, SETTINGS)
+    assert table.filter(like="power_law").isna().all(axis=None)  # it is that of gradient flow
     one, whole = (table[table["realisation"] == name] for name in ("1", "ensemble"))
     for name in ("heat", "curvature_heat"):
         each = [run[name].values[1:] - run[name].values[0] for run in runs]
@@ -129,3 +135,233 @@ def test_costs_of_couplings_are_over_that_of_the_identity():
     assert found["wasserstein_squared_assignment"] == 1
     assert found["identity_over_assignment"] == 82 and not found["identity_is_optimal"]
     assert found["other_over_identity"] == pytest.approx(1 / 82)
+
+
+def test_columns_of_an_ensemble_are_the_ratios_of_their_names():
+    """Distinct numbers for all means: at a temperature and with momentum none stands for another.
+
+    T_SL is the cost of transport over what descends, the loss or the free energy.
+    """
+    means = {
+        "time": 2.0, "drop": 3.0, "geodesic2": 5.0, "path2": 7.0, "action": 11.0,
+        "transport2": 13.0, "descent": 17.0, "metric2": 19.0, "energy_drop": 23.0,
+    }  # fmt: skip
+    expected = {
+        "inefficiency": 2 * 17 / 13,
+        "speed_unevenness": 2 * 3 / 7,
+        "path_excess": 7 / 5,
+        "speed_limit_time": 13 / 17,
+        "kinematic_inefficiency": 2 * 11 / 5,
+        "energetic_inefficiency": 2 * 23 / 19,
+    }
+    functions = speed_limits.ENSEMBLE | speed_limits.MEASURED
+    assert {name: pytest.approx(f(means)) for name, f in functions.items()} == expected
+
+
+def flow_run(loss=(3.0, 2.0, 1.0), noise=0.0, seed=0, **changes):
+    """A made-up flow at the times 0, 1, 3 whose action is its loss drop, and what changes of it."""
+    generator = np.random.default_rng(seed)
+    loss = np.asarray(loss)
+    points = np.array([0.0, 0.6, 0.9]) * generator.uniform(0.8, 1.0)
+    values = {
+        "train_loss": loss,
+        "action": loss[0] - loss,
+        "path_length": 1.01 * points,
+        "velocity_noise": noise * (loss[0] - loss),
+        "kinetic_energy": np.zeros(3),
+    } | changes
+    squared = np.subtract.outer(points, points) ** 2
+    return xr.Dataset(
+        {name: ("snapshot", value) for name, value in values.items()}
+        | {"distance_squared": (("snapshot", "other_snapshot"), squared)},
+        coords={"time": ("snapshot", [0.0, 1.0, 3.0])},
+        attrs={"config": '{"dynamics": "gradient_flow"}', "lambda_1": 1.0},
+    )
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_lengths_are_left_out_where_the_action_of_that_run_is_off_in_either_direction(factor):
+    off = flow_run(action=np.array([0.0, 1.0, 2.0 * factor]))
+    found = speed_limits.measured([flow_run(), off], 0)
+    for name in ("path", "path2", "action"):
+        assert np.isnan(found[name]).tolist() == [[False, False], [False, True]]
+    assert np.isfinite(found["geodesic2"]).all() and np.isfinite(found["drop"]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"path_length": np.array([0.0, 0.6, 0.5])}, "l_gamma >= l_geo"),
+        ({"path_length": np.array([0.0, 1.4, 1.5])}, "T action >= l_gamma"),
+    ],
+)
+def test_a_trajectory_whose_lengths_no_curve_has_is_refused(change, words):
+    with pytest.raises(SpeedLimitError, match=words):
+        speed_limits.measured([flow_run(**change)], 0)
+
+
+def test_discretisation_counts_the_noise_of_velocities():
+    """T/T_SL does not, and the action of the curve is the loss drop."""
+    found = speed_limits.measured([flow_run(noise=0.3)], 0)
+    row = speed_limits.run_table(found, found, 0)
+    np.testing.assert_allclose(row["discretisation"], 0.3)
+    np.testing.assert_allclose(row["action"], row["loss_drop"])
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_lengths_in_the_metric_are_between_start_and_time(start):
+    metric = np.array([[0.0, 2.0, 5.0], [2.0, 0.0, 7.0], [5.0, 7.0, 0.0]])
+    run = flow_run().assign(preconditioned_length_squared=(("snapshot", "other_snapshot"), metric))
+    found = speed_limits.measured([run], start)
+    np.testing.assert_array_equal(found["metric2"], [metric[start, start + 1 :]])
+    row = speed_limits.run_table(found, found, 0)
+    squared = run["distance_squared"].values[start, start + 1 :]
+    np.testing.assert_allclose(row["geodesic_length"], np.sqrt(squared))
+
+
+def test_intervals_hold_their_values_and_grow_with_the_confidence():
+    """Without kinetic energy and metric the energetic inefficiency is the other, interval too."""
+    runs = [flow_run((3.0, 2.0 + 0.05 * seed, 1.0), seed=seed) for seed in range(6)]
+    found = speed_limits.measured(runs, 0)
+    tables = [
+        speed_limits.ensemble_table(
+            found, found, SETTINGS | {"confidence": confidence, "resamples": 200}, "cold"
+        )
+        for confidence in (0.5, 0.95)
+    ]
+    for name in ("inefficiency", "speed_limit_time", "inefficiency_predicted"):
+        (narrow_low, narrow_high), (low, high) = (
+            (table[f"{name}_low"], table[f"{name}_high"]) for table in tables
+        )
+        assert (low < narrow_low).all() and (narrow_high < high).all()
+        assert (narrow_low < tables[0][name]).all() and (tables[0][name] < narrow_high).all()
+    for end in ("", "_low", "_high"):
+        np.testing.assert_allclose(
+            tables[1][f"energetic_inefficiency{end}"], tables[1][f"inefficiency{end}"]
+        )
+
+
+def test_the_power_law_is_that_of_its_moment_and_runs_on_its_own_clock():
+    """An amplitude is a rate: twice of it halves all times. No exponent above 0, no law."""
+    times = np.geomspace(5.0, 100.0, 7)  # where the asymptote is above 1
+    row = {"moment": "start", "kernel": "full", "alpha": 1.2, "delta": 1.5,
+           "alpha_amplitude": 2.0, "above_noise_floor": 60}  # fmt: skip
+
+    def law(times, moment="start", **changes):
+        return speed_limits.power_law(pd.DataFrame([row | changes]), moment, "full", times)
+
+    fast, slow = law(times), law(2.0 * times, alpha_amplitude=1.0)
+    for name, values in fast.items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(values, slow[name], err_msg=name)
+    for missing in (law(times, moment="warm"), law(times, alpha=-0.1), law(times, alpha=np.nan)):
+        assert set(missing) == set(fast) and np.isnan(list(missing.values())).all()
+
+
+def test_an_ensemble_that_diverged_is_compared_at_its_last_finite_snapshot():
+    """In as many ratios as there are: one start has no other; one that never moved has none."""
+    squared = np.array([[0.0, 4.0, np.nan], [4.0, 0.0, np.nan], [np.nan, np.nan, np.nan]])
+
+    def run(squared):
+        return xr.Dataset(
+            {
+                "train_loss": ("snapshot", [1.0, 0.5, np.nan]),
+                "weights": (("snapshot", "p"), [[1.0], [3.0], [np.nan]]),
+                "distance_squared": (("snapshot", "other"), squared),
+            },
+            coords={"time": ("snapshot", [0.0, 2.0, 5.0])},
+        )
+
+    found = speed_limits.transport([run(squared)], 0)
+    assert found["time"] == 2 and found["wasserstein_squared_identity"] == 4
+    assert found["identity_over_assignment"] == 1 and found["other_over_identity"] is None
+    at_once = speed_limits.transport([run(squared)], 1)
+    assert at_once["time"] == 0 and at_once["identity_over_assignment"] is None
+
+
+def test_an_action_below_the_loss_drop_is_warned_of_as_one_above(capsys):
+    for off, told in ((0.12, "12 % at worst"), (-0.12, "12 % at worst"), (0.08, "")):
+        speed_limits.warn_of_discretisation(pd.DataFrame({"discretisation": [0.01, off, np.nan]}))
+        shown = capsys.readouterr().out
+        assert told in shown if told else shown == ""
+
+
+def test_rows_in_any_order_and_rises_of_the_loss_tell_no_early_drop(capsys):
+    rows = pd.DataFrame({"realisation": "ensemble", "start": "cold", "time": [10.0, 0.1, 1.0]})
+    for drops, told in (([10.0, 6.0, 9.0], "60 % of"), ([10.0, 4.0, 9.0], ""),
+                        ([np.nan, 6.0, 9.0], "67 % of"), ([-3.0, 2.0, 1.0], "")):  # fmt: skip
+        speed_limits.warn_of_first_snapshot(rows.assign(loss_drop=drops))
+        shown = capsys.readouterr().out
+        assert told in shown if told else shown == ""
+
+
+def test_heat_off_the_loss_drop_in_either_direction_is_warned_of(capsys):
+    for heat, told in ((1.0, False), (1.3, True), (0.7, True)):
+        table = pd.DataFrame(
+            {"note": [""], "start": ["cold"], "heat": [heat], "loss_drop": [1.0],
+             "free_energy_drop_most": [-2.0]}
+        )  # fmt: skip
+        speed_limits.warn_of_noise(table)
+        shown = capsys.readouterr().out
+        assert "heat is off the loss drop by 15 %" in shown if told else shown == ""
+    speed_limits.warn_of_noise(table.assign(note="of a reason", heat=1.0))
+    assert (
+        capsys.readouterr().out == "no T_SL at this temperature from the cold start: of a reason\n"
+    )
+
+
+def noisy_run(seed=0, **settings):
+    """A made-up run at a temperature with two layers of 20 and 30 weights."""
+    config = {"dynamics": "langevin", "temperature": 0.1, "initialisation": "he"}
+    config |= {"subtract_start": False} | settings
+    vectors = np.random.default_rng(seed).normal(size=(3, 2, 3, 30))
+    heat = np.array([0.0, 1.0, 2.5])
+    return (
+        flow_run()
+        .assign(
+            heat=("snapshot", heat),
+            curvature_heat=("snapshot", 0.1 * heat**2),
+            layer_products=(
+                ("snapshot", "layer", "vector", "other_vector"),
+                vectors @ np.swapaxes(vectors, -1, -2),
+            ),
+        )
+        .assign_attrs(
+            config=json.dumps(config),
+            start_variances='{"first": 1.0, "second": 1.0}',
+            parameter_ranges='{"first": [0, 20], "second": [20, 50]}',
+        )
+    )
+
+
+def test_heats_are_since_the_start_and_products_those_of_displacement_and_start():
+    runs = [noisy_run(0), noisy_run(1)]
+    warm = speed_limits.measured(runs, 1)
+    np.testing.assert_allclose(warm["heat"], [[1.5]] * 2)
+    np.testing.assert_allclose(warm["curvature_heat"], [[0.525]] * 2)
+    cold = speed_limits.measured(runs, 0)
+    np.testing.assert_array_equal(cold["action_with_noise"], cold["heat"])
+    for run, products in zip(runs, cold["products"], strict=True):
+        u_and_start = run["layer_products"].values[1:, :, :2, :2]
+        np.testing.assert_array_equal(products, u_and_start)
+
+
+def test_the_free_energy_drops_by_no_less_than_its_least_and_no_more_than_its_most():
+    found = speed_limits.averaged(speed_limits.measured([noisy_run(k) for k in range(4)], 0))
+    assert np.isfinite(found["descent_most"]).all()
+    assert np.all(~(found["descent"] > found["descent_most"]))
+    assert np.any(found["descent"] < found["descent_most"])
+
+
+def test_a_squared_distance_below_zero_is_none():
+    found = speed_limits.completed({"descent": np.ones(2), "transport2": np.array([-1.0, 2.0])})
+    np.testing.assert_array_equal(found["transport2"], [np.nan, 2.0])
+
+
+@pytest.mark.parametrize(("initialisation", "gaussian"), [("he", True), ("torch", False)])
+def test_the_distribution_of_starts_is_that_of_the_initialisation(initialisation, gaussian):
+    law = speed_limits.start_distribution(noisy_run(initialisation=initialisation))
+    assert law.gaussian == gaussian and list(law.sizes) == [20, 30]
+    fixed = noisy_run().assign_attrs(start_variances='{"first": 1.0, "second": NaN}')
+    for run in (fixed, noisy_run(subtract_start=True), noisy_run(initialisation=None)):
+        assert speed_limits.start_distribution(run) is None
