@@ -450,6 +450,18 @@ def small_problem(smooth: bool = True):
     return TrainingLoss(network, inputs, targets).loss_and_gradient, theta_0
 
 
+@pytest.mark.parametrize("start", [-1.0, 1.0])
+def test_flow_of_a_single_weight_is_exponential_from_either_side(start):
+    """The search for modes starts from the gradient and one random direction: they may cancel."""
+    flow = GradientFlow(
+        lambda t: (0.5 * t.square().sum().item(), t.clone()), torch.tensor([start]).double()
+    )
+    for time in (0.5, 3.0, 1e3):
+        flow.advance(time)
+        assert flow.weights.item() == pytest.approx(start * math.exp(-time), abs=0.01)
+    assert flow.action == pytest.approx(0.5, rel=0.01)
+
+
 def test_flow_equals_a_general_solver_on_a_network():
     loss_and_gradient, theta_0 = small_problem()
     end_time = 3.0

@@ -59,6 +59,7 @@ REFRESH_AFTER_GRADIENTS = 25  # keeps the refreshed estimates below a tenth of t
 # a tenth in gradients. While they are sought, 40 vectors take 3 * 40 * 8 P bytes.
 DEFLATION_START = 10
 DEFLATION_LIMIT = 40
+OPPOSITE = 1e-3  # own choice: the sum of two unit vectors that cancel, at any precision
 DEFLATION_INTERVAL = 4  # gradients between two searches over those of one, so a fifth at most
 # Size of the finite difference relative to |theta|: the square root of float32's precision, which
 # balances the rounding error of the gradient against the curvature of the loss.
@@ -597,11 +598,14 @@ class GradientFlow(Evolution):
 
         A mode that has decayed is not in the gradient any more, nor in any Krylov space of it. The
         random direction holds all modes (Kuczynski, Wozniakowski 1992); it is the same one at each
-        call, so that a resumed run takes the same steps.
+        call, so that a resumed run takes the same steps. Where it is opposite to the gradient, as
+        it may be for a single weight, the gradient stands alone.
         """
         random = torch.randn(len(self._end), generator=torch.Generator().manual_seed(0))
         random = random.to(self._end)
-        return self._end_gradient / self._end_gradient.norm() + random / random.norm()
+        along = self._end_gradient / self._end_gradient.norm()
+        both = along + random / random.norm()
+        return both if both.norm() > OPPOSITE else along
 
     def _curve_of_step(self) -> tuple[np.ndarray, float, float]:
         """Return products of velocities, shape (3, 3), bend and noise of the current step's curve.
