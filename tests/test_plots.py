@@ -513,6 +513,18 @@ def test_settings_without_a_value_are_marked_where_others_have_one(tables, figur
         assert "no value there" in in_legends(found)
 
 
+@pytest.mark.parametrize("figure", ["outcomes", "generalisation"])
+def test_legends_name_intervals_only_where_there_are_some(tables, figure):
+    """Several runs that are all one and the same have none."""
+    legends = []
+    for table in (tables["outcomes"], tables["outcomes"].copy()):
+        if legends:
+            table[[name for name in table if name.endswith(("_low", "_high"))]] = np.nan
+        legends.append(in_legends(draw(figure, tables | {"outcomes": table})))
+    assert "3 runs, 90 % interval" in legends[0]
+    assert "3 runs" in legends[1] and "interval" not in legends[1]
+
+
 def test_temperatures_without_a_speed_limit_are_marked_where_others_have_one():
     """An own network has a speed limit at temperature 0 only."""
     table = study([{"temperature": t} for t in (0.0, 1e-3, 1e-2)], 2)["speed_limits"]

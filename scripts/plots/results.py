@@ -97,3 +97,8 @@ def has_interval(table: pd.DataFrame, column: str) -> bool:
     """Return whether a table holds any interval of a column."""
     name = f"{column}_low"
     return name in table and bool(table[name].notna().any())
+
+
+def has_any_interval(table: pd.DataFrame) -> bool:
+    """Return whether a table holds any interval; runs that are all the same have none."""
+    return any(has_interval(table, name.removesuffix("_low")) for name in table if "_low" in name)
