@@ -129,14 +129,15 @@ def test_optimal_coupling_is_told(made, said):
 
 
 def test_couplings_of_ensembles_without_a_speed_limit_are_not_told():
-    """As of those that diverged."""
+    """Nor of those whose runs are all one and the same: every assignment costs as much."""
     table = transport(gap=(0.0, 0.25), other=(3.0, 0.8))
-    lost = table["ensemble"].iloc[1]
-    outcomes_ = pd.DataFrame({"ensemble": table["ensemble"], "diverged": [0.0, 1.0]})
-    kept = coupled({"outcomes": outcomes_, "transport": table})
-    assert list(kept["ensemble"]) == [table["ensemble"].iloc[0]] and lost not in set(
-        kept["ensemble"]
-    )
+    kept, lost = runs(sizes=(8,)), runs(sizes=(16,)).query("model == 'a'")
+    kept = kept.query("model == 'a'").assign(ensemble="a")
+    for change in ({"diverged": 1.0}, {"inefficiency": 2.0, "kinematic_inefficiency": 2.0}):
+        outcomes_ = pd.concat([kept, lost.assign(ensemble="b", **change)])
+        found = coupled({"outcomes": outcomes_, "transport": table})
+        assert list(found["ensemble"]) == ["a"]
+    kept = found
     (sentence,) = transport_sentence(kept)
     assert sentence.startswith("W2 between starts and ends: in the one case (")
 

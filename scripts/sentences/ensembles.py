@@ -153,18 +153,23 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
 
 def repetition_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     """Return a sentence where all runs of ensembles are one and the same, and have no interval."""
-    runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
-    runs = runs[(runs["start"] == "cold") & (runs["diverged"] == 0) & ~at_a_temperature(runs)]
-    ensembles = [rows for _, rows in runs.groupby("ensemble", sort=False)]
-    same = [rows.iloc[0] for rows in ensembles if len(rows) > 1 and _agree(rows)]
+    same = repeated(outcomes)
     if not same:
         return []
-    names = "; ".join(name_of(row, axes) for row in same)
-    which = "every ensemble" if len(same) == len(ensembles) else names
+    every = len(same) == outcomes["ensemble"].nunique()
+    which = "every ensemble" if every else "; ".join(name_of(row, axes) for row in same)
     return [
         f"All runs are one and the same, so that there is no interval, in {which}: what is "
         "measured does not depend on the seed there."
     ]
+
+
+def repeated(outcomes: pd.DataFrame) -> list[pd.Series]:
+    """Return a row of each ensemble of several runs that are all one and the same."""
+    runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
+    runs = runs[(runs["start"] == "cold") & (runs["diverged"] == 0) & ~at_a_temperature(runs)]
+    ensembles = [rows for _, rows in runs.groupby("ensemble", sort=False)]
+    return [rows.iloc[0] for rows in ensembles if len(rows) > 1 and _agree(rows)]
 
 
 def _agree(runs: pd.DataFrame) -> bool:

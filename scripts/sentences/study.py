@@ -26,6 +26,7 @@ from sentences.ensembles import (
     range_sentences,
     regime_lines,
     regime_summary,
+    repeated,
     repetition_sentence,
     transient_lines,
     transient_summary,
@@ -104,13 +105,16 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
 
 
 def coupled(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the table transport, each coupling once, without ensembles of which a run diverged.
+    """Return the table transport, each coupling once, where runs end apart from each other.
+
+    Not where one diverged, nor where all are one and the same.
 
     Args:
         tables: outcomes and transport.
     """
     outcomes = tables["outcomes"]
     lost = outcomes.loc[outcomes["diverged"] > 0, "ensemble"] if "diverged" in outcomes else []
+    lost = [*lost, *(row["ensemble"] for row in repeated(outcomes))]
     transport = each_run_once(tables["transport"])
     return transport[~transport["ensemble"].isin(lost)] if len(transport) else transport
 
