@@ -438,6 +438,7 @@ def test_bounds_at_a_temperature_are_in_no_test():
     text, _ = written(exact, axes)
     assert "T/T_SL falls" not in text and "where the bound falls, T/T_SL itself may rise" in text
     assert re.search(r"between [\d.]+ \(temperature 64, model \w, a lower bound\) and", text)
+    assert re.search(r"and [\d.]+ \(temperature 0, model \w\); 5 others are lower bounds\.", text)
     flow, _ = along_axes(exact.assign(dynamics="gradient_flow"), axes, SETTINGS)
     assert (flow["p_adjusted"] < 0.05).any()
 
@@ -877,6 +878,33 @@ def test_lower_bounds_at_a_temperature_are_called_so():
     assert "faster than predicted" in cold and "as a lower bound may be" in warm
     assert "lower bound" in noise_sentence(table)[0]
     assert noise_sentence(table.iloc[3:]) == []
+
+
+def test_momentum_from_a_warm_start_is_in_motion_and_not_predicted():
+    """T/T_SL leaves its kinetic energy out: no ratio of it is told as if it did not."""
+    table = runs(sizes=(8, 16)).assign(dynamics="gradient_descent")
+    table.loc[table["width"] == 16, "dynamics"] = "heavy_ball"
+    both = pd.concat([table, table.assign(start="warm")])
+    lines = prediction_lines(both, AXES, 0.95)
+    assert sum("width 8" in line and "warm start" in line for line in lines) == 2
+    assert sum("width 16" in line and "cold start" in line for line in lines) == 2
+    assert not any("width 16" in line and "warm start" in line for line in lines)
+    names = ("time_share", "loss_share", "factor")
+    whole = both[both["start"] == "warm"].groupby("ensemble").first().reset_index()
+    whole = whole.assign(realisation="ensemble", runs=5, **{f"transient_{n}": 0.5 for n in names})
+    whole = whole.assign(transient_factor_low=np.nan, transient_factor_high=np.nan)
+    whole["transient_factor"] = whole["width"] / 4
+    (sentence,) = transient_summary(whole, AXES)
+    assert "4 (" not in sentence and sentence.count("2 (width 8, model") == 2
+    told = transient_lines(whole, AXES, 0.95)
+    assert [("kinetic energy is left out, 4;" in line) for line in told] == [
+        "width 16" in line for line in told
+    ]
+
+
+def test_rounding_is_no_effect():
+    row = pd.Series({"slope": -2.8e-17, "slope_low": -1e-16, "slope_high": 3e-3})
+    assert interval(row, "slope", 0.95) == "0 (95 % interval 0 to 0.003)"
 
 
 @pytest.mark.parametrize("missing", [None, np.nan])

@@ -193,6 +193,24 @@ def test_equal_values_at_all_thresholds_are_no_evidence_of_a_slope():
     assert found["p_value"] == 1
 
 
+def test_three_values_of_four_runs_have_an_exact_p_value():
+    """34 650 arrangements: random ones would decide near the level by the seed."""
+    x, y = (
+        np.repeat([0.0, 1, 2], 4),
+        np.random.default_rng(2).normal(size=12) + np.repeat([0.0, 0.6, 1.5], 4),
+    )
+    reached, count, slope = 0, 0, abs(y @ (x - 1))
+    for first in itertools.combinations(range(12), 4):
+        rest = [k for k in range(12) if k not in first]
+        for last in itertools.combinations(rest, 4):
+            reached += abs(y[list(last)].sum() - y[list(first)].sum()) >= slope * (1 - 1e-12)
+            count += 1
+    assert count == 34650
+    given = {"resamples": 199, "log_x": False, "log_y": False}
+    found = [run_trend(x, y, seed=seed, **given)["p_value"] for seed in range(3)]
+    assert found == pytest.approx([reached / count] * 3) and reached < count / 20
+
+
 def test_exact_permutation_test_agrees_with_enumeration():
     x = np.array([1.0, 2, 3, 5, 8])
     y = np.array([2.0, 1.5, 3.0, 2.8, 4.0])

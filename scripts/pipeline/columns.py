@@ -55,7 +55,8 @@ COLUMNS = {
     "inefficiency": ("1", "inefficiency T/T_SL"),
     "speed_unevenness": (
         "1",
-        "uneven speed T (L_0 - L_T) / l_gamma^2, at least 1 but for what discretisation says",
+        "uneven speed T (L_0 - L_T) / l_gamma^2, at least 1 but for what discretisation says and "
+        "for momentum from a warm start, whose kinetic energy it leaves out",
     ),
     "path_excess": ("1", "bent path (l_gamma / l_geo)^2"),
     "inefficiency_power_law": ("1", "inefficiency of the fitted power law, NTK sum over all ranks"),
@@ -168,7 +169,7 @@ OTHER_COLUMNS = {
         "1",
         "Spearman's rank correlation; within ensembles of ranks taken inside each",
     ),
-    "p_value": ("1", "p-value of the permutation test"),
+    "p_value": ("1", "p-value of the permutation test, along warm_start_accuracy of Student's"),
     "p_smallest": ("1", "least p-value that so many permutations can give"),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),
     "points": ("1", "number of runs or means that are tested"),

@@ -27,6 +27,21 @@ def at_a_temperature(table: pd.DataFrame) -> pd.Series:
     return langevin & (table.get("temperature", nothing) != 0)
 
 
+def in_motion(table: pd.DataFrame) -> pd.Series:
+    """Return for every row whether its dynamics has a velocity at its start: momentum, from t_w on.
+
+    T/T_SL leaves the kinetic energy of that out (docs/theory.md, section 8).
+
+    Args:
+        table: with the columns dynamics, where its runs read it, and start.
+
+    Returns:
+        bool, shape (rows,).
+    """
+    dynamics = table.get("dynamics", pd.Series(np.nan, table.index))
+    return dynamics.isin(["heavy_ball", "nesterov"]) & (table["start"] == "warm")
+
+
 def without_bounds(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the rows without what is no value there but a bound, of which tests claim nothing."""
     names = [name for name in BOUNDED if name in runs]

@@ -164,7 +164,7 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
             names = ", ".join(NAMES[row["with"]] for row in undecided)
             points = max(row["points"] for row in undecided)
             lacking = (
-                f"points ({points}, ensembles of the same starts counting as one)"
+                f"points ({points}; ensembles of the same starts count as one, unless all do)"
                 if level == "between"
                 else f"realisations ({points} points)"
             )

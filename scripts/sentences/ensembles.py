@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
-from pipeline.tables import at_a_temperature, fitted_kernel, of_kernel
+from pipeline.tables import at_a_temperature, fitted_kernel, in_motion, of_kernel
 from pipeline.warm_starts import above_from_the_start, has_warm_start
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
@@ -40,18 +40,18 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
 
     They are compared at the settings of the study, which are no tuned ones.
     """
-    dynamics, started = outcomes.get("dynamics", pd.Series(dtype=str)), outcomes["start"]
-    inertial = dynamics.isin(["heavy_ball", "nesterov"])
+    dynamics = outcomes.get("dynamics", pd.Series(dtype=str))
     sentences = []
     if (dynamics == "sgd").any():
         sentences.append(
             "Minibatches: the loss drop of one trajectory bounds nothing, because their action "
             "exceeds it by the gradient noise; T/T_SL is shown for comparison and is no bound."
         )
-    if (inertial & (started == "warm")).any():
+    if in_motion(outcomes).any():
         sentences.append(
             "Momentum from a warm start has kinetic energy, which the loss drop leaves out: T/T_SL "
-            "there is no bound; with it the drop of energy is one, listed below."
+            "there is no bound, and what it is over that of other dynamics says as little; with "
+            "that energy the drop of energy is a bound, listed below."
         )
     if (dynamics == "adam").any():
         sentences.append(
@@ -216,11 +216,13 @@ def transients(outcomes: pd.DataFrame) -> pd.DataFrame:
 def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble: what the first transient takes and does to the kernel."""
     lines = []
-    for _, row in transients(outcomes).iterrows():
+    rows = transients(outcomes)
+    for (_, row), moving in zip(rows.iterrows(), in_motion(rows), strict=True):
+        without = ", where kinetic energy is left out," if moving else ""
         time, loss = (row[f"transient_{name}_share"] for name in ("time", "loss"))
         parts = [f"{percent(time)} of the training time, {percent(loss, 3)} of the loss drop"]
         told = {
-            "transient_factor": "T/T_SL from the cold over that from the warm start {}",
+            "transient_factor": f"T/T_SL from the cold over that from the warm start{without} {{}}",
             "transient_alignment_gain": "kernel-target alignment {} times that at the start",
             "transient_drift": "kernel drift {}",
         }
@@ -236,7 +238,7 @@ def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
 def transient_summary(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     """Return a sentence: by which factor leaving the first transient out lowers T/T_SL."""
     rows = transients(outcomes)
-    rows = rows[rows["transient_factor"].notna()] if len(rows) else rows
+    rows = rows[rows["transient_factor"].notna() & ~in_motion(rows)] if len(rows) else rows
     if len(rows) == 0:
         return []
     ends = [rows.loc[rows["transient_factor"].agg(end)] for end in ("idxmin", "idxmax")]
@@ -269,9 +271,11 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
     """Return a line per ensemble and start: is T/T_SL what the NTK there predicts?
 
     Student's t-test of the mean of ln(measured / predicted) over runs, at the end of training. What
-    the integration may be off by is no difference, whatever the p-value.
+    the integration may be off by is no difference, whatever the p-value. Nothing is predicted for
+    momentum from a warm start, where it is in motion.
     """
     ends = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
+    ends = ends[~in_motion(ends)]
     if "prediction_ratio" not in ends:
         return []
     rows = []
@@ -409,6 +413,10 @@ def range_sentences(
         else:
             where = part or (" in every ensemble" if count > 1 else "")
             text = f"at {ends[0]}{where}{', a lower bound' if bound.all() else ''}"
+        inside = at_a_temperature(rows).sum() - bound.sum()
+        if inside and ends[0] != ends[1]:
+            others = "others are lower bounds" if inside > 1 else "other is a lower bound"
+            text += f"; {inside} {others}"
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
     if sentences and warm_starts is not None:
         sentences += _missing_warm_starts(whole, warm_starts, axes)

@@ -21,6 +21,11 @@ NAMES = {
 }
 
 
+# Of a difference or a slope, in its own unit: rounding of equal runs, which would be told as an
+# effect of 1e-17.
+ROUNDING = 1e-14
+
+
 def words(name: object, axis: str = "") -> str:
     """Return a setting's name or value in words; the label of a case as it was written."""
     if axis == "case":
@@ -34,7 +39,8 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
 
     And from 1, at most 6: "1 (95 % interval 1 to 1)" would hide on which side of 1 it lies.
     """
-    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+    value, low, high = (0.0 if abs(x) < ROUNDING else x for x in ends)
     if not math.isfinite(low):
         return f"{value:.3g}"
     apart = ({value, low, high}, {low, high, 1.0})

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 EQUAL_VALUES = 1e-10  # relative; own choice, between rounding and what float32 training can tell
-EXACT_PERMUTATION_LIMIT = 20_000  # own choice, above 8 against 8: enumerated within a second
+EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
 
 
 def resampled_rows(count: int, resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
