@@ -27,7 +27,7 @@ from pipeline import files, interruption, workdir
 from pipeline.log import logged
 from pipeline.runs import Refusal
 from pipeline.stores import read_json, read_netcdf, read_table, write_json, write_table
-from pipeline.trajectory import StagedTrajectory, remembered
+from pipeline.trajectory import Partway, StagedTrajectory, remembered, stage_folder
 from speedlimits.dynamics import GradientDescent, GradientFlow, LangevinDynamics
 from speedlimits.snapshots import snapshot_times
 
@@ -93,6 +93,26 @@ def test_a_run_lost_after_its_end_takes_no_gradient_again(tmp_path, dynamics, ca
     assert again.keys() == whole.keys()
     for name in whole:
         np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
+
+
+def test_a_shorter_run_leaves_the_state_of_a_longer_one(tmp_path):
+    def run(evolution, final):
+        times = snapshot_times(0.1, final, 5)
+        stage, finished = tmp_path / "stage", tmp_path / "finished"
+        staged = StagedTrajectory(evolution, times, lambda e: {}, stage, finished)
+        recorded = staged.run()
+        staged.finish()
+        assert not stage.exists()
+        return recorded
+
+    longer = run(evolution("gradient_descent"), 20.0)
+    shorter = run(evolution("gradient_descent"), 3.0)
+    for name in shorter:
+        np.testing.assert_array_equal(shorter[name][:-1], longer[name][: len(shorter[name]) - 1])
+    spent = evolution("gradient_descent")
+    spent._evaluate = None  # whoever asks for a gradient fails
+    again = run(spent, 20.0)
+    np.testing.assert_array_equal(again["weights"], longer["weights"])
 
 
 def flip(path):
@@ -187,6 +207,80 @@ def test_another_grid_is_not_extended(tmp_path, capsys):
         staged.run()
         staged.finish()
     assert "extending" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", ["unfinished", "finished"])
+@pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent"])
+def test_a_time_that_was_passed_without_a_snapshot_is_not_left_out(tmp_path, dynamics, kept):
+    """Other times than those of the state: all of them are recorded, as by a run of their own."""
+    earlier, later = np.array([0.37, 1.11, 11.1, 33.3]), np.array([0.37, 1.11, 5.55, 44.4])
+
+    def run(times, folder, until=np.inf):
+        def recorder(evolution):
+            if evolution.time > until:
+                raise InterruptedError
+            return {}
+
+        staged = StagedTrajectory(
+            evolution(dynamics), times, recorder, folder / "stage", folder / "finished"
+        )
+        recorded = staged.run()
+        staged.finish()
+        return recorded
+
+    fresh = run(later, tmp_path / "fresh")
+    if kept == "unfinished":
+        with pytest.raises(InterruptedError):
+            run(earlier, tmp_path / "other", until=20.0)
+    else:
+        run(earlier[:-1], tmp_path / "other")
+    found = run(later, tmp_path / "other")
+    np.testing.assert_allclose(found["time"], np.append(0.0, later), rtol=1e-12)
+    for name in fresh:
+        np.testing.assert_array_equal(found[name], fresh[name], err_msg=name)
+
+
+def test_a_state_is_stored_once_in_its_time_and_not_at_every_step_after(tmp_path, monkeypatch):
+    """A clock on which every step takes a second, and 60 of them the time between two states."""
+    clock, stored = types.SimpleNamespace(now=0.0), []
+    original, checkpoint = StagedTrajectory._on_step, StagedTrajectory._checkpoint
+
+    def step(self, evolution):
+        clock.now += 1.0
+        original(self, evolution)
+
+    def store(self):
+        stored.append(self.evolution.steps)
+        checkpoint(self)
+
+    monkeypatch.setattr("pipeline.trajectory.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("pipeline.trajectory.CHECKPOINT_SECONDS", 59.5)
+    monkeypatch.setattr(StagedTrajectory, "_on_step", step)
+    monkeypatch.setattr(StagedTrajectory, "_checkpoint", store)
+    options = np.array([200 * 0.037]), lambda e: {}, tmp_path / "stage"
+    StagedTrajectory(evolution("gradient_descent"), *options).run()
+    assert stored == [0, 60, 120, 180, 200]
+
+
+def test_a_run_at_a_temperature_tells_its_displacement(tmp_path, capsys):
+    """Its loss drop over its length bounds nothing; that of gradient descent does."""
+    for dynamics, told in (("langevin", "displacement"), ("gradient_descent", "inefficiency")):
+        staged = StagedTrajectory(
+            evolution(dynamics), np.array([0.37]), lambda e: {}, tmp_path / dynamics
+        )
+        length = staged.run()["geodesic_length"][-1]
+        shown = capsys.readouterr().out
+        assert told in shown and (f"displacement {length:.4g}," in shown) == (
+            dynamics == "langevin"
+        )
+        assert ("inefficiency" in shown) == (dynamics == "gradient_descent")
+
+
+def test_settings_in_another_order_name_the_same_state():
+    parts = {"n": 1, "settings": {"width": 2, "depth": 3}}
+    again = {"settings": {"depth": 3, "width": 2}, "n": 1}
+    other = {"n": 1, "settings": {"width": 3, "depth": 2}}
+    assert stage_folder(parts) == stage_folder(again) != stage_folder(other)
 
 
 JOB = """
@@ -364,8 +458,11 @@ def test_a_long_part_of_a_killed_job_is_not_repeated(tmp_path, monkeypatch):
         remembered(tmp_path / "stage", "kernel", compute)
     assert len(calls) == 2 and not (tmp_path / "stage").exists()  # short parts cost nothing
     monkeypatch.setattr("pipeline.trajectory.CHECKPOINT_SECONDS", -1.0)
+    partway = Partway(tmp_path / "stage", "kernel")
+    partway.offer(-1, lambda: {"done": 1})
+    assert partway.path.exists()
     found = [remembered(tmp_path / "stage", "kernel", compute) for _ in range(2)]
-    assert len(calls) == 3
+    assert len(calls) == 3 and not partway.path.exists()  # the whole takes its place
     np.testing.assert_array_equal(found[0]["kernel"], found[1]["kernel"])
 
 

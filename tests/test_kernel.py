@@ -189,6 +189,9 @@ def test_a_kernel_stopped_after_any_part_continues_to_the_same_bits(route, trace
     other = states[0]._replace(kernel=torch.zeros(2, 2))
     with pytest.raises(ValueError, match="shape"):
         kernel.empirical_ntk(network, x, **arguments, start_from=other)
+    rounded = states[0]._replace(kernel=states[0].kernel.float())  # sums go on in its dtype
+    with pytest.raises(ValueError, match="dtype torch.float32"):
+        kernel.empirical_ntk(network, x, **arguments, start_from=rounded)
 
 
 def branched(model: str) -> nn.Module:

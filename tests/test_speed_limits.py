@@ -277,6 +277,9 @@ def test_an_ensemble_that_diverged_is_compared_at_its_last_finite_snapshot():
     assert found["identity_over_assignment"] == 1 and found["other_over_identity"] is None
     at_once = speed_limits.transport([run(squared)], 1)
     assert at_once["time"] == 0 and at_once["identity_over_assignment"] is None
+    whole = run(squared).fillna({"train_loss": 0.4, "weights": 4.0})  # another run reaches the end
+    for pair in ([run(squared), whole], [whole, run(squared)]):
+        assert speed_limits.transport(pair, 0)["time"] == 2
 
 
 def test_an_action_below_the_loss_drop_is_warned_of_as_one_above(capsys):
@@ -365,3 +368,23 @@ def test_the_distribution_of_starts_is_that_of_the_initialisation(initialisation
     fixed = noisy_run().assign_attrs(start_variances='{"first": 1.0, "second": NaN}')
     for run in (fixed, noisy_run(subtract_start=True), noisy_run(initialisation=None)):
         assert speed_limits.start_distribution(run) is None
+
+
+@pytest.mark.parametrize(
+    ("initialisation", "start", "kind", "known"),
+    [("he", 0, "full", True), ("he", 1, "full", False), ("torch", 0, "full", False),
+     ("he", 0, "quadrature", False)],
+)  # fmt: skip
+def test_a_temperature_has_a_prediction_from_gaussian_cold_starts_alone(
+    initialisation, start, kind, known
+):
+    """Of one layer and by the full spectrum: what else holds is that of no known distribution."""
+    run = noisy_run(initialisation=initialisation).isel(layer=[1])
+    run = run.assign_attrs(start_variances='{"only": 1.0}', parameter_ranges='{"only": [0, 30]}')
+    found = speed_limits.measured([run, run], start)
+    assert (speed_limits.nothing_bounded(start, found["law"], 2) == "") == (start == 0)
+    kernel = KERNEL.rename({name: name.replace("full", kind) for name in KERNEL})
+    guess = speed_limits.predicted_at_temperature([kernel] * 2, kind, found, start)
+    for name in ("transport2", "descent", "drop"):
+        assert guess[name].shape == found["drop"].shape
+        assert (np.isfinite(guess[name]) if known else np.isnan(guess[name])).all(), name

@@ -30,6 +30,7 @@ from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent, GradientFlow
 from speedlimits.gradient import TrainingLoss
 from speedlimits.optimisers import Adam, HeavyBall, Nesterov
+from speedlimits.snapshots import snapshot_times
 
 
 def closed_form(run, data):
@@ -222,6 +223,13 @@ def test_first_and_last_time_are_in_the_unit_of_the_clock(unit, length):
     clock = {"time_unit": unit, "first_snapshot": 2, "final_time": 40, "snapshots_per_decade": 3}
     times = wanted_times(clock, 4.0, 0.5 if unit == "steps" else None)
     np.testing.assert_allclose(times[[0, -1]], [2 * length, 40 * length])
+
+
+def test_one_step_is_the_shortest_training():
+    clock = {"time_unit": "absolute", "first_snapshot": 0.1, "snapshots_per_decade": 3}
+    assert wanted_times(clock | {"final_time": 0.5}, 4.0, 0.5).tolist() == [0.5]
+    with pytest.raises(ValueError, match="one step is 0.5 long"):
+        wanted_times(clock | {"final_time": 0.49}, 4.0, 0.5)
 
 
 def test_distances_between_snapshots_have_the_digits_of_the_weights():
@@ -449,6 +457,22 @@ def test_a_divergence_names_lambda_1_and_keeps_the_snapshots(
     assert f"and lambda_1 {lambda_1:.6g} " in told and advice in told, told
     kept = xr.open_zarr("diverged.zarr", consolidated=False)
     assert kept["time"].values.tolist() == [0.0] and np.isfinite(kept["train_loss"]).all()
+
+
+def test_a_divergence_that_was_asked_for_is_recorded_at_the_times_that_it_did_not_reach(
+    trained, tmp_path
+):
+    """Of three times the stability limit: NaN from there on, and no state is left to continue."""
+    changes = {"dynamics": "gradient_descent", "learning_rate": 3.0, "beyond_stability": True}
+    run = trained(**changes, time_unit="steps", first_snapshot=1, final_time=2000)
+    step = 3.0 * 2 / run.attrs["lambda_1"]
+    times = np.append(0.0, np.unique(np.round(snapshot_times(1, 2000, 5))) * step)
+    np.testing.assert_allclose(run["time"], times, rtol=1e-12)
+    reached = np.isfinite(run["train_loss"].values)
+    assert reached[0] and not reached[-1] and np.all(np.diff(reached.astype(int)) <= 0)
+    assert run.attrs["diverged"] == "1"
+    assert not list(tmp_path.rglob("checkpoint.npz"))
+    assert "diverged" not in trained(only_train=True, final_time=1).attrs
 
 
 def test_stage_of_other_settings_is_not_continued(trained, monkeypatch):
@@ -694,18 +718,41 @@ def test_the_power_law_has_the_modes_that_move():
     np.testing.assert_allclose(found["inefficiency_power_law"], times * drop / geodesic)
 
 
-def test_the_recorded_gradient_is_that_of_the_recorded_weights(trained):
-    # Between its steps the flow interpolates the velocity, which jumps where a ReLU changes sides.
+@pytest.mark.parametrize("subtract_start", [False, True])
+def test_losses_and_accuracy_are_those_of_the_recorded_weights(trained, subtract_start):
+    """Of the linear model, by NumPy; the accuracy is that of what is learnt, f - f_0 with it."""
+    run = trained(subtract_start=subtract_start, final_time=100)
+    data = read_netcdf("n.nc")
+    weights = run["weights"].values.astype(float).reshape(len(run["time"]), 10, -1)
+    for part in ("train", "test"):
+        labels = data[f"{part}_labels"].values
+        x = data[f"{part}_inputs"].values.reshape(len(labels), -1).astype(float)
+        outputs = np.einsum("kcp,np->knc", weights, x / np.sqrt(x.shape[1]))
+        if subtract_start:
+            outputs -= outputs[0].copy()
+        losses = 0.5 * ((np.eye(10)[labels] - outputs) ** 2).sum(axis=(1, 2))
+        np.testing.assert_allclose(run[f"{part}_loss"], losses, rtol=1e-5)
+    accuracy = (outputs.argmax(axis=2) == labels).mean(axis=1)
+    assert np.ptp(accuracy[1:]) > 0
+    np.testing.assert_allclose(run["test_accuracy"][1:], accuracy[1:])
+
+
+def test_recorded_loss_and_gradient_are_those_of_the_recorded_weights(trained):
+    # Between its steps the flow interpolates loss and velocity, which jumps where a ReLU changes
+    # sides.
     settings = {"depth": 2, "width": 3, "relative_tolerance": 0.002, "precision": "float64"}
     run = trained(**settings, dynamics="gradient_flow", final_time=100)
     data = read_netcdf("n.nc")
     x = torch.from_numpy(data["train_inputs"].values).double().flatten(1)
     y = torch.eye(10, dtype=torch.float64)[torch.from_numpy(data["train_labels"].values).long()]
-    for weights, norm in zip(run["weights"].values, run["gradient_norm"].values, strict=True):
+    recorded = (run[name].values for name in ("weights", "train_loss", "gradient_norm"))
+    for weights, loss, norm in zip(*recorded, strict=True):
         theta = torch.from_numpy(weights).double().requires_grad_()
         first, second = theta[:192].reshape(3, 64) / 8, theta[192:].reshape(10, 3) / 3**0.5
         outputs = torch.relu(2**0.5 * x @ first.T) @ second.T
-        (gradient,) = torch.autograd.grad(0.5 * (outputs - y).square().sum(), theta)
+        half_square = 0.5 * (outputs - y).square().sum()
+        assert loss == pytest.approx(half_square.item(), rel=1e-6)
+        (gradient,) = torch.autograd.grad(half_square, theta)
         assert norm == pytest.approx(gradient.norm().item(), rel=1e-4)  # weights in float32
 
 
