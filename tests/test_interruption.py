@@ -346,6 +346,28 @@ def test_a_job_stops_when_its_snakemake_is_killed(tmp_path):
     assert process.returncode != 0 and "the Snakemake that had started it was killed" in told
 
 
+def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path):
+    """Whatever its name, which the system gives in brackets before its state and its start."""
+    program = tmp_path / "S) 1 (x"
+    shutil.copy(shutil.which("sleep"), program)
+    process = subprocess.Popen([program, "100"])
+    mark = interruption.process_start(process.pid)
+    assert mark.isdigit() and int(mark) >= int(interruption.process_start(os.getpid()))
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    assert interruption.process_start(process.pid) is None
+    process.wait()
+    assert interruption.process_start(process.pid) is None
+
+
+def test_a_snakemake_on_another_host_is_taken_to_live(monkeypatch):
+    host, mark = interruption.socket.gethostname(), interruption.process_start(os.getpid())
+    for name, alive in ((f"{host} {os.getpid()} {mark}", True), (f"{host} {os.getpid()} 0", False),
+                        (f"not{host} {os.getpid()} 0", True)):  # fmt: skip
+        monkeypatch.setenv(interruption.LAUNCHER, name)
+        assert interruption.launcher_is_alive() == alive
+
+
 def test_states_are_removed_only_when_no_job_runs(tmp_path, capsys):
     results, larger_disk = tmp_path / "results", tmp_path / "larger_disk"
     folders = [results / ".partial", results / ".states"]
