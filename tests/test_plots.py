@@ -166,7 +166,8 @@ def outcomes(speed_limits, realisations):
     share = (0.4 + 0.1 * table["n"] / 64).where(table["start"] == "warm")
     table = table.assign(**dict.fromkeys(transient, share))
     for name in ("drift", "alignment_gain", "kinematic_inefficiency", "test_error", *transient):
-        table[f"{name}_low"], table[f"{name}_high"] = 0.9 * table[name], 1.1 * table[name]
+        several = table[name] if realisations > 1 else np.nan  # one run has no interval
+        table[f"{name}_low"], table[f"{name}_high"] = 0.9 * several, 1.1 * several
     front = ["ensemble", *BASE]
     return table[[*front, "start", *table.columns.difference([*front, "start"])]]
 

@@ -61,8 +61,7 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
         pairs = zip([label for label, _ in series], shades, strict=True)
         style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
     size = f"ensemble of {results.run_count(ends)}"
-    several = (ends["runs"] > 1).any() and results.has_any_interval(ends)
-    size = results.with_interval(size, ends, several)
+    size = results.with_interval(size, ends, results.has_any_interval(ends))
     handles = [
         Line2D([], [], color="black", linestyle="none", marker="o", label=size),
         Line2D([], [], color="black", label="single runs", **DOT),

@@ -249,8 +249,7 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
 def legend(figure: Figure, ends: pd.DataFrame, gaps: bool) -> None:
     """Say what the marks are, crosses if there are ``gaps``, and how many runs an ensemble has."""
     size = f"ensemble of {results.run_count(ends)}"
-    several = (ends["runs"] > 1).any() and results.has_any_interval(ends)
-    size = results.with_interval(size, ends, several)
+    size = results.with_interval(size, ends, results.has_any_interval(ends))
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
     more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
     kinds = {

@@ -101,4 +101,6 @@ def has_interval(table: pd.DataFrame, column: str) -> bool:
 
 def has_any_interval(table: pd.DataFrame) -> bool:
     """Return whether a table holds any interval; runs that are all the same have none."""
-    return any(has_interval(table, name.removesuffix("_low")) for name in table if "_low" in name)
+    return any(
+        has_interval(table, name.removesuffix("_low")) for name in table if name.endswith("_low")
+    )

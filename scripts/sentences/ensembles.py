@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
@@ -14,7 +13,7 @@ from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
 from speedlimits.speed_limit import BELOW_ONE
-from speedlimits.statistics import EQUAL_VALUES, geometric_mean, holm
+from speedlimits.statistics import geometric_mean, holm, one_and_the_same
 
 # Of T/T_SL over its prediction: an exactly linear model is off 1 by 0.1 to 0.3 %, the error of the
 # integration at tolerances of 0.001 to 0.005, which all runs share and no p-value knows of.
@@ -169,13 +168,8 @@ def repeated(outcomes: pd.DataFrame) -> list[pd.Series]:
     runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
     runs = runs[(runs["start"] == "cold") & (runs["diverged"] == 0) & ~at_a_temperature(runs)]
     ensembles = [rows for _, rows in runs.groupby("ensemble", sort=False)]
-    return [rows.iloc[0] for rows in ensembles if len(rows) > 1 and _agree(rows)]
-
-
-def _agree(runs: pd.DataFrame) -> bool:
-    """Return whether runs have the same inefficiency, but for rounding."""
-    values = runs[["inefficiency", "kinematic_inefficiency"]].to_numpy(float)
-    return np.allclose(values, values[0], rtol=EQUAL_VALUES, atol=0.0, equal_nan=True)
+    told = ["inefficiency", "kinematic_inefficiency"]
+    return [rows.iloc[0] for rows in ensembles if len(rows) > 1 and one_and_the_same(rows[told])]
 
 
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:

@@ -112,7 +112,7 @@ def _check_leaves(network: nn.Module, inputs: Tensor) -> None:
         ValueError: names the shape of one.
     """
     known = {id(parameter) for parameter in network.parameters()}
-    seen, ahead = set(), [network(inputs).grad_fn]
+    seen, ahead = set(), [_outputs(network, inputs).grad_fn]
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:

@@ -82,10 +82,7 @@ def bootstrap_interval(
         for name, values in samples.items()
     }
     draws = statistic(**means)
-    same = all(
-        np.allclose(values, np.asarray(values)[:1], rtol=EQUAL_VALUES, atol=0.0, equal_nan=True)
-        for values in samples.values()
-    )
+    same = all(map(one_and_the_same, samples.values()))
     return interval_of_draws(
         draws[0],
         draws[1:],
@@ -93,6 +90,16 @@ def bootstrap_interval(
         runs=1 if same else count,  # one and the same tell no scatter
         either_sign=either_sign,
     )
+
+
+def one_and_the_same(values: ArrayLike) -> bool:
+    """Return whether all realisations agree but for rounding.
+
+    Args:
+        values: shape (R, ...), one row per realisation; NaN agrees with NaN.
+    """
+    values = np.asarray(values, float)
+    return np.allclose(values, values[:1], rtol=EQUAL_VALUES, atol=0.0, equal_nan=True)
 
 
 def interval_of_draws(
