@@ -467,7 +467,7 @@ def test_tests_that_the_correction_puts_out_of_reach_are_named():
     assert row["p_smallest"] == pytest.approx(2 / 70)  # 4 of 8, and the mirror image
     assert row["p_value"] < 0.05  # the effect is as clear as so few runs can show
     assert row["p_adjusted"] > 0.05
-    assert "too few of them, for Holm's first threshold" in text
+    assert "too few arrangements of their runs for Holm's first threshold" in text
     text, _ = written(runs(ratio=9.0, realisations=8, sizes=(8,)), axes)
     assert "too few arrangements" not in text
 

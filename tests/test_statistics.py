@@ -300,13 +300,29 @@ def test_a_slope_that_is_zero_but_for_rounding_is_no_evidence():
 
 
 def test_random_permutations_give_no_p_value_that_exact_ones_could_not():
-    """Two groups of nine: the two extreme ways of 48 620 are drawn too seldom by some streams."""
-    x, y = np.repeat([0.0, 1], 9), np.arange(18.0)
-    found = [run_trend(x, y, seed, 50_000, log_x=False, log_y=False) for seed in range(20)]
-    assert min(one["p_value"] for one in found) == pytest.approx(2 / 48_620)
-    found += [run_correlation(y[:8], y[:8], seed, 50_000) for seed in range(20)]
-    assert found[-1]["p_smallest"] == pytest.approx(2 / 40_320)
+    """Two groups of ten: the two extreme ways of 184 756 are drawn too seldom by some streams."""
+    x, y = np.repeat([0.0, 1], 10), np.arange(20.0)
+    found = [run_trend(x, y, seed, log_x=False, log_y=False) for seed in range(5)]
+    assert min(one["p_value"] for one in found) == pytest.approx(2 / 184_756)
+    found += [run_correlation(y[:9], y[:9], seed) for seed in range(5)]
+    assert found[-1]["p_smallest"] == pytest.approx(1 / 100_001)
     assert all(one["p_value"] >= one["p_smallest"] for one in found)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.8, 1.7])
+def test_random_permutations_estimate_the_exact_p_value(shift):
+    """All 184 756 ways to choose ten of twenty, against random ones: a sampling error of 3 %."""
+    x = np.repeat([0.0, 1], 10)
+    y = np.random.default_rng(4).normal(size=20) + shift * x
+    sums = np.array([sum(chosen) for chosen in itertools.combinations(y, 10)])
+    exact = np.mean(abs(2 * sums - y.sum()) >= abs(2 * y[:10].sum() - y.sum()) * (1 - 1e-12))
+    found = np.array([
+        run_trend(x, y, seed, log_x=False, log_y=False)["p_value"] for seed in range(8)
+    ])  # fmt: skip
+    reached = min(1000, 100_000 * exact)
+    np.testing.assert_allclose(found, exact, rtol=4 / reached**0.5)
+    assert len(set(found)) > 1
+    assert abs(found.mean() / exact - 1) < 4 / (8 * reached) ** 0.5
 
 
 def run_correlation(x, y, seed=0, resamples=100, **more):

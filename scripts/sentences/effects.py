@@ -190,10 +190,10 @@ def out_of_reach(rows: pd.DataFrame, level: float) -> str:
         return ""
     return (
         f"Of the {len(made)} tests at this moment {len(beyond)} have too few arrangements of their "
-        "runs, or statistics.resamples draws too few of them, for Holm's first threshold, "
-        f"{level / len(made):.2g} (least p-values from {beyond['p_smallest'].min():.2g}): unless "
-        "others are claimed first, they can claim nothing, whatever the effect. Judge those by "
-        "their intervals, or take more realisations, more resamples or fewer values."
+        f"runs for Holm's first threshold, {level / len(made):.2g} (least p-values from "
+        f"{beyond['p_smallest'].min():.2g}): unless others are claimed first, they can claim "
+        "nothing, whatever the effect. Judge those by their intervals, or take more realisations "
+        "or fewer values."
     )
 
 

@@ -12,6 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 EQUAL_VALUES = 1e-10  # relative; own choice, between rounding and what float32 training can tell
 EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
+# Of more, so many random ones at most, and no more once so many reach the value: own choice, a
+# sampling error of the p-value of 3 %, or of 0.1 of it at 0.001.
+RANDOM_PERMUTATIONS = EXACT_PERMUTATION_LIMIT
+ENOUGH_REACHED = 1000
 
 
 def resampled_rows(count: int, resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -264,16 +268,14 @@ def trend(
     deviations from the means of cells, each x of each stratum, resampled inside the cells; from all
     of them alike where cells have unequally many runs, as where some diverged: the scatter of one
     or two says too little of their own. The p-value is the share of permutations of y over x inside
-    the strata whose slope is at least as large in absolute value: exact by enumeration where no
-    more than EXACT_PERMUTATION_LIMIT of them differ (runs of one x may change places), else by
-    random permutations with the add-one rule (Phipson, Smyth 2010), and at least the least p-value
-    that so many runs can give.
+    the strata whose slope is at least as large in absolute value (``_p_value``; runs of one x may
+    change places), and at least the least p-value that so many runs can give.
 
     Args:
         x: values, for example n, one per run, shape (M,); an indicator 0 or 1 compares two groups.
         y: values, for example T/T_SL, shape (M,).
         confidence: confidence level of the interval.
-        resamples: bootstrap resamples and random permutations.
+        resamples: number of bootstrap resamples.
         generator: random stream.
         strata: label of each run's stratum, shape (M,); None is one stratum.
         units: label of each run's unit, shape (M,), once at an x of a stratum; None is a unit for
@@ -326,10 +328,11 @@ def trend(
         draws = _slopes(centred[order], deviations[rows])
         ends = student_interval(slope, draws, confidence=confidence, runs=len(y), groups=len(cells))
         low, high = (float(end) for end in ends)
-    rows, every = _permutations(shared, resamples, generator)
     rounding = 1e-12 * float(_slopes(np.abs(centred), np.abs(y)))
-    p_value = _share(np.abs(_slopes(centred, y[rows])), abs(slope) - rounding, every)
-    p_smallest = _smallest_p_value([x[group] for group in groups], resamples)
+    p_value, _ = _p_value(
+        lambda rows: np.abs(_slopes(centred, y[rows])), abs(slope) - rounding, shared, generator
+    )
+    p_smallest = _smallest_p_value([x[group] for group in groups])
     return {
         "slope": slope,
         "slope_low": low,
@@ -411,7 +414,7 @@ def _arrangements(sizes: list[list[int]]) -> int:
     )
 
 
-def _smallest_p_value(strata: list[Array], resamples: int) -> float:
+def _smallest_p_value(strata: list[Array]) -> float:
     """Return the least p-value that a permutation test over the x of these strata can give.
 
     Where the x of every stratum are their own mirror image, in values and in numbers of runs, the
@@ -420,37 +423,65 @@ def _smallest_p_value(strata: list[Array], resamples: int) -> float:
     ordered = [np.sort(x) for x in strata]
     symmetric = all(np.ptp(x + x[::-1]) <= 1e-9 * np.ptp(x) for x in ordered)
     sizes = [np.unique(x, return_counts=True)[1].tolist() for x in ordered]
-    arrangements = _arrangements(sizes)
-    exact = (2 if symmetric else 1) / arrangements
-    return exact if arrangements <= EXACT_PERMUTATION_LIMIT else max(exact, 1 / (1 + resamples))
+    return _resolved(2 if symmetric else 1, _arrangements(sizes))
 
 
-def _permutations(
-    strata: list[list[NDArray[np.int64]]], resamples: int, generator: np.random.Generator
-) -> tuple[NDArray[np.int64], bool]:
-    """Return permutations of points inside strata, one a row, and whether they are all of them.
+def _resolved(extremes: int, arrangements: int) -> float:
+    """Return the least p-value of so many arrangements, of which so many are the most extreme."""
+    least = 0.0 if arrangements <= EXACT_PERMUTATION_LIMIT else 1 / (1 + RANDOM_PERMUTATIONS)
+    return max(extremes / arrangements, least)
+
+
+def _p_value(
+    statistic: Callable[[NDArray[np.int64]], Array],
+    value: float,
+    strata: list[list[NDArray[np.int64]]],
+    generator: np.random.Generator,
+) -> tuple[float, Array | None]:
+    """Return the share of permutations whose statistic reaches a value, and the statistics of all.
 
     All are all ways to share out the points of each stratum among its cells: what changes places
-    inside a cell alone counts once. Of more than EXACT_PERMUTATION_LIMIT, random ones are drawn.
+    inside a cell alone counts once. Of more than EXACT_PERMUTATION_LIMIT random ones are drawn: by
+    the add-one rule (Phipson, Smyth 2010), or until ENOUGH_REACHED reach the value, as that number
+    over the number drawn (Besag, Clifford 1991). Either is as valid as the exact one.
 
     Args:
+        statistic: of permutations, one a row, shape (rows, M) -> (rows,).
+        value: observed value.
         strata: indices of the points in each cell of each stratum; all strata together hold
             0 to M - 1.
-        resamples: number of random permutations.
         generator: random stream.
+
+    Returns:
+        The p-value, and the statistics of all permutations, None where random ones were drawn.
     """
+    if _arrangements(_sizes(strata)) <= EXACT_PERMUTATION_LIMIT:
+        statistics = statistic(_every_order(strata))
+        return float(np.mean(statistics >= value)), statistics
+    places = [np.sort(np.concatenate(cells)) for cells in strata]
+    in_order = np.tile(np.arange(sum(map(len, places))), (1000, 1))
+    reached = drawn = 0
+    while drawn < RANDOM_PERMUTATIONS:
+        rows = in_order.copy()
+        for group in places:
+            rows[:, group] = generator.permuted(rows[:, group], axis=1)
+        reaching = np.flatnonzero(statistic(rows) >= value)
+        if reached + len(reaching) >= ENOUGH_REACHED:
+            last = int(reaching[ENOUGH_REACHED - reached - 1])
+            return ENOUGH_REACHED / (drawn + last + 1), None
+        reached, drawn = reached + len(reaching), drawn + len(rows)
+    return (1 + reached) / (1 + drawn), None
+
+
+def _every_order(strata: list[list[NDArray[np.int64]]]) -> NDArray[np.int64]:
+    """Return all permutations that share out the points of strata differently, one a row."""
     places = [np.concatenate(cells) for cells in strata]
     sizes = _sizes(strata)
-    number = _arrangements(sizes)
-    every = number <= EXACT_PERMUTATION_LIMIT
-    rows = np.tile(np.arange(sum(map(len, places))), (number if every else resamples, 1))
-    if every:
-        each = (_shared_out(tuple(p.tolist()), s) for p, s in zip(places, sizes, strict=True))
-        rows[:, np.concatenate(places)] = [sum(parts, ()) for parts in itertools.product(*each)]
-        return rows, True
-    for group in map(np.sort, places):
-        rows[:, group] = generator.permuted(rows[:, group], axis=1)
-    return rows, False
+    each = (_shared_out(tuple(p.tolist()), s) for p, s in zip(places, sizes, strict=True))
+    orders = [sum(parts, ()) for parts in itertools.product(*each)]
+    rows = np.empty((len(orders), sum(map(len, places))), int)
+    rows[:, np.concatenate(places)] = orders
+    return rows
 
 
 def _shared_out(points: tuple[int, ...], sizes: list[int]) -> Iterator[tuple[int, ...]]:
@@ -461,12 +492,6 @@ def _shared_out(points: tuple[int, ...], sizes: list[int]) -> Iterator[tuple[int
     for chosen in itertools.combinations(points, sizes[0]):
         others = tuple(point for point in points if point not in chosen)
         yield from (chosen + rest for rest in _shared_out(others, sizes[1:]))
-
-
-def _share(values: Array, threshold: float, every: bool) -> float:
-    """Return the share of permutations whose value reaches a threshold, of random ones add-one."""
-    reached, number = int(np.sum(values >= threshold)), len(values)
-    return reached / number if every else (1 + reached) / (1 + number)
 
 
 def rank_correlation(
@@ -483,16 +508,16 @@ def rank_correlation(
 
     With strata the ranks are taken, centred, resampled and permuted inside each of them. Points of
     one unit, as runs from one start, are no independent points: strata that share units are
-    resampled and permuted alike, with the units that all of them have. Where no more than
-    EXACT_PERMUTATION_LIMIT permutations differ (units of equal ranks may change places) the p-value
-    is exact. The least one is then the share of permutations that reach the largest absolute
-    correlation of all: 2/M! of M points without ties, 2/3 of three points of which two are equal.
+    resampled and permuted alike, with the units that all of them have (``_p_value``; units of equal
+    ranks may change places). The least p-value of an exact test is the share of permutations that
+    reach the largest absolute correlation of all: 2/M! of M points without ties, 2/3 of three
+    points of which two are equal.
 
     Args:
         x: values, shape (M,).
         y: values, shape (M,).
         confidence: confidence level of the interval.
-        resamples: bootstrap resamples and random permutations.
+        resamples: number of bootstrap resamples.
         generator: random stream.
         strata: label of each point's stratum, shape (M,); None is one stratum.
         units: label of each point's unit, shape (M,), once in a stratum; None is a unit for each.
@@ -549,19 +574,23 @@ def rank_correlation(
     # Either side may be permuted: the one whose ties leave the fewer ways to do so.
     sides = ((_tied_units(a, blocks), a, b) for a, b in ((rank_x, rank_y), (rank_y, rank_x)))
     cells, fixed, moved = min(sides, key=lambda side: _arrangements(_sizes(side[0])))
-    orders, every = _permutations(cells, resamples, generator)
-    rows, first = np.empty((len(orders), len(x)), int), 0
-    for block in blocks:
-        own = orders[:, first : first + block.shape[1]] - first
-        rows[:, block] = block[:, own].swapaxes(0, 1)
-        first += block.shape[1]
-    permuted = np.abs(correlation(fixed, moved[rows]))
-    p_value = _share(permuted, abs(value) * (1 - 1e-12), every)
-    p_smallest = _share(permuted, permuted.max() * (1 - 1e-12), True)
-    if not every:
+
+    def permuted(orders: NDArray[np.int64]) -> Array:
+        """Return absolute correlations with the moved side in these orders of its units."""
+        rows, first = np.empty((len(orders), len(x)), int), 0
+        for block in blocks:
+            own = orders[:, first : first + block.shape[1]] - first
+            rows[:, block] = block[:, own].swapaxes(0, 1)
+            first += block.shape[1]
+        return np.abs(correlation(fixed, moved[rows]))
+
+    p_value, every = _p_value(permuted, abs(value) * (1 - 1e-12), cells, generator)
+    if every is not None:
+        p_smallest = float(np.mean(every >= every.max() * (1 - 1e-12)))
+    else:
         # Without ties and shared units the reversed order is as extreme.
         extremes = 2 if sum(map(len, cells)) == len(x) else 1
-        p_smallest = max(extremes / _arrangements(_sizes(cells)), 1 / (1 + resamples))
+        p_smallest = _resolved(extremes, _arrangements(_sizes(cells)))
     return {
         "correlation": value,
         "correlation_low": float(low[0]),
