@@ -14,7 +14,7 @@ min_version("9.0")
 
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
-from pipeline import inputs, planned
+from pipeline import inputs, planned, running_code
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
@@ -134,6 +134,8 @@ rule clean_states:
 onstart:
     refuse_what_cannot_start(workflow.resource_settings.cores)
     note_start()
+    if workflow.is_main_process:
+        running_code.tell_jobs(SETTINGS.files())
     if workflow.is_main_process and not workflow.local_exec:
         planned.store(CONFIG, SETTINGS.models(), SETTINGS.files())
         inputs.warn_of_cpu_jobs(COMPUTE["device"])

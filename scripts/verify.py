@@ -7,6 +7,7 @@
 import base64
 import binascii
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -34,20 +35,26 @@ def problems(results: Path) -> list[str]:
                 read_snapshots(path)
         except (IntegrityError, json.JSONDecodeError) as error:
             found.append(str(error))
-    for path in sorted(results.rglob("*.zarr")):
+    for path in everything(results):
         if path.name == "diverged.zarr":
             found.append(f"{path} holds a training that diverged; change its settings")
-        elif not path.with_suffix(".json").is_file():
+        elif path.suffix == ".zarr" and not path.with_suffix(".json").is_file():
             found.append(f"{path} has no manifest: its job did not finish; {ADVICE}")
-    for path in sorted(results.rglob("?*.partial")):
-        found.append(f"{path} is half-written: its job was killed; {ADVICE}")
+        elif path.suffix == ".partial":
+            found.append(f"{path} is half-written: its job was killed; {ADVICE}")
     for stage in sorted((results / ".partial").glob("*")):
         found.append(
             f"{stage} is the state of an unfinished job; the command that makes it continues"
         )
-    found += incomplete_outputs(results.parent / ".snakemake/incomplete")
+    found += incomplete_outputs(results.absolute().parent / ".snakemake/incomplete")
     # Jobs say "the same command", which made it; here that would be this one.
     return [text.replace("the same command again", "the command that makes it") for text in found]
+
+
+def everything(folder: Path) -> list[Path]:
+    """Return all files and folders below a folder, also behind links, as to a larger disk."""
+    walked = os.walk(folder, followlinks=True)
+    return sorted(Path(here, name) for here, inner, names in walked for name in (*inner, *names))
 
 
 def incomplete_outputs(folder: Path) -> list[str]:
@@ -67,9 +74,9 @@ def unrecorded(results: Path) -> list[str]:
     """Return the tables, spectra and figures about which nothing is recorded."""
     return [
         str(path)
-        for path in sorted(results.rglob("*"))
+        for path in everything(results)
         if path.suffix in (".csv", ".nc", ".json", ".png", ".pdf")
-        and not {*UNRECORDED, DIGESTS}.intersection(path.relative_to(results).parts)
+        and path.relative_to(results).parts[0] not in (*UNRECORDED, DIGESTS)
         and not any(part.endswith((".zarr", ".partial")) for part in path.parts)
         and not (results / DIGESTS / f"{path.relative_to(results)}.sha256").is_file()
     ]

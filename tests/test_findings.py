@@ -902,6 +902,63 @@ def test_momentum_from_a_warm_start_is_in_motion_and_not_predicted():
     ]
 
 
+def optimiser_runs():
+    """Two models from both starts, of which b has momentum, and its own energy."""
+    table = runs(sizes=(8,), realisations=6).assign(dynamics="gradient_descent")
+    table.loc[table["model"] == "b", "dynamics"] = "heavy_ball"
+    noise = table["kinematic_inefficiency"]
+    table["energetic_inefficiency"] = noise * np.where(table["model"] == "b", 9, 1)
+    table = table.assign(energetic_inefficiency_low=1.0, energetic_inefficiency_high=40.0)
+    return pd.concat([table, table.assign(start="warm")])
+
+
+def test_dynamics_are_compared_by_what_bounds_them():
+    """T/T_SL of momentum in motion is no bound, but its energy; without momentum both are one."""
+    models = {"model": ["a", "b"]}
+    text, tables = written(optimiser_runs(), models)
+    found = tables["comparisons"].set_index(["start", "quantity"])
+    energetic = found.xs("energetic_inefficiency", level="quantity")
+    assert list(energetic.index) == ["cold", "warm"]
+    noise = np.log(optimiser_runs().set_index("model")["kinematic_inefficiency"])
+    ratio = 9 * np.exp(noise["b"].mean() - noise["a"].mean())
+    np.testing.assert_allclose(energetic["effect"], ratio)
+    np.testing.assert_allclose(energetic["p_value"], 2 / math.comb(12, 6))
+    told = "the energetic inefficiency is higher for model b than for a."
+    assert text.count(told) == 2
+    assert found.loc[("cold", "inefficiency"), "p_value"] > 0
+    for name in ("inefficiency", "prediction_ratio"):
+        assert math.isnan(found.loc[("warm", name), "p_value"])
+    still = optimiser_runs().assign(dynamics="gradient_descent")
+    quantities = set(along_axes(still, models, SETTINGS)[1]["quantity"])
+    assert "inefficiency" in quantities and "energetic_inefficiency" not in quantities
+
+
+@pytest.mark.parametrize("dynamics", ["sgd", "langevin"])
+def test_energetic_inefficiency_with_noise_is_not_compared(dynamics):
+    table = optimiser_runs()
+    table = pd.concat([table, table[table["model"] == "b"].assign(model="c", dynamics=dynamics)])
+    found = along_axes(table, {"model": ["a", "b", "c"]}, SETTINGS)[1]
+    found = found[found["quantity"] == "energetic_inefficiency"].set_index(["start", "value"])
+    assert found["p_value"].notna().to_dict() == {
+        (start, value): value == "b" for start in ("cold", "warm") for value in ("b", "c")
+    }
+
+
+def test_runs_whose_energy_has_dropped_are_no_sample_of_an_ensemble_with_others():
+    table = optimiser_runs().reset_index(drop=True)
+    risen = (table["model"] == "b") & (table["start"] == "warm") & (table["realisation"] == "2")
+    table.loc[risen, "energetic_inefficiency"] = np.nan
+    found = along_axes(table, {"model": ["a", "b"]}, SETTINGS)[1]
+    found = found[found["quantity"] == "energetic_inefficiency"].set_index("start")
+    assert math.isfinite(found.loc["cold", "p_value"]) and math.isnan(found.loc["warm", "p_value"])
+    gone = table["kinematic_inefficiency"].mask(risen)  # one that has diverged is told of
+    found = along_axes(table.assign(kinematic_inefficiency=gone), {"model": ["a", "b"]}, SETTINGS)[
+        1
+    ]
+    found = found[found["quantity"] == "energetic_inefficiency"].set_index("start")
+    assert found.loc["warm", "points"] == 11
+
+
 def test_rounding_is_no_effect():
     row = pd.Series({"slope": -2.8e-17, "slope_low": -1e-16, "slope_high": 3e-3})
     assert interval(row, "slope", 0.95) == "0 (95 % interval 0 to 0.003)"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import clean_states
 import numpy as np
@@ -748,6 +749,60 @@ def test_the_target_verify_needs_no_activated_environment_and_any_folder(tree):
         assert words in (tree / "logs/verify.log").read_text()
         with (tree / "a/t.csv").open("a") as table:
             table.write("5,6\n")
+
+
+@pytest.mark.parametrize("place", ["kept/results_2026", "kept/2026/results", "results/kept/old"])
+def test_a_copy_of_results_verifies_and_opens_under_any_name(tree, place, monkeypatch, capsys):
+    copy = tree.parent / place
+    shutil.copytree(tree, copy)
+    assert verify.main(copy) == 0
+    assert read_table(copy / "a/t.csv")["x"].tolist() == [1.0, 2.0]
+    monkeypatch.chdir(copy)
+    assert verify.main(Path(".")) == 0
+    (copy / "a/t.json").write_text("{}")
+    assert verify.main(Path(".")) == 1
+    assert verify.main(tree) == 0
+
+
+def test_a_folder_on_another_disk_is_verified_too(tree, tmp_path, capsys):
+    (tree / "a").rename(tmp_path / "disk")
+    (tree / "a").symlink_to(tmp_path / "disk")
+    assert verify.main(tree) == 0
+    (tree / "a/x.nc.partial").touch()
+    (tree / "a/x.zarr").mkdir()
+    (tree / "a/own.csv").touch()
+    assert verify.main(tree) == 1
+    told = capsys.readouterr().out
+    for words in ("x.nc.partial is half-written", "x.zarr has no manifest", "recorded about"):
+        assert words in told
+
+
+def test_a_data_set_called_results_has_its_records_with_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    table = Path("results/data/results/t.csv")
+    table.parent.mkdir(parents=True)
+    write_table(pd.DataFrame({"x": [1.0], "y": [2.0]}), table)
+    assert files.digest_record(table) == Path("results/.digests/data/results/t.csv.sha256")
+    assert verify.main(Path("results")) == 0
+    table.write_text("x,y\n")
+    assert verify.main(Path("results")) == 1
+    with pytest.raises(files.IntegrityError, match="has been altered"):
+        read_table(table.absolute())
+
+
+def test_checkouts_that_share_their_results_share_the_locks_of_jobs(tmp_path, monkeypatch):
+    (tmp_path / "shared").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results").symlink_to(tmp_path / "shared")
+    held = []
+    for name in ("one", "two"):
+        monkeypatch.chdir(tmp_path / name)
+        with interruption.sole_process("results/logs/data/train0.log", held.append):
+            held += [path.name for path in Path("results/.running").iterdir()]
+        with interruption.sole_process("results/logs/data/train1.log", held.append):
+            held += [path.name for path in Path("results/.running").iterdir()]
+    assert held[:2] == held[2:] and held[0] != held[1]
 
 
 def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):

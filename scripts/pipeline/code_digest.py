@@ -80,10 +80,28 @@ def reachable(*files: str, folder: Path | None = None) -> set[str]:
     return found
 
 
+def bytes_digest(path: str) -> str:
+    """Return the digest of a file's bytes, as they were when its syntax tree was read, if it was.
+
+    Args:
+        path: relative to scripts/.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    return hashlib.sha256(_content(path)).hexdigest()[:16]
+
+
+@functools.cache
+def _content(path: str, folder: Path | None = None) -> bytes:
+    """Return the bytes of a file, as they were at the first call."""
+    return (folder or SCRIPTS).joinpath(path).read_bytes()
+
+
 @functools.cache
 def _parsed(path: str, folder: Path | None = None) -> ast.Module:
     """Return the syntax tree of a file, without its docstrings."""
-    tree = ast.parse((folder or SCRIPTS).joinpath(path).read_bytes(), filename=path)
+    tree = ast.parse(_content(path, folder), filename=path)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
@@ -95,7 +113,7 @@ def _parsed(path: str, folder: Path | None = None) -> ast.Module:
 def _tree(path: str, folder: Path | None = None) -> str:
     """Return the syntax tree without line numbers; of a file that is no Python, its text."""
     if not path.endswith(".py"):
-        return (folder or SCRIPTS).joinpath(path).read_text(encoding="utf-8")
+        return _content(path, folder).decode()
     return ast.dump(_parsed(path, folder))
 
 

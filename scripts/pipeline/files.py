@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -54,9 +55,17 @@ def content_digest(path: str | Path) -> str:
 
 
 def results_root(path: str | Path) -> Path:
-    """Return the innermost folder named results above a file, else the file's own folder."""
+    """Return the folder of a results tree above a file, else the file's own folder.
+
+    Jobs name their files from the working folder on, where it is called results. A copy under any
+    name is the innermost folder that holds records of digests.
+    """
     path = Path(path)
-    return next((folder for folder in path.parents if folder.name == RESULTS), path.parent)
+    if path.parts[0] == RESULTS and len(path.parts) > 1:
+        return Path(RESULTS)
+    recorded_in = (folder for folder in path.parents if (folder / DIGESTS).is_dir())
+    named = (folder for folder in path.parents if folder.name == RESULTS)
+    return next(itertools.chain(recorded_in, named), path.parent)
 
 
 def digest_record(path: str | Path) -> Path:

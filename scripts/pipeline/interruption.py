@@ -203,8 +203,10 @@ def sole_process(log: str | Path, tell: Callable[[str], None]) -> Iterator[None]
     Yields:
         None, while the lock is held.
     """
-    name = hashlib.sha256(os.fspath(Path(log).absolute()).encode()).hexdigest()[:32]
-    path = results_root(log) / RUNNING / name
+    # Of two checkouts that share a results folder each has its own path to it.
+    root = results_root(log)
+    own = Path(log).relative_to(root)
+    path = root / RUNNING / hashlib.sha256(os.fsencode(own)).hexdigest()[:32]
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _locked(path, lambda: tell(f"another process still works on the job of {log}; waiting"))
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.interruption import Interrupted, sole_process, stoppable, system_sentence
+from pipeline.running_code import check_loaded
 
 PACKAGES = ("torch", "numpy", "scipy", "xarray", "zarr", "snakemake")
 TERMINAL_SECONDS = 15.0  # own choice: eight jobs at once add a line every two seconds
@@ -125,6 +126,7 @@ def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
             print(f"machine: {machine()}")
             start = _start = time.monotonic()
             try:
+                check_loaded()
                 yield
             except Interrupted as stopped:
                 print(stopped)

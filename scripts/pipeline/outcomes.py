@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
-from pipeline.tables import THRESHOLD, of_one_kernel, without_bounds
+from pipeline.tables import THRESHOLD, comparable, has_own_energy, of_one_kernel
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 Array = NDArray[np.float64]
@@ -34,6 +34,7 @@ CURVES = (
 QUANTITIES = {
     "inefficiency": True,
     "prediction_ratio": True,
+    "energetic_inefficiency": True,
     "kinematic_inefficiency": True,
     "path_excess": True,
     "speed_unevenness": True,
@@ -46,8 +47,8 @@ QUANTITIES = {
     "gradients": True,
 }
 # What the findings speak of, and therefore the family whose p-values are adjusted together
-PRIMARY = ("inefficiency", "prediction_ratio", "kinematic_inefficiency", "drift", "alignment_gain",
-           "test_error", "test_loss")  # fmt: skip
+PRIMARY = ("inefficiency", "prediction_ratio", "energetic_inefficiency", "kinematic_inefficiency",
+           "drift", "alignment_gain", "test_error", "test_loss")  # fmt: skip
 # Columns of the tables of tests, which one without tests has too
 TESTED = ("at", "start", "quantity", "against")
 P_VALUES = ("p_value", "p_smallest", "points")
@@ -382,7 +383,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """Return the tables trends (numeric axes) and comparisons (other axes, each with the first).
 
     Args:
-        runs: rows of ``outcomes``; bounds at a temperature are not tested.
+        runs: rows of ``outcomes``; what is not ``comparable`` is not tested.
         axes: axis -> values (``runs.study_axes``).
         settings: seed, confidence, resamples.
 
@@ -392,8 +393,10 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """
     trends: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    for (at, start), together in without_bounds(runs).groupby(["at", "start"], sort=False):
+    for (at, start), together in comparable(runs).groupby(["at", "start"], sort=False):
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
+        if not has_own_energy(together).any():  # then it is T/T_SL
+            present = [q for q in present if q != "energetic_inefficiency"]
         counted = {axis: independent(together, axis) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
             group = counted[axis]
@@ -520,7 +523,7 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     than ``FEWEST_POINTS`` independent ones say has no interval.
     """
     rows = []
-    ends = without_bounds(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
+    ends = comparable(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
     ends = independent(ends)
     one_start = _one_start(ends)
     starts = one_start.groupby(ends["ensemble"], sort=False).transform("first")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-# At a temperature only bounded, more loosely the higher it is: a difference may be the bound's.
-BOUNDED = ("inefficiency", "prediction_ratio", "speed_limit_time")
+OF_LOSS_DROP = ("inefficiency", "prediction_ratio", "speed_limit_time")
+MOMENTUM = ("heavy_ball", "nesterov")
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
 
 
@@ -39,13 +39,44 @@ def in_motion(table: pd.DataFrame) -> pd.Series:
         bool, shape (rows,).
     """
     dynamics = table.get("dynamics", pd.Series(np.nan, table.index))
-    return dynamics.isin(["heavy_ball", "nesterov"]) & (table["start"] == "warm")
+    return dynamics.isin(MOMENTUM) & (table["start"] == "warm")
 
 
-def without_bounds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows without what is no value there but a bound, of which tests claim nothing."""
-    names = [name for name in BOUNDED if name in runs]
-    return runs.assign(**{name: runs[name].mask(at_a_temperature(runs)) for name in names})
+def has_own_energy(table: pd.DataFrame) -> pd.Series:
+    """Return for every row whether another energy or metric than the flow's bounds its dynamics.
+
+    There ``energetic_inefficiency`` is no T/T_SL (docs/theory.md, section 8).
+
+    Args:
+        table: with the column dynamics, where its runs read it.
+
+    Returns:
+        bool, shape (rows,).
+    """
+    dynamics = table.get("dynamics", pd.Series(np.nan, table.index))
+    return dynamics.isin([*MOMENTUM, "adam"])
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without inefficiencies that tests must not compare with others.
+
+    T/T_SL at a temperature is only bounded, more loosely the higher it is: a difference may be the
+    bound's. In motion it leaves the kinetic energy out. ``energetic_inefficiency`` is no bound with
+    the noise of minibatches or of a temperature; where the energy of one run has not dropped yet,
+    which has none, the others of its ensemble are no sample of all.
+
+    Args:
+        table: rows of ``outcomes``, or of ``speed_limits`` at one time each, with dynamics and
+            temperature where their runs read them.
+    """
+    left_out = dict.fromkeys(OF_LOSS_DROP, at_a_temperature(table) | in_motion(table))
+    name = "energetic_inefficiency"
+    if name in table:
+        noisy = table.get("dynamics", pd.Series(np.nan, table.index)).isin(["sgd", "langevin"])
+        risen = table[name].isna() & table["kinematic_inefficiency"].notna()
+        ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
+        left_out[name] = noisy | risen.groupby(ensembles).transform("any")
+    return table.assign(**{q: table[q].mask(where) for q, where in left_out.items() if q in table})
 
 
 def fitted_kernel(kinds: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.tables import correlation_status, without_bounds
+from pipeline.tables import comparable, correlation_status
 from plots import naming, results, style
 from plots.outcomes import series_label
 
@@ -31,7 +31,7 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 3.2)
     between, within = axes[0]
-    ends = without_bounds(outcomes[(outcomes["at"] == "end") & (outcomes["start"] == "cold")])
+    ends = comparable(outcomes[(outcomes["at"] == "end") & (outcomes["start"] == "cold")])
     name = next((q for q in QUANTITIES if q in ends and ends[q].notna().any()), "test_error")
     # A run that diverged and Adam have no T/T_SL, at a temperature it is only bounded; a data set
     # without a test part has no test error.

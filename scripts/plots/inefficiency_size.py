@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.tables import without_bounds
+from pipeline.tables import comparable
 from plots import results, style
 from plots.style import Abscissa
 
@@ -95,7 +95,7 @@ def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.Dat
     if len(rows) == 0 or not np.isfinite(rows["slope"].iloc[0]):
         return
     row = rows.iloc[0]
-    runs = without_bounds(ends[ends["realisation"].astype(str) != "ensemble"])
+    runs = comparable(ends[ends["realisation"].astype(str) != "ensemble"])
     runs = runs[runs["inefficiency"].notna()]
     x = runs["ensemble"].map(against.positions).to_numpy(float)
     centre = np.log(x).mean(), np.log(runs["inefficiency"].astype(float)).mean()

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
-from pipeline.tables import at_a_temperature, fitted_kernel, in_motion, of_kernel
+from pipeline.tables import at_a_temperature, fitted_kernel, has_own_energy, in_motion, of_kernel
 from pipeline.warm_starts import above_from_the_start, has_warm_start
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
@@ -49,14 +49,15 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
     if in_motion(outcomes).any():
         sentences.append(
             "Momentum from a warm start has kinetic energy, which the loss drop leaves out: T/T_SL "
-            "there is no bound, and what it is over that of other dynamics says as little; with "
-            "that energy the drop of energy is a bound, listed below."
+            "there is no bound, and not compared. With that energy the drop of energy is one, "
+            "listed below (energetic inefficiency)."
         )
     if (dynamics == "adam").any():
         sentences.append(
             "Adam has no training time, and T/T_SL says nothing of it: what bounds it holds in its "
-            "own mean metric and is listed below; from the cold start it is loose where the energy "
-            "of the first steps, made at full speed, is not small against the loss."
+            "own mean metric and is listed below (energetic inefficiency). From the cold start it "
+            "is loose where the energy of the first steps, made at full speed, is not small "
+            "against the loss."
         )
     tuned = outcomes.reindex(columns=["learning_rate", "momentum"])
     single = (tuned.groupby(dynamics).nunique() <= 1).all(axis=None)
@@ -80,7 +81,7 @@ def energetic_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
         & (outcomes["at"] == "end")
         & ~dynamics.isin(["sgd", "langevin"])
     ]
-    if not dynamics.isin(["heavy_ball", "nesterov", "adam"]).any():
+    if not has_own_energy(outcomes).any():
         return []
     name = "energetic_inefficiency"
     return [

@@ -12,6 +12,7 @@ from pipeline.runs import over_stability_limit
 NAMES = {
     "inefficiency": "the inefficiency T/T_SL",
     "prediction_ratio": "the inefficiency over its prediction from the NTK",
+    "energetic_inefficiency": "the energetic inefficiency",
     "kinematic_inefficiency": "the kinematic inefficiency T int |theta'|^2 dt / l_geo^2",
     "drift": "the kernel's drift",
     "alignment_gain": "the gain in kernel-target alignment",

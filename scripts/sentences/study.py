@@ -74,9 +74,10 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
             discretisation_lines(tables["outcomes"], axes, confidence),
         ),
         listed(
-            "T times the drop of energy over the squared displacement, at the end; the energy "
-            "holds the kinetic energy of momentum, and Adam's displacement is measured in its mean "
-            "metric. At least 1 up to the error of finite steps; T/T_SL for the others:",
+            "Energetic inefficiency, T times the drop of energy over the squared displacement, at "
+            "the end; the energy holds the kinetic energy of momentum, and Adam's displacement is "
+            "measured in its mean metric. At least 1 up to the error of finite steps; T/T_SL for "
+            "the others:",
             energetic_lines(tables["outcomes"], axes, confidence),
         ),
         listed(
