@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,9 @@ from pipeline.config_files import (
     configuration_files,
     entry_problems,
     file_problems,
+    refuse,
     repetition_problems,
+    working_configuration,
 )
 from pipeline.runs import Plan, Refusal, combinations, study_axes
 from pipeline.training import wanted_times
@@ -733,6 +736,31 @@ def test_bad_files_end_the_real_command_without_a_traceback(tmp_path, content, w
     assert done.returncode != 0 and "Traceback" not in told
     assert len([line for line in told.splitlines() if words in line]) == 1, told
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("option", ["-d {}", "--directory {}", "--directory={}"])
+def test_the_configuration_of_the_working_folder_is_looked_at(tmp_path, monkeypatch, option):
+    """That of the folder where the command is typed is none, if it works in another."""
+    here, other = tmp_path / "here", tmp_path / "other"
+    for folder in (here, other):
+        folder.mkdir()
+        (folder / "config.yaml").write_text("base: {n: 64\n")
+    monkeypatch.chdir(here)
+    arguments = f"-n {option.format(other)} --configfile a.yaml".split()
+    assert working_configuration(arguments) == other / "config.yaml"
+    assert working_configuration(["-n"]) == Path("config.yaml")
+    (other / "config.yaml").unlink()
+    assert working_configuration(arguments) == ROOT / "config.yaml"
+    refuse(arguments[:-2])  # whatever lies here
+
+
+def test_a_bad_configuration_of_the_working_folder_ends_the_command(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"seed: 3 # caf\xe9\n")
+    command = [sys.executable, "-m", "snakemake", "-n", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and not done.stdout
+    assert f"\n{tmp_path}/config.yaml is not UTF-8 text (byte 13); " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("option", ["-s", "--snakefile"])

@@ -193,6 +193,18 @@ def test_expansion_is_continuous_through_its_poles(alpha, s):
         np.testing.assert_allclose(near, at, rtol=200 * abs(shift) + 1e-6)
 
 
+@pytest.mark.parametrize("alpha", [0.9, 1.5, 3.3])
+@pytest.mark.parametrize("distance", [1.1e-7, 3e-7, 1e-6])
+def test_two_terms_that_cancel_leave_no_rounding_beside_their_pole(alpha, distance):
+    """On both sides of s = 1 the mean of a smooth function is its value there, to distance^2."""
+    times = np.array([1e1, 1e3])
+    values = [
+        power_law.infinite_geodesic_length_squared(alpha, 1 + alpha * (1 + shift), times)
+        for shift in (-distance, 0.0, distance)
+    ]
+    np.testing.assert_allclose((values[0] + values[2]) / 2, values[1], rtol=2e-8)
+
+
 def test_constants_meet_at_the_regime_boundaries():
     s = np.array([-1.0, -1.0 + 1e-9, -1e-9])
     alpha, delta = 2.0, 1.0 + 2.0 * s

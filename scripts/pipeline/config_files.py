@@ -158,12 +158,24 @@ def _number_problem(node: yaml.ScalarNode) -> str:
 
 FILE_OPTIONS = ("--configfile", "--configfiles")
 ENTRY_OPTIONS = ("--config", "-C")
+FOLDER_OPTIONS = ("--directory", "-d")
 PROFILE_OPTIONS = ("--workflow-profile", "--profile")  # the first has the last word
 
 
 def configuration_files(arguments: Sequence[str]) -> list[str]:
     """Return the files that a command line of Snakemake gives with ``--configfile``."""
     return _words_of(FILE_OPTIONS, arguments)
+
+
+def working_configuration(arguments: Sequence[str]) -> Path:
+    """Return config.yaml of the folder that a command line works in, else the shipped one.
+
+    Args:
+        arguments: a command line of Snakemake.
+    """
+    folder = [".", *_words_of(FOLDER_OPTIONS, arguments)][-1]
+    found = Path(folder) / "config.yaml"
+    return found if found.is_file() else Path(__file__).resolve().parents[2] / "config.yaml"
 
 
 def repetition_problems(arguments: Sequence[str]) -> list[str]:
@@ -238,8 +250,10 @@ def refuse(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: with status 1, after the sentences.
     """
-    own = ["config.yaml"] if Path("config.yaml").is_file() else []
-    problems = [p for path in (*own, *configuration_files(arguments)) for p in file_problems(path)]
+    given = configuration_files(arguments)
+    problems = [
+        p for path in (working_configuration(arguments), *given) for p in file_problems(path)
+    ]
     problems += entry_problems(arguments) + repetition_problems(arguments)
     if problems:
         sys.stderr.write("".join(f"{problem}\n" for problem in problems))

@@ -226,7 +226,8 @@ def infinite_geodesic_length_squared(alpha: float, delta: float, times: ArrayLik
     if abs(s) < POLE_DISTANCE:
         coefficient = 2.0 * np.log(2.0)  # Gamma(s - 1) has a pole that 2^-s - 1 cancels
     else:
-        coefficient = 2.0 * gamma(s - 1.0) * np.expm1(-s * np.log(2.0))
+        # The difference that zeta takes: a rounding of its own would be left where poles cancel.
+        coefficient = 2.0 * gamma((delta - alpha - 1.0) / alpha) * np.expm1(-s * np.log(2.0))
     return zeta(delta - alpha) + coefficient * tau ** (1.0 - s) / alpha
 
 
