@@ -490,7 +490,8 @@ def test_an_axis_that_begins_at_zero_is_taken_as_it_is():
     trends, _ = along_axes(table, {"label_noise": [0.0, 0.1, 0.4]}, SETTINGS)
     (row,) = trends.query("quantity == 'test_error'").to_dict("records")
     fit = np.polynomial.Polynomial.fit(table["label_noise"], table["test_error"], 1)
-    assert row["scale"] == "linear" and row["points"] == len(table)
+    assert row["scale"] == "linear" and row["test"] == "student"
+    assert row["points"] == len(table) / 3  # starts, which the levels share
     assert row["slope"] == pytest.approx(fit.convert().coef[1], rel=1e-9)
 
 
@@ -537,6 +538,76 @@ def test_draws_of_subsets_are_strata_of_a_trend():
     trends, _ = along_axes(table, {"width": [8, 16, 32]}, SETTINGS)
     (row,) = trends.query("quantity == 'inefficiency'").to_dict("records")
     assert row["slope"] == pytest.approx(-0.5, abs=0.15)
+
+
+def along(axis, values, table, quantity="inefficiency"):
+    """Return the trend of a quantity along an axis with numbers."""
+    trends, _ = along_axes(table, {axis: values}, SETTINGS)
+    (row,) = trends[trends["quantity"] == quantity].to_dict("records")
+    return row
+
+
+def test_settings_that_share_their_starts_are_tested_over_starts():
+    """Each start has its slope, none on average: as seven points each they would be told often."""
+    rates, generator = [0.01, 0.03, 0.1, 0.3, 0.9, 1.5, 3.0], np.random.default_rng(8)
+    frame = pd.DataFrame(list(itertools.product(rates, "0123")), columns=["learning_rate", "r"])
+    frame = frame.assign(
+        ensemble=frame["learning_rate"].map(str), start="cold", at="end", diverged=0,
+        realisation=frame["r"], model="a",
+    ).drop(columns="r")  # fmt: skip
+    found = []
+    for _ in range(100):
+        slopes = dict(zip("0123", generator.normal(size=4), strict=True))
+        lines = frame["realisation"].map(slopes) * np.log(frame["learning_rate"])
+        found.append(along("learning_rate", rates, frame.assign(inefficiency=np.exp(lines))))
+    assert all(row["test"] == "student" and row["points"] == 4 for row in found)
+    assert (
+        np.mean([row["p_value"] <= 0.05 for row in found]) < 0.05 + 4 * (0.05 * 0.95 / 100) ** 0.5
+    )
+    assert np.mean([row["slope_low"] < 0 < row["slope_high"] for row in found]) > 0.86
+    alone = frame[frame["realisation"] == "0"].assign(inefficiency=frame["learning_rate"])
+    assert along("learning_rate", rates, alone)["p_smallest"] == 1  # of one start, none of others
+
+
+def drawn_runs(subsets, scatter, generator):
+    """Runs of three sizes; each draw of samples has an offset, which its runs share."""
+    rows = [
+        {
+            "ensemble": f"{n}-{subset}", "n": n, "subset": subset, "model": "a", "start": "cold",
+            "at": "end", "diverged": 0, "realisation": str(r),
+            "inefficiency": np.exp(offset + 0.1 * generator.normal()),
+        }
+        for n in (16, 32, 64)
+        for subset in range(subsets)
+        for offset in [scatter * generator.normal()]
+        for r in range(4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_draws_of_samples_are_permuted_where_there_are_enough():
+    generator = np.random.default_rng(5)
+    found = [along("n", [16, 32, 64], drawn_runs(3, 1.0, generator)) for _ in range(60)]
+    assert all(row["test"] == "draws" and row["points"] == 9 for row in found)
+    assert np.mean([row["p_value"] <= 0.05 for row in found]) < 0.05 + 4 * (0.05 * 0.95 / 60) ** 0.5
+    table = drawn_runs(3, 1.0, generator)
+    means = np.log(table["inefficiency"]).groupby([table["n"], table["subset"]]).mean()
+    sizes = means.index.get_level_values("n").to_numpy(float)
+    options = {"confidence": 0.95, "resamples": 99, "generator": np.random.default_rng(0)}
+    expected = trend(sizes, np.exp(means), **options)
+    row = along("n", [16, 32, 64], table)
+    for name in ("slope", "p_value", "p_smallest"):
+        assert row[name] == pytest.approx(expected[name])
+
+
+@pytest.mark.parametrize("subsets", [1, 3])
+def test_findings_say_where_an_effect_may_be_that_of_the_draws(subsets):
+    table = drawn_runs(subsets, 0.0, np.random.default_rng(6))
+    table = table.assign(inefficiency_predicted=3.0, prediction_ratio=table["inefficiency"] / 3)
+    text, tables = written(table.assign(kinematic_inefficiency=2.0), {"n": [16, 32, 64]})
+    assert set(tables["trends"]["test"]) == {"runs" if subsets == 1 else "draws"}
+    assert ("is of the draws taken here" in text) == (subsets == 1)
+    assert ("9 draws of samples)" in text) == (subsets == 3)
 
 
 def test_holm_agrees_with_its_definition():
@@ -743,7 +814,7 @@ def test_optimisers_are_said_to_have_one_learning_rate_where_they_do(varied, sai
 
 def test_in_short_counts_what_the_lists_say():
     text, _ = written(runs(slope=-0.5, ratio=2.0), AXES)
-    short, rest = text.split("Permutation tests;")
+    short, rest = text.split("Permutation tests of runs")
     claimed = [line for line in short.splitlines() if line.startswith("- Claimed at the end")]
     assert len(claimed) == 1
     for effect in (
@@ -819,7 +890,7 @@ def test_what_keeps_ensembles_from_a_warm_start_is_told(reached, largest, why):
 
 def test_in_short_claims_nothing_without_an_effect():
     text, _ = written(runs(), AXES)
-    short = text.split("Permutation tests;")[0]
+    short = text.split("Permutation tests of runs")[0]
     assert "tests): none." in short and "(0 of " in short
 
 
@@ -1232,6 +1303,9 @@ def test_realisations_of_one_start_count_once():
                                strict=True):  # fmt: skip
         pd.testing.assert_frame_equal(repeated, alone)
     pd.testing.assert_frame_equal(correlations(same, SETTINGS), correlations(one, SETTINGS))
+    rounded = same.assign(inefficiency=same["inefficiency"] * (1 + 1e-14 * (same.index % 7)))
+    rounded = rounded.sample(frac=1, random_state=1)
+    assert len(independent(rounded)) == len(one)
     seeded = same.assign(start_seed=same["realisation"])  # which changes nothing
     assert len(independent(seeded)) == len(one)
     assert prediction_lines(same, AXES, 0.95) == []  # one run has no scatter to judge by

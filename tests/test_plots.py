@@ -183,6 +183,7 @@ def trends(settings, warm):
     varies = len({changed.get("n") for changed in settings}) > 1
     row = {"at": "end", "quantity": "inefficiency", "against": "n", "slope": -0.12, "points": 9}
     row |= {"slope_low": -0.2, "slope_high": -0.05, "p_value": 0.031, "confidence": 0.95}
+    row |= {"test": "runs"}
     if not varies:
         row |= dict.fromkeys(("slope", "slope_low", "slope_high", "p_value"), np.nan)
     return pd.DataFrame([row | {"start": start} for start in style.STARTS[: 1 + warm]])

@@ -170,7 +170,7 @@ def test_moments_count_the_runs_of_their_start_alone():
 
 
 def test_too_few_runs_tell_the_least_p_and_the_most_runs():
-    row = {"against": "model", "value": "b"}
+    row = {"against": "model", "value": "b", "test": "runs"}
     rows = [
         row | {"quantity": "inefficiency", "p_smallest": 0.1, "points": 6},
         row | {"quantity": "test_error", "p_smallest": 0.2, "points": 5},

@@ -176,17 +176,33 @@ def test_mean_slope_is_students_test_of_one_slope_a_run():
         np.tile(x, 2), np.tile(y, 2), runs=np.append(runs, runs + 5), units=np.tile(runs, 2),
         confidence=0.9,
     )  # fmt: skip
-    assert twice.pop("points") == 10 and twice == pytest.approx({k: found[k] for k in twice})
+    assert twice == pytest.approx(found)
     one = statistics.mean_slope(x[:3], y[:3], runs=runs[:3], units=runs[:3], confidence=0.9)
     assert np.isnan(one["p_value"]) and one["p_smallest"] == 1 and np.isfinite(one["slope"])
     none = statistics.mean_slope(x[:3], y[:3], runs=x[:3], units=x[:3], confidence=0.9)
     assert none["points"] == 0 and np.isnan(none["slope"])
 
 
+def test_mean_slope_of_two_values_is_students_test_of_pairs():
+    generator = np.random.default_rng(6)
+    first = generator.normal(size=6)
+    second = first + 0.3 + 0.2 * generator.normal(size=6)
+    test = scipy.stats.ttest_rel(second, first)
+    x, units = np.repeat([0.0, 1], 6), np.tile(np.arange(6), 2)
+    found = statistics.mean_slope(
+        x, np.append(first, second), runs=units, units=units, confidence=0.95, log_x=False,
+        log_y=False,
+    )  # fmt: skip
+    assert found["p_value"] == pytest.approx(test.pvalue)
+    low, high = test.confidence_interval(0.95)
+    assert [found["slope_low"], found["slope_high"]] == pytest.approx([low, high])
+
+
 def test_equal_values_at_all_thresholds_are_no_evidence_of_a_slope():
     """Thresholds between which no time is recorded have the same warm start."""
     runs = np.repeat(np.arange(4), 3)
     y = np.repeat([0.1, 0.3, 0.7, 0.9], 3)
+    y[[1, 4, 7, 10]] *= 1 + 1e-12  # computed another way
     x = np.tile([0.1, 0.2, 0.4], 4)
     found = statistics.mean_slope(x, y, runs=runs, units=runs, confidence=0.95)
     assert found["slope"] == found["slope_low"] == found["slope_high"] == 0

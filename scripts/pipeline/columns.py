@@ -169,10 +169,15 @@ OTHER_COLUMNS = {
         "1",
         "Spearman's rank correlation; within ensembles of ranks taken inside each",
     ),
-    "p_value": ("1", "p-value of the permutation test, along warm_start_accuracy of Student's"),
-    "p_smallest": ("1", "least p-value that so many permutations can give"),
+    "p_value": ("1", "p-value of the test"),
+    "p_smallest": ("1", "least p-value that so many runs, draws or starts can give"),
+    "test": (
+        "",
+        "student: t-test of the slopes of single starts; runs, draws: permutation of runs, or of "
+        "means over the runs of each draw of samples",
+    ),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),
-    "points": ("1", "number of runs or means that are tested"),
+    "points": ("1", "number of runs, draws, starts or means that are tested"),
     "confidence": ("1", "confidence level of all intervals of the table"),
     # infinite width
     "inefficiency_infinite_width": (

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
 from pipeline.tables import THRESHOLD, comparable, has_own_energy, of_one_kernel
-from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
+from speedlimits.statistics import (
+    EQUAL_VALUES,
+    bootstrap_interval,
+    holm,
+    mean_slope,
+    rank_correlation,
+    trend,
+)
 
 Array = NDArray[np.float64]
 
@@ -52,10 +59,13 @@ PRIMARY = ("inefficiency", "prediction_ratio", "energetic_inefficiency", "kinema
 # Columns of the tables of tests, which one without tests has too
 TESTED = ("at", "start", "quantity", "against")
 P_VALUES = ("p_value", "p_smallest", "points")
-TREND_COLUMNS = [*TESTED, "scale", "kind", "slope", "slope_low", "slope_high", *P_VALUES]
-COMPARISON_COLUMNS = [
-    *TESTED, "reference", "value", "kind", "effect", "effect_low", "effect_high", *P_VALUES,
+TREND_COLUMNS = [
+    *TESTED, "scale", "kind", "slope", "slope_low", "slope_high", *P_VALUES, "test",
 ]  # fmt: skip
+COMPARISON_COLUMNS = [
+    *TESTED, "reference", "value", "kind", "effect", "effect_low", "effect_high", *P_VALUES, "test",
+]  # fmt: skip
+DRAWN = ("dataset", "n")  # axes of which each value has draws of samples of its own
 CORRELATION_COLUMNS = [
     "quantity", "with", "level", "correlation", "correlation_low", "correlation_high", *P_VALUES,
 ]  # fmt: skip
@@ -97,19 +107,34 @@ def joined(table: pd.DataFrame, columns: list[str]) -> pd.Series:
 def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
     """Return the rows of runs that are no repetitions of others: those that tests may count.
 
-    Realisations with equal values are one run, of a start that does not depend on the seed. From
-    the warm start one run has a row for each threshold: unless thresholds are what is compared,
-    it counts once, at the threshold that most runs have reached (the first of several).
+    Realisations of one setting that are the same but for rounding are one run, of a start that does
+    not depend on the seed, or of a problem that does not depend on the start. From the warm start
+    one run has a row for each threshold: unless thresholds are what is compared, it counts once, at
+    the threshold that most runs have reached (the first of several).
 
     Args:
         runs: rows of ``outcomes`` of one moment.
         axis: what is compared.
     """
-    runs = runs.drop_duplicates([n for n in runs if n not in ("realisation", "start_seed")])
+    runs = runs[~_repeats(runs)]
     if THRESHOLD not in runs or axis == THRESHOLD:
         return runs
     words = runs[THRESHOLD].map(str)
     return runs[words == words.value_counts(sort=False).idxmax()]
+
+
+def _repeats(runs: pd.DataFrame) -> Array:
+    """Return for each row whether another one of the same settings has its values before it."""
+    identity = list(runs.columns[: runs.columns.get_loc("diverged")])
+    identity = [name for name in identity if name not in ("realisation", "start_seed")]
+    told = runs.reindex(columns=["inefficiency", "kinematic_inefficiency"]).to_numpy(float)
+    setting = runs.groupby(identity, sort=False, dropna=False).ngroup().to_numpy()
+    order = np.lexsort((*told.T[::-1], setting))
+    a, b = told[order[:-1]], told[order[1:]]
+    same = np.isclose(a, b, rtol=EQUAL_VALUES, atol=0, equal_nan=True).all(axis=1)
+    found = np.zeros(len(runs), bool)
+    found[order[1:]] = same & (setting[order[:-1]] == setting[order[1:]])
+    return found
 
 
 def outcomes(
@@ -395,8 +420,12 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     comparisons: list[dict[str, Any]] = []
     for (at, start), together in comparable(runs).groupby(["at", "start"], sort=False):
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
-        if not has_own_energy(together).any():  # then it is T/T_SL
-            present = [q for q in present if q != "energetic_inefficiency"]
+        dynamics = together.get("dynamics", pd.Series("", together.index))
+        same = {  # as T/T_SL, whose test would be made twice
+            "energetic_inefficiency": not has_own_energy(together).any(),
+            "kinematic_inefficiency": (dynamics == "gradient_flow").all(),
+        }
+        present = [q for q in present if not same.get(q, False)]
         counted = {axis: independent(together, axis) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
             group = counted[axis]
@@ -454,7 +483,52 @@ def _over_thresholds(runs: pd.DataFrame, quantity: str, confidence: float) -> di
         confidence=confidence,
         log_y=QUANTITIES[quantity],
     )
-    return {"scale": "log", "kind": _kind(quantity)} | found
+    return {"scale": "log", "kind": _kind(quantity)} | found | {"test": "student"}
+
+
+def _tested(
+    x: Array, runs: pd.DataFrame, axes: dict[str, list], axis: str, quantity: str, options: dict
+) -> dict[str, Any]:
+    """Return the slope of a quantity along an axis with the test that its runs allow.
+
+    Runs of several values from one start have one slope: Student's test over starts. Where values
+    of the axis have draws of samples of their own, means over the runs of each draw are permuted,
+    if there are enough draws to decide anything; else, and for all other axes, runs are.
+
+    Args:
+        x: where each run is on the axis, shape (runs,).
+        runs: rows of ``outcomes`` of one moment and start.
+        axes: axis -> values.
+        axis: what is compared.
+        quantity: name in ``QUANTITIES``.
+        options: keyword arguments of ``statistics.trend``.
+
+    Returns:
+        As ``statistics.trend``, and ``test``: student, draws or runs.
+    """
+    y = runs[quantity].astype(float)
+    usable = (y.notna() & ((y > 0) | (not options["log_y"]))).to_numpy()
+    x, y, runs = x[usable], y[usable], runs[usable]
+    if len(runs) == 0:
+        return trend(x, y, **options) | {"test": "runs"}
+    starts = _one_start(runs)
+    strata = _strata(runs, axes, axis)
+    if (pd.Series(x, runs.index).groupby(starts).nunique() > 1).any():
+        names = ("confidence", "log_x", "log_y")
+        given = {name: options[name] for name in names}
+        found = mean_slope(x, y, runs=strata + "|" + starts, units=starts, **given)
+        return found | {"test": "student"}
+    if axis in DRAWN and "subset" in runs:
+        draws = joined(runs, [*START_KEYS[: START_KEYS.index("model")]])
+        others = joined(runs, [name for name in axes if name != axis])
+        table = pd.DataFrame({"x": x, "y": np.log(y) if options["log_y"] else y})
+        means = table.groupby([draws.to_numpy(), others.to_numpy()], sort=False).mean()
+        units, of_draws = (means.index.get_level_values(level) for level in (0, 1))
+        values = np.exp(means["y"]) if options["log_y"] else means["y"]
+        found = trend(means["x"], values, strata=of_draws, units=units, **options)
+        if found["p_smallest"] <= 1 - options["confidence"]:
+            return found | {"test": "draws"}
+    return trend(x, y, strata=strata, units=starts, **options) | {"test": "runs"}
 
 
 def _along_numbers(
@@ -463,14 +537,7 @@ def _along_numbers(
     """Return the trend along a numeric axis, a power law where its values are positive."""
     x = runs[axis].to_numpy(float)
     logarithmic = bool(np.nanmin(x) > 0)
-    found = trend(
-        x,
-        runs[quantity],
-        strata=_strata(runs, axes, axis),
-        units=_one_start(runs),
-        log_x=logarithmic,
-        **options,
-    )
+    found = _tested(x, runs, axes, axis, quantity, options | {"log_x": logarithmic})
     return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | found
 
 
@@ -482,14 +549,8 @@ def _against_first(
     words = runs[axis].astype(str)
     for value in values:
         pair = runs[words.isin([str(reference), str(value)])]
-        found = trend(
-            (pair[axis].astype(str) == str(value)).to_numpy(float),
-            pair[quantity],
-            strata=_strata(pair, axes, axis),
-            units=_one_start(pair),
-            log_x=False,
-            **options,
-        )
+        x = (pair[axis].astype(str) == str(value)).to_numpy(float)
+        found = _tested(x, pair, axes, axis, quantity, options | {"log_x": False})
         shown = np.exp if QUANTITIES[quantity] else float
         ends = ("", "_low", "_high")
         effect = {f"effect{end}": shown(found.pop(f"slope{end}")) for end in ends}

@@ -107,14 +107,15 @@ def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.Dat
 
 
 def trend_text(row: pd.Series) -> str:
-    """Return slope, interval with its level, and p-value in two lines."""
+    """Return slope, interval with its level, and the test's p-value in two lines."""
     text = f"slope {row['slope']:.2f}"
     if np.isfinite(row["slope_low"]):
         text += f" [{row['slope_low']:.2f}, {row['slope_high']:.2f}]"
         text += f" ({100 * row['confidence']:g} %)"
     if np.isfinite(row["p_value"]):
         p = "$p < 0.001$" if row["p_value"] < 0.001 else f"$p = {row['p_value']:.2g}$"
-        text += f"\npermutation test: {p}"
+        test = "Student's test" if row["test"] == "student" else "permutation test"
+        text += f"\n{test}: {p}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -12,7 +12,7 @@ import math
 
 import pandas as pd
 
-from pipeline.outcomes import MOMENTS_AT, PRIMARY
+from pipeline.outcomes import DRAWN, MOMENTS_AT, PRIMARY
 from pipeline.tables import correlation_status
 from sentences.phrases import NAMES, interval, listed, words
 
@@ -22,6 +22,8 @@ MOMENTS = {
     "equal_gradients": "at equal numbers of gradients",
 }
 
+# What a test counts, by its column ``test``
+COUNTED = {"runs": "runs", "draws": "draws of samples", "student": "starts"}
 LEVELS = {"between": "between ensembles", "within": "among runs of equal settings"}
 
 
@@ -43,12 +45,17 @@ def leaves_out(row: pd.Series, column: str, value: float) -> bool:
 
 
 def tested(row: pd.Series) -> str:
-    """Return the p-values of a row in words."""
+    """Return the p-values of a row in words, with as many digits as tell them from the level."""
+    level = 1 - row.get("confidence", 0.95)
 
     def shown(p: float) -> str:
-        return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+        if p < 0.001:
+            return "p < 0.001"
+        digits = next((d for d in (2, 3, 4) if (float(f"{p:.{d}g}") <= level) == (p <= level)), 5)
+        return f"p = {p:.{digits}g}"
 
-    return f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} runs"
+    of = COUNTED[row.get("test", "runs")]
+    return f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} {of}"
 
 
 def too_few(rows: pd.DataFrame) -> list[str]:
@@ -73,7 +80,8 @@ def too_few(rows: pd.DataFrame) -> list[str]:
             sentences.append(without)
             continue
         limit = f", which cannot give a p-value below {least:.2g}"
-        sentences.append(f"Too few runs ({count}{limit}) to say anything of {about} on {names}.")
+        of = COUNTED[group["test"].iloc[0]]
+        sentences.append(f"Too few {of} ({count}{limit}) to say anything of {about} on {names}.")
     return sentences
 
 
@@ -195,6 +203,27 @@ def out_of_reach(rows: pd.DataFrame, level: float) -> str:
         "nothing, whatever the effect. Judge those by their intervals, or take more realisations "
         "or fewer values."
     )
+
+
+def draw_sentence(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Return a sentence where values of an axis have a draw of samples each, that runs share.
+
+    Args:
+        tables: trends and comparisons.
+    """
+    made = [tables[name] for name in ("trends", "comparisons") if len(tables[name])]
+    axes = [
+        axis
+        for axis in DRAWN
+        for rows in made
+        if ((rows["against"] == axis) & (rows["test"] == "runs") & rows["p_value"].notna()).any()
+    ]
+    return [
+        f"All runs of one {words(axis)} share too few draws of its samples to permute these: what "
+        f"is told of {words(axis)} is of the draws taken here, whose own differences would be "
+        "told as well. More subsets (vary: subset) tell the two apart."
+        for axis in axes
+    ]
 
 
 def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[str]:

@@ -8,6 +8,7 @@ from pipeline.columns import interval_name
 from pipeline.outcomes import each_run_once
 from sentences.effects import (
     correlation_lines,
+    draw_sentence,
     effect_parts,
     effect_summary,
     generalisation_summary,
@@ -67,6 +68,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         f"# What the study {words(study)} found",
         listed("In short:", [f"- {sentence}" for sentence in short]),
         _how_it_was_tested(tables, confidence),
+        *draw_sentence(tables),
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
         listed(
             "Action over drop of energy, from the cold start to the end; finite steps and gradient "
@@ -131,9 +133,10 @@ def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> st
             "intervals, where there are any, are bootstrapped over runs of the same settings."
         )
     return (
-        f"Permutation tests; an effect is claimed below {1 - confidence:.2g} after Holm's "
-        "correction over all tests of the same moment in this study. Intervals are bootstrapped "
-        "over runs of the same settings: they say how well the slope over just these settings is "
-        "known. The test asks whether values line up along the axis more than by chance, and may "
-        "see no trend where the interval leaves out zero."
+        f"Permutation tests of runs, or Student's tests of starts where settings share them; an "
+        f"effect is claimed below {1 - confidence:.2g} after Holm's correction over all tests of "
+        "the same moment in this study. Intervals are those of Student's test, or bootstrapped "
+        "over runs of the same settings: then they say how well the slope over just these settings "
+        "is known, and the test, which asks whether values line up along the axis more than by "
+        "chance, may see no trend where the interval leaves out zero."
     )

@@ -351,36 +351,40 @@ def mean_slope(
     runs: ArrayLike,
     units: ArrayLike,
     confidence: float,
+    log_x: bool = True,
     log_y: bool = True,
 ) -> dict[str, float]:
     """Return the mean of the slopes of ln y against ln x of single runs, with Student's t-test.
 
-    For an x that every run has several values of, as thresholds of the warm start: the values of
-    one run are no independent points, its slope is one. Runs of one unit count once, by their mean.
+    For an x that every run has several values of, as thresholds of the warm start, or learning
+    rates from one start: the values of one run are no independent points, its slope is one. Runs
+    of one unit count once, by their mean.
 
     Args:
-        x: positive values, shape (M,).
+        x: values, shape (M,); an indicator 0 or 1 compares two groups.
         y: values, shape (M,).
         runs: label of each value's run, shape (M,).
         units: label of each run's unit, shape (M,), as its start.
         confidence: confidence level of the interval.
+        log_x: take ln x (x > 0), else x itself.
         log_y: take ln y, leaving out y <= 0, else y itself.
 
     Returns:
-        slope, slope_low, slope_high, p_value, p_smallest (0: of so many runs any p-value can come;
-        1 for a single one), points (the number of runs); NaN where no run has two values, and where
-        all slopes are one and the same (``student_test``).
+        slope, slope_low, slope_high, p_value, p_smallest (0: of so many units any p-value can come;
+        1 for a single one), points (the number of units); NaN where no run has two values, and
+        where all slopes are one and the same (``student_test``).
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
-    x, y = np.log(x[usable]), np.log(y[usable]) if log_y else y[usable]
+    x, y = np.log(x[usable]) if log_x else x[usable], np.log(y[usable]) if log_y else y[usable]
     runs, units = np.asarray(runs)[usable], np.asarray(units)[usable]
+    least = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max(initial=0.0)))
     of_units: dict[str, list[float]] = {}
     for run in np.unique(runs):
         own = np.flatnonzero(runs == run)
         if len(np.unique(x[own])) > 1:
             # Equal values have no slope, whose rounding would be the same in every run.
-            varies = np.ptp(y[own]) > 0
+            varies = np.ptp(y[own]) > least
             slope = float(_slopes(x[own] - x[own].mean(), y[own])) if varies else 0.0
             of_units.setdefault(str(units[own[0]]), []).append(slope)
     slope, low, high, p_value = student_test(
@@ -392,7 +396,7 @@ def mean_slope(
         "slope_high": high,
         "p_value": p_value,
         "p_smallest": 1.0 if len(of_units) == 1 else 0.0 * p_value,
-        "points": sum(map(len, of_units.values())),
+        "points": len(of_units),
     }
 
 
