@@ -13,14 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
 from pipeline.tables import THRESHOLD, comparable, has_own_energy, of_one_kernel
-from speedlimits.statistics import (
-    EQUAL_VALUES,
-    bootstrap_interval,
-    holm,
-    mean_slope,
-    rank_correlation,
-    trend,
-)
+from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 Array = NDArray[np.float64]
 
@@ -76,6 +69,11 @@ FEWEST_POINTS = 7
 OF_THE_END = ("test_error", "test_loss")  # whatever the start: told from the cold one
 
 
+# What tells two runs of equal settings apart; kernels of equal runs differ in their rounding.
+TOLD_APART = ("inefficiency", "kinematic_inefficiency", "prediction_ratio", "train_loss_share")
+TEN_DIGITS = 2e-9  # relative; what tables round to, twice
+
+
 def each_run_once(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table without the repetitions of ensembles that differ in their warm start alone.
 
@@ -125,13 +123,15 @@ def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
 
 def _repeats(runs: pd.DataFrame) -> Array:
     """Return for each row whether another one of the same settings has its values before it."""
-    identity = list(runs.columns[: runs.columns.get_loc("diverged")])
-    identity = [name for name in identity if name not in ("realisation", "start_seed")]
-    told = runs.reindex(columns=["inefficiency", "kinematic_inefficiency"]).to_numpy(float)
+    columns = list(runs.columns)
+    settings = columns[: columns.index("start")]  # numbers or words; behind them words alone
+    values = {*runs.select_dtypes("floating"), "realisation", "start_seed"} - {*settings}
+    identity = [name for name in columns if name not in values]
+    told = runs.reindex(columns=list(TOLD_APART)).to_numpy(float)
     setting = runs.groupby(identity, sort=False, dropna=False).ngroup().to_numpy()
     order = np.lexsort((*told.T[::-1], setting))
     a, b = told[order[:-1]], told[order[1:]]
-    same = np.isclose(a, b, rtol=EQUAL_VALUES, atol=0, equal_nan=True).all(axis=1)
+    same = np.isclose(a, b, rtol=TEN_DIGITS, atol=0, equal_nan=True).all(axis=1)
     found = np.zeros(len(runs), bool)
     found[order[1:]] = same & (setting[order[:-1]] == setting[order[1:]])
     return found
