@@ -456,7 +456,7 @@ def test_too_few_runs_say_so():
     text, tables = written(runs(ratio=9.0, realisations=3, sizes=(8,)), axes)
     row = tables["comparisons"].query("quantity == 'inefficiency'").iloc[0]
     assert row["p_smallest"] == pytest.approx(0.1)  # 2 of 20 ways to choose 3 of 6
-    assert "Too few runs" in text and "cannot give a p-value below 0.1)" in text
+    assert "Too few runs" in text and "whose least p-value is 0.1)" in text
     assert "times that of" not in text
 
 
@@ -518,16 +518,31 @@ def test_tests_are_adjusted_for_those_of_their_own_moment():
 
 
 def test_correlations_are_adjusted_together_and_seven_starts_have_an_interval():
-    sizes = (8, 16, 32, 64, 128, 256, 512)
+    """Of runs of equal settings; ensembles share settings, and are told without a test."""
     for count in (6, 7):
-        table = runs(sizes=sizes[:count]).query("model == 'a'")
+        table = runs(sizes=(8, 16), realisations=count).query("model == 'a'")
+        table = table.assign(width=8)  # starts of one number are one
         table["inefficiency_predicted"] = np.arange(len(table)) % 4
-        found = correlations(table, SETTINGS)
+        found = correlations(table, SETTINGS).set_index("level")
         np.testing.assert_allclose(found["p_adjusted"], holm(found["p_value"]))
-        assert (found["p_adjusted"] > found["p_value"]).any()
-        between = found[found["level"] == "between"]
-        assert (between["points"] == count).all()
-        assert (between["correlation_low"].notna() == (count == 7)).all()
+        assert (found.loc["within", "p_adjusted"] > found.loc["within", "p_value"]).any()
+        assert (found.loc["within", "correlation_low"].notna() == (count == 7)).all()
+    names = ["p_value", "p_smallest", "p_adjusted", "correlation_low", "correlation_high"]
+    assert found.loc["between", names].isna().all(axis=None)
+
+
+def test_ensembles_that_lost_a_run_are_no_points_between_ensembles():
+    table = runs(sizes=(8, 16, 32, 64)).query("model == 'a'")
+    one = (table["width"] == 16) & (table["realisation"] == "0")
+    lost = table.assign(diverged=one.astype(int), inefficiency=table["inefficiency"].mask(one))
+    for rows, points in ((table, 4), (lost, 3)):
+        found = correlations(rows, SETTINGS).set_index(["with", "level"])
+        assert found.loc[("test_error", "between"), "points"] == points
+    means = lost[lost["width"] != 16].groupby("width")[["inefficiency", "test_error"]].mean()
+    expected = means.corr(method="spearman").iloc[0, 1]
+    assert found.loc[("test_error", "between"), "correlation"] == pytest.approx(expected)
+    text, _ = written(table, {"width": [8, 16, 32, 64]})
+    assert "(4 points, which differ in their settings and share some: not tested)." in text
 
 
 def test_draws_of_subsets_are_strata_of_a_trend():

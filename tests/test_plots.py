@@ -556,13 +556,13 @@ def test_test_error_stands_against_the_inefficiency_with_its_rank_correlations(t
     assert row["correlation"] == pytest.approx(1)  # the error rises with the inefficiency
     title = within.get_title(loc="left")
     assert "rank correlation 1.00 [" in title and title.endswith("12 points")
-    # 24 arrangements of four points cannot give a p-value of 0.05
-    assert "4 points: too few to correlate" in between.get_title(loc="left")
+    title = between.get_title(loc="left")
+    assert title.endswith("rank correlation 1.00,\n4 points that share settings, no test")
 
 
 def test_the_rank_correlation_of_enough_ensembles_tells_its_points(tables):
     row = tables["correlations"].iloc[[0]].assign(level="between", points=8, p_smallest=1e-4)
-    row = row.assign(correlation=-0.6, correlation_low=np.nan, p_adjusted=0.25)
+    row = row.assign(correlation=-0.6, correlation_low=np.nan, p_adjusted=0.25, p_value=0.2)
 
     def said(row):
         figure = draw("generalisation", tables | {"correlations": row})

@@ -176,7 +176,7 @@ def test_too_few_runs_tell_the_least_p_and_the_most_runs():
         row | {"quantity": "test_error", "p_smallest": 0.2, "points": 5},
     ]
     (told,) = too_few(pd.DataFrame(rows))
-    assert told.startswith("Too few runs (6, which cannot give a p-value below 0.1)")
+    assert told.startswith("Too few runs (6, whose least p-value is 0.1)")
 
 
 def test_undecided_correlations_tell_the_most_points():
@@ -189,6 +189,24 @@ def test_undecided_correlations_tell_the_most_points():
 def test_p_values_below_a_thousandth_are_told_as_such():
     row = pd.Series({"p_value": 0.004, "p_adjusted": 0.0004, "points": 9}, dtype=object)
     assert effects.tested(row) == "p = 0.004, adjusted p < 0.001, 9 runs"
+
+
+@pytest.mark.parametrize(
+    ("p", "level", "shown", "claimed"),
+    [
+        (0.0496, 0.05, "0.05", True),
+        (0.0504, 0.05, "0.0504", False),
+        (0.05, 0.05, "0.05", True),
+        (0.1, 0.1, "0.1", True),
+        (0.2, 0.2, "0.2", True),
+        (0.0449, 0.05, "0.045", True),
+    ],
+)
+def test_p_values_are_shown_on_their_side_of_the_level(p, level, shown, claimed):
+    row = pd.Series({"p_value": p, "p_adjusted": p, "p_smallest": 0.0, "points": 9}, dtype=object)
+    row["confidence"] = 1 - level
+    assert effects.tested(row) == f"p = {shown}, adjusted p = {shown}, 9 runs"
+    assert effects.evidence(row, 1 - row["confidence"]) == ("effect" if claimed else "none")
 
 
 def test_verdicts_on_predictions_are_counted():

@@ -577,7 +577,9 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """Return rank correlations at the end of the inefficiency with what it may go with.
 
     ``between`` correlates means of ensembles, those of the same starts (label noise and other
-    settings that the start does not depend on) averaged, unless all ensembles have the same.
+    settings that the start does not depend on) averaged, unless all ensembles have the same, and
+    without those that lost a run. Means that share a width or a subset are no independent points,
+    and too few values of these vary to permute them: it describes, without a test and an interval.
     ``within`` correlates runs of the same ensemble, whose settings agree, so that no setting can be
     the common cause. Realisations of equal number share their start in ensembles of one network and
     one subset, as learning rates do (``problem.start_seed``): they are permuted as one. What fewer
@@ -585,6 +587,7 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """
     rows = []
     ends = comparable(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
+    lost = ends.loc[ends["diverged"] > 0, "ensemble"] if "diverged" in ends else []
     ends = independent(ends)
     one_start = _one_start(ends)
     starts = one_start.groupby(ends["ensemble"], sort=False).transform("first")
@@ -594,7 +597,8 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
             continue
         columns = ["ensemble", "inefficiency", quantity]
         pair = ends[columns].assign(one_start=one_start, alone=alone).dropna()
-        means = pair.drop(columns="one_start").groupby(["ensemble", "alone"], sort=False).mean()
+        means = pair[~pair["ensemble"].isin(lost)].drop(columns="one_start")
+        means = means.groupby(["ensemble", "alone"], sort=False).mean()
         means = means.groupby("alone", sort=False).mean().reset_index().assign(one="")
         for level, table, strata in (("between", means, "one"), ("within", pair, "ensemble")):
             stream = derived_seed(settings["seed"], "bootstrap", "correlation", level, quantity)
@@ -607,8 +611,10 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
             )
-            if found.pop("units") < FEWEST_POINTS:
+            if found.pop("units") < FEWEST_POINTS or level == "between":
                 found |= {"correlation_low": np.nan, "correlation_high": np.nan}
+            if level == "between":
+                found |= {"p_value": np.nan, "p_smallest": np.nan}
             rows.append({"quantity": "inefficiency", "with": quantity, "level": level, **found})
     table = pd.DataFrame(rows, columns=None if rows else CORRELATION_COLUMNS)
     table["p_adjusted"] = holm(table["p_value"])

@@ -143,13 +143,16 @@ def correlation_status(row: pd.Series, level: float) -> str:
     """Return what can be said of a rank correlation: "tested", or why it says nothing.
 
     Args:
-        row: of the table correlations: points, p_value, p_smallest.
+        row: of the table correlations: correlation, points, p_value, p_smallest.
         level: 1 - confidence.
 
     Returns:
         "few": so many points have no ranks to test, or cannot give a p-value of the level;
-        "constant": one of both sides has one value; else "tested".
+        "constant": one of both sides has one value; "described": a correlation without a test;
+        else "tested".
     """
     if row["points"] < 3 or row["p_smallest"] > level:
         return "few"
-    return "tested" if np.isfinite(row["p_value"]) else "constant"
+    if not np.isfinite(row["correlation"]):
+        return "constant"
+    return "tested" if np.isfinite(row["p_value"]) else "described"

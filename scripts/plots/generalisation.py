@@ -119,4 +119,6 @@ def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:
     ends = f" [{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"
     ends = ends if np.isfinite(row["correlation_low"]) else ""
     text = f"rank correlation {row['correlation']:.2f}{ends}".replace("-", "\u2212")
+    if status == "described":
+        return f"{text},\n{points} that share settings, no test"
     return f"{text},\nadjusted $p$ = {row['p_adjusted']:.2g}, {points}"

@@ -34,6 +34,7 @@ def evidence(row: pd.Series, level: float) -> str:
         row: p_value, p_adjusted, p_smallest.
         level: 1 - confidence.
     """
+    level = round(level, 12)  # 1 - 0.9 is 0.09999999999999998
     if not math.isfinite(row["p_value"]) or row["p_smallest"] > level:
         return "few"
     return "effect" if row["p_adjusted"] <= level else "none"
@@ -46,7 +47,7 @@ def leaves_out(row: pd.Series, column: str, value: float) -> bool:
 
 def tested(row: pd.Series) -> str:
     """Return the p-values of a row in words, with as many digits as tell them from the level."""
-    level = 1 - row.get("confidence", 0.95)
+    level = round(1 - row.get("confidence", 0.95), 12)
 
     def shown(p: float) -> str:
         if p < 0.001:
@@ -79,7 +80,7 @@ def too_few(rows: pd.DataFrame) -> list[str]:
                 )
             sentences.append(without)
             continue
-        limit = f", which cannot give a p-value below {least:.2g}"
+        limit = f", whose least p-value is {least:.2g}"
         of = COUNTED[group["test"].iloc[0]]
         sentences.append(f"Too few {of} ({count}{limit}) to say anything of {about} on {names}.")
     return sentences
@@ -148,8 +149,6 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
     found = evidence(row, 1 - confidence)
     shown = tested(row).replace("runs", "points")
     value = interval(row, "correlation", confidence)
-    if row["level"] == "between":
-        level += " (which differ in their settings)"
     start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
     return f"{start} {pair} {level}: {value} ({shown})."
 
@@ -162,6 +161,12 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
         if status == "constant":
             pair = f"the inefficiency and {NAMES[row['with']]} {LEVELS[row['level']]}"
             sentences.append(f"No correlation of {pair}: one of the two does not vary.")
+        elif status == "described":
+            pair = f"the inefficiency and {NAMES[row['with']]} {LEVELS[row['level']]}"
+            sentences.append(
+                f"Rank correlation of {pair}: {row['correlation']:.3g} ({row['points']} points, "
+                "which differ in their settings and share some: not tested)."
+            )
         elif status == "few":
             few.append(row)
         else:

@@ -134,7 +134,7 @@ def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> st
         )
     return (
         f"Permutation tests of runs, or Student's tests of starts where settings share them; an "
-        f"effect is claimed below {1 - confidence:.2g} after Holm's correction over all tests of "
+        f"effect is claimed up to {1 - confidence:.2g} after Holm's correction over all tests of "
         "the same moment in this study. Intervals are those of Student's test, or bootstrapped "
         "over runs of the same settings: then they say how well the slope over just these settings "
         "is known, and the test, which asks whether values line up along the axis more than by "
