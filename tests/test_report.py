@@ -611,3 +611,12 @@ def test_differences_from_the_paper_are_named():
     narrow = [{"settings": {**e["settings"], "width": 32}} for e in study]
     assert configuration(narrow, 3, 0.15).count("(paper:") == 3
     assert not only_size_varies([*study, *narrow])
+
+
+def test_no_report_tells_of_results_of_another_configuration(reported):
+    """Captions are written from the configuration, whatever made the results."""
+    options = ["report", "--report", "other.html", "--config", "seed=5"]
+    process = snakemake(reported, *options, configfile=reported / "reordered.yaml")
+    told = process.stdout + process.stderr
+    assert process.returncode == 1 and not (reported / "other.html").exists()
+    assert "run the same command without --report first" in told and "Traceback" not in told

@@ -164,7 +164,7 @@ PROFILE_OPTIONS = ("--workflow-profile", "--profile")  # the first has the last 
 
 def configuration_files(arguments: Sequence[str]) -> list[str]:
     """Return the files that a command line of Snakemake gives with ``--configfile``."""
-    return _words_of(FILE_OPTIONS, arguments)
+    return words_of(FILE_OPTIONS, arguments)
 
 
 def working_configuration(arguments: Sequence[str]) -> Path:
@@ -173,7 +173,7 @@ def working_configuration(arguments: Sequence[str]) -> Path:
     Args:
         arguments: a command line of Snakemake.
     """
-    folder = [".", *_words_of(FOLDER_OPTIONS, arguments)][-1]
+    folder = [".", *words_of(FOLDER_OPTIONS, arguments)][-1]
     found = Path(folder) / "config.yaml"
     return found if found.is_file() else Path(__file__).resolve().parents[2] / "config.yaml"
 
@@ -189,7 +189,7 @@ def repetition_problems(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _words_of(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
+def words_of(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
     """Return the words that a command line gives to an option, named as one of ``options``."""
     found: list[str] = []
     taking = False
@@ -212,7 +212,7 @@ def beside_profile(arguments: Sequence[str], name: str) -> str:
         arguments: a command line of Snakemake.
         name: of the file.
     """
-    given = [word for option in PROFILE_OPTIONS for word in _words_of((option,), arguments)]
+    given = [word for option in PROFILE_OPTIONS for word in words_of((option,), arguments)]
     folders = [Path(part) for word in given for part in (word, f"profiles/{word}")]
     places = [place / name for folder in folders for place in (folder, folder.parent)]
     found = [place for place in places if place.is_file()]
@@ -222,7 +222,7 @@ def beside_profile(arguments: Sequence[str], name: str) -> str:
 def entry_problems(arguments: Sequence[str]) -> list[str]:
     """Return what is wrong with entries of ``--config``, where Snakemake ends in a traceback."""
     problems = []
-    for entry in _words_of(ENTRY_OPTIONS, arguments):
+    for entry in words_of(ENTRY_OPTIONS, arguments):
         name, equals, value = entry.partition("=")
         if not equals:
             problems.append(

@@ -14,13 +14,16 @@ import fcntl
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import planned
+from pipeline.config_files import FOLDER_OPTIONS, words_of
 from pipeline.files import digest_record
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
@@ -66,11 +69,52 @@ def register(workflow: Any) -> None:
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
+        refuse_stale_report(sys.argv)
         os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
         if not workflow.dryrun:
             take_over()
             refuse(room_problems(STATE))
         keep_records()
+
+
+def refuse_stale_report(arguments: Sequence[str]) -> None:
+    """End a Snakemake that would report on results of another configuration, data or code.
+
+    Captions are written from the configuration, and Snakemake reports on whatever files there are.
+
+    Args:
+        arguments: its command line.
+
+    Raises:
+        Refusal: if the same command without its report has anything to do.
+    """
+    options = {argument.partition("=")[0] for argument in arguments}
+    if "--report" not in options or "--report-after-run" in options:
+        return
+    command, value = [sys.executable, "-m", "snakemake"], False
+    for argument in arguments[1:]:
+        if argument.startswith("--report"):
+            value = "=" not in argument
+        elif not value or argument.startswith("-"):
+            command.append(argument)
+            value = False
+        else:
+            value = False
+    # Snakemake has moved to the folder of --directory; paths are relative to where it was started.
+    folders = [".", *words_of(FOLDER_OPTIONS, arguments)]
+    started = os.environ.get("PWD", ".") if len(folders) > 1 else "."
+    with contextlib.suppress(OSError):
+        if not os.path.samefile(os.path.join(started, folders[-1]), "."):
+            return
+        done = subprocess.run(
+            [*command, "--dry-run", "--quiet", "rules"], cwd=started, capture_output=True, text=True
+        )
+        if done.returncode == 0 and "Nothing to be done" not in done.stdout + done.stderr:
+            raise Refusal(
+                "the report would tell of results that are missing or were made with another "
+                "configuration, data or code; run the same command without --report first (-n "
+                "lists what it would make)"
+            )
 
 
 def keep_records() -> None:
