@@ -147,7 +147,7 @@ rule collect:
 # Networks of several widths against their limit of infinite width.
 rule infinite_width:
     input:
-        subsets=inputs.study_subsets(PLAN),
+        subsets=inputs.width_subsets(PLAN),
         speed_limits="results/studies/{study}/speed_limits.csv",
         kernels="results/studies/{study}/kernels.csv",
     output:

@@ -147,7 +147,9 @@ rule theory_figure:
             "results/theory/figures/{theory_figure}.png",
             caption="../report/theory_figure.rst",
             category="Theory",
-            labels={"figure": "{theory_figure}"},
+            labels=lambda wildcards: {
+                "figure": wildcards.theory_figure.replace("_", " ")
+            },
         ),
         pdf="results/theory/figures/{theory_figure}.pdf",
     log:

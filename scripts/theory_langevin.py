@@ -29,6 +29,7 @@ from speedlimits.networks import parameter_ranges
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 from speedlimits.statistics import bootstrap_interval
 
+KEYS = ("dataset", "n", "model", "width", "parameterisation")  # what every row says of its network
 AVERAGED = ("time", "wasserstein_squared", "free_energy_drop")
 RATIOS = {  # of averages over starts
     "speed_limit_time": lambda m: m["wasserstein_squared"] / m["free_energy_drop"],
@@ -188,10 +189,23 @@ def network_table(
         both = pd.concat([single, whole], ignore_index=True)
         parts.append(both.assign(temperature=temperature))
         print(f"{network['model']}, temperature {temperature}: {whole.T.to_string()}")
-    keys = ("dataset", "n", "model", "width", "parameterisation")
+    keys = (*KEYS, *differing(settings["networks"]))
     head = {key: network.get(key, network.get("model_arguments", {}).get(key)) for key in keys}
     known = {key: settings[key] for key in ("start_variance", "members", "step", "realisations")}
     return pd.concat(parts, ignore_index=True).assign(**head, **known)
+
+
+def differing(networks: list[dict]) -> list[str]:
+    """Return further settings in which networks differ, which tell their rows apart.
+
+    Args:
+        networks: settings of each.
+    """
+    found = [network | network.get("model_arguments", {}) for network in networks]
+    names = dict.fromkeys(name for network in found for name in network)
+    told = (*KEYS, "model_code", "model_arguments")
+    others = [name for name in names if name not in told]
+    return [name for name in others if len({str(network.get(name)) for network in found}) > 1]
 
 
 def main(snakemake) -> None:

@@ -213,6 +213,12 @@ BAD = [
     ),
     ("default_studies", ["dataset_sise"], ["did you mean dataset_size?"]),
     ("default_studies", [], ["default_studies is an empty list"]),
+    (
+        "theory.power_law.exponents",
+        [[1.5]],
+        ["exponents[0] holds [1.5] alone; give at least 2 values"],
+    ),
+    ("base.model", f"{'a' * 300}.b:c", ["a network of your own is package.module:factory"]),
     (f"{STUDY}.vary.n", [], ["studies.dataset_size.vary.n is an empty list"]),
     (f"{STUDY}.vary.n", 64, ["studies.dataset_size.vary.n is 64", "a list"]),
     (f"{STUDY}.vary.n", [64, 64], ["names a value twice"]),
@@ -885,7 +891,11 @@ def test_no_rule_has_the_name_that_a_study_may_get():
         ("theory.langevin.set.dataset", "nope", "theory.langevin: dataset is 'nope'; allowed: "),
         ("theory.langevin.set.n", 5000, "theory.langevin asks for n = 5000 training samples"),
         ("base.targets", "real", "theory.langevin has targets: real, but digits has classes"),
-        ("theory.langevin.set.momentum", 0.5, "theory.langevin has momentum, which the experiment"),
+        (
+            "theory.langevin.set.momentum",
+            0.5,
+            "theory.langevin has momentum, which none of its networks reads",
+        ),
     ],
 )
 def test_data_of_the_langevin_experiment_are_checked_where_it_is_asked_for(

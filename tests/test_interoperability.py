@@ -117,6 +117,9 @@ def test_the_table_of_networks_at_a_temperature_is_documented(job, subset_with):
     columns = set(pd.read_csv(made, nrows=0)) - {"time", "time_lambda_1", "confidence", "step"}
     plain = {re.sub("_(low|high|linearised)$", "", column) for column in columns}
     identify = {"realisation", "dataset", "n", "model", "width", "parameterisation"}
+    table = pd.read_csv(made)
+    assert table.groupby(["depth", "temperature", "realisation"]).ngroups == len(table)
+    identify.add("depth")  # in which they differ
     missing = {column for column in plain - identify if f"`{column}`" not in row}
     assert missing == {"realisations"} and "`step` in units of 2/lambda_1" in row
     assert "2/lambda_1" in described("step")["long_name"]

@@ -777,6 +777,20 @@ def test_a_folder_on_another_disk_is_verified_too(tree, tmp_path, capsys):
         assert words in told
 
 
+def test_results_without_their_records_are_told(tmp_path, tree):
+    assert workdir.copied_without_records(tree) == []
+    (tree / "a").rename(tree / "runs")
+    shutil.rmtree(tree / ".digests")
+    (told,) = workdir.copied_without_records(tree)
+    assert "copy .digests and .metadata too" in told
+    (tree / ".metadata").mkdir()
+    assert len(workdir.copied_without_records(tree)) == 1
+    (tree / ".metadata/x").touch()
+    assert workdir.copied_without_records(tree) == []
+    (tmp_path / "new").mkdir()
+    assert workdir.copied_without_records(tmp_path / "new") == []
+
+
 def test_a_data_set_called_results_has_its_records_with_the_others(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     table = Path("results/data/results/t.csv")

@@ -175,6 +175,7 @@ BAD = [
     (nn.Linear(D, C), DataLoader(TensorDataset(X, Y)), Y, "inputs are of type DataLoader"),
     (nn.Linear(D, C), X, None, "targets are of type NoneType"),
     (torch.inference_mode()(nn.Linear)(D, C), X, Y, "made under torch.inference_mode"),
+    (nn.LazyLinear(C), X, Y, "the weights weight have no values yet"),
     (nn.Linear(D, C), X.long(), Y, "inputs are torch.int64"),
     (nn.Linear(D, C), X, Y[:-1], "one row per input"),
     (nn.Linear(D, C), X, Y[:, 0], "one row per input"),

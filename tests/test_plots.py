@@ -1141,6 +1141,23 @@ def test_words_of_paths_stand_apart_from_their_numbers():
     assert naming.path_differences(paths) == ["depth 2", "depth 5"]
 
 
+@pytest.mark.parametrize("temperatures", [(0.0, 0.1), (0.0,)])
+def test_networks_at_a_temperature_are_told_apart_by_whatever_differs(temperatures):
+    values = ("speed_limit_time", "inefficiency")
+    ends = {f"{name}{end}": 1.0 for name in values for end in ("", "_low", "_high", "_linearised")}
+    rows = itertools.product((2, 4), temperatures)
+    table = pd.DataFrame(rows, columns=["depth", "temperature"]).assign(**ends, time=1.0)
+    table = table.assign(realisation="ensemble", loss_drop=0.5, start_loss=1.0, confidence=0.95)
+    table = table.assign(loss_drop_linearised=0.5, dataset="digits", n=8, model="fully_connected")
+    table = table.assign(width=16)[[c for c in (*table, "width") if c != "depth"]]
+    table["depth"] = [depth for depth, _ in itertools.product((2, 4), temperatures)]
+    figure = theory.langevin_temperature(table)
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[:2] == [f"fully connected, width 16, $n = 8$, depth {depth}" for depth in (2, 4)]
+    lines = [line for line in figure.axes[2].lines if line.get_linestyle() == "-"]
+    assert [len(line.get_xdata()) for line in lines[:2]] == [len(temperatures)] * 2
+
+
 def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours():
     names = [f"network {k}" for k in range(9)]
     spectrum = pd.DataFrame({"name": np.repeat(names, 2), "rank": [1, 2] * 9, "eigenvalue": 0.5})

@@ -92,6 +92,7 @@ OTHER_COLUMNS = {
     "subset": ("", "number of the subset draw"),
     "model": ("", "network"),
     "width": ("1", "channels or hidden units"),
+    "depth": ("1", "number of layers with weights, where networks differ in it"),
     "parameterisation": ("", "parameterisation of the network"),
     "dynamics": ("", "dynamics of the weights"),
     "case": ("", "label of the case of the study"),

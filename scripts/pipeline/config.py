@@ -220,8 +220,8 @@ def langevin_problems(config: dict) -> list[str]:
             unknown += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
         problems += unknown
     problems += [
-        f"{where} has {key}, which the experiment does not read: it has a step and temperatures of "
-        "its own; remove it"
+        f"{where} has {key}, which none of its networks reads (a step and temperatures stand under "
+        f"{where} itself); remove it"
         for part in (study["set"], *study["cases"])
         for key in part
         if key not in read

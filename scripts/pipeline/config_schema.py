@@ -101,7 +101,8 @@ def _sentence(error: ValidationError) -> str:
     if kind in bounds:
         return f"{key} is {shown(value)}; it must be {bounds[kind]} {rule}"
     if kind == "minItems":
-        return f"{key} is an empty list; give at least {rule} value"
+        held = f"holds {shown(value)} alone" if value else "is an empty list"
+        return f"{key} {held}; give at least {rule} value{'s' if rule > 1 else ''}"
     if kind == "uniqueItems":
         return f"{key} names a value twice: {shown(value)}; give each value once"
     if kind == "minProperties":

@@ -110,6 +110,25 @@ def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
     return lambda wildcards: _subsets(plan.studies[wildcards.study])
 
 
+def width_subsets(plan: Plan) -> Callable[[Any], list[str]]:
+    """Return the function of ``study_subsets`` for a study with the figure infinite_width.
+
+    Raises:
+        Refusal: from the function, if the study has not: it was not checked that its networks have
+            that limit and that it compares widths alone.
+    """
+
+    def files(wildcards: Any) -> list[str]:
+        if "infinite_width" not in plan.figures.get(wildcards.study, ()):
+            raise Refusal(
+                f"the study {wildcards.study} has no infinite_width among its figures; add it to "
+                f"studies.{wildcards.study}.figures, where it is checked"
+            )
+        return _subsets(plan.studies[wildcards.study])
+
+    return files
+
+
 def _subsets(ensembles: Iterable[Ensemble]) -> list[str]:
     """Return the files of the training subsets of ensembles, each once."""
     return list(dict.fromkeys(subset_file(e.dataset, e.subset) for e in ensembles))

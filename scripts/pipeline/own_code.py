@@ -19,6 +19,7 @@ from pipeline.code_digest import SCRIPTS, folder_digest, reachable
 from pipeline.suggestions import did_you_mean
 
 FORM = "package.module:factory"
+LONGEST_NAME = 200  # own choice, below the 255 of file systems
 GIVEN = ("input_shape", "outputs")  # what every factory is called with, by keyword
 INSTALLED = ("site-packages", "dist-packages")
 # What stands at the top of a module and can be no factory.
@@ -63,7 +64,8 @@ def split_name(model: str) -> tuple[str, str]:
 
 def _is_name(text: str) -> bool:
     """Return whether a text is a Python name that any file system can write."""
-    return text.isidentifier() and text.isascii() and not keyword.iskeyword(text)
+    short = len(text) <= LONGEST_NAME
+    return short and text.isidentifier() and text.isascii() and not keyword.iskeyword(text)
 
 
 def locate(module: str) -> Code:

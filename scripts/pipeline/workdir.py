@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline import planned
 from pipeline.config_files import FOLDER_OPTIONS, words_of
-from pipeline.files import digest_record
+from pipeline.files import DIGESTS, digest_record
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
 
@@ -75,6 +75,8 @@ def register(workflow: Any) -> None:
             take_over()
             refuse(room_problems(STATE))
         keep_records()
+        for note in copied_without_records():
+            sys.stderr.write(f"note: {note}\n")
 
 
 def refuse_stale_report(arguments: Sequence[str]) -> None:
@@ -139,6 +141,27 @@ def keep_records() -> None:
             shutil.rmtree(records)
             shutil.move(link, records)
         os.replace(new, link)  # of a folder that has been moved too
+
+
+def copied_without_records(results: str | Path = "results") -> list[str]:
+    """Return a sentence if results lie here of which nothing says what made them.
+
+    Args:
+        results: their folder.
+    """
+    folder = Path(results)
+    for name in (DIGESTS, Path(RECORDS).name):
+        with contextlib.suppress(OSError):
+            if any((folder / name).iterdir()):
+                return []
+    made = (path for name in ("data", "runs", "studies", "theory") for path in [folder / name])
+    if not any(path.is_dir() and any(path.iterdir()) for path in made):
+        return []
+    return [
+        f"{folder} holds files of which nothing is recorded, as a copy without its hidden folders: "
+        "Snakemake takes them for results of this configuration, whatever they are; copy "
+        f"{DIGESTS} and {Path(RECORDS).name} too, or remove them"
+    ]
 
 
 def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:

@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots.naming import describe
+from plots.naming import describe, plain
 from plots.results import interval_name
 from plots.style import (
     DOUBLE_COLUMN,
@@ -215,23 +215,30 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     """T_SL over T, inefficiency and loss drop of networks against temperature.
 
     Args:
-        table: columns model, dataset, n, width, realisation ("ensemble" for the means),
-            temperature, time, loss_drop, start_loss, speed_limit_time, inefficiency with their
-            intervals (_low, _high) and the linearised network's values (_linearised).
+        table: columns realisation ("ensemble" for the means), temperature, time, loss_drop,
+            start_loss, speed_limit_time, inefficiency with their intervals (_low, _high) and the
+            linearised network's values (_linearised); from dataset on those that say which network
+            it is, n, model and width among them.
 
     Returns:
         The figure; temperature 0 stands at the left end.
     """
     figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.9)
     whole = table[table["realisation"].astype(str) == "ensemble"]
-    least = whole.loc[whole["temperature"] > 0, "temperature"].min() / 10
-    networks = whole.groupby(["model", "dataset", "n", "width"], sort=False, dropna=False)
+    above = whole.loc[whole["temperature"] > 0, "temperature"]
+    least = above.min() / 10 if len(above) else 1.0
+    settings = list(whole.columns[whole.columns.get_loc("dataset") :])
+    networks = whole.groupby(settings, sort=False, dropna=False)
+    shown = ("model", "width", "n")
+    others = [c for c in settings if c not in shown and whole[c].nunique(dropna=False) > 1]
     styles = zip(networks, COLOURS, MARKERS, strict=False)
-    for place, (((model, *_), rows), colour, marker) in enumerate(styles):
+    for place, ((_, rows), colour, marker) in enumerate(styles):
         first = rows.iloc[0]
-        label = describe("model", model)
+        label = describe("model", first["model"])
         label += f", width {first['width']:g}" if pd.notna(first["width"]) else ""
         label += f", $n = {first['n']}$"
+        read = [name for name in others if pd.notna(first[name])]
+        label += "".join(f", {name.replace('_', ' ')} {plain(first[name])}" for name in read)
         x = rows["temperature"].where(rows["temperature"] > 0, least)
         aside = x * 1.25 ** (place - (len(networks) - 1) / 2)  # beside each other, as in the checks
         style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
@@ -267,7 +274,7 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     bars = {"color": "0.3", "linestyle": "", "marker": "|", "markersize": 9}
     handles.append(Line2D([], [], label=interval_name(table), **bars))
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
-    _legend_below(figure, handles, columns=4)
+    _legend_below(figure, handles, columns=2 if others else 4)
     return figure
 
 

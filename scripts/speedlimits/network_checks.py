@@ -8,6 +8,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
+from torch.nn.parameter import UninitializedParameter
 
 from speedlimits import functional
 from speedlimits.attention import plain_attention
@@ -223,7 +224,8 @@ def copied(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: if torch cannot copy it, or would make other tensors of its weights.
     """
-    if any(parameter.is_inference() for parameter in network.parameters()):
+    known = (p for p in network.parameters() if not isinstance(p, UninitializedParameter))
+    if any(parameter.is_inference() for parameter in known):
         raise ValueError(
             "the network was made under torch.inference_mode, so that its weights have no "
             "gradient; make it outside"
