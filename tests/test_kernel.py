@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -100,6 +101,37 @@ def test_every_accepted_budget_gives_the_same_kernel(network, other_samples):
     assert min(passes) == 1 < max(passes)
 
 
+@pytest.mark.parametrize("traced", (False, True))
+def test_a_plan_keeps_to_its_budget_with_the_factors_that_are_allocated(network, traced):
+    """By the sum of its docstring, which the least budget exhausts."""
+    layers, sets = list(network.float()), [make_inputs().float(), make_inputs(5, seed=3).float()]
+    rows, columns = (len(x) * (1 if traced else OUTPUTS) for x in sets)
+    each, _ = kernel_sequential._sweep_bytes(layers, sets[0][:1], OUTPUTS)
+
+    def planned(budget):
+        return kernel_sequential._plan(layers, sets, OUTPUTS, traced, budget, torch.float64)
+
+    with pytest.raises(ValueError, match="needs at least") as refused:
+        planned(1)
+    least = int(str(refused.value).split()[-1])
+    for extra in (0, 2_000, 100_000, 10**7):
+        plan = planned(least + extra)
+        fixed = 8 * rows * columns + kernel_sequential.LIBRARY_BYTES["cpu"] + plan.batch * each
+        fixed += 4 * 8 * plan.panel * rows // SAMPLES * columns
+        factors = [
+            sum(
+                factor.nbytes
+                for piece, x in itertools.product(pieces, sets)
+                for factor in kernel_sequential._empty_factors(
+                    layers, piece, x, OUTPUTS, (torch.float32, torch.float64)
+                )
+            )
+            for pieces in plan.passes
+        ]
+        assert fixed + max(factors) <= least + extra
+        assert extra or fixed + max(factors) == least and plan.batch == plan.panel == 1
+
+
 def _refusal(network: nn.Module, x: Tensor, budget: int, z: Tensor | None) -> str:
     """Return the message with which a budget is refused."""
     with pytest.raises(ValueError, match="needs at least") as caught:
@@ -151,6 +183,27 @@ def test_progress_rises_from_nothing_to_all(route, traced, others):
         assert shares[0] == 0.0 and shares[-1] == pytest.approx(1.0, abs=1e-12)
         assert shares == sorted(shares) and len(shares) >= 2
         assert route == "torch_func" or len(shares) > 5
+
+
+def test_progress_counts_the_operations_of_products_as_torch_does(monkeypatch):
+    monkeypatch.setattr(blocks, "torch_multiplies_faster", lambda: True)  # which torch counts
+    network, x, z = make_network("myrtle5"), make_inputs(), make_inputs(5, seed=3)
+    told = []
+    with FlopCounterMode(display=False) as counter:
+        kernel.empirical_ntk(
+            network,
+            x,
+            other_inputs=z,
+            on_progress=lambda share: told.append((share, counter.get_total_flops())),
+        )
+    products = torch.tensor(told[-6:], dtype=torch.float64)  # of five layers, the last one first
+    shares, counts = products.diff(dim=0).T
+    # of the last convolution but for its sum over V_ao V_bo
+    counts[1] -= 2 * OUTPUTS**2 * network[-1].weight.shape[1] * len(x) * len(z)
+    total = counts / shares
+    torch.testing.assert_close(total, total[:1].expand(5))
+    sweeps = 2 * OUTPUTS * kernel.forward_operations(network, x[:1]) * (len(x) + len(z))
+    assert float(products[0, 0] * total[0]) == pytest.approx(sweeps)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -383,6 +436,15 @@ def test_pools_that_do_not_divide_and_convolutions_before_flatten_are_exact():
     networks.initialise_(network, torch.Generator().manual_seed(0))
     j = jacobian(network, make_inputs())
     assert kernel.choose_route(network).name == "structured"
+    assert relative_error(kernel.empirical_ntk(network, make_inputs()), j @ j.T) < 1e-12
+
+
+def test_weights_of_zero_leave_a_relu_at_rest(network):
+    """At a pre-activation of exactly 0 the derivative is 0, as torch has it."""
+    with torch.no_grad():
+        for weight in list(network.parameters())[:-1]:
+            weight[0] = 0.0
+    j = jacobian(network, make_inputs())
     assert relative_error(kernel.empirical_ntk(network, make_inputs()), j @ j.T) < 1e-12
 
 
