@@ -149,6 +149,29 @@ def test_strata_of_the_same_starts_say_no_more_than_one_of_them():
     assert both == pytest.approx(alone)
 
 
+def test_strata_of_any_x_share_the_slope_of_least_squares():
+    """With an intercept of each; those whose x does not vary, and x or y without a value, add
+    nothing."""
+    x = np.array([1.0, 2, 4, 2, 8, 16, 32, 4, 4, np.nan, 2])
+    y = np.random.default_rng(4).lognormal(size=11)
+    strata, y[10] = np.array(list("aaabbbbccbb")), np.nan
+    indicators = (strata[:7, None] == np.array(["a", "b"])).astype(float)
+    design = np.column_stack([np.log(x[:7]), indicators])
+    expected = np.linalg.lstsq(design, np.log(y[:7]), rcond=None)[0][0]
+    found, alone = (run_trend(x[:k], y[:k], strata=strata[:k], resamples=99) for k in (11, 7))
+    assert found["slope"] == pytest.approx(expected)
+    assert found == pytest.approx(alone, nan_ok=True) and found["points"] == 7
+
+
+def test_strata_that_share_units_at_one_x_alone_add_nothing():
+    x, strata = np.array([1.0, 2, 4, 1, 2, 1, 2]), np.array(list("aaabbcc"))
+    units, y = np.array(list("uvwpqpr")), np.random.default_rng(4).lognormal(size=7)
+    found, alone = (
+        run_trend(x[:k], y[:k], strata=strata[:k], units=units[:k], resamples=99) for k in (7, 3)
+    )
+    assert found | {"points": 3} == pytest.approx(alone, nan_ok=True)
+
+
 def test_strata_of_other_starts_are_independent():
     generator = np.random.default_rng(1)
     x, y = np.repeat([1.0, 2, 4], 6), generator.lognormal(size=18)
@@ -196,6 +219,22 @@ def test_mean_slope_of_two_values_is_students_test_of_pairs():
     assert found["p_value"] == pytest.approx(test.pvalue)
     low, high = test.confidence_interval(0.95)
     assert [found["slope_low"], found["slope_high"]] == pytest.approx([low, high])
+
+
+def test_mean_slope_leaves_out_what_has_no_logarithm_unless_it_takes_none():
+    x, runs = np.tile([0.1, 0.2, 0.4], 4), np.repeat(np.arange(4), 3)
+    y = np.random.default_rng(3).normal(size=12)
+    y[:9] = np.abs(y[:9])
+    x[9:] = 0.1, 0.1, 0.4  # the last run has no slope in the logarithm: its y are below 0 at 0.4
+    y[9:] = 1.0, 2.0, -1.0
+    for log_y, count in ((True, 3), (False, 4)):
+        slopes = [
+            np.polyfit(np.log(x[runs == r]), np.log(y[runs == r]) if log_y else y[runs == r], 1)[0]
+            for r in range(count)
+        ]
+        found = statistics.mean_slope(x, y, runs=runs, units=runs, confidence=0.9, log_y=log_y)
+        assert found["slope"] == pytest.approx(np.mean(slopes)) and found["points"] == count
+        assert found["p_value"] == pytest.approx(scipy.stats.ttest_1samp(slopes, 0).pvalue)
 
 
 def test_equal_values_at_all_thresholds_are_no_evidence_of_a_slope():
@@ -372,13 +411,97 @@ def test_rank_correlation_with_ties_has_the_p_values_of_all_orders(x, y):
 
 
 def test_ties_of_many_points_leave_few_ways_to_permute_them():
-    """8! orders are too many, C(8, 4) = 70 ways to choose the four of one value are not."""
-    x, y = np.repeat([0.0, 1], 4), np.array([1.0, 2, 4, 6, 3, 5, 7, 8])
-    expected = scipy.stats.mannwhitneyu(y[:4], y[4:], method="exact").pvalue
+    """10! orders are too many, C(10, 5) = 252 ways to choose the five of one value are not."""
+    x, y = np.repeat([0.0, 1], 5), np.array([1.0, 2, 4, 6, 3, 5, 7, 8, 10, 9])
+    expected = scipy.stats.mannwhitneyu(y[:5], y[5:], method="exact").pvalue
     for pair in ((x, y), (y, x)):
         found = run_correlation(*pair)
         assert found["p_value"] == pytest.approx(expected)
-        assert found["p_smallest"] == pytest.approx(2 / 70)
+        assert found["p_smallest"] == pytest.approx(2 / 252)
+
+
+def test_strata_of_their_own_units_have_the_p_values_of_all_their_orders():
+    x, y = np.random.default_rng(2).integers(0, 3, (2, 7)).astype(float)
+    parts = np.arange(3), np.arange(3, 7)
+    ranks = [
+        np.concatenate([scipy.stats.rankdata(v[p]) - (len(p) + 1) / 2 for p in parts])
+        for v in (x, y)
+    ]
+    orders = itertools.product(*map(itertools.permutations, parts))
+    expected = of_all_orders([abs(ranks[0] @ ranks[1][[*a, *b]]) for a, b in orders])
+    found = run_correlation(x, y, strata=np.repeat([0, 1], [3, 4]))
+    assert [found["p_value"], found["p_smallest"]] == pytest.approx(expected)
+
+
+def test_a_stratum_that_repeats_another_changes_no_rank_correlation():
+    """Nor do points without a value, nor a stratum of one point, which has no rank."""
+    x, y = np.random.default_rng(3).normal(size=(2, 6))
+    units, alone = np.arange(6), run_correlation(x, y)
+    found = run_correlation(
+        np.concatenate([[np.nan], x, x, [0.0, 5.0]]),
+        np.concatenate([[0.0], y, y, [np.nan, 5.0]]),
+        strata=np.concatenate([[0], np.repeat([0, 1], 6), [1, 2]]),
+        units=np.concatenate([[8], units, units, [9, 5]]),
+    )
+    assert found == pytest.approx(alone | {"points": 12})
+
+
+def test_resamples_without_variation_are_left_out_of_the_interval_of_a_correlation():
+    found = run_correlation([1.0, 2, 3], [1.0, 4, 9])
+    assert found["correlation_low"] == found["correlation_high"] == pytest.approx(1)
+    assert np.isnan(run_correlation([1.0, 2], [1.0, 4])["correlation"])
+
+
+@pytest.mark.parametrize(
+    ("x", "least"), [([1.0, 2, 3, 4], 2 / 24), ([1.0, 1, 2, 3], 1 / 12), ([1.0, 2, 8, 16], 2 / 24)]
+)
+def test_random_permutations_keep_to_the_least_p_value_of_all(monkeypatch, x, least):
+    """Of a trend too; of 1000 random ones too few reach it in every other stream."""
+    monkeypatch.setattr(statistics, "EXACT_PERMUTATION_LIMIT", 5)
+    monkeypatch.setattr(statistics, "RANDOM_PERMUTATIONS", 1000)
+    y = np.arange(4.0)
+    for seed in range(8):
+        found = run_correlation(x, y, seed)
+        assert found["p_smallest"] == pytest.approx(least) and found["p_value"] >= least
+        found = run_trend(y, y, seed, log_x=False, log_y=False)
+        assert found["p_value"] >= found["p_smallest"] == pytest.approx(2 / 24)
+
+
+def test_as_many_arrangements_as_the_limit_are_all_enumerated(monkeypatch):
+    monkeypatch.setattr(statistics, "EXACT_PERMUTATION_LIMIT", 70)
+    x, y = np.repeat([0.0, 1], 4), np.arange(8.0)
+    for seed in range(5):
+        found = run_trend(x, y, seed, resamples=9, log_x=False, log_y=False)
+        assert found["p_value"] == found["p_smallest"] == pytest.approx(2 / 70)
+
+
+def test_random_permutations_stay_inside_their_strata_and_count_the_order_found(monkeypatch):
+    """And stop at the thousandth that reaches the value."""
+    monkeypatch.setattr(statistics, "RANDOM_PERMUTATIONS", 2000)
+    strata, seen = [[np.arange(k, k + 9), np.arange(k + 9, k + 18)] for k in (0, 18)], []
+
+    def p_value(every):
+        def statistic(rows):
+            seen.append(rows)
+            return np.arange(len(rows)) % every == every - 1
+
+        return statistics._p_value(statistic, 1.0, strata, np.random.default_rng(0))[0]
+
+    assert [p_value(every) for every in (1, 2, 4, 5000)] == [1, 1 / 2, 501 / 2001, 1 / 2001]
+    rows = np.concatenate(seen)
+    assert len(np.unique(rows[-2000:], axis=0)) == 2000
+    for part in (slice(18), slice(18, 36)):
+        assert (np.sort(rows[:, part]) == np.arange(36)[part]).all()
+    x = np.repeat([0.0, 1], 18)
+    assert run_trend(x, x, log_x=False, log_y=False)["p_smallest"] == 1 / 2001
+
+
+@pytest.mark.parametrize(("second", "least"), [([1.0, 2, 8], 1 / 36), ([8.0, 2, 4], 2 / 36)])
+def test_all_strata_must_be_mirror_images_for_an_opposite_slope(second, least):
+    """In whichever order their runs stand."""
+    x = np.array([4.0, 1, 2, *second])
+    found = run_trend(x, x, strata=np.repeat(["a", "b"], 3))
+    assert found["p_value"] == found["p_smallest"] == pytest.approx(least)
 
 
 def test_strata_of_the_same_units_have_the_p_values_of_all_orders_of_these():
@@ -419,9 +542,23 @@ def test_geometric_mean_has_the_coverage_and_size_it_states():
 
 
 def test_geometric_mean_of_one_run_has_no_interval():
-    found = statistics.geometric_mean([2.0, np.nan, -1.0], 0.95)
+    found = statistics.geometric_mean([2.0, np.nan, -1.0, np.inf], 0.95)
     assert found["mean"] == pytest.approx(2) and found["points"] == 1
     assert np.isnan([found["low"], found["high"], found["p_value"]]).all()
+
+
+def test_geometric_mean_of_ones_but_for_rounding_is_one():
+    found = statistics.geometric_mean([1 + 2e-16, 1.0, 1 - 1e-16], 0.95)
+    assert found == {"mean": 1.0, "low": 1.0, "high": 1.0, "p_value": 1.0, "points": 3}
+
+
+def test_percentiles_are_those_of_the_draws_that_have_a_value():
+    draws = np.random.default_rng(0).normal(size=(100, 3))
+    draws[::3, 1], draws[:, 2] = np.nan, np.nan
+    ends = np.array(statistics.percentile_interval(draws, 0.9))
+    for k, rows in enumerate((draws[:, 0], draws[:, 1][np.isfinite(draws[:, 1])])):
+        np.testing.assert_allclose(ends[:, k], np.quantile(rows, [0.05, 0.95]))
+    assert np.isnan(ends[:, 2]).all()
 
 
 def test_interval_of_a_slope_resamples_inside_each_x_of_each_stratum():
@@ -510,6 +647,12 @@ def test_realisations_of_one_and_the_same_run_have_no_interval():
     apart = same * (1 + 1e-3 * np.arange(3)[:, None])
     low, high = statistics.bootstrap_interval({"x": same, "y": apart}, lambda x, y: x / y, **given)
     assert (low < high).all()
+
+
+def test_values_agree_relative_to_their_size_and_where_there_are_none():
+    assert statistics.one_and_the_same([[1e-12, np.nan], [1e-12 * (1 + 1e-15), np.nan]])
+    assert not statistics.one_and_the_same([[1e-12, np.nan], [2e-12, np.nan]])
+    assert not statistics.one_and_the_same([[1e-12, np.nan], [1e-12, 1.0]])
 
 
 def test_strata_that_share_units_with_two_others_make_one_set_of_all():
