@@ -1,6 +1,7 @@
 """A user's data file, and a teacher with a dialled spectrum: checks, subsets, training."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -93,6 +94,7 @@ BAD = [
     (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), bool)}, ["bool", "astype(numpy.float32)"]),
     (IMAGES | {"train_inputs": np.ones((30, 8, 8, 3))},
      ["looks like (n, height, width, channels)", ".transpose(0, 3, 1, 2)"]),
+    (IMAGES | {"train_inputs": np.ones((30, 8, 8, 1))}, ["looks like (n, height, width, "]),
     (IMAGES | {"train_inputs": np.ones((30, 8, 8, 4))}, ["looks like (n, height, width, "]),
     (IMAGES | {"train_inputs": np.ones((30, 8, 10, 3))}, ["looks like (n, height, width, "]),
     (IMAGES | {"train_inputs": np.ones((30, 2, 4, 8), np.float16)}, ["float16", "must be float32"]),
@@ -101,17 +103,24 @@ BAD = [
     (IMAGES | {"train_labels": np.arange(30) % 3 + 1}, ["from 1 to 3", "without gaps"]),
     (IMAGES | {"train_labels": np.arange(30) % 3 * 2}, ["from 0 to 4", "without gaps"]),
     (IMAGES | {"train_labels": np.array([0, 1, 3] * 10)}, ["from 0 to 3", "without gaps"]),
+    (IMAGES | {"train_labels": np.array([-1, 0, 2] * 10)}, ["from -1 to 2", "without gaps"]),
     (IMAGES | {"train_labels": np.zeros(30, int)}, ["single class"]),
     (IMAGES | {"train_labels": np.arange(30) % 3 - 1}, ["from -1 to 1"]),
     (IMAGES | {"train_labels": (np.arange(30) % 3) * 1.0}, ["float64", "must be integers"]),
     (IMAGES | {"test_labels": np.array([0, 1, 2, 3, 1])}, ["from 0 to 3", "allow 0 to 2"]),
+    (IMAGES | {"test_labels": np.array([0, -1, 2, 1, 1])}, ["from -1 to 2", "allow 0 to 2"]),
+    (VECTORS | {"train_inputs": np.ones((20, 0))}, ["(20, 0)", "without empty axes"]),
     (VECTORS | {"train_targets": np.ones((19, 2))}, ["(19, 2)", "(20,) or (20, outputs)"]),
+    (VECTORS | {"train_targets": np.ones((20, 0))}, ["(20, 0)", "(20,) or (20, outputs)"]),
+    (VECTORS | {"train_targets": np.array(1.0)}, ["()", "(20,) or (20, outputs)"]),
     (VECTORS | {"train_targets": np.ones((20, 2), int)}, ["int64", "called train_labels"]),
     (VECTORS | {"train_targets": np.ones((20, 2, 1))}, ["(20, 2, 1)"]),
     (VECTORS | {"train_targets": np.ones((20, 2), np.float16)},
      ["float16", "must be float32", "astype(numpy.float32)"]),
     (VECTORS | {"test_inputs": np.ones((3, 6)), "test_targets": np.ones((3, 1))},
      ["1 components, train_targets 2"]),
+    (VECTORS | {"test_inputs": np.ones((3, 6)), "test_targets": np.ones((3, 4))},
+     ["4 components, train_targets 2"]),
     (VECTORS | {"train_inputs": np.full((20, 6), np.nan)}, ["120 values that are NaN"]),
     (VECTORS | {"train_targets": np.full((20, 2), np.inf)}, ["train_targets holds 40 values"]),
 ]  # fmt: skip
@@ -154,6 +163,31 @@ def test_pickles_are_never_opened(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="pickled"):
         read("mine.zarr")
     assert not (tmp_path / "owned.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("zarr_format", "place", "codec"),
+    [
+        (2, "compressor", {"id": "pickle"}),
+        (3, "codecs", [{"name": "numcodecs.pickle"}]),
+    ],
+)
+def test_pickles_are_refused_wherever_an_array_names_them(tmp_path, zarr_format, place, codec):
+    array = zarr.create_array(
+        tmp_path / "mine.zarr/train_inputs", shape=(2, 3), dtype="f8", zarr_format=zarr_format
+    )
+    path = tmp_path / "mine.zarr/train_inputs" / (".zarray" if zarr_format == 2 else "zarr.json")
+    metadata = json.loads(path.read_text())
+    assert array.shape == (2, 3) and place in metadata
+    path.write_text(json.dumps(metadata | {place: codec}))
+    with pytest.raises(DataError, match="holds pickled values .train_inputs., which are never"):
+        layout(tmp_path / "mine.zarr")
+
+
+def test_arrays_with_fields_are_refused(tmp_path):
+    fields = np.zeros((20, 6), dtype=[("\N{GREEK SMALL LETTER LAMDA}", float)])
+    with pytest.raises(DataError, match="the array train_inputs has fields; give plain numbers"):
+        layout(write(tmp_path / "mine.npz", VECTORS | {"train_inputs": fields}))
 
 
 @pytest.mark.parametrize("ending", [".npz", ".zarr"])
@@ -204,9 +238,10 @@ def test_a_zarr_group_is_read_as_it_is_whatever_describes_it(tmp_path, zarr_form
     np.testing.assert_array_equal(read(path)["train_inputs"], VECTORS["train_inputs"])
 
 
-def test_signals_of_many_channels_are_no_images_with_channels_last():
-    found = {"train_inputs": own_data.Lazy((30, 64, 100, 1), np.dtype("f4"), None)}
-    assert own_data._check_inputs("mine.npz", found, "train") == (30, 64, 100, 1)
+@pytest.mark.parametrize("shape", [(30, 64, 100, 1), (30, 4, 8, 3)])
+def test_signals_of_many_channels_and_narrow_images_have_no_channels_last(shape):
+    found = {"train_inputs": own_data.Lazy(shape, np.dtype("f4"), None)}
+    assert own_data._check_inputs("mine.npz", found, "train") == shape
 
 
 def test_arrays_that_the_prepared_file_cannot_hold_are_refused():
