@@ -186,6 +186,9 @@ BAD = [
     (torch.jit.trace(nn.Linear(D, C), X), X, Y, "compiled by torch.jit"),
     (nn.DataParallel(nn.Linear(D, C)), X, Y, "give the network inside, network.module"),
     (nn.utils.weight_norm(nn.Linear(D, C)), X, Y, "network cannot be copied"),
+    (nn.Sequential(nn.Linear(D, 3), nn.Linear(3, C).double()), X, Y, "have several precisions"),
+    (nn.Linear(D, C, device="meta"), X, Y, "the weights weight have no values yet"),
+    (nn.BatchNorm1d(D), X, torch.zeros(N, D), "the layer BatchNorm1d is batch normalisation"),
     (
         Recurrent(1, C, batch_first=True),
         X,

@@ -37,6 +37,7 @@ from pipeline.stores import read_snapshots, write_netcdf
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import choose_route, empirical_ntk
 from speedlimits.layers import ScaledLinear
+from speedlimits.network_checks import check_parameters, outputs_apart
 
 COUNTER = itertools.count()
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
@@ -461,6 +462,9 @@ def batch_norm_of_evaluation(*, input_shape, outputs):
 def mixing(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h - h.mean(0))
 
+def little_mixing(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: 1e-6 * (h - h.mean(0)))
+
 def dropout(*, input_shape, outputs):
     return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Dropout(0.5))
 
@@ -554,6 +558,9 @@ class Wrong(torch.autograd.Function):
 def wrong_derivative(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), Wrong.apply)
 
+def little_wrong_derivative(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: 1e-6 * Wrong.apply(h))
+
 def branching(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h if float(h.sum()) else 2 * h)
 
@@ -588,6 +595,7 @@ REFUSED = {
     "several": "maps 6 inputs to tuple; it must give (6, 2)",
     "batch_norm": "1 is batch normalisation in training mode, which mixes samples",
     "mixing": "depends on the others of its batch",
+    "little_mixing": "depends on the others of its batch",
     "dropout": "it is random (dropout?)",
     "frozen": "last.bias are frozen",
     "integers": "count are torch.int64; they must be float",
@@ -606,6 +614,7 @@ REFUSED = {
     "in_a_list": "weights of shape (2, 12) decide the outputs but are no parameters",
     "detached": "outputs do not depend on the weights",
     "wrong_derivative": "forward derivative of the network does not agree with the reverse one",
+    "little_wrong_derivative": "forward derivative of the network does not agree",
     "bound": "a copy of the network has another gradient",
     "pruned": "the network cannot be copied",
     "branching": "torch.func cannot take per-sample or forward derivatives",
@@ -650,6 +659,29 @@ def test_what_has_one_is_drawn_by_the_seed_and_leaves_torch_alone(module, factor
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_weights_that_overlap_in_memory_are_told_from_those_beside_one_another():
+    """As those of a recurrent layer lie, in whichever order they are registered."""
+    memory = torch.zeros(24, dtype=torch.float64)
+
+    def views(*starts):
+        return torch.nn.ParameterList([memory[k : k + 12].view(2, 6) for k in starts])
+
+    for starts in ((0, 12), (12, 0)):
+        check_parameters(views(*starts))
+    with pytest.raises(ValueError, match="the weights 1 and 0 share memory"):
+        check_parameters(views(11, 0))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_networks_are_told_apart_by_a_share_of_their_outputs(size, factor):
+    networks = [torch.nn.Linear(3, 2, bias=False).double() for _ in range(3)]
+    for network, value in zip(networks, (1.0, factor, 1 + 1e-4), strict=True):
+        torch.nn.init.constant_(network.weight, size * value)
+    assert outputs_apart(*networks[:2], torch.ones(4, 3))
+    assert not outputs_apart(*networks[::2], torch.ones(4, 3))
+
+
 def test_a_start_without_a_seed_is_said(module, capsys):
     drawn(module(NETWORKS), "constant")
     assert "all realisations are the same run" in capsys.readouterr().out
@@ -659,6 +691,16 @@ def test_a_module_that_cannot_be_imported_is_told(module):
     name = module("import no_such_package_at_all\n")
     with pytest.raises(ValueError, match="imported .ModuleNotFoundError: No module"):
         drawn(name, "f")
+
+
+def test_what_a_module_imports_is_looked_for_here_first(module, tmp_path, monkeypatch):
+    """As by ``python -m``, even where another folder has a module of that name."""
+    (tmp_path / "elsewhere").mkdir()
+    helper = module("PLACE = 'here'\n")
+    module("PLACE = 'elsewhere'\n", helper, tmp_path / "elsewhere")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    name = module(f"from {helper} import PLACE\ndef f(**given):\n    pass\n")
+    assert own_factory(f"{name}:f").__globals__["PLACE"] == "here"
 
 
 def test_code_that_changed_after_planning_is_refused(module, monkeypatch):
