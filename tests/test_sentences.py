@@ -209,6 +209,52 @@ def test_p_values_are_shown_on_their_side_of_the_level(p, level, shown, claimed)
     assert effects.evidence(row, 1 - row["confidence"]) == ("effect" if claimed else "none")
 
 
+@pytest.mark.parametrize(
+    ("p_value", "adjusted", "smallest", "found"),
+    [
+        (0.001, 0.05, 0.05, "effect"),
+        (0.001, 0.051, 0.01, "none"),
+        (0.06, 0.06, 0.051, "few"),
+        (np.nan, np.nan, 0.01, "few"),
+    ],
+)
+def test_evidence_is_decided_by_the_adjusted_value_up_to_the_level(
+    p_value, adjusted, smallest, found
+):
+    row = pd.Series({"p_value": p_value, "p_adjusted": adjusted, "p_smallest": smallest})
+    assert effects.evidence(row, 0.05) == found
+
+
+def test_tests_beyond_the_first_threshold_of_holm_are_counted():
+    """Of four tests made, 0.05 / 4 is within reach of the second; the fourth cannot decide."""
+    rows = pd.DataFrame({"p_smallest": [0.05, 0.05 / 4, 0.02, 0.06, 0.02]})
+    told = effects.out_of_reach(rows.assign(p_value=[0.1, 0.1, 0.1, 0.1, np.nan]), 0.05)
+    assert told.startswith("Of the 4 tests at this moment 2 have too few arrangements")
+    assert "(least p-values from 0.02)" in told
+    assert effects.out_of_reach(rows.assign(p_value=np.nan), 0.05) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "effect", "word"),
+    [("factor", 0.5, "lower"), ("factor", 2.0, "higher"), ("difference", -0.1, "lower")],
+)
+def test_changes_are_told_from_no_effect(kind, effect, word):
+    assert effects.change(pd.Series({"kind": kind, "effect": effect})) == word
+
+
+def test_the_level_of_equal_loss_is_that_of_its_moment():
+    table = pd.DataFrame({"at": ["end", "equal_loss"], "train_loss_share": [0.01, 0.3]})
+    table = table.assign(start="cold", realisation="0")
+    told = moment_in_words("equal_loss", "cold", table)
+    assert told == "at equal training loss, 0.3 of that of the start"
+
+
+def test_cases_are_named_by_their_label_alone():
+    row = {"against": "case", "value": "mup_small", "quantity": "drift", "points": 4}
+    (told,) = too_few(pd.DataFrame([row | {"p_smallest": 0.1, "test": "runs"}]))
+    assert " to say anything of mup_small on the kernel's drift." in told
+
+
 def test_verdicts_on_predictions_are_counted():
     undecided = "- b, cold start: 1, no evidence of a difference (p)."
     bound = "- a, cold start: 0.5, below the prediction, as a lower bound may be (p)."
@@ -241,6 +287,7 @@ def test_a_prediction_outside_the_interval_may_still_not_be_claimed():
                      "of 2 tests."),
         ([0.1, 0.001], "(0 of 1 tests; 1 more have too few runs): none."),
         ([0.001, 0.001], "(0 of 2 tests): none."),
+        ([0.1], "too few runs for any of 1 test."),
     ],
 )  # fmt: skip
 def test_tests_that_cannot_claim_anything_are_not_counted_as_made(smallest, said):
