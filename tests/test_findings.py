@@ -16,12 +16,15 @@ from pipeline.columns import described
 from pipeline.outcomes import (
     CURVES,
     _at_levels,
+    _crossing,
+    _interpolated,
     _one_start,
     along_axes,
     correlations,
     each_run_once,
     ensemble_outcomes,
     independent,
+    joined,
     outcomes,
 )
 from pipeline.runs import Plan
@@ -1185,6 +1188,85 @@ def test_rows_of_shared_runs_are_told_apart_by_moment_and_kernel():
     found = each_run_once(pd.DataFrame(rows))
     assert len(found) == 4 == len(found.drop_duplicates(["at", "kernel"]))
     assert set(found["ensemble"]) == {"e-0.1"}
+
+
+def test_kernels_of_shared_runs_stand_once_but_for_the_warm_start():
+    """Each moment of a run once, and that of the warm start for each threshold."""
+    table = pd.DataFrame(
+        [
+            {"ensemble": f"e-{threshold}", THRESHOLD: threshold, "moment": moment,
+             "realisation": realisation}
+            for threshold in (0.1, 0.2)
+            for moment in ("start", "warm", "end")
+            for realisation in "01"
+        ]
+    )  # fmt: skip
+    found = each_run_once(table).groupby(["moment", "realisation"])["ensemble"].agg(list)
+    for (moment, _), ensembles in found.items():
+        assert ensembles == ["e-0.1", "e-0.2"][: 1 + (moment == "warm")]
+    assert len(found) == 6
+
+
+def outcomes_of(losses):
+    """Return the tables of runs with these training losses, whose prediction moves in time."""
+    time, limits, curves = np.append(0, 2.0 ** np.arange(1, 7)), [], []
+    for realisation, loss in enumerate(losses):
+        front = {"ensemble": "e", "n": 8, "realisation": str(realisation)}
+        curves.append(
+            pd.DataFrame(
+                front | {"time": time, "gradients": np.arange(7), "train_loss_per_sample": loss}
+            ).assign(test_accuracy=0.5)
+        )
+        for start, first in (("cold", 1), ("warm", 3)):
+            rows = pd.DataFrame({"time": time[first:] - (start == "warm") * time[2]})
+            rows = rows.assign(**dict.fromkeys(CURVES, 1 + time[first:] / first), start=start)
+            rows = rows.assign(**front, inefficiency_predicted=time[first:] ** -0.5)
+            limits.append(rows[["ensemble", "n", "start", "realisation", "time", *CURVES]])
+    return pd.concat(limits), pd.concat(curves)
+
+
+def test_ratios_to_the_prediction_are_taken_at_their_moment_whatever_the_order_of_the_rows():
+    losses = [4.0 ** -np.arange(7.0), 3.0 ** -np.arange(7.0)]
+    tables = outcomes_of(losses)
+    found = outcomes(*tables, pd.DataFrame())
+    assert set(found["at"]) == {"end", "equal_loss", "equal_gradients"}
+    ratios = found["inefficiency"] / found["inefficiency_predicted"]
+    np.testing.assert_allclose(found["prediction_ratio"], ratios)
+    shuffled = (table.sample(frac=1, random_state=0) for table in tables)
+    again, keys = outcomes(*shuffled, pd.DataFrame()), ["realisation", "start", "at"]
+    found, again = (table.sort_values(keys, ignore_index=True) for table in (found, again))
+    pd.testing.assert_frame_equal(again[found.columns], found)
+
+
+def test_a_run_whose_loss_has_no_bound_has_diverged_and_only_an_end():
+    losses = [4.0 ** -np.arange(7.0), [1, 0.5, 2, 8, 1e200, np.inf, np.inf]]
+    found = outcomes(*outcomes_of(losses), pd.DataFrame()).set_index("realisation")
+    assert found.loc["0", "diverged"].eq(0).all() and found.loc["1", "diverged"].eq(1).all()
+    assert found.loc["1", "at"].eq("end").all()
+    cold = found.loc["0"][found.loc["0", "start"] == "cold"].set_index("at")
+    assert cold.loc["equal_loss", "train_loss_share"] == pytest.approx(4.0**-6)  # its own
+
+
+def test_a_level_is_reached_but_for_rounding_and_after_the_first_time():
+    x, y = np.arange(4.0), np.array([1.0, 0.5, 0.3, 0.1])
+    assert _crossing(x[:3], y[:3], 0.3 * (1 - 1e-14), falling=True) == 2
+    assert np.isnan(_crossing(x, y, 1.0, falling=True))
+    assert _crossing(x, -y, -0.3, falling=False) == 2
+    assert np.isnan(_crossing(x, y, 0.05, falling=True))
+
+
+def test_a_power_law_is_interpolated_exactly_and_nothing_beside_what_has_no_value():
+    x = np.log([1.0, 2, 4, 8])
+    assert _interpolated(x, np.exp(-2 * x), math.log(3)) == pytest.approx(1 / 9, rel=1e-12)
+    assert _interpolated(x, -x, math.log(3)) == pytest.approx(-math.log(3), rel=1e-12)
+    for at in (1.5, 3.0):
+        assert np.isnan(_interpolated(x, np.array([1.0, np.nan, 2, 3]), math.log(at)))
+
+
+def test_rows_without_any_of_the_columns_share_one_label():
+    table = pd.DataFrame({"n": [8, 16], "depth": [np.nan, 2]})
+    assert joined(table, ["width"]).tolist() == ["", ""]
+    assert joined(table, ["n", "width", "depth"]).tolist() == ["8|nan", "16|2.0"]
 
 
 def test_values_at_equal_loss_are_those_at_that_loss():
