@@ -195,6 +195,11 @@ def test_images_of_one_position_are_the_fully_connected_network():
     np.testing.assert_allclose(np.multiply(81, found), limits(depth=3), rtol=1e-12)
 
 
+def test_images_that_a_network_flattens_are_its_vectors():
+    flattened = limits(inputs=IMAGES.reshape(5, 64))
+    np.testing.assert_array_equal(limits(inputs=IMAGES), flattened)
+
+
 def test_without_activations_a_product_of_averages_remains():
     """A linear chain: each tap of each filter adds its own response; Theta = layers x Sigma."""
     images = torch.from_numpy(IMAGES)
@@ -272,6 +277,7 @@ def test_networks_without_a_limit_are_refused():
         ([nn.AvgPool2d(2, divisor_override=1), *linear], "does not average disjoint square"),
         ([nn.AvgPool2d((2, 1)), *linear], "sizes of two numbers"),
         ([ScaledLinear(2, 3, 1.0, "ntk")], "a linear layer follows images"),
+        ([ScaledConv2d(2, 3, 1.0, "ntk"), GlobalAveragePool()], "no chain of layers that ends in"),
     ):
         with pytest.raises(ValueError, match=words):
             infinite_width.kernels(nn.Sequential(*layers), IMAGES)
