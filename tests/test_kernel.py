@@ -397,6 +397,16 @@ def test_centring_keeps_small_eigenvalues_of_float32_kernels():
     assert 5 * centred < plain
 
 
+@pytest.mark.parametrize("traced", (False, True))
+def test_kernels_between_sets_are_centred_about_the_mean_of_each(traced):
+    network = make_network("myrtle5")
+    x, z = make_inputs().float(), 2 * make_inputs(5, seed=3).float() - 3
+    j, k = jacobian(network, x.double()), jacobian(network, z.double())
+    reference = kernel.trace_outputs(j @ k.T, OUTPUTS) if traced else j @ k.T
+    value = kernel.empirical_ntk(network.float(), x, other_inputs=z, traced=traced)
+    assert relative_error(value, reference) < 1e-6
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_float32_noise_is_below_the_noise_floor(seed):
     # The kernels of narrow networks lack full rank, and rounding fills it up.

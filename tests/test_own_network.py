@@ -561,6 +561,18 @@ def wrong_derivative(*, input_shape, outputs):
 def little_wrong_derivative(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: 1e-6 * Wrong.apply(h))
 
+class OfTheBatch(Wrong):
+    generate_vmap_rule = True
+    @staticmethod
+    def backward(context, gradient):
+        return len(gradient) * gradient
+    @staticmethod
+    def jvp(context, tangent):
+        return len(tangent) * tangent
+
+def derivative_of_the_batch(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), OfTheBatch.apply)
+
 def branching(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h if float(h.sum()) else 2 * h)
 
@@ -614,6 +626,7 @@ REFUSED = {
     "in_a_list": "weights of shape (2, 12) decide the outputs but are no parameters",
     "detached": "outputs do not depend on the weights",
     "wrong_derivative": "forward derivative of the network does not agree with the reverse one",
+    "derivative_of_the_batch": "gradients of single samples do not add up to that of the batch",
     "little_wrong_derivative": "forward derivative of the network does not agree",
     "bound": "a copy of the network has another gradient",
     "pruned": "the network cannot be copied",
