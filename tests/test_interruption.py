@@ -470,6 +470,86 @@ def test_every_kind_of_full_disk_is_known(tmp_path, monkeypatch, capsys, code):
     assert "table.csv" in told and "make room" in told
 
 
+def test_a_full_disk_that_a_library_hides_on_purpose_is_not_told():
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        except OSError:
+            raise ValueError("no number") from None
+    except ValueError as error:
+        assert interruption.system_sentence(error) is None
+
+
+def test_a_place_that_can_only_be_read_is_named():
+    told = interruption.system_sentence(OSError(errno.EROFS, "read-only", "place"))
+    assert told.startswith("place: this can only be read: choose another folder")
+
+
+def test_a_renaming_that_is_refused_names_its_goal():
+    error = OSError(errno.EACCES, "refused", "from", None, "to")
+    assert interruption.system_sentence(error).startswith("to: you may not read or write this")
+    assert interruption.system_sentence(OSError(errno.EACCES, "refused")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (MemoryError("Unable to allocate 8 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_every_way_to_say_that_memory_does_not_suffice_is_known(error, known):
+    told = interruption.system_sentence(error)
+    assert (told is not None) == known
+    assert not known or told.startswith("the memory does not suffice") and "\n" not in told
+
+
+def test_a_lock_that_is_waited_for_is_told_once_and_that_of_a_removed_file_is_none(
+    tmp_path, monkeypatch
+):
+    """Its holder ends at the third look, and removes the file once it is open elsewhere."""
+    path, told, looks = tmp_path / ".running/job", [], []
+    holder, flock = interruption._locked(path, None), interruption.fcntl.flock
+
+    def look(_):
+        looks.append(1)
+        if len(looks) == 3:
+            os.close(holder)
+
+    def removed_first(file, operation):
+        if len(looks) == 3 and path.exists() and not told[1:]:
+            told.append("removed")
+            path.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(interruption, "time", types.SimpleNamespace(sleep=look))
+    monkeypatch.setattr(interruption.fcntl, "flock", removed_first)
+    file = interruption._locked(path, lambda: told.append("waiting"))
+    assert told == ["waiting", "removed"] and len(looks) == 3
+    assert os.path.samestat(os.fstat(file), path.stat())
+    os.close(file)
+
+
+def test_jobs_are_counted_by_their_locks_but_not_by_who_counts_too(tmp_path, monkeypatch):
+    running, fcntl = tmp_path / ".running", interruption.fcntl
+    file = interruption._locked(running / "job", None)
+    with (running / "other").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as whoever counts takes it
+        assert interruption.working(tmp_path) == 1
+    os.close(file)
+    assert interruption.working(tmp_path) == 0
+
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert interruption.working(tmp_path) == 0
+    assert interruption._locked(running / "job", None) is None
+
+
 def test_a_long_part_of_a_killed_job_is_not_repeated(tmp_path, monkeypatch):
     calls = []
 
