@@ -33,11 +33,15 @@ from sentences.reproduction import (
     configuration,
     falling,
     flat,
+    fragment,
     in_range,
     in_words,
     only_size_varies,
     residue_spread,
     rows_of_study,
+    slope,
+    tidy,
+    without_warm_start,
 )
 
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -536,6 +540,45 @@ def test_what_is_missing_at_the_end_is_not_taken_from_before():
     assert row.verdict == "partly (1 of 2)"
 
 
+def test_the_end_of_an_ensemble_is_its_own_at_the_last_time_in_whichever_order():
+    table = pd.DataFrame({"time": [3.0, 1.0, 2.0], "inefficiency": [20.0, 1.0, 2.0]})
+    table = table.assign(inefficiency_low=15.0, inefficiency_high=25.0, start="cold", ensemble="a")
+    of_run = table.assign(realisation="0", inefficiency=50.0, time=9.0)
+    table = pd.concat([table.assign(realisation="ensemble"), of_run])
+    found = at_end(table, {"a": "n = 8"}, "cold", "inefficiency", (10, 30))
+    assert found == [Measured("n = 8", 20, 15, 25, True)]
+
+
+def test_a_trend_without_a_slope_is_not_measured():
+    row = {"at": "end", "start": "cold", "quantity": "inefficiency", "p_value": NAN}
+    table = pd.DataFrame([row | dict.fromkeys(("slope", "slope_low", "slope_high"), NAN)])
+    assert slope(table, "cold", flat) == []
+
+
+@pytest.mark.parametrize(
+    ("starts", "reached", "why"),
+    [
+        (["cold", "warm"], [True, False], ""),
+        (["cold"], [True, False], "warm start at the last recorded time"),
+        (["cold"], [False, False], "warm start not reached"),
+    ],
+)
+def test_rows_from_a_warm_start_are_missing_for_a_reason(starts, reached, why):
+    limits, warm = pd.DataFrame({"start": starts}), pd.DataFrame({"reached": reached})
+    assert without_warm_start(limits, warm) == why
+
+
+def test_lines_of_the_comparison_are_those_of_its_numbers():
+    numbers = [Measured("a", 1.0, 0.5, 2.0, False), Measured("b", 3.0, NAN, NAN, None)]
+    rows = [Row("x", "1", "here", "is 1", numbers), Row("y", "2", "there", "is 2", [], "none")]
+    lines = list(tidy("some_study", rows, "settings"))
+    assert [line["agrees"] for line in lines] == ["false", "", ""]
+    assert [line["of"] for line in lines] == ["a", "b", ""] and lines[2]["verdict"] == "none"
+    assert [in_words(m) for m in numbers] == ["a: 1 [0.5, 2]", "b: 3"]
+    page = fragment({"some_study": (rows, "settings")})
+    assert page.count("settings") == page.count("the same") == 1
+
+
 def test_a_study_without_speed_limit_times_meets_and_breaks_no_bound():
     """Adam's time is a length: its T/T_SL is missing everywhere."""
     settings = {"dynamics": "adam", "warm_start_accuracy": None}
@@ -592,6 +635,17 @@ def test_lower_bounds_at_a_temperature_are_not_held_against_the_paper(temperatur
     assert at_a_temperature([{"settings": settings | {"n": n}} for n in (8, 16)]) is bounds
 
 
+def test_one_ensemble_at_a_temperature_makes_a_study_of_bounds():
+    flow = {"settings": {"dynamics": "gradient_flow"}}
+    assert at_a_temperature([flow, {"settings": {"dynamics": "langevin", "temperature": 0.1}}])
+
+
+def test_a_study_of_sizes_has_several_and_may_draw_several_subsets():
+    study = [{"settings": {"n": n, "subset": s}} for n in (8, 16) for s in (0, 1)]
+    assert only_size_varies(study)
+    assert not only_size_varies(study[:2]) and not only_size_varies(study[:1])
+
+
 def test_differences_from_the_paper_are_named():
     paper = {
         "dataset": "cifar10",
@@ -608,6 +662,8 @@ def test_differences_from_the_paper_are_named():
         {"settings": e["settings"] | {"learning_rate_unit": "stability_limit"}} for e in study
     ]
     assert "stability_limit (paper: absolute)" in configuration(relative, 6, 0.12)
+    flow = [{"settings": {**e["settings"], "dynamics": "gradient_flow"}} for e in study]
+    assert "learning rate" not in configuration(flow, 6, 0.12)
     narrow = [{"settings": {**e["settings"], "width": 32}} for e in study]
     assert configuration(narrow, 3, 0.15).count("(paper:") == 3
     assert not only_size_varies([*study, *narrow])

@@ -81,16 +81,31 @@ def test_a_clear_rise_with_n_is_not_flat():
     assert flat(0.8, 0.5, 0.9, 0.01) is False
 
 
-def test_epochs_to_the_warm_start_have_the_interval_of_their_resolution():
-    settings = {
-        "dynamics": "gradient_descent",
-        "learning_rate": 1e-5,
-        "learning_rate_unit": "absolute",
-    }
-    warm = {"ensemble": ["8"], "threshold": 0.12, "reached": True, "time": 0.026}
+DESCENT = {"dynamics": "gradient_descent", "learning_rate": 1e-5, "learning_rate_unit": "absolute"}
+
+
+def epochs_of(threshold=0.12, **changed):
+    warm = {"ensemble": ["8"], "threshold": threshold, "reached": True, "time": 0.026}
     table = pd.DataFrame(warm | {"time_resolution": 0.004})
-    (measured,), _ = warm_epochs(table, [{"path": "8", "settings": settings}], {"8": "n"})
+    return warm_epochs(table, [{"path": "8", "settings": DESCENT | changed}], {"8": "n"})
+
+
+def test_epochs_to_the_warm_start_have_the_interval_of_their_resolution():
+    (measured,), _ = epochs_of()
     assert measured[1:4] == pytest.approx((2600, 2200, 2600)) and measured.agrees is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"learning_rate": 2e-5},
+        {"learning_rate_unit": "stability_limit"},
+        {"threshold": 0.15},
+        {"dynamics": "gradient_flow"},
+    ],
+)
+def test_epochs_of_another_descent_are_not_held_against_the_paper(changed):
+    assert epochs_of(**changed) == ([], "not comparable (other dynamics or threshold)")
 
 
 def test_cases_of_switches_are_named_the_right_way_round():

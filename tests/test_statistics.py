@@ -434,14 +434,15 @@ def test_strata_of_their_own_units_have_the_p_values_of_all_their_orders():
 
 
 def test_a_stratum_that_repeats_another_changes_no_rank_correlation():
-    """Nor do points without a value, nor a stratum of one point, which has no rank."""
+    """Nor do units without a value in one of them, nor a stratum of one point, which has no
+    rank."""
     x, y = np.random.default_rng(3).normal(size=(2, 6))
     units, alone = np.arange(6), run_correlation(x, y)
     found = run_correlation(
-        np.concatenate([[np.nan], x, x, [0.0, 5.0]]),
-        np.concatenate([[0.0], y, y, [np.nan, 5.0]]),
-        strata=np.concatenate([[0], np.repeat([0, 1], 6), [1, 2]]),
-        units=np.concatenate([[8], units, units, [9, 5]]),
+        np.concatenate([[np.nan, 1.0], x, [1.0, 0.0], x, [5.0]]),
+        np.concatenate([[0.0, 1.0], y, [1.0, np.nan], y, [5.0]]),
+        strata=np.repeat([0, 1, 2], [8, 8, 1]),
+        units=np.concatenate([[7, 6], units, [7, 6], units, [5]]),
     )
     assert found == pytest.approx(alone | {"points": 12})
 
