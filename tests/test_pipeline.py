@@ -231,15 +231,16 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "library/near.py").write_text("from library import far\n")
     (tmp_path / "job.py").write_text("import numpy\nfrom library.near import far\n")
 
+    def forget():
+        for cached in (cd._content, cd._parsed, cd._tree, cd._local_imports):
+            cached.cache_clear()
+
     def digest():
-        cd._parsed.cache_clear()
-        cd._tree.cache_clear()
-        cd._local_imports.cache_clear()
+        forget()
         return cd.code_digest("job.py")
 
     yield tmp_path, digest
-    digest()
-    cd._parsed.cache_clear(), cd._tree.cache_clear(), cd._local_imports.cache_clear()
+    forget()
 
 
 def test_digest_follows_imports_of_imports(project):

@@ -417,6 +417,7 @@ def test_one_edit_of_a_module_reruns_what_reaches_it(monkeypatch, tmp_path, modu
         path.write_text(edited, encoding="utf-8")
         with monkeypatch.context() as patch:
             patch.setattr(cd, "SCRIPTS", tmp_path / "scripts")
+            patch.setattr(cd, "_content", cd._content.__wrapped__)
             return cd.ast.dump(cd._parsed.__wrapped__(module))
 
     assert tree_of("# a comment\n\n" + text) == original(module)
