@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from collect import labelled, warm_columns
-from interactive import FACTORS, LAWS, study_data
+from interactive import FACTORS, LAWS, curves, study_data
 from warm_start import warm_start
 
 from pipeline.columns import described
@@ -626,6 +626,23 @@ def test_findings_say_where_an_effect_may_be_that_of_the_draws(subsets):
     assert set(tables["trends"]["test"]) == {"runs" if subsets == 1 else "draws"}
     assert ("is of the draws taken here" in text) == (subsets == 1)
     assert ("9 draws of samples)" in text) == (subsets == 3)
+
+
+def test_curves_of_the_interactive_page_are_those_of_the_table_in_the_order_of_time_and_runs():
+    rows = [
+        {"time": time, "time_lambda_1": 3 * time, "realisation": realisation}
+        | {name: time * factor for name in FACTORS}
+        | {f"{name}{end}": math.nan for name in FACTORS for end in ("_low", "_high", "_predicted")}
+        | {"inefficiency_power_law": 1.23456789 / (time - 1) if time > 1 else math.inf,
+           "inefficiency_power_law_asymptote": math.nan}
+        for time in (4.0, 1.0, 2.0)
+        for realisation, factor in (("10", 10), ("2", 2), ("ensemble", 1))
+    ]  # fmt: skip
+    found = curves(pd.DataFrame(rows))
+    assert set(found) == {"time_lambda_1", *FACTORS, "power_law", "runs"}
+    assert found["time_lambda_1"] == [3, 6, 12] and found["inefficiency"] == [1, 2, 4]
+    assert found["power_law"] == [None, 1.2346, 0.41152]
+    assert [run["path_excess"] for run in found["runs"]] == [[2, 4, 8], [10, 20, 40]]
 
 
 def test_holm_agrees_with_its_definition():
