@@ -623,7 +623,7 @@ def test_findings_say_where_an_effect_may_be_that_of_the_draws(subsets):
     table = drawn_runs(subsets, 0.0, np.random.default_rng(6))
     table = table.assign(inefficiency_predicted=3.0, prediction_ratio=table["inefficiency"] / 3)
     text, tables = written(table.assign(kinematic_inefficiency=2.0), {"n": [16, 32, 64]})
-    assert set(tables["trends"]["test"]) == {"runs" if subsets == 1 else "draws"}
+    assert set(tables["trends"]["test"]) == {"few draws" if subsets == 1 else "draws"}
     assert ("is of the draws taken here" in text) == (subsets == 1)
     assert ("9 draws of samples)" in text) == (subsets == 3)
 

@@ -175,7 +175,7 @@ OTHER_COLUMNS = {
     "test": (
         "",
         "student: t-test of the slopes of single starts; runs, draws: permutation of runs, or of "
-        "means over the runs of each draw of samples",
+        "means over the runs of each draw of samples; few draws: of runs that share too few",
     ),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),
     "points": ("1", "number of runs, draws, starts or means that are tested"),

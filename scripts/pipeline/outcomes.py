@@ -58,7 +58,7 @@ TREND_COLUMNS = [
 COMPARISON_COLUMNS = [
     *TESTED, "reference", "value", "kind", "effect", "effect_low", "effect_high", *P_VALUES, "test",
 ]  # fmt: skip
-DRAWN = ("dataset", "n")  # axes of which each value has draws of samples of its own
+DRAW_KEYS = START_KEYS[: START_KEYS.index("model")]  # what decides a draw of samples
 CORRELATION_COLUMNS = [
     "quantity", "with", "level", "correlation", "correlation_low", "correlation_high", *P_VALUES,
 ]  # fmt: skip
@@ -492,8 +492,8 @@ def _tested(
     """Return the slope of a quantity along an axis with the test that its runs allow.
 
     Runs of several values from one start have one slope: Student's test over starts. Where values
-    of the axis have draws of samples of their own, means over the runs of each draw are permuted,
-    if there are enough draws to decide anything; else, and for all other axes, runs are.
+    of the axis have draws of samples of their own, as sizes and data sets, means over the runs of
+    each draw are permuted, if there are enough draws to decide anything; else runs are.
 
     Args:
         x: where each run is on the axis, shape (runs,).
@@ -504,7 +504,8 @@ def _tested(
         options: keyword arguments of ``statistics.trend``.
 
     Returns:
-        As ``statistics.trend``, and ``test``: student, draws or runs.
+        As ``statistics.trend``, and ``test``: student, draws, runs, or few draws, which is of runs
+        too, that share too few draws.
     """
     y = runs[quantity].astype(float)
     usable = (y.notna() & ((y > 0) | (not options["log_y"]))).to_numpy()
@@ -518,8 +519,10 @@ def _tested(
         given = {name: options[name] for name in names}
         found = mean_slope(x, y, runs=strata + "|" + starts, units=starts, **given)
         return found | {"test": "student"}
-    if axis in DRAWN and "subset" in runs:
-        draws = joined(runs, [*START_KEYS[: START_KEYS.index("model")]])
+    draws = joined(runs, [*DRAW_KEYS])
+    of_runs = "runs"
+    if (pd.Series(x, runs.index).groupby(draws).nunique() == 1).all():
+        of_runs = "few draws"
         others = joined(runs, [name for name in axes if name != axis])
         table = pd.DataFrame({"x": x, "y": np.log(y) if options["log_y"] else y})
         means = table.groupby([draws.to_numpy(), others.to_numpy()], sort=False).mean()
@@ -528,7 +531,7 @@ def _tested(
         found = trend(means["x"], values, strata=of_draws, units=units, **options)
         if found["p_smallest"] <= 1 - options["confidence"]:
             return found | {"test": "draws"}
-    return trend(x, y, strata=strata, units=starts, **options) | {"test": "runs"}
+    return trend(x, y, strata=strata, units=starts, **options) | {"test": of_runs}
 
 
 def _along_numbers(

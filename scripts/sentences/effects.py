@@ -12,7 +12,7 @@ import math
 
 import pandas as pd
 
-from pipeline.outcomes import DRAWN, MOMENTS_AT, PRIMARY
+from pipeline.outcomes import MOMENTS_AT, PRIMARY
 from pipeline.tables import correlation_status
 from sentences.phrases import NAMES, interval, listed, words
 
@@ -23,7 +23,7 @@ MOMENTS = {
 }
 
 # What a test counts, by its column ``test``
-COUNTED = {"runs": "runs", "draws": "draws of samples", "student": "starts"}
+COUNTED = {"runs": "runs", "few draws": "runs", "draws": "draws of samples", "student": "starts"}
 LEVELS = {"between": "between ensembles", "within": "among runs of equal settings"}
 
 
@@ -217,16 +217,12 @@ def draw_sentence(tables: dict[str, pd.DataFrame]) -> list[str]:
         tables: trends and comparisons.
     """
     made = [tables[name] for name in ("trends", "comparisons") if len(tables[name])]
-    axes = [
-        axis
-        for axis in DRAWN
-        for rows in made
-        if ((rows["against"] == axis) & (rows["test"] == "runs") & rows["p_value"].notna()).any()
-    ]
+    told = [rows[(rows["test"] == "few draws") & rows["p_value"].notna()] for rows in made]
+    axes = dict.fromkeys(axis for rows in told for axis in rows["against"])
     return [
-        f"All runs of one {words(axis)} share too few draws of its samples to permute these: what "
-        f"is told of {words(axis)} is of the draws taken here, whose own differences would be "
-        "told as well. More subsets (vary: subset) tell the two apart."
+        f"The runs of one {words(axis)} share too few draws of samples to permute these: what is "
+        f"told of {words(axis)} is of the draws taken here, whose own differences would be told as "
+        "well. More subsets (vary: subset) tell the two apart."
         for axis in axes
     ]
 
