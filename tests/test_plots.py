@@ -575,6 +575,20 @@ def test_the_rank_correlation_of_enough_ensembles_tells_its_points(tables):
     assert said(row.assign(**none, points=2))[0] == "2 points: too few to correlate"
 
 
+@pytest.mark.parametrize("dynamics", ["gradient_flow", "heavy_ball"])
+def test_outcomes_predict_nothing_of_momentum_in_motion(tables, dynamics):
+    """From a warm start it has a velocity, which no spectrum knows of."""
+    table = tables["outcomes"].assign(dynamics=dynamics)
+    cold, warm = draw("outcomes", tables | {"outcomes": table}).axes[:2]
+    for panel, start in ((cold, "cold"), (warm, "warm")):
+        ends = table[(table["at"] == "end") & (table["start"] == start)]
+        whole = ends[ends["realisation"] == "ensemble"]
+        hollow = [line for line in panel.lines if line.get_marker() == "D"]
+        assert len(whole) and len(hollow) == 1
+        drawn = np.isfinite(hollow[0].get_ydata()).all()
+        assert drawn == (start == "cold" or dynamics == "gradient_flow")
+
+
 def test_what_has_no_test_error_is_not_drawn_against_the_inefficiency(tables):
     """Without a test part there is neither error nor loss; without classes, the loss alone."""
     lost = tables["outcomes"].drop(columns=[c for c in tables["outcomes"] if "test_error" in c])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.runs import over_stability_limit
-from pipeline.tables import THRESHOLD, at_a_temperature
+from pipeline.tables import THRESHOLD, at_a_temperature, in_motion
 from plots import naming, results, style
 
 # panel: (start, column, title, label)
@@ -60,6 +60,9 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
     ends = outcomes[outcomes["at"] == "end"]
+    if "inefficiency_predicted" in ends:  # of a flow from rest
+        resting = ends["inefficiency_predicted"].mask(in_motion(ends))
+        ends = ends.assign(inefficiency_predicted=resting)
     axis, others = choose_axis(ends)
     numeric = axis not in (None, "subset") and pd.api.types.is_numeric_dtype(ends[axis])
     series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
