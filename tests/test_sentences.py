@@ -16,14 +16,20 @@ from pipeline.runs import labelled_combinations
 from sentences import effects
 from sentences.effects import correlation_lines, moment_in_words, too_few, trend_sentence
 from sentences.ensembles import (
+    discretisation_lines,
+    energetic_lines,
+    finite_step_sentence,
     integration_sentence,
     prediction_lines,
     prediction_summary,
+    range_sentences,
     regime_lines,
+    repeated,
     transient_summary,
     transport_sentence,
 )
 from sentences.reproduction import flat, rows_of_study, warm_epochs
+from speedlimits.speed_limit import BELOW_ONE
 
 
 def test_rows_of_the_comparison_hold_the_numbers_of_their_start():
@@ -249,6 +255,127 @@ def test_tests_beyond_the_first_threshold_of_holm_are_counted():
     assert effects.out_of_reach(rows.assign(p_value=np.nan), 0.05) == ""
 
 
+def a_test(quantity, p_smallest=1e-4, **more):
+    """Return a row of the table trends, an effect unless so few runs can give none."""
+    row = {"quantity": quantity, "against": "width", "at": "end", "start": "cold", "points": 9}
+    row |= {
+        "test": "runs",
+        "slope": 2.0,
+        "slope_low": 1.0,
+        "slope_high": 3.0,
+        "kind": "factor",
+        "scale": "log",
+    }
+    return row | {"p_value": 0.01, "p_adjusted": 0.01, "p_smallest": p_smallest} | more
+
+
+def test_in_short_claims_the_primary_effects_of_the_end_alone():
+    trends = [
+        a_test("inefficiency"),
+        a_test("gradients"),
+        a_test("drift", at="equal_loss"),
+        a_test("drift", p_smallest=0.2),
+        a_test("test_error", p_value=np.nan, p_smallest=np.nan),
+    ]
+    case = {"against": "case", "value": "mup_small", "reference": "ntk_wide", "effect": 3.0}
+    tables = {
+        "trends": pd.DataFrame(trends),
+        "comparisons": pd.DataFrame([a_test("drift", **case)]),
+    }
+    (told,) = effects.effect_summary(tables, 0.95)
+    assert told == (
+        "Claimed at the end, from the cold start (2 of 2 tests; 1 more have too few runs): the "
+        "inefficiency T/T_SL grows with width; the kernel's drift is higher for mup_small than for "
+        "ntk_wide."
+    )
+
+
+def test_every_moment_tells_its_own_tests_those_that_runs_cannot_decide_apart():
+    trends = [a_test("inefficiency"), a_test("drift", at="equal_loss", p_smallest=0.2)]
+    outcomes = pd.DataFrame({"at": ["end", "equal_loss"], "start": "cold", "realisation": "0"})
+    tables = {"trends": pd.DataFrame(trends), "comparisons": pd.DataFrame()}
+    parts = effects.effect_parts(tables | {"outcomes": outcomes.assign(diverged=0)}, 0.95)
+    end, equal = filter(None, parts)
+    assert end.startswith("From the cold start, at the end of training:\n\n- The inefficiency")
+    assert equal.startswith("From the cold start, at equal training loss:\n\n- Too few runs (9")
+    assert end.count("\n- ") == equal.count("\n- ") == 1
+
+
+def test_a_test_loss_that_goes_with_the_inefficiency_is_told_in_short():
+    row = {"with": "test_loss", "level": "between", "correlation": 0.9, "points": 9}
+    row |= {"correlation_low": 0.5, "correlation_high": 1.0, "p_smallest": 1e-4}
+    table = pd.DataFrame([row | {"p_value": 0.01, "p_adjusted": 0.01}])
+    (told,) = effects.generalisation_summary(table, 0.95)
+    assert "the inefficiency and the test loss per sample between ensembles: 0.9" in told
+
+
+def test_what_is_within_the_error_of_integration_or_a_bound_is_not_below_one():
+    table = pd.DataFrame({"inefficiency": [(1 + BELOW_ONE) / 2, 0.5], "start": "cold", "at": "end"})
+    table = table.assign(realisation="ensemble", dynamics="langevin", temperature=[0.0, 0.1])
+    assert finite_step_sentence(table) == []
+    below = finite_step_sentence(table.assign(temperature=0.0))
+    assert len(below) == 1 and "below 1 in 1 of 2 cases" in below[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "count"),
+    [
+        ({}, 1),
+        ({"diverged": 1}, 0),
+        ({"dynamics": "langevin", "temperature": 0.1}, 0),
+        ({"start": "warm"}, 0),
+        ({"inefficiency": [1.0, 2.0, 3.0]}, 0),
+    ],
+)
+def test_runs_are_repeated_where_several_of_the_cold_start_are_one_and_the_same(changed, count):
+    table = pd.DataFrame([run(r, inefficiency=2.0, kinematic_inefficiency=3.0) for r in "012"])
+    warm = table.assign(start="warm", inefficiency=[1.0, 2.0, 3.0])
+    changed = pd.concat([table.assign(**changed), warm])
+    assert len(repeated(changed)) == count
+    assert repeated(table[:1]) == []
+
+
+def test_noise_drops_no_loss_by_finite_steps():
+    rows = [run("ensemble", discretisation=0.1, discretisation_low=0, discretisation_high=0.2)]
+    table = pd.DataFrame(rows * 3).assign(runs=3, dynamics=["langevin", "sgd", "gradient_flow"])
+    (line,) = discretisation_lines(table, {"dynamics": list(table["dynamics"])}, 0.95)
+    assert line.startswith("- dynamics sgd: 1.1 ")
+
+
+def test_regimes_are_of_the_start_whichever_row_stands_first():
+    table = pd.DataFrame([{"ensemble": "e", "width": 8, **EXPONENTS}] * 2)
+    table = table.assign(moment=["warm", "start"], alpha=[9.0, EXPONENTS["alpha"]])
+    (line,) = regime_lines(table, {"width": [8]})
+    assert line == regime_lines(table[1:], {"width": [8]})[0] and "alpha 9" not in line
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([3.0001, 3.0, 3.0], "ends at 3 in every ensemble."),
+        ([1.0, 2.0, 3.0], "ends between 1 (n 8) and 3 (n 32); 1 other is a lower bound."),
+        ([1.0, 3.0, 2.0], "ends between 1 (n 8) and 3 (n 16, a lower bound)."),
+    ],
+)
+def test_ranges_say_which_of_their_ends_are_bounds(values, told):
+    """Of three ensembles the second is at a temperature."""
+    table = pd.DataFrame({"ensemble": list("abc"), "n": [8, 16, 32], "inefficiency": values})
+    table = table.assign(realisation="ensemble", at="end", start="cold")
+    table = table.assign(dynamics=["sgd", "langevin", "sgd"], temperature=[np.nan, 0.1, np.nan])
+    (sentence,) = range_sentences(table, {"n": [8, 16, 32]})
+    assert sentence == f"From the cold start T/T_SL {told}"
+
+
+def test_noise_has_no_energy_that_bounds_it():
+    table = pd.DataFrame({"dynamics": ["heavy_ball", "langevin", "sgd"], "runs": [1, 3, 3]})
+    names = ("energetic_inefficiency", "energetic_inefficiency_low", "energetic_inefficiency_high")
+    table = table.assign(
+        at="end", start="cold", realisation="ensemble", **dict.fromkeys(names, 2.0)
+    )
+    (line,) = energetic_lines(table, {"dynamics": list(table["dynamics"])}, 0.95)
+    assert line.startswith("- dynamics heavy ball, cold start: 2") and line.endswith("; 1 run.")
+
+
 @pytest.mark.parametrize(
     ("kind", "effect", "word"),
     [("factor", 0.5, "lower"), ("factor", 2.0, "higher"), ("difference", -0.1, "lower")],
@@ -346,3 +473,5 @@ def test_the_flow_with_the_worst_path_length_is_named():
     table = table.assign(realisation="0", at="end", start="cold", dynamics="gradient_flow")
     (told,) = integration_sentence(table, {"n": [8, 16, 32]})
     assert "at most 30 % (n 16, cold start)" in told
+    before = table.assign(at="equal_loss", discretisation=0.9)
+    assert integration_sentence(pd.concat([before, table]), {"n": [8, 16, 32]}) == [told]
