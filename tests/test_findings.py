@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from collect import labelled, warm_columns
 from interactive import FACTORS, LAWS, curves, study_data
@@ -15,6 +16,7 @@ from warm_start import warm_start
 from pipeline.columns import described
 from pipeline.outcomes import (
     CURVES,
+    PRIMARY,
     _at_levels,
     _crossing,
     _interpolated,
@@ -520,6 +522,17 @@ def test_tests_are_adjusted_for_those_of_their_own_moment():
         pd.testing.assert_frame_equal(found[found["at"] == "end"].reset_index(drop=True), one)
 
 
+def test_only_what_the_findings_speak_of_is_adjusted_together():
+    table = runs().assign(gradients=np.arange(40.0) + 1)
+    trends, comparisons = along_axes(table, AXES, SETTINGS)
+    found = pd.concat([trends, comparisons])
+    primary = found["quantity"].isin(PRIMARY)
+    assert set(found.loc[~primary, "quantity"]) == {"gradients"}
+    assert found.loc[~primary, "p_adjusted"].isna().all() and not primary.all()
+    adjusted = found.loc[primary, "p_adjusted"]
+    np.testing.assert_allclose(adjusted, holm(found.loc[primary, "p_value"]))
+
+
 def test_correlations_are_adjusted_together_and_seven_starts_have_an_interval():
     """Of runs of equal settings; ensembles share settings, and are told without a test."""
     for count in (6, 7):
@@ -719,6 +732,20 @@ def test_ensembles_of_the_same_starts_are_one_point_of_the_correlation_between_t
     assert np.isnan(between[0]["correlation_low"])  # of three points there is no interval
     same_start = both.assign(width=8)  # all share it: each ensemble is a point
     assert correlations(same_start, SETTINGS)["points"].iloc[0] == 6
+
+
+def test_ensembles_of_the_same_starts_enter_by_their_mean():
+    values = np.random.default_rng(4).normal(size=(2, 2, 9))  # (quantity, learning rate, start)
+    table = pd.DataFrame(
+        {"ensemble": f"{rate}-{start}", "start_seed": start, "learning_rate": rate,
+         "start": "cold", "at": "end", "realisation": "0",
+         "inefficiency": values[0, rate, start], "drift": values[1, rate, start]}
+        for rate in range(2)
+        for start in range(9)
+    )  # fmt: skip
+    found = correlations(table, SETTINGS).set_index("level").loc["between"]
+    expected = scipy.stats.spearmanr(*values.mean(axis=1)).statistic
+    assert found["correlation"] == pytest.approx(expected) and found["points"] == 9
 
 
 def test_moments_tell_their_level_and_whom_they_leave_out():
