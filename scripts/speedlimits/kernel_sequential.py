@@ -546,7 +546,8 @@ class _Work:
     """Operations done and to be done, which is what a remaining time follows from.
 
     A sweep pulls C cotangents through the layers, about 2 C f operations per sample with f those of
-    its forward pass; a product takes 2 C'^2 operations per pair of samples and column of J.
+    its forward pass; a product takes 2 C^2 operations per pair of samples and column of J, 2 C of
+    the output-traced kernel.
     """
 
     def __init__(
@@ -561,7 +562,7 @@ class _Work:
         known: int,
     ):
         self._sweep = 2 * outputs * forward_operations(layers, sets[0][:1])
-        self._layers, self._square = layers, 1 if traced else outputs**2
+        self._layers, self._square = layers, outputs if traced else outputs**2
         self._on_progress = on_progress or (lambda share: None)
         pairs = sum((r.stop - r.start) * (c.stop - c.start) for r, c in panels)
         of_pairs = sum(self._per_pair(piece) for pieces in passes for piece in pieces)

@@ -300,6 +300,7 @@ def trend(
         blocks = _aligned(groups, np.array(at))
     points = sum(block.size for block in blocks) if blocks else len(x)
     blocks = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
+    points = sum(block.size for block in blocks) if blocks else points
     names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
     if not blocks:
         return {**dict.fromkeys(names, math.nan), "points": points}
