@@ -698,6 +698,32 @@ def test_networks_are_told_apart_by_a_share_of_their_outputs(size, factor):
 def test_a_start_without_a_seed_is_said(module, capsys):
     drawn(module(NETWORKS), "constant")
     assert "all realisations are the same run" in capsys.readouterr().out
+    drawn(module(NETWORKS), "fine")
+    assert "the same run" not in capsys.readouterr().out
+
+
+PERMUTED = """
+import torch
+class Permuted(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(12, 2)
+        torch.nn.init.ones_(self.weight), torch.nn.init.zeros_(self.bias)
+        self.signs = 1.0 - 2.0 * torch.rand(2).double()
+    def forward(self, x):
+        return super().forward(x.flatten(1)) * self.signs
+def net(input_shape, outputs):
+    return Permuted()
+"""
+
+
+def test_a_seed_that_decides_no_weight_but_the_outputs_is_one(module, capsys):
+    drawn(module(PERMUTED), "net")
+    assert "the same run" not in capsys.readouterr().out
+
+
+def test_a_value_is_no_factory(module):
+    with pytest.raises(ValueError, match="is float; it must be a function or class"):
+        own_factory(f"{module('RATE = 0.1')}:RATE")
 
 
 def test_a_module_that_cannot_be_imported_is_told(module):
