@@ -136,9 +136,9 @@ onstart:
     note_start()
     if workflow.is_main_process:
         running_code.tell_jobs(SETTINGS.files())
-    if workflow.is_main_process and not workflow.local_exec:
-        planned.store(CONFIG, SETTINGS.models(), SETTINGS.files())
-        inputs.warn_of_cpu_jobs(COMPUTE["device"])
+        if not workflow.local_exec:
+            planned.store(CONFIG, SETTINGS.models(), SETTINGS.files())
+            inputs.warn_of_cpu_jobs(COMPUTE["device"])
 
 
 onsuccess:

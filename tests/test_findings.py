@@ -138,7 +138,8 @@ def test_couplings_of_ensembles_without_a_speed_limit_are_not_told():
     table = transport(gap=(0.0, 0.25), other=(3.0, 0.8))
     kept, lost = runs(sizes=(8,)), runs(sizes=(16,)).query("model == 'a'")
     kept = kept.query("model == 'a'").assign(ensemble="a")
-    for change in ({"diverged": 1.0}, {"inefficiency": 2.0, "kinematic_inefficiency": 2.0}):
+    same = dict.fromkeys(("inefficiency", "kinematic_inefficiency", "prediction_ratio"), 2.0)
+    for change in ({"diverged": 1.0}, same):
         outcomes_ = pd.concat([kept, lost.assign(ensemble="b", **change)])
         found = coupled({"outcomes": outcomes_, "transport": table})
         assert list(found["ensemble"]) == ["a"]
@@ -1455,7 +1456,8 @@ def test_realisations_of_one_start_count_once():
 def test_ensembles_whose_runs_are_all_the_same_are_named():
     table = runs()
     assert "one and the same" not in written(table, AXES)[0]
-    first = table.groupby("ensemble")[["inefficiency", "kinematic_inefficiency"]].transform("first")
+    told = ["inefficiency", "kinematic_inefficiency", "prediction_ratio"]
+    first = table.groupby("ensemble")[told].transform("first")
     rounded = first.mul(1 + 1e-15 * table["realisation"].astype(float), axis=0)
     one = table["ensemble"] == "8a"
     text = written(table.assign(**rounded.where(one, table[rounded.columns])), AXES)[0]

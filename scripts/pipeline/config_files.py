@@ -250,10 +250,8 @@ def refuse(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: with status 1, after the sentences.
     """
-    given = configuration_files(arguments)
-    problems = [
-        p for path in (working_configuration(arguments), *given) for p in file_problems(path)
-    ]
+    paths = [working_configuration(arguments), *configuration_files(arguments)]
+    problems = [problem for path in paths for problem in file_problems(path)]
     problems += entry_problems(arguments) + repetition_problems(arguments)
     if problems:
         sys.stderr.write("".join(f"{problem}\n" for problem in problems))

@@ -105,17 +105,12 @@ def refusal_of_study(plan: Plan) -> Callable[[Any], list[str]]:
     return files
 
 
-def study_subsets(plan: Plan) -> Callable[[Any], list[str]]:
-    """Return a function from wildcards to the training subsets of a study, each once."""
-    return lambda wildcards: _subsets(plan.studies[wildcards.study])
-
-
 def width_subsets(plan: Plan) -> Callable[[Any], list[str]]:
-    """Return the function of ``study_subsets`` for a study with the figure infinite_width.
+    """Return a function from wildcards to the training subsets of a study of widths, each once.
 
     Raises:
-        Refusal: from the function, if the study has not: it was not checked that its networks have
-            that limit and that it compares widths alone.
+        Refusal: from the function, if the study does not name the figure infinite_width: it was not
+            checked that its networks have that limit and that it compares widths alone.
     """
 
     def files(wildcards: Any) -> list[str]:

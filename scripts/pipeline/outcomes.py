@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
-from pipeline.tables import THRESHOLD, comparable, has_own_energy, of_one_kernel
+from pipeline.tables import THRESHOLD, comparable, dynamics_of, has_own_energy, of_one_kernel
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 Array = NDArray[np.float64]
@@ -67,8 +67,6 @@ MOMENTS_AT = ("end", "equal_loss", "equal_gradients")
 # instead of 95 %, with 3 starts 69 %, in however many ensembles.
 FEWEST_POINTS = 7
 OF_THE_END = ("test_error", "test_loss")  # whatever the start: told from the cold one
-
-
 # What tells two runs of equal settings apart; kernels of equal runs differ in their rounding.
 TOLD_APART = ("inefficiency", "kinematic_inefficiency", "prediction_ratio", "train_loss_share")
 TEN_DIGITS = 2e-9  # relative; what tables round to, twice
@@ -420,10 +418,9 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     comparisons: list[dict[str, Any]] = []
     for (at, start), together in comparable(runs).groupby(["at", "start"], sort=False):
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
-        dynamics = together.get("dynamics", pd.Series("", together.index))
         same = {  # as T/T_SL, whose test would be made twice
             "energetic_inefficiency": not has_own_energy(together).any(),
-            "kinematic_inefficiency": (dynamics == "gradient_flow").all(),
+            "kinematic_inefficiency": (dynamics_of(together) == "gradient_flow").all(),
         }
         present = [q for q in present if not same.get(q, False)]
         counted = {axis: independent(together, axis) for axis in axes}
@@ -443,9 +440,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
                 "log_y": QUANTITIES[quantity],
             }
             label = {"at": at, "start": start, "quantity": quantity, "against": axis}
-            if axis == THRESHOLD:
-                trends.append(label | _over_thresholds(group, quantity, settings["confidence"]))
-            elif _is_numeric(axes[axis]):
+            if _is_numeric(axes[axis]):
                 trends.append(label | _along_numbers(group, axes, axis, quantity, options))
             else:
                 found = _against_first(group, axes, axis, quantity, options)
@@ -469,21 +464,6 @@ def _one_start(runs: pd.DataFrame) -> pd.Series:
 
 def _kind(quantity: str) -> str:
     return "factor" if QUANTITIES[quantity] else "difference"
-
-
-def _over_thresholds(runs: pd.DataFrame, quantity: str, confidence: float) -> dict[str, Any]:
-    """Return the trend along thresholds of the warm start, of which every run has several."""
-    settings_of_run = runs.columns[: runs.columns.get_loc("start")]
-    own = settings_of_run.difference(["ensemble", THRESHOLD])
-    found = mean_slope(
-        runs[THRESHOLD],
-        runs[quantity],
-        runs=joined(runs, [*own, "realisation"]),
-        units=_one_start(runs),
-        confidence=confidence,
-        log_y=QUANTITIES[quantity],
-    )
-    return {"scale": "log", "kind": _kind(quantity)} | found | {"test": "student"}
 
 
 def _tested(
@@ -519,7 +499,7 @@ def _tested(
         given = {name: options[name] for name in names}
         found = mean_slope(x, y, runs=strata + "|" + starts, units=starts, **given)
         return found | {"test": "student"}
-    draws = joined(runs, [*DRAW_KEYS])
+    draws = joined(runs, list(DRAW_KEYS))
     of_runs = "runs"
     if (pd.Series(x, runs.index).groupby(draws).nunique() == 1).all():
         of_runs = "few draws"
@@ -576,6 +556,15 @@ def _adjust(tables: list[pd.DataFrame]) -> None:
             table.loc[index, "p_adjusted"] = p
 
 
+def _described(x: pd.Series, y: pd.Series) -> dict[str, float]:
+    """Return Spearman's rank correlation in the columns of ``correlations``, without a test."""
+    ranks = np.array([x.rank(), y.rank()])
+    varies = len(x) > 2 and np.ptp(ranks, axis=1).all()
+    columns = CORRELATION_COLUMNS[CORRELATION_COLUMNS.index("correlation") :]
+    found = dict.fromkeys(columns, np.nan) | {"points": len(x)}
+    return found | {"correlation": float(np.corrcoef(ranks)[0, 1]) if varies else np.nan}
+
+
 def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """Return rank correlations at the end of the inefficiency with what it may go with.
 
@@ -602,23 +591,24 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
         pair = ends[columns].assign(one_start=one_start, alone=alone).dropna()
         means = pair[~pair["ensemble"].isin(lost)].drop(columns="one_start")
         means = means.groupby(["ensemble", "alone"], sort=False).mean()
-        means = means.groupby("alone", sort=False).mean().reset_index().assign(one="")
-        for level, table, strata in (("between", means, "one"), ("within", pair, "ensemble")):
-            stream = derived_seed(settings["seed"], "bootstrap", "correlation", level, quantity)
-            found = rank_correlation(
-                table["inefficiency"],
-                table[quantity],
-                strata=table[strata],
-                units=table["one_start"] if level == "within" else None,
-                confidence=settings["confidence"],
-                resamples=settings["resamples"],
-                generator=np.random.default_rng(stream),
-            )
-            if found.pop("units") < FEWEST_POINTS or level == "between":
-                found |= {"correlation_low": np.nan, "correlation_high": np.nan}
-            if level == "between":
-                found |= {"p_value": np.nan, "p_smallest": np.nan}
-            rows.append({"quantity": "inefficiency", "with": quantity, "level": level, **found})
+        means = means.groupby("alone", sort=False).mean()
+        label = {"quantity": "inefficiency", "with": quantity}
+        stream = derived_seed(settings["seed"], "bootstrap", "correlation", "within", quantity)
+        found = rank_correlation(
+            pair["inefficiency"],
+            pair[quantity],
+            strata=pair["ensemble"],
+            units=pair["one_start"],
+            confidence=settings["confidence"],
+            resamples=settings["resamples"],
+            generator=np.random.default_rng(stream),
+        )
+        if found.pop("units") < FEWEST_POINTS:
+            found |= {"correlation_low": np.nan, "correlation_high": np.nan}
+        rows += [
+            label | {"level": "between", **_described(means["inefficiency"], means[quantity])},
+            label | {"level": "within", **found},
+        ]
     table = pd.DataFrame(rows, columns=None if rows else CORRELATION_COLUMNS)
     table["p_adjusted"] = holm(table["p_value"])
     return table

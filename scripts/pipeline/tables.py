@@ -13,6 +13,11 @@ MOMENTUM = ("heavy_ball", "nesterov")
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
 
 
+def dynamics_of(table: pd.DataFrame) -> pd.Series:
+    """Return the dynamics of every row, NaN in a table of runs that do not read it."""
+    return table.get("dynamics", pd.Series(np.nan, table.index, object))
+
+
 def at_a_temperature(table: pd.DataFrame) -> pd.Series:
     """Return for every row whether T/T_SL is a lower bound: Langevin dynamics above temperature 0.
 
@@ -22,9 +27,8 @@ def at_a_temperature(table: pd.DataFrame) -> pd.Series:
     Returns:
         bool, shape (rows,).
     """
-    nothing = pd.Series(np.nan, table.index)
-    langevin = table.get("dynamics", nothing) == "langevin"
-    return langevin & (table.get("temperature", nothing) != 0)
+    temperature = table.get("temperature", pd.Series(np.nan, table.index))
+    return (dynamics_of(table) == "langevin") & (temperature != 0)
 
 
 def in_motion(table: pd.DataFrame) -> pd.Series:
@@ -38,8 +42,7 @@ def in_motion(table: pd.DataFrame) -> pd.Series:
     Returns:
         bool, shape (rows,).
     """
-    dynamics = table.get("dynamics", pd.Series(np.nan, table.index))
-    return dynamics.isin(MOMENTUM) & (table["start"] == "warm")
+    return dynamics_of(table).isin(MOMENTUM) & (table["start"] == "warm")
 
 
 def has_own_energy(table: pd.DataFrame) -> pd.Series:
@@ -53,8 +56,7 @@ def has_own_energy(table: pd.DataFrame) -> pd.Series:
     Returns:
         bool, shape (rows,).
     """
-    dynamics = table.get("dynamics", pd.Series(np.nan, table.index))
-    return dynamics.isin([*MOMENTUM, "adam"])
+    return dynamics_of(table).isin([*MOMENTUM, "adam"])
 
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     left_out = dict.fromkeys(OF_LOSS_DROP, at_a_temperature(table) | in_motion(table))
     name = "energetic_inefficiency"
     if name in table:
-        noisy = table.get("dynamics", pd.Series(np.nan, table.index)).isin(["sgd", "langevin"])
+        noisy = dynamics_of(table).isin(["sgd", "langevin"])
         risen = table[name].isna() & table["kinematic_inefficiency"].notna()
         ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
         left_out[name] = noisy | risen.groupby(ensembles).transform("any")

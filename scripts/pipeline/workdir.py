@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import socket
@@ -93,15 +94,13 @@ def refuse_stale_report(arguments: Sequence[str]) -> None:
     options = {argument.partition("=")[0] for argument in arguments}
     if "--report" not in options or "--report-after-run" in options:
         return
-    command, value = [sys.executable, "-m", "snakemake"], False
-    for argument in arguments[1:]:
-        if argument.startswith("--report"):
-            value = "=" not in argument
-        elif not value or argument.startswith("-"):
-            command.append(argument)
-            value = False
-        else:
-            value = False
+
+    def of_report(before: str, argument: str) -> bool:
+        value = before.startswith("--report") and "=" not in before
+        return argument.startswith("--report") or (value and not argument.startswith("-"))
+
+    pairs = itertools.pairwise(arguments)
+    command = [argument for before, argument in pairs if not of_report(before, argument)]
     # Snakemake has moved to the folder of --directory; paths are relative to where it was started.
     folders = [".", *words_of(FOLDER_OPTIONS, arguments)]
     started = os.environ.get("PWD", ".") if len(folders) > 1 else "."
@@ -109,7 +108,10 @@ def refuse_stale_report(arguments: Sequence[str]) -> None:
         if not os.path.samefile(os.path.join(started, folders[-1]), "."):
             return
         done = subprocess.run(
-            [*command, "--dry-run", "--quiet", "rules"], cwd=started, capture_output=True, text=True
+            [sys.executable, "-m", "snakemake", *command, "--dry-run", "--quiet", "rules"],
+            cwd=started,
+            capture_output=True,
+            text=True,
         )
         if done.returncode == 0 and "Nothing to be done" not in done.stdout + done.stderr:
             raise Refusal(
@@ -150,12 +152,12 @@ def copied_without_records(results: str | Path = "results") -> list[str]:
         results: their folder.
     """
     folder = Path(results)
-    for name in (DIGESTS, Path(RECORDS).name):
-        with contextlib.suppress(OSError):
-            if any((folder / name).iterdir()):
-                return []
-    made = (path for name in ("data", "runs", "studies", "theory") for path in [folder / name])
-    if not any(path.is_dir() and any(path.iterdir()) for path in made):
+
+    def holds(*names: str) -> bool:
+        folders = (folder / name for name in names)
+        return any(path.is_dir() and any(path.iterdir()) for path in folders)
+
+    if holds(DIGESTS, Path(RECORDS).name) or not holds("data", "runs", "studies", "theory"):
         return []
     return [
         f"{folder} holds files of which nothing is recorded, as a copy without its hidden folders: "

@@ -7,13 +7,20 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import independent, joined
-from pipeline.tables import at_a_temperature, fitted_kernel, has_own_energy, in_motion, of_kernel
+from pipeline.tables import (
+    at_a_temperature,
+    dynamics_of,
+    fitted_kernel,
+    has_own_energy,
+    in_motion,
+    of_kernel,
+)
 from pipeline.warm_starts import above_from_the_start, has_warm_start
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
 from speedlimits.speed_limit import BELOW_ONE
-from speedlimits.statistics import geometric_mean, holm, one_and_the_same
+from speedlimits.statistics import geometric_mean, holm
 
 # Of T/T_SL over its prediction: an exactly linear model is off 1 by 0.1 to 0.3 %, the error of the
 # integration at tolerances of 0.001 to 0.005, which all runs share and no p-value knows of.
@@ -39,7 +46,7 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
 
     They are compared at the settings of the study, which are no tuned ones.
     """
-    dynamics = outcomes.get("dynamics", pd.Series(dtype=str))
+    dynamics = dynamics_of(outcomes)
     sentences = []
     if (dynamics == "sgd").any():
         sentences.append(
@@ -75,11 +82,10 @@ def energetic_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
     Only where some dynamics has momentum or is Adam: for the others it is T/T_SL. Minibatches and
     Langevin dynamics have no such bound.
     """
-    dynamics = outcomes.get("dynamics", pd.Series("", outcomes.index))
     whole = outcomes[
         (outcomes["realisation"] == "ensemble")
         & (outcomes["at"] == "end")
-        & ~dynamics.isin(["sgd", "langevin"])
+        & ~dynamics_of(outcomes).isin(["sgd", "langevin"])
     ]
     if not has_own_energy(outcomes).any():
         return []
@@ -95,7 +101,7 @@ def finite_step_sentence(outcomes: pd.DataFrame) -> list[str]:
     """Return a sentence where T/T_SL of steps without noise is below 1, and one where a flow's."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
     exact = whole[~at_a_temperature(whole)]
-    flow = exact.get("dynamics", pd.Series("", exact.index)) == "gradient_flow"
+    flow = dynamics_of(exact) == "gradient_flow"
     sentences = []
     below, wrong = ((of["inefficiency"] < BELOW_ONE).sum() for of in (exact[~flow], exact[flow]))
     if below:
@@ -169,8 +175,7 @@ def repeated(outcomes: pd.DataFrame) -> list[pd.Series]:
     runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
     runs = runs[(runs["start"] == "cold") & (runs["diverged"] == 0) & ~at_a_temperature(runs)]
     ensembles = [rows for _, rows in runs.groupby("ensemble", sort=False)]
-    told = ["inefficiency", "kinematic_inefficiency"]
-    return [rows.iloc[0] for rows in ensembles if len(rows) > 1 and one_and_the_same(rows[told])]
+    return [rows.iloc[0] for rows in ensembles if len(rows) > 1 and len(independent(rows)) == 1]
 
 
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 EQUAL_VALUES = 1e-10  # relative; own choice, between rounding and what float32 training can tell
 EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
 # Of more, so many random ones at most, and no more once so many reach the value: own choice, a
-# sampling error of the p-value of 3 %, or of 0.1 of it at 0.001.
+# sampling error of 3 % of the p-value, of 10 % at 0.001.
 RANDOM_PERMUTATIONS = EXACT_PERMUTATION_LIMIT
 ENOUGH_REACHED = 1000
 
@@ -298,9 +298,9 @@ def trend(
     if units is not None:
         at = [f"{value!r}|{unit}" for value, unit in zip(x, np.asarray(units)[usable], strict=True)]
         blocks = _aligned(groups, np.array(at))
-    points = sum(block.size for block in blocks) if blocks else len(x)
-    blocks = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
-    points = sum(block.size for block in blocks) if blocks else points
+    kept = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
+    points = sum(block.size for block in kept or blocks) if blocks else len(x)
+    blocks = kept
     names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
     if not blocks:
         return {**dict.fromkeys(names, math.nan), "points": points}
