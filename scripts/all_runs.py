@@ -6,6 +6,8 @@ and, where it is reached, ``warm``, each on its own recorded times.
 
 import quick_start  # noqa: F401
 
+from typing import Any
+
 import pandas as pd
 import xarray as xr
 
@@ -107,14 +109,19 @@ def tree(ensembles: list[dict], limits: pd.DataFrame, training: pd.DataFrame) ->
     for ensemble in ensembles:
         path = ensemble["path"].removeprefix("results/runs/")
         known = {key: value for key, value in ensemble["settings"].items() if value is not None}
-        nodes[path] = xr.Dataset(
-            attrs={k: str(v) if isinstance(v, bool | dict | list) else v for k, v in known.items()}
-        )
+        nodes[path] = xr.Dataset(attrs={key: attribute(value) for key, value in known.items()})
         of_run = training[training["ensemble"] == ensemble["path"]]
         nodes[f"{path}/training"] = xr.Dataset(curves(of_run, TRAINING), coordinates(of_run))
         for start, of_start in limits[limits["ensemble"] == ensemble["path"]].groupby("start"):
             nodes[f"{path}/{start}"] = start_node(of_start, start)
     return xr.DataTree.from_dict(nodes)
+
+
+def attribute(value: Any) -> str | int | float:
+    """Return a setting as NetCDF holds it: true and false as 1 and 0, lists and dicts as text."""
+    if isinstance(value, bool):
+        return int(value)
+    return str(value) if isinstance(value, dict | list) else value
 
 
 def stacked(paths: list[str], keys: list[str]) -> pd.DataFrame:

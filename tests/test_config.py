@@ -77,6 +77,7 @@ BAD = [
     ("theory.linear_regression.ratios", [0.01], ["leaves no sample at d = 16"]),
     ("theory.linear_regression.first_time", 30.0, ["less than final_time 20.0"]),
     ("theory.power_law.exponents", [[2.0, -1.5]], ["delta > 1 - alpha"]),
+    ("theory.power_law.exponents", [[2, 1], [2.0, 1.0]], ["names a value twice", "[2, 1]"]),
     ("seed", -1, ["seed is -1", "at least 0"]),
     ("seed", 1.5, ["whole number"]),
     ("seed", "7", ["seed is '7'", "whole number", "remove the quotes"]),

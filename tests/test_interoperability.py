@@ -178,6 +178,8 @@ def test_a_tree_of_any_study_can_be_written(shipped_config, tmp_path):
         assert len(list(read.leaves)) == 2 * len({e["path"] for e in ensembles})
         first = read[f"{ensembles[0]['path'].removeprefix('results/runs/')}"]
         assert first.attrs["n"] == ensembles[0]["settings"]["n"]
+        # NetCDF has no truth values; a text, "False", would be true
+        assert bool(first.attrs["subtract_start"]) is ensembles[0]["settings"]["subtract_start"]
         assert np.all(first["cold"]["inefficiency"].shape == (2, 2))
 
 
