@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
@@ -18,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from speedlimits import blocks, kernel, kernel_sequential, networks  # noqa: E402
+from speedlimits import blocks, gauss_newton, kernel, kernel_sequential, networks  # noqa: E402
 from speedlimits.ensembles import EnsembleLoss  # noqa: E402
-from speedlimits.jacobian import derivative_bytes  # noqa: E402
+from speedlimits.jacobian import derivative_bytes, has_forward_derivative  # noqa: E402
 from speedlimits.spectrum import noise_floor  # noqa: E402
 
 SAMPLES, OUTPUTS, SHAPE = 7, 3, (3, 8, 8)
@@ -280,7 +281,7 @@ def explicit_budget(network, jacobian, samples):
 @pytest.mark.parametrize("model", ("residual_network", "vision_transformer"))
 def test_networks_that_are_no_chains_equal_the_dense_reference(model, training):
     network, x, z = branched(model).train(training), make_inputs(), make_inputs(4, seed=3)
-    assert kernel.choose_route(network).name == "torch_func"
+    assert kernel.choose_route(network, x).name == "torch_func"
     # Reverse derivatives of one output at a time, without torch.func or vmap.
     rows = [torch.autograd.grad(f, network.parameters(), retain_graph=True)
             for f in network(torch.cat([x, z])).flatten()]  # fmt: skip
@@ -307,7 +308,7 @@ def test_chains_that_end_in_a_relu_or_begin_with_a_pool_equal_the_dense_referenc
     network = networks.initialise_(nn.Sequential(*layers).double(), torch.Generator())
     x = make_inputs()
     j = jacobian(network, x)
-    assert kernel.choose_route(network).name == "structured"
+    assert kernel.choose_route(network, x).name == "structured"
     assert relative_error(kernel.empirical_ntk(network, x), j @ j.T) < 1e-12
 
 
@@ -447,7 +448,7 @@ def test_pools_that_do_not_divide_and_convolutions_before_flatten_are_exact():
     ).double()
     networks.initialise_(network, torch.Generator().manual_seed(0))
     j = jacobian(network, make_inputs())
-    assert kernel.choose_route(network).name == "structured"
+    assert kernel.choose_route(network, make_inputs()).name == "structured"
     assert relative_error(kernel.empirical_ntk(network, make_inputs()), j @ j.T) < 1e-12
 
 
@@ -478,7 +479,7 @@ def test_foreign_networks_take_the_general_route_and_say_why():
     torch.manual_seed(0)
     network = Residual().double().eval()
     x = torch.randn(5, 12, dtype=torch.float64)
-    route = kernel.choose_route(network)
+    route = kernel.choose_route(network, x)
     assert route.name == "torch_func" and "Residual" in str(route)
     trained = [p for p in network.parameters() if p.requires_grad]
     rows = [
@@ -531,18 +532,132 @@ def test_weights_without_an_axis_and_shared_ones_enter_the_kernel():
             [nn.AvgPool2d(3, stride=1), nn.Flatten(), networks.ScaledLinear(108, 3, 1, "ntk")],
             "pool",
         ),
-        ([nn.Flatten(2), networks.ScaledLinear(64, 3, 1, "ntk")], "Flatten"),
-        ([networks.ScaledLinear(3, 3, 1, "ntk")] * 2, "share"),
+        (
+            [nn.Flatten(2), networks.ScaledLinear(64, 1, 1, "ntk"), nn.Flatten()],
+            "Flatten keeps some axes",
+        ),
+        ([nn.Flatten(), *[networks.ScaledLinear(192, 192, 1, "ntk")] * 2], "share"),
     ],
 )
 def test_chains_without_structure_say_why(layers, reason):
-    route = kernel.choose_route(nn.Sequential(*layers))
+    route = kernel.choose_route(nn.Sequential(*layers).double(), make_inputs())
     assert route.name == "torch_func" and reason in route.reason
 
 
 def test_frozen_weights_take_the_general_route(network):
     next(network.parameters()).requires_grad_(False)
-    assert "frozen" in kernel.choose_route(network).reason
+    assert "frozen" in kernel.choose_route(network, make_inputs()).reason
+
+
+class Recurrent(nn.Module):
+    """The last state of a recurrent layer over the rows of an image, and a linear layer."""
+
+    def __init__(self, layer: nn.RNNBase):
+        super().__init__()
+        self.layer, self.readout = layer, nn.Linear(layer.hidden_size, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape (N, C)."""
+        return self.readout(self.layer(x.flatten(2).transpose(1, 2))[0][:, -1])
+
+
+class Hidden(nn.Module):
+    """Two linear layers with any function of the first one's outputs between them."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.last = nn.Linear(192, 5), nn.Linear(5, OUTPUTS)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape (N, C)."""
+        return self.last(self.function(self.first(x.flatten(1))))
+
+
+class OldFunction(torch.autograd.Function):
+    """A softplus written as before torch.func, which cannot differentiate it."""
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return nn.functional.softplus(x)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * torch.sigmoid(context.saved_tensors[0])
+
+
+def masked(h: Tensor) -> Tensor:
+    h = 2 * h
+    h[h < 0] *= 0.1
+    return h
+
+
+def decided(h: Tensor) -> Tensor:
+    return torch.stack([torch.tanh(row) if float(row[0]) > 0 else row.sin() for row in h])
+
+
+def checkpointed(h: Tensor) -> Tensor:
+    return torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=False)
+
+
+# What torch.func has no per-sample Jacobian of, and whether it has a forward derivative.
+FOREIGN = {
+    "LSTM": (lambda: Recurrent(nn.LSTM(3, 4, batch_first=True)), True),
+    "GRU": (lambda: Recurrent(nn.GRU(3, 4, num_layers=2, batch_first=True)), True),
+    "PReLU": (lambda: nn.Sequential(Hidden(torch.tanh), nn.PReLU(OUTPUTS)), True),
+    "old function": (lambda: Hidden(OldFunction.apply), False),
+    "mask": (lambda: Hidden(masked), True),
+    "decision": (lambda: Hidden(decided), True),
+    "checkpoint": (lambda: Hidden(checkpointed), True),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_torch_func_cannot_differentiate_equals_the_dense_reference(name):
+    """The reference takes central differences of the outputs in each weight."""
+    torch.manual_seed(0)
+    make, forward = FOREIGN[name]
+    network, x, z = make().double(), make_inputs(), make_inputs(4, seed=3)
+    route = kernel.choose_route(network, x)
+    assert route.name == "autograd" and "torch.func fails (" in route.reason
+    assert has_forward_derivative(network, x) is forward
+    both, theta = torch.cat([x, z]), torch.nn.utils.parameters_to_vector(network.parameters())
+    theta, columns = theta.detach(), []
+    for step in 1e-5 * torch.eye(len(theta), dtype=theta.dtype):
+        ends = []
+        for moved in (theta + step, theta - step):
+            torch.nn.utils.vector_to_parameters(moved, network.parameters())
+            ends.append(network(both).detach().flatten())
+        columns.append((ends[0] - ends[1]) / 2e-5)
+    torch.nn.utils.vector_to_parameters(theta, network.parameters())
+    dense = torch.stack(columns, dim=1)
+    j, k = dense[: SAMPLES * OUTPUTS], dense[SAMPLES * OUTPUTS :]
+    full = j @ j.T
+    assert relative_error(kernel.empirical_ntk(network, x), full) < 1e-8
+    assert relative_error(kernel.empirical_ntk(network, x, other_inputs=z), j @ k.T) < 1e-8
+    traced = kernel.empirical_ntk(network, x, traced=True)
+    assert relative_error(traced, kernel.trace_outputs(full, OUTPUTS)) < 1e-8
+    budget = explicit_budget(network, j, 2)
+    blocks = kernel.empirical_ntk(network, x, memory_bytes=budget)
+    assert relative_error(blocks, full) < 1e-8
+    value = kernel.largest_eigenvalue(network, x, relative_tolerance=1e-9)
+    assert value == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=1e-8)
+    # By two reverse derivatives, whether there is a forward one or not.
+    vector = torch.randn(SAMPLES * OUTPUTS, dtype=torch.float64)
+    product = kernel.kernel_product(network, x, vector, by_autograd=True, batch=3)
+    assert relative_error(product, full @ vector) < 1e-8
+    sums = gauss_newton.gauss_newton(network, x, vector[:, None])
+    assert relative_error(torch.from_numpy(sums.matrix), j.T @ j) < 1e-8
+    assert relative_error(torch.from_numpy(sums.pulled), j.T @ vector[:, None]) < 1e-8
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+def test_all_routes_of_the_general_kernel_agree(network):
+    x = make_inputs()
+    by_torch_func = kernel.empirical_ntk(network, x, route="torch_func")
+    by_autograd = kernel.empirical_ntk(network, x, route="autograd")
+    assert relative_error(by_autograd, by_torch_func) < 1e-12
 
 
 def test_largest_eigenvalue_is_within_its_tolerance(network):

@@ -157,6 +157,13 @@ def frozen():
     return network
 
 
+class Alone(nn.Linear):
+    def forward(self, x):
+        if torch.is_grad_enabled() and len(x) == 1:
+            raise RuntimeError("no single sample, please")
+        return super().forward(x)
+
+
 X, Y = torch.randn(N, D, generator=torch.Generator().manual_seed(1)), torch.zeros(N, C)
 BAD = [
     (
@@ -190,12 +197,37 @@ BAD = [
     (nn.Linear(D, C, device="meta"), X, Y, "the weights weight have no values yet"),
     (nn.BatchNorm1d(D), X, torch.zeros(N, D), "the layer BatchNorm1d is batch normalisation"),
     (
-        Recurrent(1, C, batch_first=True),
+        nn.Sequential(Alone(D, C), nn.PReLU()),
         X,
         Y,
-        "NTK of the network cannot be .* kernel=False",
+        "NTK of the network cannot be .*no single sample.* kernel=False",
     ),
 ]
+
+
+def test_recurrent_layers_are_predicted_by_the_sums_over_their_spectrum():
+    """Of descent in small steps; all derivatives of the reference are those of the batch."""
+    torch.manual_seed(2)
+    network, target = Recurrent(1, C, batch_first=True), 0.1 * torch.randn(N, C)
+    weights, rate, steps = list(network.parameters()), 1e-4, 30
+    rows = [torch.autograd.grad(f, weights, retain_graph=True) for f in network(X).flatten()]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]).double()
+    values, vectors = torch.linalg.eigh(jacobian @ jacobian.T)
+    residue = vectors.T @ (target - network(X)).detach().double().flatten()
+    snapshots = [copy.deepcopy(network.state_dict())]
+    for _ in range(steps):
+        loss = 0.5 * (network(X) - target).square().sum()
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.data -= rate * gradient
+    snapshots.append(network.state_dict())
+    found = speedlimits.measure(network, X, target, snapshots, [0, rate * steps])
+    left = torch.exp(-values * rate * steps)
+    drop = 0.5 * (residue**2 * (1 - left**2)).sum()
+    moved = values > 1e-9 * values[-1]
+    squared = (residue[moved] ** 2 * (1 - left[moved]) ** 2 / values[moved]).sum()
+    expected = float(rate * steps * drop / squared)
+    np.testing.assert_allclose(found.inefficiency_predicted, expected, rtol=1e-3)
+    np.testing.assert_allclose(found.inefficiency, expected, rtol=0.05)
 
 
 @pytest.mark.parametrize(("network", "x", "y", "words"), BAD)

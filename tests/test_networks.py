@@ -244,7 +244,7 @@ def test_output_scale_multiplies_outputs_and_keeps_the_start_and_the_route(model
     torch.testing.assert_close(scaled(x), 3.5 * plain(x))
     for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert choose_route(scaled).name == choose_route(plain).name
+    assert choose_route(scaled, x).name == choose_route(plain, x).name
     ratio = empirical_ntk(scaled, x) / empirical_ntk(plain, x)
     torch.testing.assert_close(ratio, torch.full_like(ratio, 3.5**2), rtol=1e-9, atol=0)
 

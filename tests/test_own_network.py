@@ -576,6 +576,23 @@ def derivative_of_the_batch(*, input_shape, outputs):
 def branching(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h if float(h.sum()) else 2 * h)
 
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(context, h):
+        return h + 0
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, gradient):
+        return gradient
+
+def once(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), Once.apply)
+
+def reentrant(*, input_shape, outputs):
+    again = importlib.import_module("torch.utils.checkpoint").checkpoint
+    return Wrapped(linear(input_shape, outputs), lambda h: again(torch.tanh, h, use_reentrant=True))
+
 def transposed(*, input_shape, outputs):
     network = fine(input_shape=input_shape, outputs=outputs)
     network.last.weight = nn.Parameter(torch.randn(math.prod(input_shape), outputs).T)
@@ -630,7 +647,8 @@ REFUSED = {
     "little_wrong_derivative": "forward derivative of the network does not agree",
     "bound": "a copy of the network has another gradient",
     "pruned": "the network cannot be copied",
-    "branching": "torch.func cannot take per-sample or forward derivatives",
+    "reentrant": "torch takes no gradient of the network (RuntimeError: When use_reentrant=True",
+    "once": "torch takes no derivatives of single samples or along a direction of the network",
 }
 INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -880,7 +898,7 @@ def chain(*, input_shape, outputs):
 @pytest.mark.parametrize("factory", ["tied", "chain", "again"])
 def test_one_parameter_at_two_places_has_the_kernel_of_one_weight(module, factory):
     network = drawn(module(TIED), factory)
-    assert choose_route(network).name == "torch_func"
+    assert choose_route(network, INPUTS).name == "torch_func"
     kernel = empirical_ntk(network, INPUTS)
     torch.testing.assert_close(
         kernel, finite_difference_kernel(network, INPUTS), rtol=1e-6, atol=1e-7
@@ -902,7 +920,7 @@ def test_one_parameter_at_two_places_has_the_kernel_of_one_weight(module, factor
 def test_layers_that_share_a_weight_have_no_structured_route():
     first, second = (ScaledLinear(4, 4, 1.0, "ntk") for _ in range(2))
     second.weight = first.weight
-    route = choose_route(torch.nn.Sequential(first, second))
+    route = choose_route(torch.nn.Sequential(first, second), torch.zeros(3, 4))
     assert route == ("torch_func", "layers share their weights")
 
 
@@ -989,7 +1007,7 @@ def test_a_rebuilt_network_is_the_built_in_one(module, job, monkeypatch, scale):
             store=f"{folder}/snapshots.zarr",
         )
         runs.append(read_snapshots(f"{folder}/snapshots.json"))
-    routes = [choose_route(problem.network).name for problem in problems]
+    routes = [choose_route(problem.network, problem.inputs).name for problem in problems]
     assert routes == ["structured", "torch_func"]
     kernels = [empirical_ntk(problem.network, problem.inputs) for problem in problems]
     torch.testing.assert_close(*kernels, rtol=1e-11, atol=1e-12 * kernels[0].max().item())

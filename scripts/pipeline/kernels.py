@@ -28,6 +28,7 @@ from speedlimits.gauss_newton import (
     overlap,
     spectrum,
 )
+from speedlimits.jacobian import has_forward_derivative
 from speedlimits.kernel import (
     PartialKernel,
     choose_route,
@@ -69,7 +70,7 @@ def kernels(
         float64.
     """
     network, inputs = problem.network, problem.inputs
-    print(f"route {choose_route(network)}")
+    print(f"route {choose_route(network, inputs)}")
     count = problem.targets.shape[1]
     whole = route in ("kernel", "stored")
     rows = len(inputs) * (count if whole else 1)
@@ -287,7 +288,8 @@ def quadrature(
     device = problem.inputs.device
     if kernel is None:
         network, inputs = copy.deepcopy(problem.network).double(), problem.inputs.double()
-        multiply = partial(kernel_product, network, inputs)
+        by_autograd = not has_forward_derivative(network, inputs)
+        multiply = partial(kernel_product, network, inputs, by_autograd=by_autograd)
     else:
         multiply = partial(torch.mv, torch.from_numpy(kernel).to(device))
     what = "Jacobian products" if kernel is None else "products with the kernel"

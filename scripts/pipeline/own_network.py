@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from pipeline.interruption import PLANNER, python_version
 from pipeline.own_code import own_digest
+from speedlimits.functional import in_one_line
 from speedlimits.network_checks import (
     check_derivatives,
     check_network,
     check_parameters,
-    in_one_line,
     make_contiguous,
     outputs_apart,
 )

@@ -63,3 +63,12 @@ def outputs_at(
         The outputs, (N, C).
     """
     return call(network, {**weights, **fixed}, inputs)
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its message.
+
+    Args:
+        error: of a network or of torch.
+    """
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

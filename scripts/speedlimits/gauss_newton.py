@@ -33,7 +33,7 @@ from speedlimits.jacobian import (
     per_sample_jacobian,
     samples_that_fit,
 )
-from speedlimits.kernel import DEFAULT_MEMORY_BYTES
+from speedlimits.kernel import DEFAULT_MEMORY_BYTES, choose_route
 from speedlimits.spectrum import (
     eigenvalues_and_projections,
     leading_eigenspace_exists,
@@ -159,13 +159,14 @@ def _sums(
         pulled = inputs.new_zeros(size, vectors.shape[1], dtype=torch.float64)
     else:
         matrix, pulled = (x.to(inputs.device) for x in start_from[1:])
+    by_autograd = choose_route(network, inputs).name == "autograd"
     for start in range(0 if start_from is None else start_from.done, len(inputs), block):
         part = inputs[start : start + block]
         rows = vectors[start * outputs : (start + block) * outputs].double()
-        jacobian = other = _jacobian(network, part)
+        jacobian = other = _jacobian(network, part, by_autograd)
         if other_weights is not None:
             torch.nn.utils.vector_to_parameters(other_weights.to(weights), parameters)
-            other = _jacobian(network, part)
+            other = _jacobian(network, part, by_autograd)
             torch.nn.utils.vector_to_parameters(weights, parameters)
         matrix += product(other.T, jacobian.T)
         pulled += jacobian.T @ rows
@@ -174,9 +175,10 @@ def _sums(
     return GaussNewton(matrix.cpu().numpy(), pulled.cpu().numpy())
 
 
-def _jacobian(network: nn.Module, inputs: Tensor) -> Tensor:
+def _jacobian(network: nn.Module, inputs: Tensor, by_autograd: bool) -> Tensor:
     """Return J of all trainable weights, (n C, P), float64."""
-    return torch.cat(per_sample_jacobian(network, inputs), dim=1).double()
+    of_weights = per_sample_jacobian(network, inputs, by_autograd=by_autograd)
+    return torch.cat(of_weights, dim=1).double()
 
 
 def spectrum(sums: GaussNewton, residue: Array) -> tuple[Array, Array]:

@@ -1,14 +1,25 @@
-"""Per-sample Jacobians J = d f / d theta of any network, by ``torch.func``, and what they take."""
+"""Per-sample Jacobians J = d f / d theta of any network, products with J, and what they take.
+
+By ``torch.func``, for many samples and all outputs at once, where it can differentiate the network;
+else *by autograd*, by which it is trained: a reverse pass for each output of each
+sample, and J u as the derivative of u . (J^T w) with respect to w. Recurrent layers, PReLU,
+checkpointing, decisions by values and assignments through masks need one or the other.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
+from torch.func import jacrev, jvp, vmap
 
 from speedlimits.attention import plain_attention
 from speedlimits.blocks import consecutive_slices
-from speedlimits.functional import outputs_at, trainable_and_fixed
+from speedlimits.functional import in_one_line, outputs_at, trainable_and_fixed
 
 
 def check_inputs(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None = None) -> None:
@@ -64,36 +75,181 @@ def count_outputs(network: nn.Module, inputs: Tensor) -> int:
     return f.shape[1]
 
 
+class CombinedOutputs(nn.Module):
+    """A network whose q outputs are linear combinations of the C outputs of another.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C).
+        factors: shape (C, q).
+    """
+
+    def __init__(self, network: nn.Module, factors: Tensor):
+        super().__init__()
+        self.network, self.factors = network, factors
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the combinations, shape (N, q)."""
+        return self.network(inputs) @ self.factors.to(inputs)
+
+
+def obstacle_to_torch_func(network: nn.Module, inputs: Tensor) -> str | None:
+    """Return why torch.func has no per-sample Jacobian of the network, or None if it has one.
+
+    Tried with numbers of samples and outputs that cannot be mistaken for each other, and memory of
+    few copies of the weights.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C), each sample by itself.
+        inputs: (N, ...).
+    """
+    rising = torch.arange(1.0, 1.0 + count_outputs(network, inputs))
+    two_outputs = CombinedOutputs(network, torch.stack([rising, rising.flip(0)], dim=1))
+    three = torch.cat([inputs[:1]] * 2 + [inputs[-1:]])
+    try:
+        _by_torch_func(two_outputs, three)
+    except Exception as error:  # of any kind, by the network's own code too
+        return in_one_line(error)
+    return None
+
+
+def has_forward_derivative(network: nn.Module, inputs: Tensor) -> bool:
+    """Return whether torch.func has a derivative of the outputs along a direction of the weights.
+
+    Args:
+        network: as for ``obstacle_to_torch_func``.
+        inputs: (N, ...), of which two are taken.
+    """
+    weights = list(trainable_and_fixed(network)[0].values())
+    try:
+        jacobian_product(network, inputs[:2], weights, by_autograd=False)
+    except Exception:  # of any kind, by the network's own code too
+        return False
+    return True
+
+
 def per_sample_jacobian(
-    network: nn.Module, inputs: Tensor, *, traced: bool = False, batch: int = 0
+    network: nn.Module,
+    inputs: Tensor,
+    *,
+    by_autograd: bool,
+    traced: bool = False,
+    batch: int = 0,
 ) -> list[Tensor]:
-    """Return J of every parameter: (n C, p), or (n, C p) if traced.
+    """Return J of every trainable parameter: (n C, p), or (n, C p) if traced.
 
     Args:
         network: maps inputs (n, ...) to outputs (n, C), each sample by itself.
         inputs: (n, ...).
+        by_autograd: without torch.func.
         traced: which shape.
         batch: samples whose derivatives are taken together; 0 for all.
     """
+    derivative = _by_autograd if by_autograd else _by_torch_func
+    batch, whole = batch or len(inputs), []
+    # The chunks of vmap would all be there beside the Jacobian that they are joined to.
+    for part in consecutive_slices(len(inputs), batch):
+        jacobian = derivative(network, inputs[part])
+        if part.stop - part.start == len(inputs):
+            whole = jacobian
+            break
+        whole = whole or [j.new_empty(len(inputs), *j.shape[1:]) for j in jacobian]
+        for target, source in zip(whole, jacobian, strict=True):
+            target[part] = source
+    return [j.flatten(1) if traced else j.flatten(0, 1) for j in whole]
+
+
+def _by_torch_func(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """Return J of every parameter, (n, C, p)."""
     parameters, fixed = trainable_and_fixed(network)
 
     def sample_output(p: dict[str, Tensor], x: Tensor) -> Tensor:
         return outputs_at(network, fixed, x.unsqueeze(0), p).squeeze(0)
 
-    # The chunks of vmap would all be there beside the Jacobian that they are joined to.
-    derivative, whole = vmap(jacrev(sample_output), (None, 0)), []
+    with plain_attention(), _without_advice(), torch.no_grad():
+        # No tape, in whatever mode this is called: some operations have other derivatives then.
+        jacobian = vmap(jacrev(sample_output), (None, 0))(parameters, inputs)
+    return [j.reshape(*j.shape[:2], -1) for j in jacobian.values()]
+
+
+@torch.enable_grad()
+def _by_autograd(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """Return J of every parameter, (n, C, p)."""
+    whole: list[Tensor] = []
     with plain_attention():
-        for part in consecutive_slices(len(inputs), batch or len(inputs)):
-            jacobian = [
-                j.reshape(*j.shape[:2], -1) for j in derivative(parameters, inputs[part]).values()
-            ]
-            if part.stop - part.start == len(inputs):
-                whole = jacobian
-                break
-            whole = whole or [j.new_empty(len(inputs), *j.shape[1:]) for j in jacobian]
-            for target, source in zip(whole, jacobian, strict=True):
-                target[part] = source
-    return [j.flatten(1) if traced else j.flatten(0, 1) for j in whole]
+        for sample in range(len(inputs)):
+            (outputs,) = network(inputs[sample : sample + 1])
+            for a, one in enumerate(torch.eye(len(outputs)).to(outputs)):
+                rows = _pulled_back(network, outputs, one, retain_graph=a + 1 < len(outputs))
+                whole = whole or [
+                    row.new_empty(len(inputs), len(outputs), row.numel()) for row in rows
+                ]
+                for target, row in zip(whole, rows, strict=True):
+                    target[sample, a] = row.flatten()
+    return whole
+
+
+def transposed_product(network: nn.Module, inputs: Tensor, cotangents: Tensor) -> list[Tensor]:
+    """Return J^T w of every trainable parameter, in its shape, by one reverse derivative.
+
+    Args:
+        network: as for ``per_sample_jacobian``.
+        inputs: (n, ...).
+        cotangents: w, shape (n, C).
+    """
+    with plain_attention(), torch.enable_grad():
+        return _pulled_back(network, network(inputs), cotangents)
+
+
+def jacobian_product(
+    network: nn.Module, inputs: Tensor, tangents: list[Tensor], *, by_autograd: bool
+) -> Tensor:
+    """Return J u, shape (n, C), by one forward derivative or, by autograd, two reverse ones.
+
+    Args:
+        network: as for ``per_sample_jacobian``.
+        inputs: (n, ...).
+        tangents: u, of every trainable parameter, in its shape.
+        by_autograd: without torch.func.
+    """
+    if not by_autograd:
+        parameters, fixed = trainable_and_fixed(network)
+        named = dict(zip(parameters, tangents, strict=True))
+        with plain_attention():
+            return jvp(partial(outputs_at, network, fixed, inputs), (parameters,), (named,))[1]
+    with plain_attention(), _twice_differentiable(network), torch.enable_grad():
+        outputs = network(inputs)
+        cotangents = torch.zeros_like(outputs, requires_grad=True)  # of any value: J^T w is linear
+        pulled = _pulled_back(network, outputs, cotangents, create_graph=True)
+        along = sum((g * u).sum() for g, u in zip(pulled, tangents, strict=True))
+        return torch.autograd.grad(along, cotangents)[0]
+
+
+def _pulled_back(
+    network: nn.Module, outputs: Tensor, cotangents: Tensor, **options: bool
+) -> list[Tensor]:
+    """Return the product of cotangents with the Jacobian of outputs, for each parameter."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return list(
+        torch.autograd.grad(
+            outputs, parameters, cotangents, allow_unused=True, materialize_grads=True, **options
+        )
+    )
+
+
+@contextlib.contextmanager
+def _twice_differentiable(network: nn.Module) -> Iterator[None]:
+    """Take torch's own recurrent layers on a GPU: those of cuDNN have no second derivative."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Pass over what torch says of operations that it takes sample by sample, all the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
 
 
 def derivative_bytes(network: nn.Module, inputs: Tensor, outputs: int) -> int:

@@ -1,11 +1,13 @@
 """Empirical neural tangent kernel (NTK) Theta = J J^T, J = d f / d theta, at given weights.
 
-Two routes give the same kernel:
+Three routes give the same kernel:
 
 * ``structured`` (module ``kernel_sequential``): chains of the layers of module ``networks``;
   uses their exact structure and is several times faster.
 * ``torch_func`` (this module): any network that maps (N, ...) to (N, C) sample by sample, by
-  ``torch.func`` per-sample Jacobians.
+  ``torch.func`` per-sample Jacobians (module ``jacobian``);
+* ``autograd`` (this module): the same by a reverse pass for each output of each sample, for
+  networks that torch.func cannot differentiate.
 
 ``choose_route`` says which one is taken and why. Index convention of the full kernel: row
 ``i * C + a`` is output a of sample i (sample-major). The output-traced kernel is
@@ -20,19 +22,21 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
 from torch.utils.flop_counter import FlopCounterMode
 
-from speedlimits import functional, kernel_sequential
-from speedlimits.attention import plain_attention
+from speedlimits import kernel_sequential
 from speedlimits.blocks import TRIANGLE_ROWS, add_product_, consecutive_slices, mirror_lower_
 from speedlimits.freed_memory import keep_freed_memory
 from speedlimits.jacobian import (
     check_inputs,
     count_outputs,
     derivative_bytes,
+    has_forward_derivative,
+    jacobian_product,
+    obstacle_to_torch_func,
     per_sample_jacobian,
     samples_that_fit,
+    transposed_product,
 )
 from speedlimits.kernel_sequential import PartialKernel
 
@@ -59,19 +63,24 @@ class Route(NamedTuple):
         return f"{self.name}: {self.reason}"
 
 
-def choose_route(network: nn.Module) -> Route:
+def choose_route(network: nn.Module, inputs: Tensor) -> Route:
     """Return the fastest route that is exact for this network.
 
     Args:
         network: maps inputs (N, ...) to outputs (N, C).
+        inputs: (N, ...), on which torch.func is tried.
 
     Returns:
-        ``structured`` for chains of the layers of module ``networks``, else ``torch_func``.
+        ``structured`` for chains of the layers of module ``networks``, else ``torch_func`` where it
+        can differentiate the network, else ``autograd``.
     """
     obstacle = kernel_sequential.obstacle_to_structured_route(network)
     if obstacle is None:
         return Route("structured", "every layer has a known exact per-sample gradient")
-    return Route("torch_func", obstacle)
+    of_torch_func = obstacle_to_torch_func(network, inputs)
+    if of_torch_func is None:
+        return Route("torch_func", obstacle)
+    return Route("autograd", f"{obstacle}, and torch.func fails ({of_torch_func})")
 
 
 class Cost(NamedTuple):
@@ -162,7 +171,8 @@ def empirical_ntk(
             budgets give the same kernel in smaller blocks, with some work repeated.
         accumulate_dtype: dtype in which contributions are summed. float64 also protects the small
             eigenvalues from the rounding of float32 products (``kernel_sequential``).
-        route: ``structured`` or ``torch_func``; None means the one of ``choose_route``.
+        route: ``structured``, ``torch_func`` or ``autograd``; None means the one of
+            ``choose_route``.
         on_progress: called now and then with the share of the operations done, 0 at the start.
         start_from: what ``on_part`` was given by a call with the same arguments on the same
             machine, to be continued: on a CPU to the bits of a call that was never stopped. Its
@@ -181,11 +191,15 @@ def empirical_ntk(
     """
     check_inputs(network, inputs, other_inputs)
     keep_freed_memory()
-    name = route or choose_route(network).name
-    functions = {"structured": kernel_sequential.structured_ntk, "torch_func": _general_ntk}
+    name = route or choose_route(network, inputs).name
+    functions = {
+        "structured": kernel_sequential.structured_ntk,
+        "torch_func": partial(_general_ntk, by_autograd=False),
+        "autograd": partial(_general_ntk, by_autograd=True),
+    }
     if name not in functions:
         raise ValueError(f"route is {name!r}; it must be one of {tuple(functions)}")
-    # Jacobians are formed by hand or by torch.func: an outer tape would only hold memory.
+    # Jacobians are formed by hand or keep no tape: an outer one would only hold memory.
     with torch.no_grad():
         return functions[name](
             network,
@@ -244,13 +258,14 @@ def largest_eigenvalue(
     """
     check_inputs(network, inputs)
     outputs = count_outputs(network, inputs)
+    by_autograd = not has_forward_derivative(network, inputs)
     generator = generator or torch.Generator().manual_seed(0)
     vector = torch.randn(len(inputs) * outputs, generator=generator, dtype=torch.float64)
     basis = [(vector / vector.norm()).to(inputs.device)]
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     for _ in range(min(KRYLOV_LIMIT, len(vector))):
-        product = kernel_product(network, inputs, basis[-1], batch=batch)
+        product = kernel_product(network, inputs, basis[-1], batch=batch, by_autograd=by_autograd)
         diagonal.append(float(basis[-1] @ product))
         for _repeat in range(2):  # twice is enough (Parlett 1998, section 6.9)
             stack = torch.stack(basis)
@@ -265,7 +280,12 @@ def largest_eigenvalue(
 
 
 def kernel_product(
-    network: nn.Module, inputs: Tensor, vector: Tensor, *, batch: int = PRODUCT_BATCH
+    network: nn.Module,
+    inputs: Tensor,
+    vector: Tensor,
+    *,
+    by_autograd: bool = False,
+    batch: int = PRODUCT_BATCH,
 ) -> Tensor:
     """Return Theta v = J (J^T v) by one reverse and one forward derivative per micro-batch.
 
@@ -273,25 +293,22 @@ def kernel_product(
         network: as for ``empirical_ntk``.
         inputs: (N, ...).
         vector: (N C,) float64, sample-major.
+        by_autograd: two reverse derivatives stand for the forward one, where torch.func has none
+            (``jacobian.has_forward_derivative``).
         batch: samples per micro-batch; memory is that of one training step on it.
 
     Returns:
         (N C,) float64, with the accuracy of the network's dtype.
     """
-    parameters, fixed = functional.trainable_and_fixed(network)
     cotangents = vector.view(len(inputs), -1).to(inputs.dtype)
-    total = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    pieces = []
-    with plain_attention():
-        for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
-            _, pullback = torch.func.vjp(
-                partial(functional.outputs_at, network, fixed, x), parameters
-            )
-            for name, gradient in pullback(cotangent)[0].items():
-                total[name] += gradient
-        for x in inputs.split(batch):
-            forward = partial(functional.outputs_at, network, fixed, x)
-            pieces.append(jvp(forward, (parameters,), (total,))[1])
+    total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
+    for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
+        pulled = transposed_product(network, x, cotangent)
+        for of_weight, gradient in zip(total, pulled, strict=True):
+            of_weight += gradient
+    pieces = [
+        jacobian_product(network, x, total, by_autograd=by_autograd) for x in inputs.split(batch)
+    ]
     return torch.cat(pieces).flatten().double()
 
 
@@ -317,6 +334,8 @@ def _general_ntk(
     on_progress: Callable[[float], None] | None = None,
     start_from: PartialKernel | None = None,
     on_part: Callable[[PartialKernel], None] | None = None,
+    *,
+    by_autograd: bool,
 ) -> Tensor:
     """Return the NTK from explicit per-sample Jacobians of pairs of sample blocks, the parts.
 
@@ -351,7 +370,9 @@ def _general_ntk(
     part_bytes = 3 * per_sample**2 * accumulate_dtype.itemsize
     while block > 1 and block * (bytes_each + block * part_bytes) > memory_bytes - fixed_bytes:
         block -= 1
-    jacobian = partial(per_sample_jacobian, network, traced=traced, batch=batch)
+    jacobian = partial(
+        per_sample_jacobian, network, by_autograd=by_autograd, traced=traced, batch=batch
+    )
     shape = (len(inputs) * per_sample, len(others) * per_sample)
     (known, kernel), part_number = kernel_sequential.start_of_sum(start_from, inputs, shape), 0
     if on_progress is not None and not known:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from speedlimits import speed_limit as sl
+from speedlimits.functional import in_one_line
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
 from speedlimits.network_checks import (
@@ -19,7 +20,6 @@ from speedlimits.network_checks import (
     check_network,
     check_parameters,
     copied,
-    in_one_line,
     make_contiguous,
 )
 from speedlimits.ntk_dynamics import predict

@@ -7,11 +7,17 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jvp, vmap
 from torch.nn.parameter import UninitializedParameter
 
-from speedlimits import functional
-from speedlimits.attention import plain_attention
+from speedlimits.functional import in_one_line
+from speedlimits.jacobian import (
+    CombinedOutputs,
+    count_outputs,
+    has_forward_derivative,
+    jacobian_product,
+    obstacle_to_torch_func,
+    per_sample_jacobian,
+)
 
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
 # that, even in float32 with cancellation.
@@ -61,7 +67,10 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
                 "mode, which mixes samples; call network.eval() or normalise over layers or groups"
             )
     if not inputs.is_floating_point():
-        raise ValueError(f"the inputs are {inputs.dtype}; they must be float")
+        raise ValueError(
+            f"the inputs are {inputs.dtype}; they must be float (an embedding of numbered words can "
+            "take them by x.long() in the network)"
+        )
     part = inputs[:CHECKED_SAMPLES].to(next(iter(parameters.values())))
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     first, again = _outputs(network, part), _outputs(network, part)
@@ -192,15 +201,6 @@ def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
         ) from error
 
 
-def in_one_line(error: BaseException) -> str:
-    """Return the kind of an error and the first line of its message.
-
-    Args:
-        error: of a network or of torch.
-    """
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-
-
 def make_contiguous(network: nn.Module) -> None:
     """Lay the weights out in memory so that flat vectors can be made of views.
 
@@ -279,27 +279,38 @@ def _reverse_gradient(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
     """Return the gradient of ``_weighted_sum`` with respect to each weight.
 
     Raises:
-        ValueError: if no weight decides the outputs.
+        ValueError: if no weight decides the outputs, or torch has no gradient of them.
     """
     total = _weighted_sum(network(inputs))
     if not total.requires_grad:
         raise ValueError("the outputs do not depend on the weights (no_grad or detach inside?)")
     weights = list(network.parameters())
-    return torch.autograd.grad(total, weights, materialize_grads=True, allow_unused=True)
+    try:
+        return torch.autograd.grad(total, weights, materialize_grads=True, allow_unused=True)
+    except Exception as error:
+        raise ValueError(
+            f"torch takes no gradient of the network ({in_one_line(error)})"
+        ) from error
 
 
 def _weighted_sum(outputs: Tensor) -> Tensor:
     """Return sum_i sum_a a f_a(x_i) of outputs (N, C)."""
-    return (outputs * torch.arange(1, 1 + outputs.shape[1]).to(outputs)).sum()
+    return (outputs @ _factors(outputs.shape[1]).to(outputs)).sum()
+
+
+def _factors(outputs: int) -> Tensor:
+    """Return 1 to C, shape (C,)."""
+    return torch.arange(1.0, 1.0 + outputs)
 
 
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
 
-    Training takes reverse derivatives of a batch, the kernel those of single samples (torch.func)
-    and forward ones. For g = sum_i sum_a a f_a(x_i) over two samples, grad g of the batch must be
-    the sum of the samples' gradients, and its product with a tangent the forward derivative along
-    it. (Plain sums of outputs are constant for a softmax.) A copy must have the same gradient.
+    Training takes reverse derivatives of a batch, the kernel those of single samples and products
+    J u with a tangent, by torch.func or without (module ``jacobian``). For g = sum_i sum_a
+    a f_a(x_i) over two samples, grad g of the batch must be the sum of the samples' gradients, and
+    its product with a tangent the derivative along it. (Plain sums of outputs are constant for a
+    softmax.) A copy must have the same gradient.
 
     Args:
         network: one that ``check_network`` lets pass.
@@ -308,33 +319,28 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     Raises:
         ValueError: says in one sentence which derivative is missing or wrong.
     """
-    parameters = {name: p.detach() for name, p in network.named_parameters()}
-    buffers = {name: b.detach() for name, b in network.named_buffers()}
-    part = inputs[:2].to(next(iter(parameters.values())))
-
-    def summed(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        return _weighted_sum(functional.call(network, weights | buffers, x))
-
+    weights = [parameter.detach() for parameter in network.parameters()]
+    part = inputs[:2].to(weights[0])
     batch = _reverse_gradient(network, part)
     _compare_with_copy(network, part, batch)
+    by_autograd = obstacle_to_torch_func(network, part) is not None
+    twice = not has_forward_derivative(network, part)
+    weighted = CombinedOutputs(network, _factors(count_outputs(network, part))[:, None])
     try:
-        with plain_attention():
-            each = vmap(grad(lambda w, x: summed(w, x.unsqueeze(0))), (None, 0))(parameters, part)
-            _, forward = jvp(lambda w: summed(w, part), (parameters,), (dict(parameters),))
+        each = per_sample_jacobian(weighted, part, by_autograd=by_autograd)
+        forward = jacobian_product(weighted, part, weights, by_autograd=twice).sum()
     except Exception as error:
         raise ValueError(
-            "torch.func cannot take per-sample or forward derivatives of the network, which its "
-            f"kernel needs ({in_one_line(error)})"
+            "torch takes no derivatives of single samples or along a direction of the network, "
+            f"which its kernel needs ({in_one_line(error)})"
         ) from error
     size = sum(g.double().square().sum() for g in batch).sqrt()
     off = sum(
-        (each[name].sum(0) - g).double().square().sum()
-        for name, g in zip(parameters, batch, strict=True)
+        (of_samples.sum(0) - g.flatten()).double().square().sum()
+        for of_samples, g in zip(each, batch, strict=True)
     ).sqrt()
-    along = sum(
-        (g.double() * p.double()).sum() for g, p in zip(batch, parameters.values(), strict=True)
-    )
-    reach = sum(p.double().square().sum() for p in parameters.values()).sqrt()
+    along = sum((g.double() * w.double()).sum() for g, w in zip(batch, weights, strict=True))
+    reach = sum(w.double().square().sum() for w in weights).sqrt()
     if off > DERIVATIVE_TOLERANCE * size:
         raise ValueError(
             "gradients of single samples do not add up to that of the batch; a custom backward "
