@@ -653,6 +653,58 @@ def test_what_torch_func_cannot_differentiate_equals_the_dense_reference(name):
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
 
+class Distances(nn.Module):
+    """Distances of the inputs to weights, of which torch.func has wrong derivatives."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(outputs, 192))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape (N, C)."""
+        return torch.cdist(x.flatten(1), self.weights)
+
+
+class Solution(nn.Module):
+    """Solutions of linear equations, whose derivatives torch.func had wrong without gradients."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.eye(192) + 0.01 * torch.randn(192, 192))
+        self.outputs = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape (N, C)."""
+        return torch.linalg.solve(self.matrix, x.flatten(1).T)[: self.outputs].T
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Distances,
+        Solution,
+        lambda outputs: nn.Sequential(nn.Flatten(), nn.Linear(192, outputs), nn.PReLU()),
+    ],
+    ids=["cdist", "solve", "PReLU"],
+)
+@pytest.mark.parametrize(("samples", "outputs"), [(2, 2), (4, 4), (7, 4), (1, 1), (5, 3)])
+def test_operations_that_torch_func_may_have_wrong_equal_the_dense_reference(
+    make, samples, outputs
+):
+    """A PReLU mistakes as many samples as outputs for each other."""
+    torch.manual_seed(0)
+    network, x = make(outputs).double(), make_inputs(samples)
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(f, weights, retain_graph=True)])
+        for weights in [list(network.parameters())]
+        for f in network(x).flatten()
+    ]
+    dense = torch.stack(rows)
+    with torch.no_grad():
+        full = kernel.empirical_ntk(network, x)
+    assert relative_error(full, dense @ dense.T) < 1e-9
+
+
 def test_all_routes_of_the_general_kernel_agree(network):
     x = make_inputs()
     by_torch_func = kernel.empirical_ntk(network, x, route="torch_func")

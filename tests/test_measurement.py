@@ -184,6 +184,7 @@ BAD = [
     (torch.inference_mode()(nn.Linear)(D, C), X, Y, "made under torch.inference_mode"),
     (nn.LazyLinear(C), X, Y, "the weights weight have no values yet"),
     (nn.Linear(D, C), X.long(), Y, "inputs are torch.int64"),
+    (nn.Linear(D, C).bfloat16(), 300 + torch.arange(N * D).view(N, D).float(), Y, "bfloat16, the"),
     (nn.Linear(D, C), X, Y[:-1], "one row per input"),
     (nn.Linear(D, C), X, Y[:, 0], "one row per input"),
     (nn.Linear(D, C), X[:0], Y[:0], "there are no inputs"),

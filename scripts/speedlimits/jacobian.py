@@ -9,6 +9,7 @@ checkpointing, decisions by values and assignments through masks need one or the
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +21,9 @@ from torch.func import jacrev, jvp, vmap
 from speedlimits.attention import plain_attention
 from speedlimits.blocks import consecutive_slices
 from speedlimits.functional import in_one_line, outputs_at, trainable_and_fixed
+
+# Derivatives that torch takes in two ways differ by rounding; 1e-3 of their size is more than that.
+DERIVATIVE_TOLERANCE = 1e-3
 
 
 def check_inputs(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None = None) -> None:
@@ -95,8 +99,9 @@ class CombinedOutputs(nn.Module):
 def obstacle_to_torch_func(network: nn.Module, inputs: Tensor) -> str | None:
     """Return why torch.func has no per-sample Jacobian of the network, or None if it has one.
 
-    Tried with numbers of samples and outputs that cannot be mistaken for each other, and memory of
-    few copies of the weights.
+    Tried with numbers of samples and outputs that cannot be mistaken for each other and memory of
+    few copies of the weights, and compared with single reverse passes: of some operations it has
+    derivatives that are wrong (those of torch.cdist in torch 2.13, two vmaps deep).
 
     Args:
         network: maps inputs (N, ...) to outputs (N, C), each sample by itself.
@@ -106,14 +111,23 @@ def obstacle_to_torch_func(network: nn.Module, inputs: Tensor) -> str | None:
     two_outputs = CombinedOutputs(network, torch.stack([rising, rising.flip(0)], dim=1))
     three = torch.cat([inputs[:1]] * 2 + [inputs[-1:]])
     try:
-        _by_torch_func(two_outputs, three)
+        found = _by_torch_func(two_outputs, three)
     except Exception as error:  # of any kind, by the network's own code too
         return in_one_line(error)
-    return None
+    expected = _by_autograd(two_outputs, three)
+    off = [a - b for a, b in zip(found, expected, strict=True)]
+    if _size(off) <= DERIVATIVE_TOLERANCE * _size(expected):
+        return None
+    return "its derivatives of single samples are not those of autograd"
+
+
+def _size(tensors: list[Tensor]) -> float:
+    """Return the root of the sum of all squares."""
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
 def has_forward_derivative(network: nn.Module, inputs: Tensor) -> bool:
-    """Return whether torch.func has a derivative of the outputs along a direction of the weights.
+    """Return whether torch.func has a finite derivative along a direction of the weights.
 
     Args:
         network: as for ``obstacle_to_torch_func``.
@@ -121,10 +135,10 @@ def has_forward_derivative(network: nn.Module, inputs: Tensor) -> bool:
     """
     weights = list(trainable_and_fixed(network)[0].values())
     try:
-        jacobian_product(network, inputs[:2], weights, by_autograd=False)
+        along = jacobian_product(network, inputs[:2], weights, by_autograd=False)
     except Exception:  # of any kind, by the network's own code too
         return False
-    return True
+    return bool(torch.isfinite(along).all())
 
 
 def per_sample_jacobian(
@@ -165,8 +179,8 @@ def _by_torch_func(network: nn.Module, inputs: Tensor) -> list[Tensor]:
     def sample_output(p: dict[str, Tensor], x: Tensor) -> Tensor:
         return outputs_at(network, fixed, x.unsqueeze(0), p).squeeze(0)
 
-    with plain_attention(), _without_advice(), torch.no_grad():
-        # No tape, in whatever mode this is called: some operations have other derivatives then.
+    # Without gradients torch.linalg.solve would keep nothing to differentiate by, and be wrong.
+    with plain_attention(), _without_advice(), torch.enable_grad():
         jacobian = vmap(jacrev(sample_output), (None, 0))(parameters, inputs)
     return [j.reshape(*j.shape[:2], -1) for j in jacobian.values()]
 

@@ -117,6 +117,13 @@ def measure(
     given, network = network, copied(network)
     make_contiguous(network)
     check_parameters(network)
+    precision = next(network.parameters()).dtype
+    rounded = inputs.to(precision).to(inputs.dtype)
+    if torch.equal(inputs, inputs.round()) and not torch.equal(inputs, rounded):
+        raise ValueError(
+            f"the inputs are whole numbers that {precision}, the precision of the weights, does "
+            "not hold; measure in float32"
+        )
     weights = _flat_weights(network, snapshots)
     if len(weights):  # those of now may be the end of a training that diverged
         _set_weights(network, weights[0])

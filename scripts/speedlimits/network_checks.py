@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from speedlimits.functional import in_one_line
 from speedlimits.jacobian import (
+    DERIVATIVE_TOLERANCE,
     CombinedOutputs,
     count_outputs,
     has_forward_derivative,
@@ -22,8 +23,6 @@ from speedlimits.jacobian import (
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
 # that, even in float32 with cancellation.
 MIXING_TOLERANCE = 1e-3
-# Derivatives that torch takes in two ways differ by rounding likewise.
-DERIVATIVE_TOLERANCE = 1e-3
 CHECKED_SAMPLES = 8  # own choice: more than groups of two or four in which samples could be mixed
 
 
@@ -68,8 +67,8 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
             )
     if not inputs.is_floating_point():
         raise ValueError(
-            f"the inputs are {inputs.dtype}; they must be float (an embedding of numbered words can "
-            "take them by x.long() in the network)"
+            f"the inputs are {inputs.dtype}; they must be float (an embedding of numbered words "
+            "can take them by x.long() in the network)"
         )
     part = inputs[:CHECKED_SAMPLES].to(next(iter(parameters.values())))
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -267,7 +266,7 @@ def _compare_with_copy(network: nn.Module, part: Tensor, ours: tuple[Tensor, ...
         sum(g.double().square().sum() for g in gradients).sqrt()
         for gradients in (ours, [a - b for a, b in zip(ours, theirs, strict=True)])
     )
-    if apart > DERIVATIVE_TOLERANCE * size:
+    if not apart <= DERIVATIVE_TOLERANCE * size:
         raise ValueError(
             "a copy of the network has another gradient, since it computes with the weights of the "
             "original or loses a hook on them; take weights from self, not from a closure or a "
@@ -279,18 +278,21 @@ def _reverse_gradient(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
     """Return the gradient of ``_weighted_sum`` with respect to each weight.
 
     Raises:
-        ValueError: if no weight decides the outputs, or torch has no gradient of them.
+        ValueError: if no weight decides the outputs, or torch has no finite gradient of them.
     """
     total = _weighted_sum(network(inputs))
     if not total.requires_grad:
         raise ValueError("the outputs do not depend on the weights (no_grad or detach inside?)")
     weights = list(network.parameters())
     try:
-        return torch.autograd.grad(total, weights, materialize_grads=True, allow_unused=True)
+        found = torch.autograd.grad(total, weights, materialize_grads=True, allow_unused=True)
     except Exception as error:
         raise ValueError(
             f"torch takes no gradient of the network ({in_one_line(error)})"
         ) from error
+    if not all(torch.isfinite(gradient).all() for gradient in found):
+        raise ValueError("the gradient of the outputs at the start is not finite")
+    return found
 
 
 def _weighted_sum(outputs: Tensor) -> Tensor:
@@ -341,14 +343,14 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     ).sqrt()
     along = sum((g.double() * w.double()).sum() for g, w in zip(batch, weights, strict=True))
     reach = sum(w.double().square().sum() for w in weights).sqrt()
-    if off > DERIVATIVE_TOLERANCE * size:
+    if not off <= DERIVATIVE_TOLERANCE * size:  # nor where one is not finite
         raise ValueError(
             "gradients of single samples do not add up to that of the batch; a custom backward "
             "pass, a hook, a detached part or lower precision inside (autocast) makes one of them "
             "wrong"
         )
-    if (forward.double() - along).abs() > DERIVATIVE_TOLERANCE * size * reach:
+    if not (forward.double() - along).abs() <= DERIVATIVE_TOLERANCE * size * reach:
         raise ValueError(
-            "the forward derivative of the network does not agree with the reverse one; a custom "
-            "derivative or a hook makes one of them wrong"
+            "the forward derivative of the network does not agree with the reverse one, or is not "
+            "finite; a custom derivative, a hook or a root of zero makes one of them wrong"
         )
