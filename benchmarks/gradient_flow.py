@@ -337,9 +337,9 @@ def linear_rows(problem: LinearProblem, end: float, peers_up_to: float) -> Itera
             yield row(name, run)
 
 
-def accurate_descent_step(problem: Problem) -> float:
+def accurate_descent_step(problem: Problem, tight: float) -> float:
     """Return the step that is within 1 % up to lambda_1 t = 20; the error is linear in the step."""
-    reference, _ = run_flow(problem, EARLY_TIME, REFERENCE_TOLERANCE)
+    reference, _ = run_flow(problem, EARLY_TIME, tight)
     step = PROBE_STEP / problem.lambda_1
     trajectory, _ = run_descent(problem, EARLY_TIME, step)
     return step * ACCURACY / largest_distance(trajectory, reference)
@@ -372,7 +372,7 @@ def network_rows(
         trajectory, gradients, seconds = timed(run)
         error = largest_distance(trajectory, reference)
         yield Row(problem.name, end, name, gradients, error, seconds)
-    least = math.ceil(end / (problem.lambda_1 * accurate_descent_step(problem)))
+    least = math.ceil(end / (problem.lambda_1 * accurate_descent_step(problem, tight)))
     yield Row(problem.name, end, "descent at 1 % (lower bound)", least, ACCURACY, math.nan)
 
 

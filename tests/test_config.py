@@ -770,14 +770,23 @@ def test_a_bad_configuration_of_the_working_folder_ends_the_command(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("option", ["-s", "--snakefile"])
+@pytest.mark.parametrize("option", ["-s {}", "--snakefile {}", "--snakefile={}"])
 def test_bad_files_are_told_from_another_folder_too(tmp_path, option):
-    command = [sys.executable, "-m", "snakemake", "-n", option, str(ROOT / "Snakefile")]
+    given = [word.format(ROOT / "Snakefile") for word in option.split()]
+    command = [sys.executable, "-m", "snakemake", "-n", *given]
     command += ["--configfile", "my.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in told
     assert "my.yaml is not there" in told
+
+
+def test_records_apart_from_the_results_are_refused(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "-n", "--persistence-backend", "db"]
+    command += ["--directory", str(tmp_path), "results/data/digits/images.nc"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "--persistence-backend db keeps apart from the results" in done.stderr
 
 
 @pytest.mark.parametrize(

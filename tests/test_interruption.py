@@ -857,14 +857,20 @@ def test_a_folder_on_another_disk_is_verified_too(tree, tmp_path, capsys):
         assert words in told
 
 
-def test_results_without_their_records_are_told(tmp_path, tree):
+def test_results_without_their_records_are_told(tmp_path, tree, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert workdir.copied_without_records(tree) == []
     (tree / "a").rename(tree / "runs")
+    assert len(workdir.copied_without_records(tree)) == 1  # Snakemake's are what it needs
     shutil.rmtree(tree / ".digests")
     (told,) = workdir.copied_without_records(tree)
     assert "copy .digests and .metadata too" in told
     (tree / ".metadata").mkdir()
     assert len(workdir.copied_without_records(tree)) == 1
+    (tmp_path / ".snakemake/incomplete").mkdir(parents=True)
+    (tmp_path / ".snakemake/incomplete/x").touch()  # a first run was killed
+    assert workdir.copied_without_records(tree) == []
+    (tmp_path / ".snakemake/incomplete/x").unlink()
     (tree / ".metadata/x").touch()
     assert workdir.copied_without_records(tree) == []
     (tmp_path / "new").mkdir()

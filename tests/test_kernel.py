@@ -757,6 +757,24 @@ def test_operations_of_a_forward_pass_are_those_that_torch_counts(model):
     assert kernel.forward_operations(network, sample) == counter.get_total_flops() > 0
 
 
+def test_operations_of_attention_are_counted():
+    """Two products per head of as many rows and columns as there are tokens."""
+    layer, tokens, width = nn.MultiheadAttention(8, 2, batch_first=True), 5, 8
+
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x, x, x, need_weights=False)[0].flatten(1)
+
+    projections = 4 * 2 * tokens * width**2
+    attention = 2 * 2 * tokens**2 * width
+    found = kernel.forward_operations(Attending(), torch.randn(1, tokens, width))
+    assert found == projections + attention
+
+
 def test_kernel_of_a_chain_starts_without_the_compiler_of_torch():
     code = """
         import sys, torch

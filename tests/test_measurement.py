@@ -9,6 +9,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -184,6 +185,9 @@ BAD = [
     (torch.inference_mode()(nn.Linear)(D, C), X, Y, "made under torch.inference_mode"),
     (nn.LazyLinear(C), X, Y, "the weights weight have no values yet"),
     (nn.Linear(D, C), X.long(), Y, "inputs are torch.int64"),
+    (nn.Linear(D, C), X[0, 0], Y, "inputs are of type Tensor; give a tensor or array of numbers"),
+    (nn.Linear(D, C), X.to_sparse(), Y, "inputs are sparse"),
+    (nn.Linear(D, C), pd.DataFrame(X.numpy()), Y, "inputs are of type DataFrame"),
     (nn.Linear(D, C).bfloat16(), 300 + torch.arange(N * D).view(N, D).float(), Y, "bfloat16, the"),
     (nn.Linear(D, C), X, Y[:-1], "one row per input"),
     (nn.Linear(D, C), X, Y[:, 0], "one row per input"),
@@ -237,6 +241,25 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words
     with pytest.raises(ValueError, match=words) as caught:
         speedlimits.measure(network, x, y, states, [0, 1])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("snapshots", [None, 3, nn.Linear(D, C), nn.Linear(D, C).state_dict()])
+def test_snapshots_are_a_list(snapshots):
+    with pytest.raises(ValueError, match="the snapshots are a .*; give a list, one entry for each"):
+        speedlimits.measure(nn.Linear(D, C), X, Y, snapshots, [0, 1])
+
+
+def test_arrays_and_times_of_any_layout_are_numbers():
+    network = nn.Linear(D, C)
+    flat = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    weights = torch.stack([flat, 0.9 * flat])
+    plain = speedlimits.measure(network, X, Y, weights, [0, 1])
+    backwards = X.numpy()[::-1].copy()[::-1]
+    foreign = Y.numpy().astype(">f4")
+    times = torch.tensor([0.0, 1.0], requires_grad=True)
+    found = speedlimits.measure(network, backwards, foreign, weights, times)
+    for a, b in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -9,9 +9,10 @@ import pytest
 from checkouts import checkout
 from conftest import ROOT
 
-from pipeline import running_code
+from pipeline import pages, running_code
 from pipeline.code_digest import bytes_digest, code_digest
 from pipeline.interruption import PLANNER, python_version
+from pipeline.log import logged
 
 SUBSET = "results/data/digits/n8-balanced-subset0.nc"
 # Python imports it at every start: the job that makes the images edits a file of the next job.
@@ -59,6 +60,31 @@ def test_only_changed_code_that_is_loaded_is_refused(
         return
     with pytest.raises(ValueError, match=f"scripts/{file} was changed after this snakemake had"):
         running_code.check_loaded()
+
+
+def test_what_is_loaded_later_is_checked_and_what_was_loaded_is_not_again(planned, monkeypatch):
+    checked = running_code.check_loaded()
+    assert "pipeline/log.py" in checked
+    late = "pages/interactive.html"
+    for file in ("pipeline/log.py", late):  # edited while the job runs
+        planned[file] = ["other", "other"]
+    monkeypatch.setenv(running_code.CODE, json.dumps(planned))
+    monkeypatch.setattr(running_code, "_read", set())
+    assert running_code.check_loaded(besides=checked) == checked
+    pages.page("interactive")
+    with pytest.raises(ValueError, match=f"scripts/{late} was changed after this snakemake had"):
+        running_code.check_loaded(besides=checked)
+
+
+def test_a_job_is_refused_for_what_it_loads_last(planned, monkeypatch, tmp_path, capsys):
+    planned["pages/interactive.html"] = ["other", "other"]
+    monkeypatch.setenv(running_code.CODE, json.dumps(planned))
+    monkeypatch.setattr(running_code, "_read", set())
+    with logged(str(tmp_path / "job.log")):
+        pass
+    with pytest.raises(SystemExit), logged(str(tmp_path / "job.log")):
+        pages.page("interactive")
+    assert "interactive.html was changed after" in (tmp_path / "job.log").read_text()
 
 
 def test_what_is_told_to_jobs_covers_what_they_are_recorded_as(planned, tmp_path):

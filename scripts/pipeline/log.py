@@ -126,8 +126,9 @@ def _log_file(path: str, tell: Callable[[str], None]) -> Iterator[None]:
             print(f"machine: {machine()}")
             start = _start = time.monotonic()
             try:
-                check_loaded()
+                checked = check_loaded()
                 yield
+                check_loaded(besides=checked)  # what was loaded meanwhile
             except Interrupted as stopped:
                 print(stopped)
                 raise

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.running_code import note_read
+
 TEMPLATES = Path(__file__).resolve().parents[1] / "pages"
 
 
 def page(name: str) -> str:
     """Return the template ``pages/NAME.html``."""
+    note_read(f"{TEMPLATES.name}/{name}.html")
     return (TEMPLATES / f"{name}.html").read_text(encoding="utf-8")
 
 

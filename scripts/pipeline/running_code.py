@@ -1,7 +1,7 @@
 """The code that a job runs must be what it was planned with, and will be recorded as.
 
-A job's script imports the workflow's modules when it starts, as they are by then. What Snakemake
-records as having made its results is the digest that it read when it was started itself.
+A job's script imports the workflow's modules when it starts, or later, as they are by then. What
+Snakemake records as having made its results is the digest that it read when it was started itself.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from pipeline.code_digest import SCRIPTS, bytes_digest, file_digests, reachable
 from pipeline.interruption import PLANNER, python_version
 
 CODE = "SPEEDLIMITS_CODE"  # file -> digests of its bytes and of its syntax tree, for the jobs
+_read: set[str] = set()  # by this process, files of scripts/ that are no modules
 
 
 def tell_jobs(files: Iterable[str]) -> None:
@@ -28,17 +29,33 @@ def tell_jobs(files: Iterable[str]) -> None:
     os.environ[CODE] = json.dumps({file: [bytes_digest(file), trees[file]] for file in trees})
 
 
-def check_loaded() -> None:
+def note_read(file: str) -> None:
+    """Count a file among what this process has loaded.
+
+    Args:
+        file: relative to scripts/.
+    """
+    _read.add(file)
+
+
+def check_loaded(*, besides: Set[str] = frozenset()) -> set[str]:
     """Refuse a job that has loaded other code than it was planned with.
 
     A file of other bytes and the same syntax tree is the same code. Of a file that the plan does
     not know nothing is said; without a plan nothing is checked.
 
+    Args:
+        besides: what was checked before: it runs as it was loaded, whatever became of its file.
+
+    Returns:
+        What has been checked, of old and now.
+
     Raises:
         ValueError: if a file of the job's script or of a module that it has loaded has changed.
     """
     planned = json.loads(os.environ.get(CODE, "{}"))
-    for file in sorted(_loaded() & planned.keys()):
+    loaded = _loaded()
+    for file in sorted((loaded - besides) & planned.keys()):
         content, tree = planned[file]
         if bytes_digest(file) == content:
             continue
@@ -49,6 +66,7 @@ def check_loaded() -> None:
                 f"scripts/{file} was changed after this snakemake had planned its jobs, which "
                 "would be recorded as made by the code of before; run the same command again"
             )
+    return loaded
 
 
 def _loaded() -> set[str]:
@@ -60,4 +78,4 @@ def _loaded() -> set[str]:
     files = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
     folder = f"{SCRIPTS}/"
     own = {file.removeprefix(folder) for file in files if file.startswith(folder)}
-    return {copy.name.partition(".")[2], *own}
+    return {copy.name.partition(".")[2], *own, *_read}

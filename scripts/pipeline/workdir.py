@@ -63,6 +63,12 @@ def register(workflow: Any) -> None:
     """
     if "{" in workflow.basedir or "}" in workflow.basedir:
         raise Refusal(f"{workflow.basedir} holds braces, which Snakemake takes for wildcards; move")
+    backend = getattr(workflow.workflow_settings, "persistence_backend", "file")
+    if str(backend) != "file":
+        raise Refusal(
+            f"--persistence-backend {backend} keeps apart from the results what says of what they "
+            "were made, without which they pass for those of any configuration; leave it out"
+        )
     sys.excepthook = _tell_in_one_sentence
     if workflow.is_main_process:
         kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
@@ -92,7 +98,7 @@ def refuse_stale_report(arguments: Sequence[str]) -> None:
         Refusal: if the same command without its report has anything to do.
     """
     options = {argument.partition("=")[0] for argument in arguments}
-    if "--report" not in options or "--report-after-run" in options:
+    if not options & {"--report", "--reporter"} or "--report-after-run" in options:
         return
 
     def of_report(before: str, argument: str) -> bool:
@@ -108,7 +114,8 @@ def refuse_stale_report(arguments: Sequence[str]) -> None:
         if not os.path.samefile(os.path.join(started, folders[-1]), "."):
             return
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", *command, "--dry-run", "--quiet", "rules"],
+            # -P: modules of the working folder are not Python's, as in Snakemake's own command
+            [sys.executable, "-P", "-m", "snakemake", *command, "--dry-run", "--quiet", "rules"],
             cwd=started,
             capture_output=True,
             text=True,
@@ -146,7 +153,7 @@ def keep_records() -> None:
 
 
 def copied_without_records(results: str | Path = "results") -> list[str]:
-    """Return a sentence if results lie here of which nothing says what made them.
+    """Return a sentence if results lie here of which nothing says to Snakemake what made them.
 
     Args:
         results: their folder.
@@ -157,7 +164,9 @@ def copied_without_records(results: str | Path = "results") -> list[str]:
         folders = (folder / name for name in names)
         return any(path.is_dir() and any(path.iterdir()) for path in folders)
 
-    if holds(DIGESTS, Path(RECORDS).name) or not holds("data", "runs", "studies", "theory"):
+    if holds(Path(RECORDS).name) or not holds("data", "runs", "studies", "theory"):
+        return []
+    if any(Path(STATE, "incomplete").glob("*")):  # of a first run that was killed: made again
         return []
     return [
         f"{folder} holds files of which nothing is recorded, as a copy without its hidden folders: "

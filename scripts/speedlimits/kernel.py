@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from speedlimits import kernel_sequential
+from speedlimits.attention import plain_attention
 from speedlimits.blocks import TRIANGLE_ROWS, add_product_, consecutive_slices, mirror_lower_
 from speedlimits.freed_memory import keep_freed_memory
 from speedlimits.jacobian import (
@@ -106,7 +107,8 @@ def forward_operations(network: nn.Module, sample: Tensor) -> int:
     # A chain's are counted by hand: torch's counter imports its compiler, for a second.
     if kernel_sequential.obstacle_to_structured_route(network) is None:
         return kernel_sequential.forward_operations(network, sample)
-    with FlopCounterMode(display=False) as counter:
+    # Fused attention of a CPU is not counted, its products are.
+    with plain_attention(), FlopCounterMode(display=False) as counter:
         network(sample)
     return counter.get_total_flops()
 

@@ -130,7 +130,7 @@ def measure(
     check_network(network, inputs, targets.shape[1])
     check_copy(given, inputs)  # one that keeps no state, as was checked: the call changes nothing
     try:
-        times = np.asarray(times, float)
+        times = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the times are no numbers ({in_one_line(error)})") from error
     if len(weights) < 2:
@@ -248,13 +248,19 @@ def _tensor(name: str, values: object) -> Tensor:
     Raises:
         ValueError: in one sentence, if it is neither.
     """
+    kind = type(values).__name__
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biufc":
+        # Views backwards and foreign byte orders, which torch does not take, are numbers too.
+        values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     try:
         tensor = torch.as_tensor(values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
+        len(tensor)  # a single number has no rows
+    except Exception as error:  # of whatever kind a foreign object's own code raises
         raise ValueError(
-            f"{name} are of type {type(values).__name__}; give a tensor or array of numbers with "
-            "one row per sample"
+            f"{name} are of type {kind}; give a tensor or array of numbers with one row per sample"
         ) from error
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} are sparse; make them dense (to_dense)")
     return tensor.clone() if tensor.is_inference() else tensor
 
 
@@ -279,7 +285,9 @@ def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:
     Raises:
         ValueError: if they are not the finite weights of this network, each of its own time.
     """
-    if isinstance(snapshots, (Mapping, nn.Module)):
+    if isinstance(snapshots, (Mapping, nn.Module)) or not isinstance(
+        snapshots, (Iterable, Tensor, np.ndarray)
+    ):
         kind = type(snapshots).__name__
         raise ValueError(f"the snapshots are a {kind}; give a list, one entry for each time")
     rows = list(snapshots)
