@@ -300,6 +300,14 @@ def scaling(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return found
 
 
+def case(text: str) -> tuple[int, int, bool]:
+    """Return width, n and whether outputs are traced, of an option WIDTH,N[,traced]."""
+    width, samples, *kind = text.split(",")
+    if kind not in ([], ["traced"]) or min(int(width), int(samples)) < 1:
+        raise ValueError
+    return int(width), int(samples), bool(kind)
+
+
 def parse_arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -310,6 +318,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--case",
         action="append",
+        type=case,
         metavar="WIDTH,N[,traced]",
         help="a case instead of the default ones; may be repeated",
     )
@@ -329,8 +338,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cases = CASES + LARGE_CASES * arguments.full
     if arguments.case:
-        parts = [case.split(",") for case in arguments.case]
-        cases = [(int(p[0]), int(p[1]), p[2:] == ["traced"]) for p in parts]
+        cases = arguments.case
     server = None
     if arguments.neural_tangents:
         command = [arguments.neural_tangents, __file__, "--serve-neural-tangents"]

@@ -18,7 +18,7 @@ import time
 from typing import NamedTuple
 
 import torch
-from kernel import OUTPUTS, SIDE, make_case
+from kernel import OUTPUTS, SIDE, case, make_case
 from measuring import SCRIPTS, Limits, conditions, markdown, measured_limits, with_spread
 
 sys.path.insert(0, str(SCRIPTS))
@@ -144,14 +144,16 @@ def main() -> None:
     """Print the table of every case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="repetitions after a warm-up")
-    parser.add_argument("--case", action="append", metavar="WIDTH,N", help="default 32,128")
+    parser.add_argument(
+        "--case", action="append", type=case, metavar="WIDTH,N", help="default 32,128"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     reached = measured_limits()
     print(f"{conditions()}\n{reached}\n")
     rows = []
-    for case in arguments.case or ["32,128"]:
-        rows += table(*map(int, case.split(",")), arguments.repeats, reached)
+    for width, samples, _ in arguments.case or [(32, 128, False)]:
+        rows += table(width, samples, arguments.repeats, reached)
     print(markdown(rows))
 
 

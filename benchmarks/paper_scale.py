@@ -40,7 +40,8 @@ sys.path.insert(0, str(SCRIPTS))
 
 from gradient_flow import load_images
 
-from pipeline.runs import Plan
+from pipeline.config import validated
+from pipeline.runs import Plan, is_own, model_keys
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import (
     empirical_ntk,
@@ -58,11 +59,29 @@ KERNELS = 1 + 2 + 2  # of them, the last two with the start's beside them
 CARD = {"float32": 51.0, "float64": 55.0, "bandwidth": 4.4}  # NVIDIA H200, by ``gpu.py``
 
 
+def obstacle(plan: Plan, base: dict) -> str | None:
+    """Return why the default studies of a plan cannot be extrapolated, or None.
+
+    Rates and lambda_1 are measured for the base's network alone.
+    """
+    if is_own(base["model"]):
+        return f"base.model is {base['model']}; a built-in network can be extrapolated"
+    for study in plan.default_studies:
+        for ensemble in plan.studies[study]:
+            network = plan.settings("network", ensemble.network)
+            other = [key for key, value in network.items() if base.get(key, value) != value]
+            if other:
+                return (
+                    f"studies.{study} has a run of {other[0]} {network[other[0]]} where base has "
+                    f"{base[other[0]]}; only n, subset and realisations may differ"
+                )
+    return None
+
+
 def network_of(settings: dict, inputs: torch.Tensor, dtype: torch.dtype) -> torch.nn.Module:
     """Return the network of run settings at a start."""
-    keys = ("width", "parameterisation", "initialisation")
     build = MODELS[settings["model"]]
-    given = {key: settings[key] for key in keys}
+    given = {key: settings[key] for key in model_keys(settings)}
     return drawn_network(
         lambda: build(input_shape=tuple(inputs.shape[1:]), outputs=10, **given), 0, dtype
     )
@@ -165,12 +184,18 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    update_config(config, yaml.safe_load(arguments.configfile.read_text(encoding="utf-8")))
+    try:
+        update_config(config, yaml.safe_load(arguments.configfile.read_text(encoding="utf-8")))
+        config = validated(config)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     images, targets = load_images(arguments.archive, SIZES[1])
     if arguments.archive is None:  # digits enlarged to the size of CIFAR-10's images
         images = torch.nn.functional.interpolate(images, size=(32, 32)).repeat(1, 3, 1, 1)
     card = {name: 1e12 * getattr(arguments, name) for name in CARD}
     plan, base = Plan(config), config["base"]
+    if problem := obstacle(plan, base):
+        parser.error(f"{arguments.configfile}: {problem}")
     print(conditions())
     measured = shares(base, images, targets)
     told = ", ".join(f"{name} {with_spread(values, '.0%')}" for name, values in measured.items())

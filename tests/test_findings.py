@@ -632,6 +632,39 @@ def test_draws_of_samples_are_permuted_where_there_are_enough():
         assert row[name] == pytest.approx(expected[name])
 
 
+@pytest.mark.parametrize(("axis", "shares_starts"), [("label_noise", True), ("width", False)])
+def test_subsets_count_once_each_where_all_have_all_values(axis, shares_starts):
+    """Each subset has its slope, none on average: its many starts know that one alone."""
+    values, generator = [1.0, 2.0, 4.0], np.random.default_rng(9)
+    frame = pd.DataFrame(
+        list(itertools.product(values, range(3), "012345")), columns=[axis, "subset", "realisation"]
+    )
+    frame = frame.assign(
+        ensemble=frame[axis].map(str) + frame["subset"].map(str), start="cold", at="end",
+        diverged=0, model="a", n=16,
+    )  # fmt: skip
+    found = []
+    for _ in range(100):
+        slopes = dict(enumerate(generator.normal(size=3)))
+        noise = 0.1 * generator.normal(size=len(frame))
+        lines = frame["subset"].map(slopes) * np.log(frame[axis]) + noise
+        table = frame.assign(inefficiency=np.exp(lines))
+        found.append(along_axes(table, {axis: values, "subset": [0, 1, 2]}, SETTINGS)[0])
+    rows = [t[(t["quantity"] == "inefficiency") & (t["against"] == axis)].iloc[0] for t in found]
+    assert all(row["test"] == "student of draws" and row["points"] == 3 for row in rows)
+    assert np.mean([row["p_value"] <= 0.05 for row in rows]) < 0.05 + 4 * (0.05 * 0.95 / 100) ** 0.5
+    assert np.mean([row["slope_low"] < 0 < row["slope_high"] for row in rows]) > 0.86
+    # By hand: the mean over subsets of their slopes, of starts or of all runs of a subset.
+    of = table.assign(x=np.log(table[axis]), y=np.log(table["inefficiency"]))
+    means = of.groupby(["subset", "x"])["y"].mean().unstack()
+    centred = means.columns.to_numpy() - means.columns.to_numpy().mean()
+    expected = scipy.stats.ttest_1samp(means.to_numpy() @ centred / (centred @ centred), 0)
+    assert rows[-1]["p_value"] == pytest.approx(expected.pvalue)
+    one = table[table["subset"] == 1]
+    row = along_axes(one, {axis: values}, SETTINGS)[0].query("quantity == 'inefficiency'").iloc[0]
+    assert row["test"] == ("student" if shares_starts else "runs")
+
+
 @pytest.mark.parametrize("subsets", [1, 3])
 def test_findings_say_where_an_effect_may_be_that_of_the_draws(subsets):
     table = drawn_runs(subsets, 0.0, np.random.default_rng(6))

@@ -158,6 +158,17 @@ def frozen():
     return network
 
 
+class Counting(nn.Module):
+    """Its gradient is divided by how often a word comes in a batch: it is not that of any loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.last = nn.Embedding(7, 4, scale_grad_by_freq=True), nn.Linear(4, C)
+
+    def forward(self, x):
+        return self.last(self.words(x.long()).sum(1))
+
+
 class Alone(nn.Linear):
     def forward(self, x):
         if torch.is_grad_enabled() and len(x) == 1:
@@ -185,6 +196,7 @@ BAD = [
     (torch.inference_mode()(nn.Linear)(D, C), X, Y, "made under torch.inference_mode"),
     (nn.LazyLinear(C), X, Y, "the weights weight have no values yet"),
     (nn.Linear(D, C), X.long(), Y, "inputs are torch.int64"),
+    (Counting(), torch.arange(N * D).view(N, D) % 7.0, Y, "do not add up .* kernel=False measures"),
     (nn.Linear(D, C), X[0, 0], Y, "inputs are of type Tensor; give a tensor or array of numbers"),
     (nn.Linear(D, C), X.to_sparse(), Y, "inputs are sparse"),
     (nn.Linear(D, C), pd.DataFrame(X.numpy()), Y, "inputs are of type DataFrame"),
@@ -205,7 +217,7 @@ BAD = [
         nn.Sequential(Alone(D, C), nn.PReLU()),
         X,
         Y,
-        "NTK of the network cannot be .*no single sample.* kernel=False",
+        "torch takes no derivatives of single samples .*no single sample.* kernel=False",
     ),
 ]
 

@@ -174,7 +174,8 @@ OTHER_COLUMNS = {
     "p_smallest": ("1", "least p-value that so many runs, draws or starts can give"),
     "test": (
         "",
-        "student: t-test of the slopes of single starts; runs, draws: permutation of runs, or of "
+        "student: t-test of the slopes of single starts, or of draws of samples where there are "
+        "several subsets (student of draws); runs, draws: permutation of runs, or of "
         "means over the runs of each draw of samples; few draws: of runs that share too few",
     ),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),

@@ -471,9 +471,11 @@ def _tested(
 ) -> dict[str, Any]:
     """Return the slope of a quantity along an axis with the test that its runs allow.
 
-    Runs of several values from one start have one slope: Student's test over starts. Where values
-    of the axis have draws of samples of their own, as sizes and data sets, means over the runs of
-    each draw are permuted, if there are enough draws to decide anything; else runs are.
+    Runs of several values from one start have one slope: Student's test over starts. Those of
+    several subsets have one slope a draw of samples, of which starts say no more than one:
+    Student's test over draws. Where values of the axis have draws of samples of their own, as sizes
+    and data sets, means over the runs of each draw are permuted, if there are enough draws to
+    decide anything; else runs are.
 
     Args:
         x: where each run is on the axis, shape (runs,).
@@ -484,31 +486,35 @@ def _tested(
         options: keyword arguments of ``statistics.trend``.
 
     Returns:
-        As ``statistics.trend``, and ``test``: student, draws, runs, or few draws, which is of runs
-        too, that share too few draws.
+        As ``statistics.trend``, and ``test``: student, student of draws, draws, runs, or few draws,
+        which is of runs too, that share too few draws.
     """
     y = runs[quantity].astype(float)
     usable = (y.notna() & ((y > 0) | (not options["log_y"]))).to_numpy()
     x, y, runs = x[usable], y[usable], runs[usable]
     if len(runs) == 0:
         return trend(x, y, **options) | {"test": "runs"}
-    starts = _one_start(runs)
+    starts, draws = _one_start(runs), joined(runs, list(DRAW_KEYS))
     strata = _strata(runs, axes, axis)
-    if (pd.Series(x, runs.index).groupby(starts).nunique() > 1).any():
+    of_starts, of_draws = (
+        pd.Series(x, runs.index).groupby(unit).transform("nunique") > 1 for unit in (starts, draws)
+    )
+    several = "subset" in runs and runs.loc[of_draws, "subset"].nunique() > 1
+    if several or of_starts.any():
         names = ("confidence", "log_x", "log_y")
         given = {name: options[name] for name in names}
-        found = mean_slope(x, y, runs=strata + "|" + starts, units=starts, **given)
-        return found | {"test": "student"}
-    draws = joined(runs, list(DRAW_KEYS))
+        lines = strata + "|" + (starts if of_starts.any() else draws)
+        found = mean_slope(x, y, runs=lines, units=draws if several else starts, **given)
+        return found | {"test": "student of draws" if several else "student"}
     of_runs = "runs"
-    if (pd.Series(x, runs.index).groupby(draws).nunique() == 1).all():
+    if not of_draws.any():
         of_runs = "few draws"
         others = joined(runs, [name for name in axes if name != axis])
         table = pd.DataFrame({"x": x, "y": np.log(y) if options["log_y"] else y})
         means = table.groupby([draws.to_numpy(), others.to_numpy()], sort=False).mean()
-        units, of_draws = (means.index.get_level_values(level) for level in (0, 1))
+        units, settings = (means.index.get_level_values(level) for level in (0, 1))
         values = np.exp(means["y"]) if options["log_y"] else means["y"]
-        found = trend(means["x"], values, strata=of_draws, units=units, **options)
+        found = trend(means["x"], values, strata=settings, units=units, **options)
         if found["p_smallest"] <= 1 - options["confidence"]:
             return found | {"test": "draws"}
     return trend(x, y, strata=strata, units=starts, **options) | {"test": of_runs}

@@ -114,7 +114,7 @@ def trend_text(row: pd.Series) -> str:
         text += f" ({100 * row['confidence']:g} %)"
     if np.isfinite(row["p_value"]):
         p = "$p < 0.001$" if row["p_value"] < 0.001 else f"$p = {row['p_value']:.2g}$"
-        test = "Student's test" if row["test"] == "student" else "permutation test"
+        test = "Student's test" if "student" in row["test"] else "permutation test"
         text += f"\n{test}: {p}"
     return text.replace("-", "\N{MINUS SIGN}")
 

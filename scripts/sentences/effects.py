@@ -23,7 +23,10 @@ MOMENTS = {
 }
 
 # What a test counts, by its column ``test``
-COUNTED = {"runs": "runs", "few draws": "runs", "draws": "draws of samples", "student": "starts"}
+COUNTED = {
+    "runs": "runs", "few draws": "runs", "draws": "draws of samples", "student": "starts",
+    "student of draws": "draws of samples",
+}  # fmt: skip
 LEVELS = {"between": "between ensembles", "within": "among runs of equal settings"}
 
 

@@ -133,10 +133,11 @@ def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> st
             "intervals, where there are any, are bootstrapped over runs of the same settings."
         )
     return (
-        f"Permutation tests of runs, or Student's tests of starts where settings share them; an "
-        f"effect is claimed up to {1 - confidence:.2g} after Holm's correction over all tests of "
-        "the same moment in this study. Intervals are those of Student's test, or bootstrapped "
-        "over runs of the same settings: then they say how well the slope over just these settings "
-        "is known, and the test, which asks whether values line up along the axis more than by "
-        "chance, may see no trend where the interval leaves out zero."
+        "Permutation tests of runs, or Student's tests of starts where settings share them, which "
+        "speak of the samples drawn here; where subsets vary, Student's tests of draws of samples, "
+        f"which speak of any. An effect is claimed up to {1 - confidence:.2g} after Holm's "
+        "correction over all tests of the same moment in this study. Intervals are those of "
+        "Student's test, or bootstrapped over runs of the same settings: then they say how well "
+        "the slope over just these settings is known, and the test, which asks whether values line "
+        "up along the axis more than by chance, may see no trend where it leaves out zero."
     )

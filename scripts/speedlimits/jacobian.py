@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -22,8 +22,9 @@ from speedlimits.attention import plain_attention
 from speedlimits.blocks import consecutive_slices
 from speedlimits.functional import in_one_line, outputs_at, trainable_and_fixed
 
-# Derivatives that torch takes in two ways differ by rounding; 1e-3 of their size is more than that.
-DERIVATIVE_TOLERANCE = 1e-3
+# Derivatives that torch takes in two ways differ by rounding; 1e-3 of their size is more than that
+# in float32, ten times the spacing of numbers in a lower precision.
+DERIVATIVE_TOLERANCE, SPACINGS = 1e-3, 10
 
 
 def check_inputs(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None = None) -> None:
@@ -115,14 +116,29 @@ def obstacle_to_torch_func(network: nn.Module, inputs: Tensor) -> str | None:
     except Exception as error:  # of any kind, by the network's own code too
         return in_one_line(error)
     expected = _by_autograd(two_outputs, three)
-    off = [a - b for a, b in zip(found, expected, strict=True)]
-    if _size(off) <= DERIVATIVE_TOLERANCE * _size(expected):
-        return None
-    return "its derivatives of single samples are not those of autograd"
+    if differ(found, expected):
+        return "its derivatives of single samples are not those of autograd"
+    return None
 
 
-def _size(tensors: list[Tensor]) -> float:
-    """Return the root of the sum of all squares."""
+def differ(found: Iterable[Tensor], expected: list[Tensor]) -> bool:
+    """Return whether two lists of tensors differ by more than rounding, or are not finite.
+
+    Args:
+        found: of the shapes of ``expected``.
+        expected: in the precision of the network.
+    """
+    spacing = torch.finfo(expected[0].dtype).eps
+    apart = size_of(a - b for a, b in zip(found, expected, strict=True))
+    return not apart <= max(DERIVATIVE_TOLERANCE, SPACINGS * spacing) * size_of(expected)
+
+
+def size_of(tensors: Iterable[Tensor]) -> float:
+    """Return the root of the sum of all squares.
+
+    Args:
+        tensors: of any shapes.
+    """
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 

@@ -19,6 +19,7 @@ from speedlimits.network_checks import (
     check_copy,
     check_network,
     check_parameters,
+    check_sample_gradients,
     copied,
     make_contiguous,
 )
@@ -129,6 +130,11 @@ def measure(
         _set_weights(network, weights[0])
     check_network(network, inputs, targets.shape[1])
     check_copy(given, inputs)  # one that keeps no state, as was checked: the call changes nothing
+    if kernel:
+        try:
+            check_sample_gradients(network, inputs)
+        except ValueError as error:
+            raise ValueError(f"{error}; kernel=False measures without the prediction") from error
     try:
         times = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, float)
     except (TypeError, ValueError) as error:

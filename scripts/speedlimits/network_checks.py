@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,12 @@ from speedlimits.jacobian import (
     DERIVATIVE_TOLERANCE,
     CombinedOutputs,
     count_outputs,
+    differ,
     has_forward_derivative,
     jacobian_product,
     obstacle_to_torch_func,
     per_sample_jacobian,
+    size_of,
 )
 
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
@@ -262,11 +266,7 @@ def _compare_with_copy(network: nn.Module, part: Tensor, ours: tuple[Tensor, ...
         ValueError: if they differ.
     """
     theirs = _reverse_gradient(copied(network), part)  # copied once it has run, as by training
-    size, apart = (
-        sum(g.double().square().sum() for g in gradients).sqrt()
-        for gradients in (ours, [a - b for a, b in zip(ours, theirs, strict=True)])
-    )
-    if not apart <= DERIVATIVE_TOLERANCE * size:
+    if differ(theirs, list(ours)):
         raise ValueError(
             "a copy of the network has another gradient, since it computes with the weights of the "
             "original or loses a hook on them; take weights from self, not from a closure or a "
@@ -305,14 +305,39 @@ def _factors(outputs: int) -> Tensor:
     return torch.arange(1.0, 1.0 + outputs)
 
 
+def check_sample_gradients(network: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError, in one sentence, if gradients of single samples do not add up.
+
+    Training takes reverse derivatives of a batch, the kernel those of single samples. For
+    g = sum_i sum_a a f_a(x_i) grad g of the batch must be the sum of the samples' gradients. (Plain
+    sums of outputs are constant for a softmax.)
+
+    Args:
+        network: one that ``check_network`` lets pass.
+        inputs: some of its inputs, shape (N, ...).
+
+    Raises:
+        ValueError: if it is not, or torch takes no gradient of a single sample.
+    """
+    part = inputs[:CHECKED_SAMPLES].to(next(network.parameters()))
+    batch = _reverse_gradient(network, part)
+    by_autograd = obstacle_to_torch_func(network, part) is not None
+    with _told_in_one_sentence():
+        each = per_sample_jacobian(_weighted(network, part), part, by_autograd=by_autograd)
+    if differ((of_samples.sum(0) for of_samples in each), [g.flatten() for g in batch]):
+        raise ValueError(
+            "gradients of single samples do not add up to that of the batch; a custom backward "
+            "pass, a hook, a detached part or lower precision inside (autocast) makes one of them "
+            "wrong"
+        )
+
+
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
 
-    Training takes reverse derivatives of a batch, the kernel those of single samples and products
-    J u with a tangent, by torch.func or without (module ``jacobian``). For g = sum_i sum_a
-    a f_a(x_i) over two samples, grad g of the batch must be the sum of the samples' gradients, and
-    its product with a tangent the derivative along it. (Plain sums of outputs are constant for a
-    softmax.) A copy must have the same gradient.
+    Besides what ``check_sample_gradients`` asks, the kernel takes derivatives along directions: for
+    g of two samples grad g times a tangent must be the derivative along it. A copy must have the
+    same gradient.
 
     Args:
         network: one that ``check_network`` lets pass.
@@ -325,32 +350,35 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     part = inputs[:2].to(weights[0])
     batch = _reverse_gradient(network, part)
     _compare_with_copy(network, part, batch)
-    by_autograd = obstacle_to_torch_func(network, part) is not None
+    check_sample_gradients(network, inputs)
     twice = not has_forward_derivative(network, part)
-    weighted = CombinedOutputs(network, _factors(count_outputs(network, part))[:, None])
+    with _told_in_one_sentence():
+        forward = jacobian_product(_weighted(network, part), part, weights, by_autograd=twice)
+    along = sum(float((g.double() * w.double()).sum()) for g, w in zip(batch, weights, strict=True))
+    largest = size_of(batch) * size_of(weights)  # own networks have float32 at least
+    if not abs(float(forward.double().sum()) - along) <= DERIVATIVE_TOLERANCE * largest:
+        raise ValueError(
+            "the forward derivative of the network does not agree with the reverse one, or is not "
+            "finite; a custom derivative, a hook or a root of zero makes one of them wrong"
+        )
+
+
+def _weighted(network: nn.Module, inputs: Tensor) -> nn.Module:
+    """Return the network whose single output is sum_a a f_a."""
+    return CombinedOutputs(network, _factors(count_outputs(network, inputs))[:, None])
+
+
+@contextlib.contextmanager
+def _told_in_one_sentence() -> Iterator[None]:
+    """Tell whatever torch or the network's code raises.
+
+    Raises:
+        ValueError: in place of it.
+    """
     try:
-        each = per_sample_jacobian(weighted, part, by_autograd=by_autograd)
-        forward = jacobian_product(weighted, part, weights, by_autograd=twice).sum()
+        yield
     except Exception as error:
         raise ValueError(
             "torch takes no derivatives of single samples or along a direction of the network, "
             f"which its kernel needs ({in_one_line(error)})"
         ) from error
-    size = sum(g.double().square().sum() for g in batch).sqrt()
-    off = sum(
-        (of_samples.sum(0) - g.flatten()).double().square().sum()
-        for of_samples, g in zip(each, batch, strict=True)
-    ).sqrt()
-    along = sum((g.double() * w.double()).sum() for g, w in zip(batch, weights, strict=True))
-    reach = sum(w.double().square().sum() for w in weights).sqrt()
-    if not off <= DERIVATIVE_TOLERANCE * size:  # nor where one is not finite
-        raise ValueError(
-            "gradients of single samples do not add up to that of the batch; a custom backward "
-            "pass, a hook, a detached part or lower precision inside (autocast) makes one of them "
-            "wrong"
-        )
-    if not (forward.double() - along).abs() <= DERIVATIVE_TOLERANCE * size * reach:
-        raise ValueError(
-            "the forward derivative of the network does not agree with the reverse one, or is not "
-            "finite; a custom derivative, a hook or a root of zero makes one of them wrong"
-        )
