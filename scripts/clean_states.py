@@ -31,8 +31,9 @@ def main(folders: list[Path], results: Path, log: str | Path) -> int:
             with contextlib.suppress(OSError):  # none, or a link
                 folder.rmdir()
         told = f"states removed: {len(stages)}"
-    print(told)
     Path(log).write_text(told + "\n", encoding="utf-8")
+    with contextlib.suppress(OSError):  # nobody may be reading
+        print(told, flush=True)
     return int(bool(jobs))
 
 

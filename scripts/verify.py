@@ -6,6 +6,7 @@
 
 import base64
 import binascii
+import contextlib
 import json
 import os
 import sys
@@ -87,9 +88,10 @@ def main(results: Path, log: str | None = None) -> int:
     found = problems(results) if results.is_dir() else [f"{results} is no folder; name another"]
     lines = found or [f"{results}: everything is as it was written"]
     lines += [f"note: nothing is recorded about {path}" for path in unrecorded(results)]
-    print("\n".join(lines))
     if log:
         Path(log).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with contextlib.suppress(OSError):  # nobody may be reading on
+        print("\n".join(lines), flush=True)
     return int(bool(found))
 
 

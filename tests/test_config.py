@@ -1,5 +1,6 @@
 """Bad configurations are refused before anything runs, all problems at once, in plain sentences."""
 
+import argparse
 import copy
 import math
 import os
@@ -19,11 +20,13 @@ from snakemake.utils import update_config
 from pipeline import inputs
 from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated, without_removed
 from pipeline.config_files import (
+    FOLDER_OPTIONS,
     configuration_files,
     entry_problems,
     file_problems,
     refuse,
     repetition_problems,
+    words_of,
     working_configuration,
 )
 from pipeline.runs import Plan, Refusal, combinations, study_axes
@@ -787,6 +790,30 @@ def test_records_apart_from_the_results_are_refused(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "--persistence-backend db keeps apart from the results" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folders", "files"),
+    [
+        ("-n --directory w study_x", ["w"], []),
+        ("--directory=w study_x -n --configfile=a.yaml b", ["w"], ["a.yaml"]),
+        ("-dw study_x --configfile a.yaml b.yaml", ["w"], ["a.yaml", "b.yaml"]),
+        ("-d=w -np --configfile a.yaml --cores 2", ["w"], ["a.yaml"]),
+        ("--configfiles a.yaml -- study_x", [], ["a.yaml"]),
+        ("-dw -d v x", ["w", "v"], []),
+    ],
+)
+def test_words_of_options_are_those_that_argparse_gives_them(arguments, folders, files):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("targets", nargs="*")
+    parser.add_argument("--directory", "-d", action="append", default=[])
+    parser.add_argument("--configfile", "--configfiles", nargs="+", default=[])
+    parser.add_argument("-n", action="store_true")
+    parser.add_argument("-p", action="store_true")
+    parser.add_argument("--cores")
+    meant = parser.parse_intermixed_args(arguments.split())
+    assert words_of(FOLDER_OPTIONS, arguments.split(), single=True) == folders == meant.directory
+    assert configuration_files(arguments.split()) == files == meant.configfile
 
 
 @pytest.mark.parametrize(

@@ -669,9 +669,11 @@ def test_differences_from_the_paper_are_named():
     assert not only_size_varies([*study, *narrow])
 
 
-def test_no_report_tells_of_results_of_another_configuration(reported):
+@pytest.mark.parametrize("option", ["--report other.html", "--reporter html"])
+def test_no_report_tells_of_results_of_another_configuration(reported, option):
     """Captions are written from the configuration, whatever made the results."""
-    options = ["report", "--report", "other.html", "--config", "seed=5"]
+    options = ["report", *option.split(), "--config", "seed=5"]
+    options += ["--report-html-path", "other.html"] if "--reporter" in option else []
     process = snakemake(reported, *options, configfile=reported / "reordered.yaml")
     told = process.stdout + process.stderr
     assert process.returncode == 1 and not (reported / "other.html").exists()

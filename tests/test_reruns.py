@@ -418,13 +418,35 @@ def test_one_edit_of_a_module_reruns_what_reaches_it(monkeypatch, tmp_path, modu
         with monkeypatch.context() as patch:
             patch.setattr(cd, "SCRIPTS", tmp_path / "scripts")
             patch.setattr(cd, "_content", cd._content.__wrapped__)
-            return cd.ast.dump(cd._parsed.__wrapped__(module))
+            return cd.dumped(cd._parsed.__wrapped__(module))
 
     assert tree_of("# a comment\n\n" + text) == original(module)
     edited = tree_of(text + "\nEDITED = 1\n")
     monkeypatch.setattr(cd, "_tree", lambda path: edited if path == module else original(path))
     changed = {rule for rule, names in files.items() if cd.code_digest(*names) != before[rule]}
     assert changed == {rule for rule, names in files.items() if module in cd.reachable(*names)}
+
+
+def test_trees_are_told_apart_as_pythons_own_text_does_and_empty_fields_tell_nothing(monkeypatch):
+    """A later Python gives functions and classes a field of type parameters, empty as a rule."""
+    statements = [
+        node
+        for module in MODULES
+        for node in cd.ast.walk(cd._parsed(module))
+        if isinstance(node, cd.ast.stmt | cd.ast.expr)
+    ]
+    statements += cd.ast.parse("return\nreturn None\nf(*a)\n{**a}\n{None: a}\nNone\n...").body
+    own, pythons = ({}, {})
+    for node in statements:
+        own.setdefault(cd.dumped(node), set()).add(cd.ast.dump(node))
+        pythons.setdefault(cd.ast.dump(node), set()).add(cd.dumped(node))
+    assert len(own) > 10_000 and len(own) == len(pythons)
+    assert all(len(texts) == 1 for texts in (*own.values(), *pythons.values()))
+    before = {module: cd.dumped(cd._parsed(module)) for module in MODULES}
+    for kind in (cd.ast.FunctionDef, cd.ast.ClassDef):
+        monkeypatch.setattr(kind, "_fields", (*kind._fields, "added"))
+        monkeypatch.setattr(kind, "added", [], raising=False)
+    assert before == {module: cd.dumped(cd._parsed(module)) for module in MODULES}
 
 
 def test_imports_at_run_time_are_among_those_that_the_digest_follows():

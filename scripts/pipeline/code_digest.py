@@ -114,7 +114,28 @@ def _tree(path: str, folder: Path | None = None) -> str:
     """Return the syntax tree without line numbers; of a file that is no Python, its text."""
     if not path.endswith(".py"):
         return _content(path, folder).decode()
-    return ast.dump(_parsed(path, folder))
+    return dumped(_parsed(path, folder))
+
+
+def dumped(node: object) -> str:
+    """Return a syntax tree as text, without line numbers, the same by any version of Python.
+
+    ``ast.dump`` writes the fields that a version has added, empty ones too or not: after an upgrade
+    all results would be stale.
+
+    Args:
+        node: a tree, or a field of one.
+    """
+    if isinstance(node, ast.AST):
+        fields = (
+            f"{name}={dumped(value)}"
+            for name, value in ast.iter_fields(node)
+            if value is not None and value != []
+        )
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(dumped, node))}]"
+    return repr(node)
 
 
 @functools.cache

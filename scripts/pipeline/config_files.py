@@ -173,7 +173,7 @@ def working_configuration(arguments: Sequence[str]) -> Path:
     Args:
         arguments: a command line of Snakemake.
     """
-    folder = [".", *words_of(FOLDER_OPTIONS, arguments)][-1]
+    folder = [".", *words_of(FOLDER_OPTIONS, arguments, single=True)][-1]
     found = Path(folder) / "config.yaml"
     return found if found.is_file() else Path(__file__).resolve().parents[2] / "config.yaml"
 
@@ -189,17 +189,28 @@ def repetition_problems(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def words_of(options: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Return the words that a command line gives to an option, named as one of ``options``."""
+def words_of(
+    options: Sequence[str], arguments: Sequence[str], *, single: bool = False
+) -> list[str]:
+    """Return the words that a command line gives to an option, named as one of ``options``.
+
+    Args:
+        options: its names; a short one may have its word attached (-dFOLDER).
+        arguments: a command line of Snakemake.
+        single: whether it takes one word, so that targets may follow.
+    """
     found: list[str] = []
     taking = False
     for argument in arguments:
         option, equals, value = argument.partition("=")
+        if argument[:2] in options and len(argument) > 2 and not argument.startswith("--"):
+            option, equals, value = argument[:2], "=", argument[2:].removeprefix("=")
         if argument.startswith("-"):
-            taking = option in options
-            found += [value] if taking and equals else []
+            taking = option in options and not equals
+            found += [value] if option in options and equals else []
         elif taking:
             found.append(argument)
+            taking = not single
     return found
 
 
@@ -212,7 +223,9 @@ def beside_profile(arguments: Sequence[str], name: str) -> str:
         arguments: a command line of Snakemake.
         name: of the file.
     """
-    given = [word for option in PROFILE_OPTIONS for word in words_of((option,), arguments)]
+    given = [
+        word for option in PROFILE_OPTIONS for word in words_of((option,), arguments, single=True)
+    ]
     folders = [Path(part) for word in given for part in (word, f"profiles/{word}")]
     places = [place / name for folder in folders for place in (folder, folder.parent)]
     found = [place for place in places if place.is_file()]

@@ -108,7 +108,7 @@ def refuse_stale_report(arguments: Sequence[str]) -> None:
     pairs = itertools.pairwise(arguments)
     command = [argument for before, argument in pairs if not of_report(before, argument)]
     # Snakemake has moved to the folder of --directory; paths are relative to where it was started.
-    folders = [".", *words_of(FOLDER_OPTIONS, arguments)]
+    folders = [".", *words_of(FOLDER_OPTIONS, arguments, single=True)]
     started = os.environ.get("PWD", ".") if len(folders) > 1 else "."
     with contextlib.suppress(OSError):
         if not os.path.samefile(os.path.join(started, folders[-1]), "."):
