@@ -749,7 +749,25 @@ def test_no_room_for_snakemake_itself_is_told_in_one_sentence(tmp_path):
     done = started_in(tmp_path, "results/data/digits/images.nc", preexec_fn=no_room)
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in told, told
-    assert told.count("larger than this system allows: make room") == 1, told
+    assert told.count("larger than this system allows (.snakemake): make room") == 1, told
+
+
+def test_no_room_for_temporary_files_is_told_before_the_scheduler_needs_it(tmp_path, monkeypatch):
+    full = tmp_path / "full"
+    full.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        (full / "x").write_bytes(bytes(60_000))
+        monkeypatch.setenv("TMPDIR", str(full))
+        done = started_in(tmp_path, "results/data/digits/images.nc")
+        told = done.stdout + done.stderr
+        assert done.returncode == 1 and "Traceback" not in told, told
+        assert f"the disk is full ({full}): make room" in told
+        assert started_in(tmp_path, "results/data/digits/images.nc", "-n").returncode == 0
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
 
 
 def test_no_room_for_more_files_is_told_before_snakemake_makes_any(tmp_path):

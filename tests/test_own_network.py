@@ -925,6 +925,26 @@ def test_one_parameter_at_two_places_has_the_kernel_of_one_weight(module, factor
     torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in expected]))
 
 
+@pytest.mark.parametrize(
+    ("neighbour", "words"),
+    [
+        ("train", "is a module of this workflow"),
+        ("random", "is a module of Python"),
+        ("yaml", "is installed ("),
+        ("own_layers", ""),
+    ],
+)
+def test_a_neighbour_must_not_have_a_name_by_which_another_module_is_found(
+    module, tmp_path, neighbour, words
+):
+    name = module(f"import {neighbour}\n" + NETWORKS)
+    (tmp_path / f"{neighbour}.py").write_text("size = 2\n")
+    problem = own_problem(f"{name}:fine", {})
+    assert (words in problem) if words else problem == ""
+    if words:
+        assert problem.startswith(f"{name} imports {neighbour}, which is here (")
+
+
 def test_layers_that_share_a_weight_have_no_structured_route():
     first, second = (ScaledLinear(4, 4, 1.0, "ntk") for _ in range(2))
     second.weight = first.weight

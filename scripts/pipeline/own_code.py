@@ -81,8 +81,7 @@ def locate(module: str) -> Code:
         ValueError: if it is found nowhere, at two places, or has a name that is taken.
     """
     top = module.split(".")[0]
-    if top in sys.stdlib_module_names or top in _own_names():
-        whose = "Python" if top in sys.stdlib_module_names else "this workflow"
+    if whose := _owner(top):
         raise ValueError(f"{top} is a module of {whose}; give yours another name")
     here = Path.cwd()
     local, installed = _file(module, here), _installed_folder(module, here)
@@ -104,9 +103,12 @@ def locate(module: str) -> Code:
     return Code(installed, file, package)
 
 
-def _own_names() -> set[str]:
-    """Return the names that jobs import from scripts/."""
-    return {path.stem for path in SCRIPTS.iterdir() if path.suffix in ("", ".py")}
+def _owner(top: str) -> str:
+    """Return whose module a name is that jobs import before any of the user's; empty if free."""
+    if top in sys.stdlib_module_names:
+        return "Python"
+    own = {path.stem for path in SCRIPTS.iterdir() if path.suffix in ("", ".py")}
+    return "this workflow" if top in own else ""
 
 
 def _file(module: str, folder: Path) -> str | None:
@@ -193,7 +195,9 @@ def own_problem(model: str, arguments: Mapping[str, Any]) -> str:
         return ""
     try:
         if not code.package:
-            reachable(*_files(module, code), folder=code.folder)  # parses all that it imports
+            imported = reachable(*_files(module, code), folder=code.folder)  # parses them all
+            if problem := _neighbour_problem(module, code.folder, imported):
+                return problem
         tree = ast.parse((code.folder / code.file).read_bytes(), code.file)
     except SyntaxError as error:
         if not error.lineno:  # of no encoding, or with null bytes
@@ -203,6 +207,24 @@ def own_problem(model: str, arguments: Mapping[str, Any]) -> str:
     except (OSError, ValueError, RecursionError) as error:
         return f"{code.folder / code.file} cannot be read as Python: {error}"
     return _factory_problem(tree, code.folder / code.file, factory, arguments)
+
+
+def _neighbour_problem(module: str, folder: Path, files: Iterable[str]) -> str:
+    """Return which file that a module imports has a name by which Python finds another one."""
+    tops = {file.partition("/")[0].removesuffix(".py") for file in files}
+    for top in sorted(tops - {module.partition(".")[0]}):
+        installed = _installed_folder(top, folder)
+        other = ""
+        if whose := _owner(top):
+            other = f"is a module of {whose}"
+        elif installed and installed.resolve() != folder.resolve():
+            other = f"is installed ({installed})"
+        if other:
+            return (
+                f"{module} imports {top}, which is here ({folder}) and {other}; give yours another "
+                "name"
+            )
+    return ""
 
 
 def _factory_problem(tree: ast.Module, path: Path, factory: str, given: Mapping[str, Any]) -> str:

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import planned
-from pipeline.config_files import FOLDER_OPTIONS, words_of
 from pipeline.files import DIGESTS, digest_record
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
 RECORDS = "results/.metadata"
+DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 ROOM = 100_000  # bytes, own choice: the files of some hundred jobs
 FOLDERS_AND_FILES = 20  # own choice: the folders in .snakemake, a log, those of a result
 # What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
@@ -76,26 +76,29 @@ def register(workflow: Any) -> None:
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
-        refuse_stale_report(sys.argv)
+        refuse_stale_report(sys.argv, workflow.workdir_init)
         os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
         if not workflow.dryrun:
             take_over()
             refuse(room_problems(STATE))
+            if not DRY_RUN & {*sys.argv}:  # its scheduler writes there
+                refuse(room_problems(_temporary()))
         keep_records()
         for note in copied_without_records():
             sys.stderr.write(f"note: {note}\n")
 
 
-def refuse_stale_report(arguments: Sequence[str]) -> None:
+def refuse_stale_report(arguments: Sequence[str], started: str | Path) -> None:
     """End a Snakemake that would report on results of another configuration, data or code.
 
     Captions are written from the configuration, and Snakemake reports on whatever files there are.
 
     Args:
         arguments: its command line.
+        started: the folder where it was started, which its paths are relative to.
 
     Raises:
-        Refusal: if the same command without its report has anything to do.
+        Refusal: if the same command without its report has anything to do, or fails.
     """
     options = {argument.partition("=")[0] for argument in arguments}
     if not options & {"--report", "--reporter"} or "--report-after-run" in options:
@@ -107,25 +110,26 @@ def refuse_stale_report(arguments: Sequence[str]) -> None:
 
     pairs = itertools.pairwise(arguments)
     command = [argument for before, argument in pairs if not of_report(before, argument)]
-    # Snakemake has moved to the folder of --directory; paths are relative to where it was started.
-    folders = [".", *words_of(FOLDER_OPTIONS, arguments, single=True)]
-    started = os.environ.get("PWD", ".") if len(folders) > 1 else "."
-    with contextlib.suppress(OSError):
-        if not os.path.samefile(os.path.join(started, folders[-1]), "."):
-            return
-        done = subprocess.run(
-            # -P: modules of the working folder are not Python's, as in Snakemake's own command
-            [sys.executable, "-P", "-m", "snakemake", *command, "--dry-run", "--quiet", "rules"],
-            cwd=started,
-            capture_output=True,
-            text=True,
+    done = subprocess.run(
+        # -P: modules of the working folder are not Python's, as in Snakemake's own command
+        [sys.executable, "-P", "-m", "snakemake", *command, "--dry-run", "--quiet", "rules"],
+        cwd=started,
+        capture_output=True,
+        text=True,
+    )
+    told = (done.stdout + done.stderr).strip()
+    if done.returncode:
+        raise Refusal(
+            "whether the results are those of this configuration, which a report needs, cannot be "
+            f"told ({(told.splitlines() or ['no word'])[-1].strip()}); run the same command with "
+            "-n in place of --report"
         )
-        if done.returncode == 0 and "Nothing to be done" not in done.stdout + done.stderr:
-            raise Refusal(
-                "the report would tell of results that are missing or were made with another "
-                "configuration, data or code; run the same command without --report first (-n "
-                "lists what it would make)"
-            )
+    if "Nothing to be done" not in told:
+        raise Refusal(
+            "the report would tell of results that are missing or were made with another "
+            "configuration, data or code; run the same command without --report first (-n "
+            "lists what it would make)"
+        )
 
 
 def keep_records() -> None:
@@ -183,6 +187,16 @@ def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:
         sys.__excepthook__(kind, error, trace)
 
 
+def _temporary() -> str:
+    """Return the folder for temporary files, be it full, for which ``tempfile`` takes another."""
+    given = os.environ.get("TMPDIR", "/tmp")
+    if os.path.isdir(given) and os.access(given, os.W_OK | os.X_OK):
+        return given
+    with contextlib.suppress(OSError):
+        return tempfile.gettempdir()
+    return STATE
+
+
 def room_problems(folder: str | Path) -> list[str]:
     """Return why a folder has no room for the files that Snakemake starts with."""
     try:
@@ -191,6 +205,7 @@ def room_problems(folder: str | Path) -> list[str]:
             for number in range(FOLDERS_AND_FILES):  # a disk may be full of files too
                 Path(probe, str(number)).touch()
     except OSError as error:
+        error.filename = error.filename or str(folder)  # not known of what is written
         return [sentence for sentence in [system_sentence(error)] if sentence]
     return []
 
