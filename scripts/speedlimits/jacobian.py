@@ -1,9 +1,9 @@
 """Per-sample Jacobians J = d f / d theta of any network, products with J, and what they take.
 
 By ``torch.func``, for many samples and all outputs at once, where it can differentiate the network;
-else *by autograd*, by which it is trained: a reverse pass for each output of each
-sample, and J u as the derivative of u . (J^T w) with respect to w. Recurrent layers, PReLU,
-checkpointing, decisions by values and assignments through masks need one or the other.
+else *by autograd*, by which it is trained: a reverse pass for each output of each sample, and J u
+as the derivative of u . (J^T w) with respect to w. Recurrent layers, PReLU, checkpointing,
+decisions by values and assignments through masks need one or the other.
 """
 
 from __future__ import annotations

@@ -321,8 +321,8 @@ def check_sample_gradients(network: nn.Module, inputs: Tensor) -> None:
     """
     part = inputs[:CHECKED_SAMPLES].to(next(network.parameters()))
     batch = _reverse_gradient(network, part)
-    by_autograd = obstacle_to_torch_func(network, part) is not None
     with _told_in_one_sentence():
+        by_autograd = obstacle_to_torch_func(network, part) is not None
         each = per_sample_jacobian(_weighted(network, part), part, by_autograd=by_autograd)
     if differ((of_samples.sum(0) for of_samples in each), [g.flatten() for g in batch]):
         raise ValueError(
@@ -355,7 +355,7 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     with _told_in_one_sentence():
         forward = jacobian_product(_weighted(network, part), part, weights, by_autograd=twice)
     along = sum(float((g.double() * w.double()).sum()) for g, w in zip(batch, weights, strict=True))
-    largest = size_of(batch) * size_of(weights)  # own networks have float32 at least
+    largest = size_of(batch) * size_of(weights)
     if not abs(float(forward.double().sum()) - along) <= DERIVATIVE_TOLERANCE * largest:
         raise ValueError(
             "the forward derivative of the network does not agree with the reverse one, or is not "
