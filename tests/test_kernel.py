@@ -21,7 +21,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from speedlimits import blocks, gauss_newton, kernel, kernel_sequential, networks  # noqa: E402
 from speedlimits.ensembles import EnsembleLoss  # noqa: E402
-from speedlimits.jacobian import derivative_bytes, has_forward_derivative  # noqa: E402
+from speedlimits.jacobian import derivative_bytes, way_along_weights  # noqa: E402
 from speedlimits.spectrum import noise_floor  # noqa: E402
 
 SAMPLES, OUTPUTS, SHAPE = 7, 3, (3, 8, 8)
@@ -574,6 +574,20 @@ class Hidden(nn.Module):
         return self.last(self.function(self.first(x.flatten(1))))
 
 
+class OnceFunction(torch.autograd.Function):
+    """A softplus with a single derivative."""
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return nn.functional.softplus(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, gradient):
+        return gradient * torch.sigmoid(context.saved_tensors[0])
+
+
 class OldFunction(torch.autograd.Function):
     """A softplus written as before torch.func, which cannot differentiate it."""
 
@@ -601,15 +615,16 @@ def checkpointed(h: Tensor) -> Tensor:
     return torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=False)
 
 
-# What torch.func has no per-sample Jacobian of, and whether it has a forward derivative.
+# What torch.func has no per-sample Jacobian of, and the way that J u is taken.
 FOREIGN = {
-    "LSTM": (lambda: Recurrent(nn.LSTM(3, 4, batch_first=True)), True),
-    "GRU": (lambda: Recurrent(nn.GRU(3, 4, num_layers=2, batch_first=True)), True),
-    "PReLU": (lambda: nn.Sequential(Hidden(torch.tanh), nn.PReLU(OUTPUTS)), True),
-    "old function": (lambda: Hidden(OldFunction.apply), False),
-    "mask": (lambda: Hidden(masked), True),
-    "decision": (lambda: Hidden(decided), True),
-    "checkpoint": (lambda: Hidden(checkpointed), True),
+    "LSTM": (lambda: Recurrent(nn.LSTM(3, 4, batch_first=True)), "forward"),
+    "GRU": (lambda: Recurrent(nn.GRU(3, 4, num_layers=2, batch_first=True)), "forward"),
+    "PReLU": (lambda: nn.Sequential(Hidden(torch.tanh), nn.PReLU(OUTPUTS)), "forward"),
+    "old function": (lambda: Hidden(OldFunction.apply), "twice"),
+    "one derivative": (lambda: Hidden(OnceFunction.apply), "rows"),
+    "mask": (lambda: Hidden(masked), "forward"),
+    "decision": (lambda: Hidden(decided), "forward"),
+    "checkpoint": (lambda: Hidden(checkpointed), "forward"),
 }
 
 
@@ -617,11 +632,11 @@ FOREIGN = {
 def test_what_torch_func_cannot_differentiate_equals_the_dense_reference(name):
     """The reference takes central differences of the outputs in each weight."""
     torch.manual_seed(0)
-    make, forward = FOREIGN[name]
+    make, way = FOREIGN[name]
     network, x, z = make().double(), make_inputs(), make_inputs(4, seed=3)
     route = kernel.choose_route(network, x)
     assert route.name == "autograd" and "torch.func fails (" in route.reason
-    assert has_forward_derivative(network, x) is forward
+    assert way_along_weights(network, x) == way
     both, theta = torch.cat([x, z]), torch.nn.utils.parameters_to_vector(network.parameters())
     theta, columns = theta.detach(), []
     for step in 1e-5 * torch.eye(len(theta), dtype=theta.dtype):
@@ -643,10 +658,10 @@ def test_what_torch_func_cannot_differentiate_equals_the_dense_reference(name):
     assert relative_error(blocks, full) < 1e-8
     value = kernel.largest_eigenvalue(network, x, relative_tolerance=1e-9)
     assert value == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=1e-8)
-    # By two reverse derivatives, whether there is a forward one or not.
     vector = torch.randn(SAMPLES * OUTPUTS, dtype=torch.float64)
-    product = kernel.kernel_product(network, x, vector, by_autograd=True, batch=3)
-    assert relative_error(product, full @ vector) < 1e-8
+    for other in dict.fromkeys((way, "rows" if way == "rows" else "twice", "rows")):
+        product = kernel.kernel_product(network, x, vector, way=other, batch=3)
+        assert relative_error(product, full @ vector) < 1e-8
     sums = gauss_newton.gauss_newton(network, x, vector[:, None])
     assert relative_error(torch.from_numpy(sums.matrix), j.T @ j) < 1e-8
     assert relative_error(torch.from_numpy(sums.pulled), j.T @ vector[:, None]) < 1e-8
@@ -703,6 +718,8 @@ def test_operations_that_torch_func_may_have_wrong_equal_the_dense_reference(
     with torch.no_grad():
         full = kernel.empirical_ntk(network, x)
     assert relative_error(full, dense @ dense.T) < 1e-9
+    value = kernel.largest_eigenvalue(network, x, relative_tolerance=1e-9)
+    assert value == pytest.approx(float(torch.linalg.eigvalsh(dense @ dense.T)[-1]), rel=1e-8)
 
 
 def test_all_routes_of_the_general_kernel_agree(network):

@@ -576,22 +576,6 @@ def derivative_of_the_batch(*, input_shape, outputs):
 def branching(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h if float(h.sum()) else 2 * h)
 
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(context, h):
-        return h + 0
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(context, gradient):
-        return gradient
-
-def once(*, input_shape, outputs):
-    return Wrapped(linear(input_shape, outputs), Once.apply)
-
-def rooted(*, input_shape, outputs):
-    return Wrapped(linear(input_shape, outputs), lambda h: h + nn.LPPool1d(2, 1)(0 * h))
-
 def steep(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: h + (h - h.detach()).sqrt())
 
@@ -654,9 +638,7 @@ REFUSED = {
     "bound": "a copy of the network has another gradient",
     "pruned": "the network cannot be copied",
     "reentrant": "torch takes no gradient of the network (RuntimeError: When use_reentrant=True",
-    "rooted": "the forward derivative of the network does not agree with the reverse one, or is",
     "steep": "the gradient of the outputs at the start is not finite",
-    "once": "torch takes no derivatives of single samples or along a direction of the network",
 }
 INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

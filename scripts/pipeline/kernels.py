@@ -28,7 +28,7 @@ from speedlimits.gauss_newton import (
     overlap,
     spectrum,
 )
-from speedlimits.jacobian import has_forward_derivative
+from speedlimits.jacobian import way_along_weights
 from speedlimits.kernel import (
     PartialKernel,
     choose_route,
@@ -288,8 +288,8 @@ def quadrature(
     device = problem.inputs.device
     if kernel is None:
         network, inputs = copy.deepcopy(problem.network).double(), problem.inputs.double()
-        by_autograd = not has_forward_derivative(network, inputs)
-        multiply = partial(kernel_product, network, inputs, by_autograd=by_autograd)
+        way = way_along_weights(network, inputs)
+        multiply = partial(kernel_product, network, inputs, way=way)
     else:
         multiply = partial(torch.mv, torch.from_numpy(kernel).to(device))
     what = "Jacobian products" if kernel is None else "products with the kernel"

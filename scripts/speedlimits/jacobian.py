@@ -2,8 +2,8 @@
 
 By ``torch.func``, for many samples and all outputs at once, where it can differentiate the network;
 else *by autograd*, by which it is trained: a reverse pass for each output of each sample, and J u
-as the derivative of u . (J^T w) with respect to w. Recurrent layers, PReLU, checkpointing,
-decisions by values and assignments through masks need one or the other.
+as the derivative of u . (J^T w) with respect to w, or from those passes. Recurrent layers, PReLU,
+checkpointing, decisions by values and assignments through masks need one or the other.
 """
 
 from __future__ import annotations
@@ -108,9 +108,7 @@ def obstacle_to_torch_func(network: nn.Module, inputs: Tensor) -> str | None:
         network: maps inputs (N, ...) to outputs (N, C), each sample by itself.
         inputs: (N, ...).
     """
-    rising = torch.arange(1.0, 1.0 + count_outputs(network, inputs))
-    two_outputs = CombinedOutputs(network, torch.stack([rising, rising.flip(0)], dim=1))
-    three = torch.cat([inputs[:1]] * 2 + [inputs[-1:]])
+    two_outputs, three = _small_problem(network, inputs)
     try:
         found = _by_torch_func(two_outputs, three)
     except Exception as error:  # of any kind, by the network's own code too
@@ -142,19 +140,36 @@ def size_of(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
-def has_forward_derivative(network: nn.Module, inputs: Tensor) -> bool:
-    """Return whether torch.func has a finite derivative along a direction of the weights.
+def way_along_weights(network: nn.Module, inputs: Tensor) -> str:
+    """Return the fastest way to products J u that gives what single reverse passes give.
+
+    Compared along the weights themselves, as in ``obstacle_to_torch_func``: a second derivative can
+    leave out what has none without a word.
 
     Args:
         network: as for ``obstacle_to_torch_func``.
-        inputs: (N, ...), of which two are taken.
+        inputs: (N, ...).
+
+    Returns:
+        ``forward``: by torch.func's forward derivative; ``twice``: as the derivative of
+        u . (J^T w); ``rows``: from a reverse pass for each output of each sample.
     """
+    two_outputs, three = _small_problem(network, inputs)
     weights = list(trainable_and_fixed(network)[0].values())
-    try:
-        along = jacobian_product(network, inputs[:2], weights, by_autograd=False)
-    except Exception:  # of any kind, by the network's own code too
-        return False
-    return bool(torch.isfinite(along).all())
+    expected = jacobian_product(two_outputs, three, weights, way="rows")
+    for way in ("forward", "twice"):
+        with contextlib.suppress(Exception):  # of any kind, by the network's own code too
+            found = jacobian_product(two_outputs, three, weights, way=way)
+            if not differ([found], [expected]):
+                return way
+    return "rows"
+
+
+def _small_problem(network: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
+    """Return two combinations of the outputs, and three samples."""
+    rising = torch.arange(1.0, 1.0 + count_outputs(network, inputs))
+    two_outputs = CombinedOutputs(network, torch.stack([rising, rising.flip(0)], dim=1))
+    return two_outputs, torch.cat([inputs[:1]] * 2 + [inputs[-1:]])
 
 
 def per_sample_jacobian(
@@ -231,22 +246,31 @@ def transposed_product(network: nn.Module, inputs: Tensor, cotangents: Tensor) -
 
 
 def jacobian_product(
-    network: nn.Module, inputs: Tensor, tangents: list[Tensor], *, by_autograd: bool
+    network: nn.Module, inputs: Tensor, tangents: list[Tensor], *, way: str
 ) -> Tensor:
-    """Return J u, shape (n, C), by one forward derivative or, by autograd, two reverse ones.
+    """Return J u, shape (n, C).
 
     Args:
         network: as for ``per_sample_jacobian``.
         inputs: (n, ...).
         tangents: u, of every trainable parameter, in its shape.
-        by_autograd: without torch.func.
+        way: one of ``way_along_weights``.
     """
-    if not by_autograd:
-        parameters, fixed = trainable_and_fixed(network)
-        named = dict(zip(parameters, tangents, strict=True))
-        with plain_attention():
-            return jvp(partial(outputs_at, network, fixed, inputs), (parameters,), (named,))[1]
-    with plain_attention(), _twice_differentiable(network), torch.enable_grad():
+    if way == "twice":
+        return _derived_twice(network, inputs, tangents)
+    if way == "rows":
+        rows = zip(_by_autograd(network, inputs), tangents, strict=True)
+        return sum(jacobian @ tangent.flatten() for jacobian, tangent in rows)
+    parameters, fixed = trainable_and_fixed(network)
+    named = dict(zip(parameters, tangents, strict=True))
+    with plain_attention():
+        return jvp(partial(outputs_at, network, fixed, inputs), (parameters,), (named,))[1]
+
+
+@torch.enable_grad()
+def _derived_twice(network: nn.Module, inputs: Tensor, tangents: list[Tensor]) -> Tensor:
+    """Return J u, shape (n, C), as the derivative of u . (J^T w) with respect to w."""
+    with plain_attention(), _twice_differentiable(network):
         outputs = network(inputs)
         cotangents = torch.zeros_like(outputs, requires_grad=True)  # of any value: J^T w is linear
         pulled = _pulled_back(network, outputs, cotangents, create_graph=True)

@@ -32,12 +32,12 @@ from speedlimits.jacobian import (
     check_inputs,
     count_outputs,
     derivative_bytes,
-    has_forward_derivative,
     jacobian_product,
     obstacle_to_torch_func,
     per_sample_jacobian,
     samples_that_fit,
     transposed_product,
+    way_along_weights,
 )
 from speedlimits.kernel_sequential import PartialKernel
 
@@ -260,14 +260,14 @@ def largest_eigenvalue(
     """
     check_inputs(network, inputs)
     outputs = count_outputs(network, inputs)
-    by_autograd = not has_forward_derivative(network, inputs)
+    way = way_along_weights(network, inputs)
     generator = generator or torch.Generator().manual_seed(0)
     vector = torch.randn(len(inputs) * outputs, generator=generator, dtype=torch.float64)
     basis = [(vector / vector.norm()).to(inputs.device)]
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     for _ in range(min(KRYLOV_LIMIT, len(vector))):
-        product = kernel_product(network, inputs, basis[-1], batch=batch, by_autograd=by_autograd)
+        product = kernel_product(network, inputs, basis[-1], batch=batch, way=way)
         diagonal.append(float(basis[-1] @ product))
         for _repeat in range(2):  # twice is enough (Parlett 1998, section 6.9)
             stack = torch.stack(basis)
@@ -286,17 +286,16 @@ def kernel_product(
     inputs: Tensor,
     vector: Tensor,
     *,
-    by_autograd: bool = False,
+    way: str = "forward",
     batch: int = PRODUCT_BATCH,
 ) -> Tensor:
-    """Return Theta v = J (J^T v) by one reverse and one forward derivative per micro-batch.
+    """Return Theta v = J (J^T v), as a rule by a reverse and a forward derivative per micro-batch.
 
     Args:
         network: as for ``empirical_ntk``.
         inputs: (N, ...).
         vector: (N C,) float64, sample-major.
-        by_autograd: two reverse derivatives stand for the forward one, where torch.func has none
-            (``jacobian.has_forward_derivative``).
+        way: of the second factor, by ``jacobian.way_along_weights``.
         batch: samples per micro-batch; memory is that of one training step on it.
 
     Returns:
@@ -308,9 +307,7 @@ def kernel_product(
         pulled = transposed_product(network, x, cotangent)
         for of_weight, gradient in zip(total, pulled, strict=True):
             of_weight += gradient
-    pieces = [
-        jacobian_product(network, x, total, by_autograd=by_autograd) for x in inputs.split(batch)
-    ]
+    pieces = [jacobian_product(network, x, total, way=way) for x in inputs.split(batch)]
     return torch.cat(pieces).flatten().double()
 
 
