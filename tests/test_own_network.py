@@ -22,6 +22,7 @@ import xarray as xr
 import yaml
 from checkouts import checkout, planned, snakemake
 from conftest import ROOT
+from reference_jacobians import finite_difference_jacobian
 from snakemake.utils import update_config
 
 from pipeline import speed_limits
@@ -827,19 +828,7 @@ def test_what_a_module_changes_for_the_whole_process_is_set_back(module, tmp_pat
 
 def finite_difference_kernel(network, inputs):
     """Return J J^T by central differences of the outputs, float64."""
-    parameters = list(network.parameters())
-    theta = torch.nn.utils.parameters_to_vector(parameters).detach()
-    columns = []
-    for k in range(len(theta)):
-        ends = []
-        for sign in (1, -1):
-            moved = theta.clone()
-            moved[k] += sign * 1e-6
-            torch.nn.utils.vector_to_parameters(moved, parameters)
-            ends.append(network(inputs).detach().flatten())
-        columns.append((ends[0] - ends[1]) / 2e-6)
-    torch.nn.utils.vector_to_parameters(theta, parameters)
-    jacobian = torch.stack(columns, dim=1)
+    jacobian = finite_difference_jacobian(network, inputs)
     return jacobian @ jacobian.T
 
 
@@ -929,6 +918,7 @@ def test_a_neighbour_must_not_have_a_name_by_which_another_module_is_found(
 
 def test_layers_that_share_a_weight_have_no_structured_route():
     first, second = (ScaledLinear(4, 4, 1.0, "ntk") for _ in range(2))
+    torch.nn.init.eye_(first.weight)
     second.weight = first.weight
     route = choose_route(torch.nn.Sequential(first, second), torch.zeros(3, 4))
     assert route == ("torch_func", "layers share their weights")

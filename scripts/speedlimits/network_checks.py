@@ -272,12 +272,12 @@ def _compare_with_copy(network: nn.Module, part: Tensor, ours: tuple[Tensor, ...
 
 
 def _reverse_gradient(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-    """Return the gradient of ``_weighted_sum`` with respect to each weight.
+    """Return the gradient of sum_i sum_a a f_a(x_i) with respect to each weight.
 
     Raises:
         ValueError: if no weight decides the outputs, or torch has no finite gradient of them.
     """
-    total = _weighted_sum(network(inputs))
+    total = _weighted(network, inputs)(inputs).sum()
     if not total.requires_grad:
         raise ValueError("the outputs do not depend on the weights (no_grad or detach inside?)")
     weights = list(network.parameters())
@@ -292,14 +292,10 @@ def _reverse_gradient(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
     return found
 
 
-def _weighted_sum(outputs: Tensor) -> Tensor:
-    """Return sum_i sum_a a f_a(x_i) of outputs (N, C)."""
-    return (outputs @ _factors(outputs.shape[1]).to(outputs)).sum()
-
-
-def _factors(outputs: int) -> Tensor:
-    """Return 1 to C, shape (C,)."""
-    return torch.arange(1.0, 1.0 + outputs)
+def _weighted(network: nn.Module, inputs: Tensor) -> nn.Module:
+    """Return the network whose single output is sum_a a f_a."""
+    rising = torch.arange(1.0, 1.0 + count_outputs(network, inputs))
+    return CombinedOutputs(network, rising[:, None])
 
 
 def check_sample_gradients(network: nn.Module, inputs: Tensor) -> None:
@@ -363,8 +359,3 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
             "the forward derivative of the network does not agree with the reverse one; a custom "
             "derivative or a hook makes one of them wrong"
         )
-
-
-def _weighted(network: nn.Module, inputs: Tensor) -> nn.Module:
-    """Return the network whose single output is sum_a a f_a."""
-    return CombinedOutputs(network, _factors(count_outputs(network, inputs))[:, None])
