@@ -63,13 +63,13 @@ def test_only_changed_code_that_is_loaded_is_refused(
 
 
 def test_what_is_loaded_later_is_checked_and_what_was_loaded_is_not_again(planned, monkeypatch):
+    monkeypatch.setattr(running_code, "_read", set())  # by tests before, in this process
     checked = running_code.check_loaded()
     assert "pipeline/log.py" in checked
     late = "pages/interactive.html"
     for file in ("pipeline/log.py", late):  # edited while the job runs
         planned[file] = ["other", "other"]
     monkeypatch.setenv(running_code.CODE, json.dumps(planned))
-    monkeypatch.setattr(running_code, "_read", set())
     assert running_code.check_loaded(besides=checked) == checked
     pages.page("interactive")
     with pytest.raises(ValueError, match=f"scripts/{late} was changed after this snakemake had"):
