@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 
 import yaml
-from measuring import conditions, with_spread
+from measuring import conditions, whole_number, with_spread
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "rules", "scripts", "config.yaml", "schemas", "profiles", "envs")
@@ -136,9 +136,12 @@ def main() -> None:
     """Measure in a temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--ensembles", type=int, default=200, help="of 10 runs each; rounded up to 20, 40, ..."
+        "--ensembles",
+        type=whole_number,
+        default=200,
+        help="of 10 runs each; rounded up to 20, 40, ...",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of every measurement")
+    parser.add_argument("--repeats", type=whole_number, default=3, help="of every measurement")
     parser.add_argument("--profile", default="", help="file for cProfile; prints where time goes")
     given = parser.parse_args()
     print(conditions(threads=None, packages=("snakemake",)))

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from measuring import SCRIPTS, conditions, with_spread, write_csv
+from measuring import SCRIPTS, conditions, whole_number, with_spread, write_csv
 
 sys.path.insert(0, str(SCRIPTS))
 
@@ -98,7 +98,7 @@ def run_case(name, build, shape, width, samples, realisations) -> dict[str, obje
 def main() -> None:
     """Run all cases, print the table and write the CSV file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--realisations", type=int, default=6)
+    parser.add_argument("--realisations", type=whole_number, default=6)
     parser.add_argument("--csv", type=Path, default=Path("ensembles.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -35,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import SCRIPTS, conditions, markdown, with_spread, write_csv
+from measuring import SCRIPTS, conditions, markdown, whole_number, with_spread, write_csv
 
 sys.path.insert(0, str(SCRIPTS))
 
@@ -461,10 +461,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--archive", type=Path, help="CIFAR-10 python archive")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000, 5000])
+    parser.add_argument("--width", type=whole_number, default=128)
+    parser.add_argument("--sizes", type=whole_number, nargs="+", default=[500, 1000, 2000, 5000])
     parser.add_argument("--ways", nargs="+", help="of the part gradient; all if not given")
-    parser.add_argument("--rows", type=int, nargs="+", default=[5000, 10000, 20000])
+    parser.add_argument("--rows", type=whole_number, nargs="+", default=[5000, 10000, 20000])
     parser.add_argument("--csv", type=Path, default=Path("build/benchmarks/gpu"))
     arguments = parser.parse_args()
     try:

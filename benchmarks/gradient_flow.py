@@ -39,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import conditions, fitted_power
+from measuring import conditions, fitted_power, positive, whole_number
 from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -420,8 +420,13 @@ def load_images(archive: Path | None, count: int) -> tuple[Tensor, Tensor]:
         images, labels = load_digits(return_X_y=True)
         images = images.reshape(-1, 1, 8, 8)
     else:
-        content = read_archive(archive)
+        try:
+            content = read_archive(archive)
+        except (OSError, ValueError) as error:
+            sys.exit(f"--archive {archive}: {error}")
         images, labels = content["train_images"], content["train_labels"]
+    if count > len(images):
+        sys.exit(f"{count} images were asked for; there are {len(images)}")
     chosen = np.random.default_rng(SEED).choice(len(images), count, replace=False)
     inputs = torch.from_numpy(images[chosen]).to(torch.float32)
     inputs = inputs - inputs.mean(dim=(0, 2, 3), keepdim=True)
@@ -511,17 +516,21 @@ def main() -> None:
         "--parts", nargs="+", choices=("power-law", "linearised", "network", "sensitivity"),
         default=("power-law", "linearised", "network"),
     )  # fmt: skip
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--width", type=int, default=64, help="channels of the linearised network")
-    parser.add_argument("--times", nargs="+", type=float, default=(2e3, 2e4, 2e5))
-    parser.add_argument("--peers-up-to", type=float, default=2e4, help="largest time of the peers")
-    parser.add_argument("--network-times", nargs="+", type=float, default=(2e3,))
+    parser.add_argument("--images", type=whole_number, default=32)
     parser.add_argument(
-        "--reference-tolerance", type=float, default=REFERENCE_TOLERANCE,
+        "--width", type=whole_number, default=64, help="channels of the linearised network"
+    )
+    parser.add_argument("--times", nargs="+", type=positive, default=(2e3, 2e4, 2e5))
+    parser.add_argument(
+        "--peers-up-to", type=positive, default=2e4, help="largest time of the peers"
+    )
+    parser.add_argument("--network-times", nargs="+", type=positive, default=(2e3,))
+    parser.add_argument(
+        "--reference-tolerance", type=positive, default=REFERENCE_TOLERANCE,
         help="of the reference of the network trained in full",
     )  # fmt: skip
     parser.add_argument(
-        "--network-tolerances", nargs="+", type=float, default=(1e-2, RELATIVE_TOLERANCE, 3e-4),
+        "--network-tolerances", nargs="+", type=positive, default=(1e-2, RELATIVE_TOLERANCE, 3e-4),
         help="of the flow of the network trained in full",
     )  # fmt: skip
     parser.add_argument(
@@ -529,13 +538,13 @@ def main() -> None:
         help="arithmetic of the network trained in full, of its reference too",
     )  # fmt: skip
     parser.add_argument(
-        "--network-peers-up-to", type=float, default=2e3,
+        "--network-peers-up-to", type=positive, default=2e3,
         help="largest time to which descent and general solvers train the network",
     )  # fmt: skip
     parser.add_argument(
-        "--sensitivity-tolerance", type=float, default=3e-4, help="of the part sensitivity"
+        "--sensitivity-tolerance", type=positive, default=3e-4, help="of the part sensitivity"
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=whole_number, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     precision = getattr(torch, arguments.network_precision)

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import conditions
+from measuring import conditions, positive, whole_number
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -333,14 +333,16 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=("power-law", "network"), default=("power-law", "network")
     )
-    parser.add_argument("--times", nargs="+", type=float, default=(2e3, 2e4, 2e5))
+    parser.add_argument("--times", nargs="+", type=positive, default=(2e3, 2e4, 2e5))
     parser.add_argument(
-        "--tolerances", nargs="+", type=float, default=(1e-1, 3e-2, 1e-2, 2e-3, 3e-4)
+        "--tolerances", nargs="+", type=positive, default=(1e-1, 3e-2, 1e-2, 2e-3, 3e-4)
     )
-    parser.add_argument("--network-times", nargs="+", type=float, default=(1e2, 2e3))
-    parser.add_argument("--network-tolerances", nargs="+", type=float, default=(1e-2, 2e-3, 5e-4))
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--network-times", nargs="+", type=positive, default=(1e2, 2e3))
+    parser.add_argument(
+        "--network-tolerances", nargs="+", type=positive, default=(1e-2, 2e-3, 5e-4)
+    )
+    parser.add_argument("--images", type=whole_number, default=32)
+    parser.add_argument("--threads", type=whole_number, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 

@@ -39,6 +39,7 @@ from measuring import (
     measure,
     measured_limits,
     processor_seconds,
+    whole_number,
     write_csv,
 )
 
@@ -303,16 +304,18 @@ def scaling(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 def case(text: str) -> tuple[int, int, bool]:
     """Return width, n and whether outputs are traced, of an option WIDTH,N[,traced]."""
     width, samples, *kind = text.split(",")
-    if kind not in ([], ["traced"]) or min(int(width), int(samples)) < 1:
+    if kind not in ([], ["traced"]):
         raise ValueError
-    return int(width), int(samples), bool(kind)
+    return whole_number(width), whole_number(samples), bool(kind)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("kernel.csv"), help="CSV to write")
-    parser.add_argument("--repeats", type=int, default=3, help="repetitions after a warm-up")
+    parser.add_argument(
+        "--repeats", type=whole_number, default=3, help="repetitions after a warm-up"
+    )
     parser.add_argument("--full", action="store_true", help="large cases too")
     parser.add_argument("--neural-tangents", metavar="PYTHON", help="its environment's python")
     parser.add_argument(

@@ -19,7 +19,15 @@ from typing import NamedTuple
 
 import torch
 from kernel import OUTPUTS, SIDE, case, make_case
-from measuring import SCRIPTS, Limits, conditions, markdown, measured_limits, with_spread
+from measuring import (
+    SCRIPTS,
+    Limits,
+    conditions,
+    markdown,
+    measured_limits,
+    whole_number,
+    with_spread,
+)
 
 sys.path.insert(0, str(SCRIPTS))
 
@@ -143,7 +151,9 @@ def table(width: int, samples: int, repeats: int, reached: Limits) -> list[dict[
 def main() -> None:
     """Print the table of every case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3, help="repetitions after a warm-up")
+    parser.add_argument(
+        "--repeats", type=whole_number, default=3, help="repetitions after a warm-up"
+    )
     parser.add_argument(
         "--case", action="append", type=case, metavar="WIDTH,N", help="default 32,128"
     )

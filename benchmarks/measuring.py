@@ -6,10 +6,12 @@ little; elapsed time they would double. Peaks are of resident memory, from Linux
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import ctypes
 import importlib.metadata
+import math
 import re
 import statistics
 import sys
@@ -22,6 +24,21 @@ import numpy as np
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 TRIAD_BYTES = 256 * 2**20  # of each of three arrays: far above a last-level cache
+
+
+def whole_number(text: str) -> int:
+    """Return the whole number, at least 1, of an option."""
+    if not re.fullmatch(r"0*[1-9][0-9]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Return the number above 0 of an option."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
 
 
 class Measured(NamedTuple):

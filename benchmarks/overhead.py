@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--configfile", type=Path, default=ROOT / "configs/demo.yaml")
     parser.add_argument("--imports", action="store_true")
     given = parser.parse_args()
+    if not given.configfile.is_file():
+        parser.error(f"--configfile {given.configfile}: there is no such file")
     print(conditions(threads=None, packages=("snakemake", "torch", "numpy", "scipy")))
     if given.imports:
         imports()

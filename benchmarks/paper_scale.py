@@ -33,7 +33,15 @@ from pathlib import Path
 
 import torch
 import yaml
-from measuring import SCRIPTS, conditions, gemm_rate, processor_seconds, with_spread
+from measuring import (
+    SCRIPTS,
+    conditions,
+    gemm_rate,
+    positive,
+    processor_seconds,
+    whole_number,
+    with_spread,
+)
 from snakemake.utils import update_config
 
 sys.path.insert(0, str(SCRIPTS))
@@ -179,8 +187,10 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, help="CIFAR-10 python archive, for lambda_1")
     for name, value in CARD.items():
         unit = "TB/s" if name == "bandwidth" else "TFLOP/s"
-        parser.add_argument(f"--{name}", type=float, default=value, help=f"of the card, {unit}")
-    parser.add_argument("--flow-gradients", type=int, default=420, help="of one gradient flow")
+        parser.add_argument(f"--{name}", type=positive, default=value, help=f"of the card, {unit}")
+    parser.add_argument(
+        "--flow-gradients", type=whole_number, default=420, help="of one gradient flow"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))

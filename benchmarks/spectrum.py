@@ -22,7 +22,7 @@ import sys
 from functools import partial
 
 import numpy as np
-from measuring import SCRIPTS, conditions, processor_seconds, with_spread
+from measuring import SCRIPTS, conditions, processor_seconds, whole_number, with_spread
 
 sys.path.insert(0, str(SCRIPTS))
 
@@ -43,10 +43,10 @@ def sums(eigenvalues, projections, times):
 def main() -> None:
     """Run all routes and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--n", type=int, default=128)
-    parser.add_argument("--steps", type=int, nargs="+", default=[40, 80, 160])
-    parser.add_argument("--repeats", type=int, default=3, help="of every route")
+    parser.add_argument("--width", type=whole_number, default=8)
+    parser.add_argument("--n", type=whole_number, default=128)
+    parser.add_argument("--steps", type=whole_number, nargs="+", default=[40, 80, 160])
+    parser.add_argument("--repeats", type=whole_number, default=3, help="of every route")
     arguments = parser.parse_args()
     import torch
     from sklearn.datasets import load_digits
@@ -55,6 +55,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     digits = load_digits()
+    if arguments.n > len(digits.images):
+        parser.error(f"--n is {arguments.n}; digits has {len(digits.images)} images")
     images = torch.from_numpy(digits.images[: arguments.n]).float().unsqueeze(1)
     images = (images - images.mean()) / images.std()
     targets = np.eye(OUTPUTS)[digits.target[: arguments.n]]

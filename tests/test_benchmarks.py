@@ -78,6 +78,27 @@ def test_one_command_runs_programs_with_options_that_they_have(choice):
     assert ("benchmarks/requirements-peers.txt" in made.stdout) <= ("PEERS=1" in choice)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("spectrum.py --n 0", "argument --n: '0' is no whole number from 1 on"),
+        ("spectrum.py --n 5000", "--n is 5000; digits has 1797 images"),
+        ("ensembles.py --realisations 1.5", "'1.5' is no whole number from 1 on"),
+        ("kernel.py --case 8,0", "argument --case: '0' is no whole number from 1 on"),
+        ("integrators.py --times nan", "argument --times: 'nan' is no number above 0"),
+        ("gradient_flow.py --network-tolerances 1e-2 -3", "'-3' is no number above 0"),
+        ("gradient_flow.py --images 5000", "5000 images were asked for; there are 1797"),
+        ("gradient_flow.py --archive /dev/null", "--archive /dev/null: /dev/null is no readable"),
+        ("overhead.py --configfile no.yaml", "--configfile no.yaml: there is no such file"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_a_sentence(arguments, sentence):
+    name, *options = arguments.split()
+    program = [sys.executable, str(FOLDER / name), *options]
+    run = subprocess.run(program, capture_output=True, text=True)
+    assert run.returncode and run.stderr.splitlines()[-1].count(sentence) == 1, run.stderr
+
+
 @pytest.fixture
 def small(monkeypatch):
     """A network on 8 x 8 images, with SIDE and the counts that follow from it."""
