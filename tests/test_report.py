@@ -381,6 +381,17 @@ def test_labels_are_no_markup_of_captions():
     assert label in html.unescape(body) and "system-message" not in body
 
 
+@pytest.mark.parametrize("name", ["figure", "findings", "table"])
+def test_names_that_end_like_references_are_none_in_captions(name):
+    vary = {"model_arguments": {"hidden_": ["a_", "b_"]}, "model": ["mine_:net_", "m:f"]}
+    config = {**CONFIG, "studies": {"own_": {"vary": vary, "realisations": 3}}}
+    wildcards = SimpleNamespace(study="own_", figure="outcomes")
+    page = SimpleNamespace(config=config, wildcards=wildcards)
+    body = publish_parts(caption(name, page), writer_name="html")["body"]
+    assert "system-message" not in body and "reference" not in body
+    assert "own_" in body and "a_, b_" in body and "mine_:net_" in body
+
+
 def test_captions_name_every_figure():
     text = (ROOT / "report/figure.rst").read_text()
     assert [name for name in FIGURES if f'"{name}":' not in text] == []
