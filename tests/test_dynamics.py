@@ -157,6 +157,24 @@ def test_flow_stays_at_a_stationary_point():
     assert flow.path_length == flow.action == 0.0
 
 
+@pytest.mark.parametrize("end_time", [None, 100.0])
+@pytest.mark.parametrize("loss_0", [0.0, 5.0, 1e-320])
+def test_flow_down_a_constant_gradient_is_exact(end_time, loss_0):
+    slope = torch.tensor([3.0, -4.0], dtype=torch.float64)
+
+    def loss_and_gradient(theta):
+        return loss_0 + (slope @ theta).item(), slope.clone()
+
+    flow = GradientFlow(loss_and_gradient, torch.zeros(2, dtype=torch.float64), end_time=end_time)
+    for time in (1e-3, 1.0, 100.0):
+        flow.advance(time)
+        assert flow.time == time
+        assert flow.weights.tolist() == pytest.approx((-time * slope).tolist(), rel=1e-12)
+        assert flow.path_length == pytest.approx(5.0 * time, rel=1e-12)
+        assert flow.action == pytest.approx(25.0 * time, rel=1e-12)
+        assert flow.loss == pytest.approx(loss_0 - 25.0 * time, rel=1e-12)
+
+
 def test_flow_passes_a_growing_spectral_radius():
     # theta' = -theta^3 + theta, from a flat to a steep place: the Hessian grows from about -1 to 2.
     def loss_and_gradient(theta):

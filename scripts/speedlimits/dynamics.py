@@ -569,6 +569,9 @@ class GradientFlow(Evolution):
         if first:
             # A first step h has the relative error (h lambda_1)^2 up to a factor of order one.
             self._next_step = math.sqrt(self.relative_tolerance) / radius if radius else math.inf
+            if self._next_step == self.end_time == math.inf:
+                # A constant gradient and no end: any step is exact, this one takes the loss off.
+                self._next_step = abs(self.loss) / self.gradient_norm**2 or 1.0
 
     def _set_spectral_radius(self, radius: float) -> None:
         self.lambda_1 = max([radius, *self._stiff.eigenvalues.tolist()])
