@@ -32,6 +32,8 @@ CURVES = (
     "path_excess_predicted",
 )
 ENSEMBLE = ("inefficiency", "inefficiency_low", "inefficiency_high", "inefficiency_predicted")
+# At a temperature, where T_SL is bounded over the distribution of starts
+BOUNDS = ("transport_cost", "free_energy_drop_least", "free_energy_drop_most")
 LAWS = ("inefficiency_power_law", "inefficiency_power_law_asymptote")
 TRAINING = (
     "train_loss_per_sample",
@@ -82,7 +84,8 @@ def start_node(table: pd.DataFrame, start: str) -> xr.Dataset:
     """
     runs = table[table["realisation"] != "ensemble"]
     whole = table[table["realisation"] == "ensemble"].sort_values("time")
-    variables = curves(runs, CURVES)
+    bounds = tuple(name for name in BOUNDS if name in runs and runs[name].notna().any())
+    variables = curves(runs, (*CURVES, *bounds))
     for column in (*ENSEMBLE, *LAWS):
         name = column if column in LAWS else f"ensemble_{column}"
         variables[name] = xr.Variable("snapshot", whole[column].to_numpy(), described(column))
@@ -90,8 +93,11 @@ def start_node(table: pd.DataFrame, start: str) -> xr.Dataset:
             variables[name].attrs["long_name"] += ", ratio of averages over the realisations"
     level = whole["confidence"].iloc[0]
     variables["confidence"] = xr.Variable((), level, described("confidence"))
-    kernel = str(table["prediction_kernel"].iloc[0])
-    return xr.Dataset(variables, coordinates(runs), {"start": start, "prediction_kernel": kernel})
+    attrs = {"start": start, "prediction_kernel": str(table["prediction_kernel"].iloc[0])}
+    for name, rows in (("note", runs), ("ensemble_note", whole)):
+        if "note" in rows and isinstance(rows["note"].iloc[0], str):
+            attrs[name] = rows["note"].iloc[0]
+    return xr.Dataset(variables, coordinates(runs), attrs)
 
 
 def tree(ensembles: list[dict], limits: pd.DataFrame, training: pd.DataFrame) -> xr.DataTree:

@@ -23,13 +23,21 @@ from pipeline.tables import above_noise, with_threshold
 MOMENTS = ("start", "warm", "end")
 
 
+def describing(ensembles: list[dict], axes: dict[str, list]) -> tuple[str, ...]:
+    """Return the run settings that a study's tables have as columns.
+
+    Whether T/T_SL is a bound follows from the temperature, be it an axis or not.
+    """
+    keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
+    langevin = any(e["settings"]["dynamics"] == "langevin" for e in ensembles)
+    return tuple(dict.fromkeys((*keys, *axes, *["temperature"] * langevin)))
+
+
 def describe(ensemble: dict) -> dict:
     """Return the columns that say which ensemble a row belongs to."""
-    keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
-    keys = (*keys, *(axis for axis in ensemble.get("axes", ()) if axis not in keys))
     return {
         "ensemble": ensemble["path"],
-        **{key: ensemble["settings"].get(key) for key in keys},
+        **{key: ensemble["settings"].get(key) for key in ensemble["columns"]},
     }
 
 
@@ -135,10 +143,11 @@ def main(snakemake) -> None:
     settings, given, made = snakemake.params.settings, snakemake.input, snakemake.output
     level = settings["confidence"]
     with logged(snakemake.log[0]):
-        axes, planned = {"axes": settings["axes"]}, settings["ensembles"]
+        planned = settings["ensembles"]
+        columns = {"columns": describing(planned, settings["axes"])}
         warm_starts = [warm_columns(f"{e['path']}/warm_start.json") for e in planned]
         ensembles = [
-            with_threshold(ensemble, warm["threshold"]) | axes
+            with_threshold(ensemble, warm["threshold"]) | columns
             for ensemble, warm in zip(planned, warm_starts, strict=True)
         ]
         print(f"{len(ensembles)} ensembles, {len(given)} files")
@@ -148,8 +157,8 @@ def main(snakemake) -> None:
         )
         exponents = [labelled(read_table(f"{e['path']}/exponents.csv"), e) for e in ensembles]
         warm = [
-            pd.DataFrame([describe(ensemble) | columns])
-            for ensemble, columns in zip(ensembles, warm_starts, strict=True)
+            pd.DataFrame([describe(ensemble) | found])
+            for ensemble, found in zip(ensembles, warm_starts, strict=True)
         ]
         curves = [training_curves(e, e["manifests"]) for e in ensembles]
         kernels = [kernel_rows(e, e["kernels"]) for e in ensembles]

@@ -96,9 +96,12 @@ def main(snakemake) -> None:
         data = {"studies": {}, "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, "}
         tables = {name: read_table(of_study(snakemake.input, name)) for name in studies}
         interval = interval_name(next(iter(tables.values()))["confidence"].iloc[0])
-        data["footer"] += f"bands: its {interval}; all numbers: results/studies/*/*.csv"
         for name, ensembles in studies.items():
             data["studies"][name] = study_data(tables[name], ensembles)
+        found = [e for study in data["studies"].values() for e in study["ensembles"]]
+        if any(ensemble["bound"] for ensemble in found):
+            data["footer"] += "at a temperature a lower bound of T/T_SL (\u2265) over the starts, "
+        data["footer"] += f"bands: its {interval}; all numbers: results/studies/*/*.csv"
         text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
         with recorded(snakemake.output[0]) as partial:
             partial.write_text(page("interactive").replace("@DATA@", text), encoding="utf-8")

@@ -92,10 +92,10 @@ def test_one_command_runs_programs_with_options_that_they_have(choice):
         ("overhead.py --configfile no.yaml", "--configfile no.yaml: there is no such file"),
     ],
 )
-def test_options_that_cannot_be_are_refused_in_a_sentence(arguments, sentence):
+def test_options_that_cannot_be_are_refused_in_a_sentence(arguments, sentence, tmp_path):
     name, *options = arguments.split()
     program = [sys.executable, str(FOLDER / name), *options]
-    run = subprocess.run(program, capture_output=True, text=True)
+    run = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode and run.stderr.splitlines()[-1].count(sentence) == 1, run.stderr
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from collect import labelled, warm_columns
+from collect import describing, labelled, warm_columns
 from interactive import FACTORS, LAWS, curves, study_data
 from warm_start import warm_start
 
@@ -28,10 +28,11 @@ from pipeline.outcomes import (
     independent,
     joined,
     outcomes,
+    transient_columns,
 )
 from pipeline.runs import Plan
 from pipeline.stores import write_json
-from pipeline.tables import THRESHOLD, with_threshold
+from pipeline.tables import THRESHOLD, at_a_temperature, with_threshold
 from plots.generalisation import rank_correlation as title_of
 from plots.outcomes import series_label
 from sentences.effects import (
@@ -420,6 +421,55 @@ def test_values_that_are_not_there_are_not_too_few():
     undecided = comparisons[comparisons["quantity"].isin(names)]
     (told,) = too_few(undecided)
     assert told.startswith(f"Nothing to compare for model b on {shown}: not both have them")
+
+
+def test_runs_at_a_temperature_stay_apart_where_the_loss_is_equal():
+    """What is left of them there, the share of the loss, is the same by definition."""
+    noisy = {"dynamics": "langevin", "at": "equal_loss", "kinematic_inefficiency": np.nan}
+    table = runs(realisations=8).assign(**noisy, train_loss_share=0.25)
+    table = table.rename(columns={"width": "temperature"})
+    axes = {"temperature": [8, 16, 32, 64], "model": ["a", "b"]}
+    trends, comparisons = along_axes(table, axes, SETTINGS)
+    assert trends.set_index("quantity")["points"]["test_error"] == 16  # starts of two models
+    assert comparisons.set_index("quantity")["points"]["test_error"] == 64
+
+
+def test_the_discretisation_of_heat_is_not_compared_with_that_of_action():
+    table = runs(realisations=8).assign(dynamics="langevin")
+    table["discretisation"] = np.where(table["width"] == 8, 2.0, 0.1) * table["test_error"]
+    table = table.rename(columns={"width": "temperature"})
+    tested = []
+    for values in ([0.0, 16, 32, 64], [8, 16, 32, 64]):
+        at = table.assign(temperature=table["temperature"].replace(8, values[0]))
+        trends, _ = along_axes(at, {"temperature": values}, SETTINGS)
+        tested.append(np.isfinite(trends.set_index("quantity")["p_value"]["discretisation"]))
+    assert tested == [False, True]  # at temperature 0 alone there is no trend; of heat at all is
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_a_temperature_stands_in_every_table_of_langevin_dynamics(temperature):
+    """Whether T/T_SL is a bound follows from it, be it an axis of the study or not."""
+    settings = {"dataset": "digits", "n": 8, "dynamics": "langevin", "temperature": temperature}
+    flow = {"path": "flow", "settings": settings | {"dynamics": "gradient_flow"}}
+    flow["settings"].pop("temperature")
+    noisy = {"path": "langevin", "settings": settings}
+    columns = describing([flow, noisy], {"n": [8, 16], "dynamics": ["gradient_flow", "langevin"]})
+    assert columns.count("n") == columns.count("dynamics") == 1
+    tables = [labelled(pd.DataFrame({"x": [1.0]}), e | {"columns": columns}) for e in (flow, noisy)]
+    table = pd.concat(tables)
+    assert list(table.columns) == ["ensemble", *columns, "x"]
+    assert list(at_a_temperature(table)) == [False, temperature > 0]
+    assert "temperature" not in describing([flow], {"n": [8, 16]})
+
+
+def test_a_loss_that_has_not_dropped_has_no_share_of_a_transient():
+    rows = pd.DataFrame({"time": [1.0, 2.0, 3.0], "inefficiency": [2.0, 3.0, 4.0]})
+    curve = pd.DataFrame({"time": [0.0, 1.0, 2.0, 3.0]})
+    found = [
+        transient_columns(rows, rows[1:], curve, pd.Series(share))["transient_loss_share"]
+        for share in ([1.0, 0.8, 0.6, 0.5], [1.0, 1.2, 1.1, 1.05], [1.0, 0.9, 1.0, 1.0])
+    ]
+    assert found[0] == pytest.approx(0.4) and np.isnan(found[1:]).all()
 
 
 def test_findings_say_what_bounds_other_dynamics():
@@ -1563,7 +1613,8 @@ def test_a_threshold_that_is_null_is_a_number_in_tables_and_on_the_interactive_p
         found = warm_start(np.arange(20.0), accuracy, threshold)
         write_json({**found, "provenance": {}}, f"{ensemble['path']}/warm_start.json")
         warm = warm_columns(f"{ensemble['path']}/warm_start.json")
-        told = with_threshold(ensemble, warm["threshold"]) | {"axes": {THRESHOLD: [None, 0.3]}}
+        told = with_threshold(ensemble, warm["threshold"])
+        told["columns"] = describing(ensembles, {THRESHOLD: [None, 0.3]})
         ends = [f"{name}{end}" for name in FACTORS for end in ("", "_low", "_high", "_predicted")]
         values = dict.fromkeys([*ends, *LAWS.values()], 2.0)
         row = {"start": "warm", "time": 1.0, "time_lambda_1": 1.0, **values}

@@ -183,6 +183,20 @@ def test_a_tree_of_any_study_can_be_written(shipped_config, tmp_path):
         assert np.all(first["cold"]["inefficiency"].shape == (2, 2))
 
 
+def test_bounds_at_a_temperature_come_with_what_they_are_made_of():
+    row = {"start": "cold", "prediction_kernel": "full", "time": 1.0, "time_lambda_1": 1.0}
+    row |= dict.fromkeys([*all_runs.CURVES, *all_runs.ENSEMBLE, *all_runs.LAWS, "confidence"], 2.0)
+    flow = pd.DataFrame([row | {"realisation": r} for r in ("0", "ensemble")])
+    without = all_runs.start_node(flow.assign(note=np.nan), "cold")
+    noisy = all_runs.start_node(
+        flow.assign(note=["one start", ""], **dict.fromkeys(all_runs.BOUNDS, 3.0)), "cold"
+    )
+    assert set(noisy) - set(without) == set(all_runs.BOUNDS) and "note" not in without.attrs
+    assert noisy.attrs["note"] == "one start"
+    assert "upper bound" in noisy["speed_limit_time"].attrs["long_name"]
+    assert "lower bound" in noisy["inefficiency"].attrs["long_name"]
+
+
 def test_more_than_ten_realisations_keep_their_numbers():
     numbers = np.arange(12)
     names = {*all_runs.CURVES, *all_runs.ENSEMBLE, *all_runs.LAWS, *interactive.LAWS.values()}

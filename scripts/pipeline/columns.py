@@ -51,8 +51,12 @@ COLUMNS = {
         "1",
         "T (E_0 - E_T) / |theta_T - theta_0|^2, of energy_drop and preconditioned_length_squared",
     ),
-    "speed_limit_time": ("time", "speed-limit time T_SL = l_geo^2 / (L_0 - L_T)"),
-    "inefficiency": ("1", "inefficiency T/T_SL"),
+    "speed_limit_time": (
+        "time",
+        "speed-limit time T_SL = l_geo^2 / (L_0 - L_T); at a temperature its upper bound, "
+        "transport_cost / free_energy_drop_least",
+    ),
+    "inefficiency": ("1", "inefficiency T/T_SL; at a temperature its lower bound"),
     "speed_unevenness": (
         "1",
         "uneven speed T (L_0 - L_T) / l_gamma^2, at least 1 but for what discretisation says and "

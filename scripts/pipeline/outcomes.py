@@ -311,14 +311,15 @@ def transient_columns(
 
     Returns:
         Its shares of training time, (t_w - 0) / T, and of the loss drop, (L_0 - L_w) / (L_0 - L_T),
-        and T/T_SL from the cold over that from the warm start: by how much leaving it out lowers
-        the inefficiency.
+        NaN where the loss has not dropped, as noise can bring about, and T/T_SL from the cold over
+        that from the warm start: by how much leaving it out lowers the inefficiency.
     """
     at = len(curve) - len(warm) - 1
+    drop, before = (float(1 - share.iloc[index]) for index in (-1, at))
     end = cold.loc[cold["time"].idxmax()]
     return {
         "transient_time_share": float(curve["time"].iloc[at] / curve["time"].iloc[-1]),
-        "transient_loss_share": float((1 - share.iloc[at]) / (1 - share.iloc[-1])),
+        "transient_loss_share": before / drop if drop > 0 else np.nan,
         "transient_factor": float(end["inefficiency"] / warm["inefficiency"].iloc[-1]),
     }
 
@@ -416,14 +417,16 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """
     trends: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    for (at, start), together in comparable(runs).groupby(["at", "start"], sort=False):
+    for (at, start), all_values in runs.groupby(["at", "start"], sort=False):
+        together = comparable(all_values)
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
         same = {  # as T/T_SL, whose test would be made twice
             "energetic_inefficiency": not has_own_energy(together).any(),
             "kinematic_inefficiency": (dynamics_of(together) == "gradient_flow").all(),
         }
         present = [q for q in present if not same.get(q, False)]
-        counted = {axis: independent(together, axis) for axis in axes}
+        # Repetitions by all values: what is left at equal loss may be the same by definition.
+        counted = {axis: comparable(independent(all_values, axis)) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
             group = counted[axis]
             if group[axis].isna().all():  # nothing here reads it
@@ -584,9 +587,9 @@ def correlations(runs: pd.DataFrame, settings: dict) -> pd.DataFrame:
     than ``FEWEST_POINTS`` independent ones say has no interval.
     """
     rows = []
-    ends = comparable(runs[(runs["at"] == "end") & (runs["start"] == "cold")])
+    ends = runs[(runs["at"] == "end") & (runs["start"] == "cold")]
     lost = ends.loc[ends["diverged"] > 0, "ensemble"] if "diverged" in ends else []
-    ends = independent(ends)
+    ends = comparable(independent(ends))
     one_start = _one_start(ends)
     starts = one_start.groupby(ends["ensemble"], sort=False).transform("first")
     alone = starts if starts.nunique() > 1 else ends["ensemble"]

@@ -65,7 +65,8 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     T/T_SL at a temperature is only bounded, more loosely the higher it is: a difference may be the
     bound's. In motion it leaves the kinetic energy out. ``energetic_inefficiency`` is no bound with
     the noise of minibatches or of a temperature; where the energy of one run has not dropped yet,
-    which has none, the others of its ensemble are no sample of all.
+    which has none, the others of its ensemble are no sample of all. ``discretisation`` is that of
+    heat at a temperature, of action elsewhere: not compared where the table has both.
 
     Args:
         table: rows of ``outcomes``, or of ``speed_limits`` at one time each, with dynamics and
@@ -78,6 +79,8 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
         risen = table[name].isna() & table["kinematic_inefficiency"].notna()
         ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
         left_out[name] = noisy | risen.groupby(ensembles).transform("any")
+    bounded = at_a_temperature(table)
+    left_out["discretisation"] = bounded & ~bounded.all()
     return table.assign(**{q: table[q].mask(where) for q, where in left_out.items() if q in table})
 
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.tables import fitted_kernel
+from pipeline.tables import at_a_temperature, fitted_kernel
 from plots import results, style
 from plots.style import Abscissa, Ensemble
 from speedlimits.power_law import asymptotic_length_ratio_squared
@@ -59,7 +59,7 @@ def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble
 
     The limit of the length ratio is finite for s = (delta - 1)/alpha < 1.
     """
-    if len(rows) == 0:
+    if len(rows) == 0 or at_a_temperature(rows).any():  # whose paths have no length
         return False
     moment = "start" if rows["start"].iloc[0] == "cold" else "warm"
     kernel = fitted_kernel(rows["prediction_kernel"])

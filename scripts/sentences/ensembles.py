@@ -220,7 +220,8 @@ def transient_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> li
     for (_, row), moving in zip(rows.iterrows(), in_motion(rows), strict=True):
         without = ", where kinetic energy is left out," if moving else ""
         time, loss = (row[f"transient_{name}_share"] for name in ("time", "loss"))
-        parts = [f"{percent(time)} of the training time, {percent(loss, 3)} of the loss drop"]
+        parts = [f"{percent(time)} of the training time"]
+        parts[0] += f", {percent(loss, 3)} of the loss drop" if math.isfinite(loss) else ""
         told = {
             "transient_factor": f"T/T_SL from the cold over that from the warm start{without} {{}}",
             "transient_alignment_gain": "kernel-target alignment {} times that at the start",
