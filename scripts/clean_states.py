@@ -5,6 +5,8 @@ it would continue from. Jobs are seen as far as the locks of the file system rea
 one host. A link in place of a folder, to a larger disk, stays and is emptied.
 """
 
+import quick_start  # noqa: F401
+
 import contextlib
 from pathlib import Path
 

@@ -3,13 +3,19 @@
 Nothing that imports create becomes garbage, and the system takes back a process's memory by itself.
 So garbage is collected only from the start of the work (``pipeline.log.logged``) to its end.
 NumPy's Fortran wrapper generator, which SciPy imports for its name alone, loads when it is used.
+
+The workflow's modules are those beside its scripts. Snakemake looks for them last, behind a library
+that pip has installed, and so would run other code than it records.
 """
 
 import atexit
 import gc
 import importlib.machinery
 import importlib.util
+import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 
 class LoadWhenUsed:

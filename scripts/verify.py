@@ -4,6 +4,8 @@
 1 if anything is wrong.
 """
 
+import quick_start  # noqa: F401
+
 import base64
 import binascii
 import contextlib

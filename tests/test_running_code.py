@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from checkouts import checkout
@@ -126,3 +127,33 @@ def test_code_that_is_edited_while_jobs_run_makes_no_result(tmp_path, file, text
         assert told in done.stderr and "Traceback" not in done.stderr
         done = subprocess.run(command, **options)
         assert done.returncode == 0 and (folder / SUBSET).exists(), done.stderr[-3000:]
+
+
+def test_packages_elsewhere_are_not_what_jobs_run(tmp_path):
+    """As where pip has installed the library: jobs would run that, and be recorded as made by ours.
+
+    Snakemake looks for the modules of a script last.
+    """
+    (tmp_path / "checkout").mkdir()
+    folder = checkout(tmp_path / "checkout")
+    for name in running_code.PACKAGES:
+        package = tmp_path / "site" / name / "__init__.py"
+        package.parent.mkdir(parents=True)
+        package.write_text("raise SystemExit('of another installation')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    for target in (SUBSET, "verify"):
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", target]
+        command += ["--configfile", str(ROOT / "tests/miniature.yaml")]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_package_of_another_place_is_refused(monkeypatch, planned):
+    running_code.check_loaded()
+    assert {"pipeline", "speedlimits", "plots", "sentences"} == running_code.PACKAGES
+    other = SimpleNamespace(__file__="/site-packages/speedlimits/__init__.py")
+    monkeypatch.setitem(sys.modules, "speedlimits", other)
+    with pytest.raises(ValueError, match="speedlimits was loaded from /site-packages/speedl"):
+        running_code.check_loaded()

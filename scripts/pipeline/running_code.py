@@ -16,6 +16,7 @@ from pipeline.code_digest import SCRIPTS, bytes_digest, file_digests, reachable
 from pipeline.interruption import PLANNER, python_version
 
 CODE = "SPEEDLIMITS_CODE"  # file -> digests of its bytes and of its syntax tree, for the jobs
+PACKAGES = {path.parent.name for path in SCRIPTS.glob("*/__init__.py")}
 _read: set[str] = set()  # by this process, files of scripts/ that are no modules
 
 
@@ -51,8 +52,10 @@ def check_loaded(*, besides: Set[str] = frozenset()) -> set[str]:
         What has been checked, of old and now.
 
     Raises:
-        ValueError: if a file of the job's script or of a module that it has loaded has changed.
+        ValueError: if a file of the job's script or of a module that it has loaded has changed, or
+            is none of the workflow's.
     """
+    refuse_foreign()
     planned = json.loads(os.environ.get(CODE, "{}"))
     loaded = _loaded()
     for file in sorted((loaded - besides) & planned.keys()):
@@ -67,6 +70,22 @@ def check_loaded(*, besides: Set[str] = frozenset()) -> set[str]:
                 "would be recorded as made by the code of before; run the same command again"
             )
     return loaded
+
+
+def refuse_foreign() -> None:
+    """Refuse packages of the workflow's names that lie elsewhere, as where pip has installed one.
+
+    Raises:
+        ValueError: names the package and where it lies.
+    """
+    for name in PACKAGES & sys.modules.keys():
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if not os.path.realpath(file).startswith(f"{SCRIPTS}/"):
+            raise ValueError(
+                f"the package {name} was loaded from {file}, not from {SCRIPTS}, whose code the "
+                "results would be recorded as made by; take it off Python's path (PYTHONPATH, pip "
+                "uninstall)"
+            )
 
 
 def _loaded() -> set[str]:
