@@ -784,12 +784,22 @@ def test_bad_files_are_told_from_another_folder_too(tmp_path, option):
     assert "my.yaml is not there" in told
 
 
-def test_records_apart_from_the_results_are_refused(tmp_path):
-    command = [sys.executable, "-m", "snakemake", "-n", "--persistence-backend", "db"]
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("-n --persistence-backend db", "--persistence-backend db keeps apart from the results"),
+        (
+            "--cores 1 --drop-metadata",
+            "--drop-metadata leaves no record of what results were made of",
+        ),
+    ],
+)
+def test_results_without_records_beside_them_are_refused(tmp_path, options, sentence):
+    command = [sys.executable, "-m", "snakemake", *options.split()]
     command += ["--directory", str(tmp_path), "results/data/digits/images.nc"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert "--persistence-backend db keeps apart from the results" in done.stderr
+    assert sentence in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -639,7 +639,7 @@ def test_records_of_what_made_the_results_lie_beside_them_wherever_both_go(tmp_p
     def records_reached():
         workdir.keep_records()
         path = workdir.Path(workdir.STATE, "metadata")
-        assert path.is_symlink() and path.samefile(workdir.RECORDS)
+        assert path.is_symlink() and path.samefile("results/.metadata")
         return [record.read_text() for record in path.iterdir()]
 
     home, disk = tmp_path / "home", tmp_path / "disk"
@@ -789,7 +789,7 @@ import sys, types
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 from pipeline import workdir
 planning = {{"is_main_process": True, "remote_exec": False, "dryrun": True}}
-planning |= {{"workflow_settings": None, "workdir_init": "."}}
+planning |= {{"workflow_settings": None, "execution_settings": None, "workdir_init": "."}}
 workdir.register(types.SimpleNamespace(basedir="/a", **planning))
 raise KeyboardInterrupt
 """

@@ -1,12 +1,11 @@
 """A cluster's jobs compute with what they were planned with, or are refused."""
 
-import base64
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import xarray as xr
@@ -15,7 +14,7 @@ from checkouts import checkout
 from conftest import ROOT
 from snakemake.utils import update_config
 
-from pipeline import planned, workdir
+from pipeline import files, planned
 from pipeline.config import validated
 from pipeline.interruption import LAUNCHER
 from pipeline.own_code import own_digest
@@ -120,28 +119,47 @@ def test_the_code_of_an_own_network_is_recorded_as_it_was_planned(tmp_path, monk
 
 
 def test_results_that_a_dead_snakemake_did_not_record_are_made_again(queue):
-    """What a cluster's job finished after its Snakemake was killed, whatever became of its lock."""
+    """What a job finished after its Snakemake was killed, whatever became of its lock and marks."""
     stored = next((queue / planned.FOLDER).iterdir())
-    stored.rename(queue / "kept.json")
     assert snakemake(queue, SUBSET)[0] == 0
-    record = base64.urlsafe_b64encode(SUBSET.encode()).decode()
-    (queue / "results/.metadata" / record).unlink()
+    stored.touch()  # of a Snakemake whose jobs had not ended
+    record = queue / files.snakemake_record(SUBSET)
+    assert record.exists()
+    with files.recorded(SUBSET) as partial:  # as its job does, of another configuration
+        partial.write_bytes((queue / SUBSET).read_bytes())
+    assert not record.exists()
     (queue / "results/data/NOTES.txt").touch()  # of no rule
     lock = queue / ".snakemake/locks/0.output.lock"
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(f"{SUBSET}\n")
-    status, told = snakemake(queue, SUBSET)
-    assert status == 0 and "Nothing to be done" in told  # copied from somewhere, for all it knows
-    (queue / "kept.json").rename(stored)
-    os.utime(stored, (time.time() + 1000,) * 2)  # of a later Snakemake, whose jobs had not ended
-    assert "Nothing to be done" in snakemake(queue, SUBSET)[1]
-    os.utime(stored)
     snakemake(queue, SUBSET, "--summary")  # looks only: jobs that wait may still run
     assert stored.exists()
     status, told = snakemake(queue, SUBSET)
-    assert status == 0 and "1 results of a cluster's jobs that ended after their Snakemake" in told
-    assert "1 of 1 steps (100%) done" in told and (queue / "results/.metadata" / record).exists()
+    assert status == 0 and "1 results have no record of what made them" in told
+    assert "1 of 1 steps (100%) done" in told and record.exists()
     assert not stored.exists() and "Nothing to be done" in snakemake(queue, SUBSET)[1]
+
+
+def test_results_of_which_nothing_is_recorded_are_left_with_a_word(queue):
+    assert snakemake(queue, SUBSET)[0] == 0
+    shutil.rmtree(queue / "results/.metadata")
+    status, told = snakemake(queue, SUBSET)
+    assert status == 0 and "Nothing to be done" in told and "nothing is recorded" in told
+
+
+def test_a_result_that_could_not_be_written_keeps_its_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = files.snakemake_record("results/data/table.csv")
+    assert record.parent == tmp_path.joinpath("results/.metadata").relative_to(tmp_path)
+    record.parent.mkdir(parents=True)
+    record.touch()
+    Path("results/data").mkdir()
+    with pytest.raises(OSError, match="full"), files.recorded("results/data/table.csv"):
+        raise OSError("full")
+    assert record.exists()
+    with files.recorded("results/data/table.csv") as partial:
+        partial.touch()
+    assert not record.exists()
 
 
 def test_what_was_planned_is_removed_when_all_jobs_are_done(queue):
@@ -157,5 +175,5 @@ def test_records_are_named_as_snakemake_names_them(tmp_path):
     named = FilePersistence.__new__(FilePersistence)
     named._max_len = None
     for path in (SUBSET, "results/" + "long" * 200, "results/ü"):
-        ours = tmp_path / workdir._record_name(path, tmp_path)
+        ours = tmp_path / files.record_name(path, tmp_path)
         assert os.fspath(ours) == named._record_path(os.fspath(tmp_path), path)

@@ -3,10 +3,14 @@
 The digest of ``results/PATH`` stands in ``results/.digests/PATH.sha256``, in the format of
 sha256sum (``sha256sum -c`` in the folder above results checks it). It is found by the path, so that
 a file of another run in the same place is noticed too.
+
+What Snakemake has recorded of a result before, of what it was made, is not of its new content: it
+is removed first. A Snakemake that is killed before it has recorded the new one leaves none.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import itertools
@@ -18,7 +22,7 @@ from pathlib import Path
 RESULTS = "results"
 UNFINISHED = f"{RESULTS}/.partial"  # stages of unfinished jobs
 FINISHED = f"{RESULTS}/.states"  # stages of finished runs, for longer ones
-DIGESTS = ".digests"
+DIGESTS, RECORDS = ".digests", ".metadata"
 ADVICE = "delete it and run the same command again"
 
 
@@ -114,7 +118,9 @@ def recorded(path: str | Path) -> Iterator[Path]:
     """
     with replaced(path) as partial:
         yield partial
-        record_digest(path, file_digest(partial))
+        digest = file_digest(partial)
+        snakemake_record(path).unlink(missing_ok=True)
+        record_digest(path, digest)
 
 
 def record_digest(path: str | Path, digest: str) -> None:
@@ -125,6 +131,34 @@ def record_digest(path: str | Path, digest: str) -> None:
     name = Path(root.name) / Path(path).relative_to(root) if root.name == RESULTS else path
     with replaced(record) as partial:
         partial.write_text(f"{digest}  {name}\n", encoding="utf-8")
+
+
+def snakemake_record(path: str | Path) -> Path:
+    """Return where Snakemake records of what a result was made, beside the results.
+
+    Args:
+        path: as rules name it.
+    """
+    folder = results_root(path) / RECORDS
+    return folder / record_name(str(path), folder)
+
+
+def record_name(path: str, folder: Path) -> Path:
+    """Return the name that Snakemake gives the record of a file, in parts that a folder can hold.
+
+    As ``snakemake.persistence`` has it, which cannot be asked before jobs are planned.
+
+    Args:
+        path: as rules name it.
+        folder: of the records, if there is one.
+    """
+    try:
+        most = os.pathconf(folder, "PC_NAME_MAX") - 1
+    except OSError:  # there is none yet
+        most = os.pathconf(".", "PC_NAME_MAX") - 1
+    name = base64.urlsafe_b64encode(path.encode()).decode()
+    parts = [name[start : start + most] for start in range(0, len(name), most)]
+    return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
 
 
 def check(path: str | Path) -> None:

@@ -8,7 +8,6 @@ operating system may not reach other hosts, so a lock left by another host is ne
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import itertools
@@ -24,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import planned
-from pipeline.files import DIGESTS, digest_record
+from pipeline.files import DIGESTS, RECORDS, RESULTS, record_name
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
 
 STATE = ".snakemake"
-RECORDS = "results/.metadata"
 DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 ROOM = 100_000  # bytes, own choice: the files of some hundred jobs
 FOLDERS_AND_FILES = 20  # own choice: the folders in .snakemake, a log, those of a result
@@ -45,7 +43,6 @@ FOLDERS = (
         )
     ),
 )  # fmt: skip
-SLACK = 60.0  # seconds, own choice: clocks of a cluster's machines may be apart
 _stopped = ["before any job was started"]  # when Ctrl-C came; the last one holds
 _plans_left: list[Path] = []  # by Snakemakes that no longer live
 _held: list[int] = []  # descriptors that stay open as long as this process lives
@@ -68,6 +65,11 @@ def register(workflow: Any) -> None:
         raise Refusal(
             f"--persistence-backend {backend} keeps apart from the results what says of what they "
             "were made, without which they pass for those of any configuration; leave it out"
+        )
+    if not getattr(workflow.execution_settings, "keep_metadata", True):
+        raise Refusal(
+            "--drop-metadata leaves no record of what results were made of, without which they "
+            "pass for those of any configuration; leave it out"
         )
     sys.excepthook = _tell_in_one_sentence
     if workflow.is_main_process:
@@ -139,7 +141,7 @@ def keep_records() -> None:
     results alone, or removed Snakemake's own folder, kept stale ones without knowing. ``metadata``
     in the folder of Snakemake's state becomes a link.
     """
-    folder, records = Path(STATE), Path(RECORDS)
+    folder, records = Path(STATE), Path(RESULTS, RECORDS)
     link = folder / "metadata"
     with contextlib.suppress(OSError):  # no links here: Snakemake keeps its folder
         (folder / "incomplete").mkdir(parents=True, exist_ok=True)  # else it takes them for old
@@ -168,14 +170,14 @@ def copied_without_records(results: str | Path = "results") -> list[str]:
         folders = (folder / name for name in names)
         return any(path.is_dir() and any(path.iterdir()) for path in folders)
 
-    if holds(Path(RECORDS).name) or not holds("data", "runs", "studies", "theory"):
+    if holds(RECORDS) or not holds("data", "runs", "studies", "theory"):
         return []
     if any(Path(STATE, "incomplete").glob("*")):  # of a first run that was killed: made again
         return []
     return [
         f"{folder} holds files of which nothing is recorded, as a copy without its hidden folders: "
         "Snakemake takes them for results of this configuration, whatever they are; copy "
-        f"{DIGESTS} and {Path(RECORDS).name} too, or remove them"
+        f"{DIGESTS} and {RECORDS} too, or remove them"
     ]
 
 
@@ -254,35 +256,46 @@ def folder_problems(name: str, *, written: bool = False) -> list[str]:
     return []
 
 
-def mark_without_record(state: Path, plans: list[Path], root: str | Path = "results") -> int:
+def mark_without_record(state: Path, root: str | Path = RESULTS) -> int:
     """Mark results that nobody has recorded as incomplete, so that Snakemake makes them again.
 
-    The Snakemake that submits a cluster's job writes the record, of configuration and code among
-    others, when it learns that the job has ended. Killed or stopped before, it leaves a result that
-    would be taken for one of whatever configuration comes next.
+    Snakemake writes the record, of configuration and code among others, when it learns that a job
+    has ended, a cluster's long after. Killed or stopped before, it leaves a result that would be
+    taken for one of whatever configuration comes next: here by the mark that it has left of jobs
+    that had started, but not in a copy of the results, nor of what a cluster's jobs finished later.
 
     Args:
         state: folder of Snakemake's state.
-        plans: what such Snakemakes have stored (``planned.store``). Without any, and from before
-            the first one, results without a record are somebody's who copied them.
         root: folder of the results, as rules name it.
 
     Returns:
-        The number of results that were marked.
+        The number of results that were marked; none if none at all has a record, as in results that
+        somebody has copied alone.
     """
-    records, marks, found = state / "metadata", state / "incomplete", []
-    if not plans or not records.is_dir():
+    records, digests = Path(root, RECORDS), Path(root, DIGESTS)
+    known = _names_below(records)
+    written = {name.removesuffix(".sha256") for name in _names_below(digests)}
+    if not known or not written:
         return 0
-    since = min(plan.stat().st_mtime for plan in plans) - SLACK
-    for path, moment in _times(root).items():
-        late = moment >= 1e9 * since and digest_record(path).exists()
-        if late and not (records / _record_name(path, records)).exists():
-            found.append(path)
-    for path in found:
-        mark = marks / _record_name(path, records)
+    names = {path: record_name(path, records) for path in _times(root)}
+    found = [
+        name
+        for path, name in names.items()
+        if name.as_posix() not in known and os.path.relpath(path, root) in written
+    ]
+    for name in found:
+        mark = state / "incomplete" / name
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text('{"external_jobid": null}')
+        if not mark.exists():
+            mark.write_text('{"external_jobid": null}')
     return len(found)
+
+
+def _names_below(folder: Path) -> set[str]:
+    """Return the paths of all files below a folder, relative to it."""
+    walked = os.walk(folder, followlinks=True)
+    return {os.path.relpath(os.path.join(at, name), folder) for at, _, names in walked
+            for name in names}  # fmt: skip
 
 
 def note_start() -> None:
@@ -293,17 +306,6 @@ def note_start() -> None:
         "while jobs were being stopped; some may still run, or wait on a cluster (squeue --me, "
         "scancel); the same command continues from what is stored"
     )
-
-
-def _record_name(path: str, folder: Path) -> Path:
-    """Return the name that Snakemake gives the record of a file, in parts that a folder can hold.
-
-    As ``snakemake.persistence`` has it, which cannot be asked before jobs are planned.
-    """
-    most = os.pathconf(folder, "PC_NAME_MAX") - 1
-    name = base64.urlsafe_b64encode(path.encode()).decode()
-    parts = [name[start : start + most] for start in range(0, len(name), most)]
-    return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
 
 
 def _times(root: str | Path) -> dict[str, int]:
@@ -400,11 +402,11 @@ def _remove_stale(file: int, folder: Path) -> list[Path]:
     if found:
         sys.stderr.write("The lock of a killed Snakemake was removed; continuing.\n")
     _plans_left[:] = planned.left(folder / planned.FOLDER.name)
-    number = mark_without_record(folder, _plans_left)
+    number = mark_without_record(folder)
     if number:
         sys.stderr.write(
-            f"{number} results of a cluster's jobs that ended after their Snakemake have no record "
-            "of what made them; their jobs are repeated.\n"
+            f"{number} results have no record of what made them, as where a Snakemake ended before "
+            "it had learned that their jobs had; they are made again.\n"
         )
     os.ftruncate(file, 0)
     os.lseek(file, 0, os.SEEK_SET)
