@@ -132,7 +132,9 @@ rule clean_states:
 
 
 onstart:
-    refuse_what_cannot_start(workflow.resource_settings.cores)
+    refuse_what_cannot_start(
+        workflow.resource_settings.cores, workflow.execution_settings.keep_metadata
+    )
     note_start()
     if workflow.is_main_process:
         running_code.tell_jobs(SETTINGS.files())

@@ -789,7 +789,7 @@ import sys, types
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 from pipeline import workdir
 planning = {{"is_main_process": True, "remote_exec": False, "dryrun": True}}
-planning |= {{"workflow_settings": None, "execution_settings": None, "workdir_init": "."}}
+planning |= {{"workflow_settings": None, "workdir_init": "."}}
 workdir.register(types.SimpleNamespace(basedir="/a", **planning))
 raise KeyboardInterrupt
 """

@@ -66,11 +66,6 @@ def register(workflow: Any) -> None:
             f"--persistence-backend {backend} keeps apart from the results what says of what they "
             "were made, without which they pass for those of any configuration; leave it out"
         )
-    if not getattr(workflow.execution_settings, "keep_metadata", True):
-        raise Refusal(
-            "--drop-metadata leaves no record of what results were made of, without which they "
-            "pass for those of any configuration; leave it out"
-        )
     sys.excepthook = _tell_in_one_sentence
     if workflow.is_main_process:
         kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
@@ -212,17 +207,23 @@ def room_problems(folder: str | Path) -> list[str]:
     return []
 
 
-def refuse_what_cannot_start(cores: int | None) -> None:
+def refuse_what_cannot_start(cores: int | None, keeps_records: bool) -> None:
     """End a Snakemake that is about to start jobs, if it has no core or may not write results.
 
     Args:
         cores: of the command line; Snakemake itself waits for ever if there are none.
+        keeps_records: of what it makes the results (not ``--drop-metadata``).
 
     Raises:
         Refusal: one sentence a line.
     """
     if cores is not None and cores < 1:
         raise Refusal(f"--cores is {cores}, with which no job can start; give at least 1")
+    if not keeps_records:
+        raise Refusal(
+            "--drop-metadata leaves no record of what results were made of, without which they "
+            "pass for those of any configuration; leave it out"
+        )
     refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
 
 
