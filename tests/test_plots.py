@@ -1181,7 +1181,9 @@ def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours()
     ends = {f"{name}{end}": 0.5 for name in ("alpha", "delta") for end in ("", "_low", "_high")}
     grid = pd.DataFrame(itertools.product((1.0, 2.0), (0.0, 1.5)), columns=["alpha", "delta"])
     grid = grid.assign(inefficiency=2.0, growth_exponent=grid["delta"])
-    figure = theory.phase_diagram(grid, pd.DataFrame({"label": names}).assign(**ends))
+    measured = pd.DataFrame({"label": names}).assign(**ends, confidence=0.95)
+    assert theory.phase_diagram(grid, measured[:0]).legends == []  # of samples too few for a fit
+    figure = theory.phase_diagram(grid, measured)
     shown = figure.axes[0].get_legend_handles_labels()
     assert shown[1] == names and len({bars.lines[0].get_color() for bars in shown[0]}) == 9
     routes = [theory.LIMIT, theory.SIMULATION, *(f"sum, d = {d}" for d in range(5))]

@@ -313,7 +313,7 @@ def phase_diagram(grid: pd.DataFrame, measured: pd.DataFrame | None = None) -> F
     axis.set(xlabel=r"$\alpha$  ($\lambda_k \sim k^{-\alpha}$)")
     axis.set_ylabel(r"$\delta$  ($\Delta_k^2 \sim k^{-\delta}$)")
     _regime_names(axis, alpha, delta)
-    if measured is not None:
+    if measured is not None and len(measured):  # few samples may have no exponents
         _measured_points(axis, measured)
     return figure
 
