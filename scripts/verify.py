@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.files import ADVICE, DIGESTS, IntegrityError, check
@@ -30,15 +31,32 @@ def problems(results: Path) -> list[str]:
         The sentences; none if all is well.
     """
     found = []
-    for record in sorted((results / DIGESTS).rglob("*.sha256")):
+
+    def unreadable(error: OSError) -> None:
+        found.append(
+            f"{error.filename} cannot be read ({error.strerror}), so that nothing is known of it; "
+            "change its owner or permissions"
+        )
+
+    records = [p for p in everything(results / DIGESTS, unreadable) if p.suffix == ".sha256"]
+    for record in records:
         path = results / record.relative_to(results / DIGESTS).with_suffix("")
         try:
             check(path)
             if path.name == "snapshots.json":
                 read_snapshots(path)
         except (IntegrityError, json.JSONDecodeError) as error:
-            found.append(str(error))
-    for path in everything(results):
+            again = f"run snakemake {path} with the options of the command that made it"
+            found.append(str(error).replace("run the same command again", again))
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            unreadable(error)
+    if not records and unrecorded(results):
+        found.append(
+            f"nothing is recorded of what {results} holds, as in a copy without its hidden folder "
+            f"{DIGESTS}: whether it is as it was written cannot be told; copy that too"
+        )
+    for path in everything(results, unreadable):
         if path.name == "diverged.zarr":
             found.append(f"{path} holds a training that diverged; change its settings")
         elif path.suffix == ".zarr" and not path.with_suffix(".json").is_file():
@@ -51,12 +69,25 @@ def problems(results: Path) -> list[str]:
         )
     found += incomplete_outputs(results.absolute().parent / ".snakemake/incomplete")
     # Jobs say "the same command", which made it; here that would be this one.
-    return [text.replace("the same command again", "the command that makes it") for text in found]
+    found = [text.replace("the same command again", "the command that makes it") for text in found]
+    return list(dict.fromkeys(found))
 
 
-def everything(folder: Path) -> list[Path]:
-    """Return all files and folders below a folder, also behind links, as to a larger disk."""
-    walked = os.walk(folder, followlinks=True)
+def everything(
+    folder: Path, on_error: Callable[[OSError], None] = lambda error: None
+) -> list[Path]:
+    """Return all files and folders below a folder, also behind links, as to a larger disk.
+
+    Args:
+        folder: which may not be there.
+        on_error: called with what keeps a folder below it from being read.
+    """
+
+    def told(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            on_error(error)
+
+    walked = os.walk(folder, onerror=told, followlinks=True)
     return sorted(Path(here, name) for here, inner, names in walked for name in (*inner, *names))
 
 
@@ -74,11 +105,12 @@ def incomplete_outputs(folder: Path) -> list[str]:
 
 
 def unrecorded(results: Path) -> list[str]:
-    """Return the tables, spectra and figures about which nothing is recorded."""
+    """Return the tables, spectra, figures and pages about which nothing is recorded."""
     return [
         str(path)
         for path in everything(results)
-        if path.suffix in (".csv", ".nc", ".json", ".png", ".pdf")
+        if path.suffix in (".csv", ".nc", ".json", ".png", ".pdf", ".html", ".md")
+        and path != results / "README.md"
         and path.relative_to(results).parts[0] not in (*UNRECORDED, DIGESTS)
         and not any(part.endswith((".zarr", ".partial")) for part in path.parts)
         and not (results / DIGESTS / f"{path.relative_to(results)}.sha256").is_file()

@@ -946,6 +946,55 @@ def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):
         assert sum(words in line for line in told) == 1
 
 
+def test_what_verify_says_to_run_makes_an_intermediate_result_again(tree, capsys):
+    """Snakemake passes over a missing file that only finished results were made from."""
+    (tree / "a/t.csv").write_text("x,y\n")
+    (tree / "b/t.json").unlink()
+    assert verify.main(tree) == 1
+    told = capsys.readouterr().out
+    for name in ("a/t.csv", "b/t.json"):
+        assert f"run snakemake {tree / name} with the options of the command that made it" in told
+
+
+def test_what_verify_cannot_read_is_not_said_to_be_as_written(tree, monkeypatch, capsys):
+    read, listed = files.file_digest, os.scandir
+    refused = OSError(errno.EACCES, "Permission denied", str(tree / "a/t.csv"))
+
+    def digest(path):
+        if Path(path) == tree / "a/t.csv":
+            raise refused
+        return read(path)
+
+    monkeypatch.setattr(files, "file_digest", digest)
+    assert verify.main(tree) == 1
+    assert "a/t.csv cannot be read (Permission denied)" in capsys.readouterr().out
+    monkeypatch.setattr(files, "file_digest", read)
+
+    for folder in (tree / ".digests/a", tree / "b", tree):
+
+        def scan(path, folder=folder):
+            if Path(path) == folder:
+                raise OSError(errno.EACCES, "Permission denied", str(path))
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scan)
+        assert verify.main(tree) == 1
+        assert f"{folder} cannot be read (Permission denied)" in capsys.readouterr().out
+
+
+def test_results_without_any_digest_do_not_verify(tree, capsys):
+    (tree / "page.html").touch()
+    assert verify.main(tree) == 0
+    assert "nothing is recorded about" in capsys.readouterr().out
+    shutil.rmtree(tree / ".digests")
+    assert verify.main(tree) == 1
+    assert "copy without its hidden folder .digests" in capsys.readouterr().out
+    for name in ("a", "b", "page.html"):
+        files.remove(tree / name)
+    (tree / "README.md").touch()  # of the repository: nothing was made yet
+    assert verify.main(tree) == 0
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"\n"])
 def test_a_damaged_record_of_a_digest_is_no_record(tree, content):
     for name in ("a/t.csv", "b/t.csv"):
