@@ -423,6 +423,21 @@ def test_other_draws_of_a_subset_and_single_values_are_no_axis():
     assert study_axes(study) == {"n": [8, 16]}
 
 
+def test_a_threshold_of_null_is_the_common_one_along_its_axis(shipped_config):
+    """As the rows of the tables have it; with None there no row would be the reference."""
+    studies = {
+        "vary": {"vary": {"warm_start_accuracy": [None, 0.3]}},
+        "cases": {"cases": [{"warm_start_accuracy": 0.3}, {"warm_start_accuracy": None}]},
+        "same": {"vary": {"warm_start_accuracy": [None, 0.25, 0.3]}},
+    }
+    shipped_config["warm_start"]["test_accuracy"] = 0.25
+    axes = [study_axes(study, 0.25)["warm_start_accuracy"] for study in studies.values()]
+    assert axes == [[0.25, 0.3], [0.3, 0.25], [0.25, 0.3]]
+    shipped_config["studies"] = {"own": studies["vary"] | {"realisations": 2}}
+    shipped_config["default_studies"] = ["own"]
+    assert Plan(validated(shipped_config)).axes["own"] == {"warm_start_accuracy": [0.25, 0.3]}
+
+
 def test_points_of_a_grid_come_in_one_order_however_its_keys_are_written():
     """Of the settings that with the first name, by the alphabet, changes last."""
     vary = {"width": [4, 8], "model_arguments": {"b": [5, 6], "a": [1]}, "n": [32, 16]}

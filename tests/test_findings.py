@@ -715,6 +715,31 @@ def test_subsets_count_once_each_where_all_have_all_values(axis, shares_starts):
     assert row["test"] == ("student" if shares_starts else "runs")
 
 
+def test_sizes_of_one_subset_are_one_draw_of_samples():
+    """The 16 samples of a subset are the first of its 32, and their effects have much in common."""
+    axes = {"n": [16, 32, 64], "label_noise": [0.0, 0.5], "subset": [0, 1, 2]}
+    generator = np.random.default_rng(8)
+    frame = pd.DataFrame(itertools.product(*axes.values(), "01"), columns=[*axes, "realisation"])
+    labels = frame[[*axes][:2]].astype(str).agg("-".join, axis=1) + frame["subset"].map(str)
+    frame = frame.assign(ensemble=labels, start="cold", at="end", diverged=0, model="a")
+    seeds = frame[["n", "subset", "realisation"]].astype(str).agg("-".join, axis=1)
+    rows = []
+    for _ in range(150):
+        effects = frame["subset"].map(dict(enumerate(generator.normal(size=3))))
+        noise = 0.1 * generator.normal(size=len(frame))
+        table = frame.assign(
+            start_seed=seeds, inefficiency=np.exp(effects * frame["label_noise"] + noise)
+        )
+        trends, _ = along_axes(table, {name: axes[name] for name in ("n", "label_noise")}, SETTINGS)
+        rows.append(trends[trends["against"] == "label_noise"].iloc[0])
+    assert all(row["test"] == "student of draws" and row["points"] == 3 for row in rows)
+    assert np.mean([row["p_value"] <= 0.05 for row in rows]) < 0.05 + 4 * (0.05 * 0.95 / 150) ** 0.5
+    y = np.log(table["inefficiency"]).groupby([table["subset"], table["label_noise"]]).mean()
+    slopes = y.unstack().diff(axis=1).iloc[:, 1] / 0.5  # by hand: one of each subset
+    expected = scipy.stats.ttest_1samp(slopes, 0).pvalue
+    assert rows[-1]["p_value"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("subsets", [1, 3])
 def test_findings_say_where_an_effect_may_be_that_of_the_draws(subsets):
     table = drawn_runs(subsets, 0.0, np.random.default_rng(6))

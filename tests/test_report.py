@@ -382,6 +382,15 @@ def test_labels_are_no_markup_of_captions():
 
 
 @pytest.mark.parametrize("name", ["figure", "findings", "table"])
+def test_captions_tell_the_common_threshold_by_its_number(name):
+    study = {"vary": {"warm_start_accuracy": [None, 0.3]}, "realisations": 3}
+    wildcards = SimpleNamespace(study="own", figure="outcomes")
+    page = SimpleNamespace(config={**CONFIG, "studies": {"own": study}}, wildcards=wildcards)
+    text = caption(name, page)
+    assert "= 0.15, 0.3" in text and "None" not in text
+
+
+@pytest.mark.parametrize("name", ["figure", "findings", "table"])
 def test_names_that_end_like_references_are_none_in_captions(name):
     vary = {"model_arguments": {"hidden_": ["a_", "b_"]}, "model": ["mine_:net_", "m:f"]}
     config = {**CONFIG, "studies": {"own_": {"vary": vary, "realisations": 3}}}

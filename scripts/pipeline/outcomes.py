@@ -58,7 +58,9 @@ TREND_COLUMNS = [
 COMPARISON_COLUMNS = [
     *TESTED, "reference", "value", "kind", "effect", "effect_low", "effect_high", *P_VALUES, "test",
 ]  # fmt: skip
-DRAW_KEYS = START_KEYS[: START_KEYS.index("model")]  # what decides a draw of samples
+DRAW_KEYS = START_KEYS[: START_KEYS.index("model")]  # what decides a set of samples
+# What decides a draw that is independent of others: the sizes of one subset are nested.
+INDEPENDENT_DRAW_KEYS = tuple(key for key in DRAW_KEYS if key != "n")
 CORRELATION_COLUMNS = [
     "quantity", "with", "level", "correlation", "correlation_low", "correlation_high", *P_VALUES,
 ]  # fmt: skip
@@ -475,10 +477,12 @@ def _tested(
     """Return the slope of a quantity along an axis with the test that its runs allow.
 
     Runs of several values from one start have one slope: Student's test over starts. Those of
-    several subsets have one slope a draw of samples, of which starts say no more than one:
-    Student's test over draws. Where values of the axis have draws of samples of their own, as sizes
-    and data sets, means over the runs of each draw are permuted, if there are enough draws to
-    decide anything; else runs are.
+    several subsets have one slope a draw of samples, of which starts, and the sizes of a subset,
+    whose samples are the first of each other, say no more than one: Student's test over draws.
+    Where values of the axis have draws of samples of their own, as sizes and data sets, means over
+    the runs of each draw are permuted, if there are enough draws to decide anything; else runs
+    are. (That the sizes of a subset are nested makes their slope vary less than permutations do,
+    and the test conservative.)
 
     Args:
         x: where each run is on the axis, shape (runs,).
@@ -507,7 +511,8 @@ def _tested(
         names = ("confidence", "log_x", "log_y")
         given = {name: options[name] for name in names}
         lines = strata + "|" + (starts if of_starts.any() else draws)
-        found = mean_slope(x, y, runs=lines, units=draws if several else starts, **given)
+        units = joined(runs, list(INDEPENDENT_DRAW_KEYS)) if several else starts
+        found = mean_slope(x, y, runs=lines, units=units, **given)
         return found | {"test": "student of draws" if several else "student"}
     of_runs = "runs"
     if not of_draws.any():

@@ -154,13 +154,17 @@ def _case_word(key: str, value: Any) -> str:
     return value.replace("_", " ") if isinstance(value, str) else f"{name} {number(value)}"
 
 
-def study_axes(study: dict) -> dict[str, list]:
+def study_axes(study: dict, threshold: float | None = None) -> dict[str, list]:
     """Return axis -> its values in order: what the results of a study are compared along.
 
     An axis is a setting of ``vary``; cases without labels that differ in one setting alone are an
     axis of that name, other cases the axis ``case``. The number of a subset's draw is no axis:
     other draws repeat a measurement. A varied argument of the user's own network is an axis of its
-    name.
+    name. A threshold of null is the common one, as in the tables.
+
+    Args:
+        study: its block of the configuration.
+        threshold: ``warm_start.test_accuracy``.
     """
     vary = {**study.get("vary", {}), **varied_arguments(study)}
     unused = ("subset", "model_arguments")
@@ -174,6 +178,10 @@ def study_axes(study: dict) -> dict[str, list]:
         axes[key] = [case[key] for case in cases]
     elif len(cases) > 1:
         axes["case"] = [label for label, _ in labelled_combinations({}, {"cases": cases})]
+    own = "warm_start_accuracy"
+    if own in axes:
+        told = (threshold if value is None else value for value in axes[own])
+        axes[own] = list(dict.fromkeys(told))
     return {key: values for key, values in axes.items() if len(values) > 1}
 
 
@@ -387,7 +395,7 @@ class Plan:
                 cases.setdefault(ensemble, label)
                 self._remember(ensemble, settings)
             self.studies[name], self._cases[name] = list(cases), cases
-            self.axes[name] = study_axes(study)
+            self.axes[name] = study_axes(study, config["warm_start"]["test_accuracy"])
             several_sizes = len(self.axes[name].get("n", [])) > 1
             default = SIZE_FIGURES if several_sizes else STUDY_FIGURES
             self.figures[name] = list(study.get("figures", default))
