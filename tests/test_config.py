@@ -21,6 +21,7 @@ from pipeline import inputs
 from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated, without_removed
 from pipeline.config_files import (
     FOLDER_OPTIONS,
+    STARTED,
     configuration_files,
     entry_problems,
     file_problems,
@@ -797,6 +798,23 @@ def test_bad_files_are_told_from_another_folder_too(tmp_path, option):
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in told
     assert "my.yaml is not there" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the cache has another folder")
+def test_a_cache_that_cannot_be_written_is_told_before_snakemake_ends_in_a_traceback(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(SystemExit):
+        refuse(["snakemake", "-n"])
+    told = capsys.readouterr().err
+    assert told.startswith("/proc/nobody/.cache/snakemake, where Snakemake keeps a cache, cannot")
+    assert len(told.splitlines()) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new/cache"))
+    refuse(["snakemake", "-n"])
+    assert os.environ[STARTED] == str(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -698,3 +700,17 @@ def test_no_report_tells_of_results_of_another_configuration(reported, option):
     told = process.stdout + process.stderr
     assert process.returncode == 1 and not (reported / "other.html").exists()
     assert "run the same command without --report first" in told and "Traceback" not in told
+
+
+@needs_runs
+def test_a_report_of_another_folder_reads_what_the_command_line_names(reported, tmp_path):
+    """Paths are relative to where it was started, not to --directory."""
+    (tmp_path / "mine.yaml").write_text((reported / "reordered.yaml").read_text())
+    snakefile = os.path.relpath(ROOT / "Snakefile", tmp_path)
+    command = [sys.executable, "-m", "snakemake", "-s", snakefile]
+    command += ["study_dataset_size", "--configfile", "mine.yaml", "--directory", str(reported)]
+    done = subprocess.run(
+        [*command, "--report", "elsewhere.html"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (reported / "elsewhere.html").is_file()

@@ -6,7 +6,9 @@ run this file earlier still, by its path: it imports nothing of this project.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import stat
 import sys
@@ -20,6 +22,7 @@ LARGEST_FILE_BYTES = 1_000_000
 DEEPEST_NESTING = 30
 MOST_VALUES = 100_000  # with every alias counted as often as it is used
 MOST_DIGITS = 40
+STARTED = "SPEEDLIMITS_STARTED"  # the folder before Snakemake goes to --directory
 
 
 def file_problems(path: str | Path) -> list[str]:
@@ -254,8 +257,30 @@ def entry_problems(arguments: Sequence[str]) -> list[str]:
     return problems
 
 
+def cache_problems() -> list[str]:
+    """Name the folder of Snakemake's own cache if it cannot be made or written to.
+
+    Returns:
+        A sentence, or none; none of other systems than Linux.
+    """
+    if sys.platform != "linux":
+        return []
+    given = os.environ.get("XDG_CACHE_HOME", "").strip()
+    cache = Path(given or Path("~/.cache").expanduser()) / "snakemake"
+    with contextlib.suppress(OSError):  # it makes it itself
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK | os.X_OK):
+            return []
+    return [
+        f"{cache}, where Snakemake keeps a cache, cannot be made or written to; name another "
+        "folder (export XDG_CACHE_HOME=FOLDER)"
+    ]
+
+
 def refuse(arguments: Sequence[str]) -> None:
     """End the process with one sentence per problem if the configuration given cannot be used.
+
+    Where it was started stays in the environment.
 
     Args:
         arguments: a command line of Snakemake.
@@ -263,8 +288,10 @@ def refuse(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: with status 1, after the sentences.
     """
+    os.environ[STARTED] = os.getcwd()
     paths = [working_configuration(arguments), *configuration_files(arguments)]
-    problems = [problem for path in paths for problem in file_problems(path)]
+    problems = cache_problems()
+    problems += [problem for path in paths for problem in file_problems(path)]
     problems += entry_problems(arguments) + repetition_problems(arguments)
     if problems:
         sys.stderr.write("".join(f"{problem}\n" for problem in problems))

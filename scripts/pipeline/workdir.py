@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import planned
+from pipeline.config_files import STARTED
 from pipeline.files import DIGESTS, RECORDS, RESULTS, record_name
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
@@ -73,7 +74,8 @@ def register(workflow: Any) -> None:
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
-        refuse_stale_report(sys.argv, workflow.workdir_init)
+        # Snakemake's own note of it is that of --directory.
+        refuse_stale_report(sys.argv, os.environ.get(STARTED, workflow.workdir_init))
         os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
         if not workflow.dryrun:
             take_over()
