@@ -608,6 +608,36 @@ def test_the_lock_of_a_dead_snakemake_is_removed_and_that_of_a_living_one_is_not
     assert after_all_died == 1 and not lock.exists()
 
 
+def test_a_snakemake_of_another_folder_with_the_same_results_is_told(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results").symlink_to(tmp_path)
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from pipeline.workdir import others_at_work
+print(others_at_work(), flush=True)
+sys.stdin.read()
+"""
+
+    def started(name):
+        command = [sys.executable, "-c", code]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(command, cwd=tmp_path / name, **pipes)
+        return process, process.stdout.readline().strip()
+
+    first, alone = started("one")
+    same, of_same = started("one")  # which has Snakemake's own locks
+    second, beside = started("two")
+    for process in (first, same, second):
+        process.kill(), process.wait()
+    third, after = started("two")
+    third.kill(), third.wait()
+    assert (alone, of_same, beside, after) == ("False", "False", "True", "False")
+    monkeypatch.chdir(tmp_path / "one")
+    assert not workdir.others_at_work("no/results")
+
+
 def test_the_lock_of_another_host_or_of_another_workflow_stays(tmp_path, monkeypatch, capfd):
     lock = tmp_path / "locks/0.output.lock"
     lock.parent.mkdir()

@@ -83,6 +83,11 @@ def register(workflow: Any) -> None:
             if not DRY_RUN & {*sys.argv}:  # its scheduler writes there
                 refuse(room_problems(_temporary()))
         keep_records()
+        if not DRY_RUN & {*sys.argv} and others_at_work():
+            sys.stderr.write(
+                "note: another Snakemake works on these results, from another folder: of what both "
+                "are to make one fails, until the other is through; the same command continues\n"
+            )
         for note in copied_without_records():
             sys.stderr.write(f"note: {note}\n")
 
@@ -153,6 +158,31 @@ def keep_records() -> None:
             shutil.rmtree(records)
             shutil.move(link, records)
         os.replace(new, link)  # of a folder that has been moved too
+
+
+def others_at_work(results: str | Path = RESULTS) -> bool:
+    """Return whether a Snakemake of another folder, whose locks are there, has these results too.
+
+    This one is registered among those that have them, as long as it lives.
+
+    Args:
+        results: their folder, which several working folders may link to.
+    """
+    here = os.path.realpath(".").encode() + b"\n"
+    with contextlib.suppress(OSError):  # no such folder yet, or no such locks
+        file = os.open(Path(results, ".snakemakes"), os.O_RDWR | os.O_CREAT, 0o666)
+        _held.append(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+        except BlockingIOError:
+            pass
+        fcntl.flock(file, fcntl.LOCK_SH)
+        known = os.pread(file, 1 << 20, 0)
+        os.lseek(file, 0, os.SEEK_END)
+        os.write(file, here)
+        return bool({*known.splitlines(keepends=True)} - {here})
+    return False
 
 
 def copied_without_records(results: str | Path = "results") -> list[str]:
