@@ -50,7 +50,10 @@ def file_problems(path: str | Path) -> list[str]:
     except FileNotFoundError:
         return [f"{path} is not there; correct the path of the configuration file"]
     except UnicodeDecodeError as error:
-        return [f"{path} is not UTF-8 text (byte {error.start}); save it in that encoding"]
+        return [
+            f"{path} is not UTF-8 text (byte {error.start}); save it in that encoding (targets "
+            "stand before --configfile)"
+        ]
     except OSError as error:
         return [f"{path} cannot be read: {error.strerror}"]
     if _is_json(text):
