@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.files import ADVICE, DIGESTS, IntegrityError, check
-from pipeline.stores import read_snapshots
+from pipeline.stores import check_descriptions, read_snapshots
 
 UNRECORDED = ("logs", "benchmarks")  # what nothing reads again
 
@@ -45,6 +45,7 @@ def problems(results: Path) -> list[str]:
             check(path)
             if path.name == "snapshots.json":
                 read_snapshots(path)
+                check_descriptions(path.with_suffix(".zarr"))
         except (IntegrityError, json.JSONDecodeError) as error:
             again = f"run snakemake {path} with the options of the command that made it"
             found.append(str(error).replace("run the same command again", again))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import verify
 import xarray as xr
 
 from pipeline import code_digest as cd
@@ -346,6 +347,20 @@ def test_altered_attributes_are_found(stored, word):
     metadata.write_text(text.replace(f'"{word}"', '"other"'))
     with pytest.raises(IntegrityError, match="attributes of .* altered"):
         read_snapshots(manifest, weights=False)
+
+
+@pytest.mark.parametrize("content", [None, "{}", "{", '{"zarr_format": 3}'])
+def test_the_description_of_an_array_apart_from_the_summary_is_checked(stored, content, capsys):
+    """What zarr itself reads an array by, and nothing here."""
+    _, store, manifest = stored
+    assert verify.main(manifest.parent) == 0
+    own = store / "train_loss/zarr.json"
+    own.write_text(content) if content else own.unlink()
+    read_snapshots(manifest)
+    assert verify.main(manifest.parent) == 1
+    told = capsys.readouterr().out
+    assert f"the description of the array train_loss of {store} is missing or has been al" in told
+    assert f"run snakemake {manifest} with the options" in told
 
 
 def test_digests_tell_types_and_shapes_with_the_same_bytes():

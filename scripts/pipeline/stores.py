@@ -219,6 +219,31 @@ def write_zarr(dataset: xr.Dataset, store: str | Path) -> None:
         remove(Path(store))
 
 
+def check_descriptions(store: str | Path) -> None:
+    """Compare the description of each array of a Zarr store with the store's summary of them.
+
+    Readers of this project and xarray read the summary alone, zarr an array by its own.
+
+    Args:
+        store: the folder, whose summary is sound.
+
+    Raises:
+        IntegrityError: naming the first array whose description is missing or another one.
+    """
+    store = Path(store)
+    summary = json.loads((store / "zarr.json").read_text(encoding="utf-8"))
+    for name, known in summary["consolidated_metadata"]["metadata"].items():
+        try:
+            found = json.loads((store / name / "zarr.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            found = None
+        if found != known:
+            raise IntegrityError(
+                f"the description of the array {name} of {store} is missing or has been altered; "
+                f"{ADVICE}"
+            )
+
+
 def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
     """Read a run's Zarr store and check every array against the manifest.
 
