@@ -64,8 +64,8 @@ RUN = "`dataset`, subset, network, dynamics, `warm_start_accuracy`"
 STUDY = f"{RUN}, `set`, `cases`, `vary`, `realisations`"
 PLAN_PARTS = {
     "warm_start_accuracy": "`warm_start_accuracy`",
-    "axes": "`cases`, `vary` of its study, where they make axes (`warm_start.test_accuracy` for "
-    "null)",
+    "axes": "`cases`, `vary` of its study, where they make axes (a null among its thresholds: the "
+    "common one)",
     "ensembles": f"{STUDY} of its study",
     "default_studies": f"`default_studies`, and of each {STUDY}",
     "studies": f"{STUDY} of every study",
