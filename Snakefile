@@ -4,6 +4,7 @@ Data -> training -> kernel -> analysis -> figures; each theme has its file in ru
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-sys.path.insert(0, f"{workflow.basedir}/scripts")
+# In front for jobs too, to whose path Snakemake adds it last: behind other installations of it.
+SCRIPTS = f"{workflow.basedir}/scripts"
+sys.path.insert(0, SCRIPTS)
+PYTHONPATH = [
+    SCRIPTS,
+    *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(PYTHONPATH))
 
 from pipeline import inputs, planned, running_code
 from pipeline.config import ConfigError, validated

@@ -18,7 +18,7 @@ from pipeline.stores import (
     write_netcdf,
     write_table,
 )
-from pipeline.tables import above_noise, with_threshold
+from pipeline.tables import THRESHOLD, above_noise, with_threshold
 
 MOMENTS = ("start", "warm", "end")
 
@@ -26,11 +26,21 @@ MOMENTS = ("start", "warm", "end")
 def describing(ensembles: list[dict], axes: dict[str, list]) -> tuple[str, ...]:
     """Return the run settings that a study's tables have as columns.
 
-    Whether T/T_SL is a bound follows from the temperature, be it an axis or not.
+    Whether T/T_SL is a bound follows from the temperature, be it an axis or not; what runs share
+    that cases tell apart, from the settings in which these differ.
     """
     keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
     langevin = any(e["settings"]["dynamics"] == "langevin" for e in ensembles)
-    return tuple(dict.fromkeys((*keys, *axes, *["temperature"] * langevin)))
+    found = [e["settings"] for e in ensembles]
+    known = dict.fromkeys(key for settings in found for key in settings)
+    apart = [
+        key
+        for key in known
+        if key not in (THRESHOLD, "model_arguments")
+        and len({repr(settings.get(key)) for settings in found}) > 1
+    ]
+    told = apart if "case" in axes else []
+    return tuple(dict.fromkeys((*keys, *axes, *["temperature"] * langevin, *told)))
 
 
 def describe(ensemble: dict) -> dict:

@@ -8,6 +8,7 @@ from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.pages import of_study
 from pipeline.stores import read_table, write_table
+from pipeline.tables import significance_level
 from sentences.reproduction import (
     Row,
     at_a_temperature,
@@ -35,7 +36,7 @@ def main(snakemake) -> None:
                 table: read_table(of_study(given[table], name))
                 for table in ("speed_limits", "trends", "exponents", "warm_starts")
             }
-            rows = rows_of_study(tables, study, 1 - settings["confidence"])
+            rows = rows_of_study(tables, study, significance_level(settings["confidence"]))
             realisations = len(study[0]["manifests"])
             own = study[0]["settings"]["warm_start_accuracy"]
             accuracy = settings["test_accuracy"] if own is None else own

@@ -15,7 +15,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.files import ADVICE, DIGESTS, IntegrityError, check
+from pipeline.files import (
+    ADVICE,
+    DIGESTS,
+    IntegrityError,
+    check,
+    digest_record,
+    snakemake_record,
+)
 from pipeline.stores import check_descriptions, read_snapshots
 
 UNRECORDED = ("logs", "benchmarks")  # what nothing reads again
@@ -30,7 +37,7 @@ def problems(results: Path) -> list[str]:
     Returns:
         The sentences; none if all is well.
     """
-    found = []
+    found: list[str] = []
 
     def unreadable(error: OSError) -> None:
         found.append(
@@ -52,7 +59,14 @@ def problems(results: Path) -> list[str]:
         except OSError as error:
             error.filename = error.filename or str(path)
             unreadable(error)
-    if not records and unrecorded(results):
+    lacking = unrecorded(results)
+    found += [
+        f"no digest of {path} is recorded, which Snakemake made: whether it is as it was written "
+        f"cannot be told; copy {DIGESTS} whole, or delete it and run snakemake {path}"
+        for path in lacking
+        if records and exists(snakemake_record(path))
+    ]
+    if not records and lacking:
         found.append(
             f"nothing is recorded of what {results} holds, as in a copy without its hidden folder "
             f"{DIGESTS}: whether it is as it was written cannot be told; copy that too"
@@ -60,11 +74,13 @@ def problems(results: Path) -> list[str]:
     for path in everything(results, unreadable):
         if path.name == "diverged.zarr":
             found.append(f"{path} holds a training that diverged; change its settings")
-        elif path.suffix == ".zarr" and not path.with_suffix(".json").is_file():
+        elif path.suffix == ".zarr" and not known(path.with_suffix(".json")):
             found.append(f"{path} has no manifest: its job did not finish; {ADVICE}")
         elif path.suffix == ".partial":
             found.append(f"{path} is half-written: its job was killed; {ADVICE}")
-    for stage in sorted((results / ".partial").glob("*")):
+    for stage in everything(results / ".partial"):
+        if stage.parent != results / ".partial":
+            continue
         found.append(
             f"{stage} is the state of an unfinished job; the command that makes it continues"
         )
@@ -92,13 +108,29 @@ def everything(
     return sorted(Path(here, name) for here, inner, names in walked for name in (*inner, *names))
 
 
+def exists(path: Path) -> bool:
+    """Return whether something is there, as far as this user may know."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def known(path: Path) -> bool:
+    """Return whether a file is there or was: then it is told of as missing."""
+    return exists(path) or exists(digest_record(path))
+
+
 def incomplete_outputs(folder: Path) -> list[str]:
     """Return one sentence for every output that Snakemake knows to be unfinished."""
     found = []
-    for marker in sorted(folder.rglob("*")):
+    for marker in everything(folder):
         if marker.is_file():
+            # A long name stands in parts: all but the last one are folders, @part.
+            parts = marker.relative_to(folder).parts
+            text = "".join([*(part.removeprefix("@") for part in parts[:-1]), parts[-1]])
             try:
-                name = base64.b64decode(marker.name, altchars=b"-_", validate=True).decode()
+                name = base64.b64decode(text, altchars=b"-_", validate=True).decode()
             except (binascii.Error, UnicodeDecodeError):
                 continue
             found.append(f"the job of {name} did not finish; run the same command again")
@@ -107,6 +139,7 @@ def incomplete_outputs(folder: Path) -> list[str]:
 
 def unrecorded(results: Path) -> list[str]:
     """Return the tables, spectra, figures and pages about which nothing is recorded."""
+    digests = set(everything(results / DIGESTS))
     return [
         str(path)
         for path in everything(results)
@@ -114,15 +147,17 @@ def unrecorded(results: Path) -> list[str]:
         and path != results / "README.md"
         and path.relative_to(results).parts[0] not in (*UNRECORDED, DIGESTS)
         and not any(part.endswith((".zarr", ".partial")) for part in path.parts)
-        and not (results / DIGESTS / f"{path.relative_to(results)}.sha256").is_file()
+        and results / DIGESTS / f"{path.relative_to(results)}.sha256" not in digests
     ]
 
 
 def main(results: Path, log: str | None = None) -> int:
     """Return the exit status, after printing all problems, into a log too if one is named."""
     found = problems(results) if results.is_dir() else [f"{results} is no folder; name another"]
-    lines = found or [f"{results}: everything is as it was written"]
-    lines += [f"note: nothing is recorded about {path}" for path in unrecorded(results)]
+    own = unrecorded(results)
+    what = "everything that is recorded" if own else "everything"
+    lines = found or [f"{results}: {what} is as it was written"]
+    lines += [f"note: nothing is recorded about {path}" for path in own]
     if log:
         Path(log).write_text("\n".join(lines) + "\n", encoding="utf-8")
     with contextlib.suppress(OSError):  # nobody may be reading on

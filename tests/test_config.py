@@ -424,6 +424,28 @@ def test_other_draws_of_a_subset_and_single_values_are_no_axis():
     assert study_axes(study) == {"n": [8, 16]}
 
 
+@pytest.mark.parametrize("n", [8, 16])
+def test_cases_that_are_the_same_runs_with_other_thresholds_are_refused(shipped_config, n):
+    """Told apart by their labels they would be compared with themselves."""
+    cases = [
+        {"label": "early", "warm_start_accuracy": 0.2, "n": 8},
+        {"label": "late", "warm_start_accuracy": 0.3, "n": n},
+    ]
+    shipped_config["studies"] = {"own": {"cases": cases, "realisations": 2}}
+    shipped_config["default_studies"] = ["own"]
+    if n == 16:
+        validated(shipped_config)
+        return
+    with pytest.raises(ConfigError, match="cases early and late are the same runs with other"):
+        validated(shipped_config)
+
+
+def test_numbers_of_samples_of_the_regression_are_whole(one_study):
+    one_study["theory"]["linear_regression"]["ratios"] = [0.3]
+    with pytest.raises(ConfigError, match="ratios holds 0.3, which is no whole number of samples"):
+        validated(one_study)
+
+
 def test_a_threshold_of_null_is_the_common_one_along_its_axis(shipped_config):
     """As the rows of the tables have it; with None there no row would be the reference."""
     studies = {
@@ -810,7 +832,9 @@ def test_a_cache_that_cannot_be_written_is_told_before_snakemake_ends_in_a_trace
     with pytest.raises(SystemExit):
         refuse(["snakemake", "-n"])
     told = capsys.readouterr().err
-    assert told.startswith("/proc/nobody/.cache/snakemake, where Snakemake keeps a cache, cannot")
+    assert told.startswith(
+        "/proc/nobody/.cache/snakemake, where Snakemake keeps a cache, cannot be wr"
+    )
     assert len(told.splitlines()) == 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new/cache"))
     refuse(["snakemake", "-n"])

@@ -462,6 +462,18 @@ def test_a_temperature_stands_in_every_table_of_langevin_dynamics(temperature):
     assert "temperature" not in describing([flow], {"n": [8, 16]})
 
 
+def test_tables_tell_what_cases_differ_in():
+    """By that it is known which runs share samples, and which settings a dynamics has."""
+    settings = {"dataset": "digits", "n": 8, "selection": "balanced", "momentum": 0.5}
+    settings |= {"dynamics": "heavy_ball", "case": "a", THRESHOLD: 0.1, "model_arguments": {"k": 1}}
+    others = {"selection": "uniform", "momentum": 0.9, "case": "b", THRESHOLD: 0.2}
+    ensembles = [{"settings": settings}, {"settings": settings | others}]
+    columns = describing(ensembles, {"case": ["a", "b"]})
+    assert {"selection", "momentum", "case"} <= {*columns}
+    assert not {THRESHOLD, "model_arguments"} & {*columns}
+    assert "momentum" not in describing(ensembles, {"n": [8, 16]})
+
+
 def test_a_loss_that_has_not_dropped_has_no_share_of_a_transient():
     rows = pd.DataFrame({"time": [1.0, 2.0, 3.0], "inefficiency": [2.0, 3.0, 4.0]})
     curve = pd.DataFrame({"time": [0.0, 1.0, 2.0, 3.0]})
@@ -715,6 +727,25 @@ def test_subsets_count_once_each_where_all_have_all_values(axis, shares_starts):
     assert row["test"] == ("student" if shares_starts else "runs")
 
 
+def test_draws_are_counted_once_whatever_is_done_with_them():
+    table = drawn_runs(3, 0.0, np.random.default_rng(6))
+    both = [table.assign(label_noise=noise) for noise in (0.0, 0.5)]
+    both[1]["ensemble"] += "noisy"
+    axes = {"n": [16, 32, 64], "label_noise": [0.0, 0.5]}
+    trends, _ = along_axes(pd.concat(both, ignore_index=True), axes, SETTINGS)
+    row = trends[trends["against"] == "n"].iloc[0]
+    assert row["test"] == "draws" and row["points"] == 9
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_a_least_p_value_that_is_just_the_level_decides(confidence):
+    """1 - 0.9 is 0.09999999999999998, and the least of 3 + 3 draws 2/20."""
+    table = drawn_runs(3, 0.0, np.random.default_rng(6))
+    table = table[table["n"] < 64]
+    trends, _ = along_axes(table, {"n": [16, 32]}, SETTINGS | {"confidence": confidence})
+    assert trends.iloc[0]["test"] == ("draws" if confidence == 0.9 else "few draws")
+
+
 def test_sizes_of_one_subset_are_one_draw_of_samples():
     """The 16 samples of a subset are the first of its 32, and their effects have much in common."""
     axes = {"n": [16, 32, 64], "label_noise": [0.0, 0.5], "subset": [0, 1, 2]}
@@ -744,7 +775,8 @@ def test_sizes_of_one_subset_are_one_draw_of_samples():
 def test_findings_say_where_an_effect_may_be_that_of_the_draws(subsets):
     table = drawn_runs(subsets, 0.0, np.random.default_rng(6))
     table = table.assign(inefficiency_predicted=3.0, prediction_ratio=table["inefficiency"] / 3)
-    text, tables = written(table.assign(kinematic_inefficiency=2.0), {"n": [16, 32, 64]})
+    table = table.assign(kinematic_inefficiency=2.0)
+    text, tables = written(table, {"n": [16, 32, 64]})
     assert set(tables["trends"]["test"]) == {"few draws" if subsets == 1 else "draws"}
     assert ("is of the draws taken here" in text) == (subsets == 1)
     assert ("9 draws of samples)" in text) == (subsets == 3)

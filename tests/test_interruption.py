@@ -1012,6 +1012,48 @@ def test_what_verify_cannot_read_is_not_said_to_be_as_written(tree, monkeypatch,
         assert f"{folder} cannot be read (Permission denied)" in capsys.readouterr().out
 
 
+def test_unfinished_outputs_of_long_names_are_told(tmp_path):
+    name = "results/runs/" + "long" * 80 + "/ntk_end.nc"
+    mark = tmp_path / files.record_name(name, tmp_path)
+    assert len(mark.relative_to(tmp_path).parts) > 1
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    (told,) = verify.incomplete_outputs(tmp_path)
+    assert told.startswith(f"the job of {name} did not finish")
+
+
+def test_results_that_snakemake_made_need_their_digests(tree, monkeypatch, capsys):
+    """As in a copy that was interrupted; what nobody made here is the user's own."""
+    monkeypatch.chdir(tree.parent)
+    results = Path("results")
+    (results / "b/own.csv").touch()
+    record = files.snakemake_record(results / "a/t.csv")
+    record.parent.mkdir()
+    record.touch()
+    assert verify.main(results) == 0
+    assert "everything that is recorded is as it was written" in capsys.readouterr().out
+    files.digest_record(results / "a/t.csv").unlink()
+    assert verify.main(results) == 1
+    told = capsys.readouterr().out
+    assert "no digest of results/a/t.csv is recorded, which Snakemake made" in told
+    assert "note: nothing is recorded about results/b/own.csv" in told
+
+
+def test_an_altered_result_is_told_beside_a_record_that_cannot_be_read(tree, monkeypatch, capsys):
+    (tree / "a/t.csv").write_text("x,y\n")
+    read = Path.read_text
+
+    def refused(path, *arguments, **options):
+        if path == files.digest_record(tree / "b/t.csv"):
+            raise OSError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert verify.main(tree) == 1
+    told = capsys.readouterr().out
+    assert "a/t.csv has been altered" in told and "cannot be read (Permission denied)" in told
+
+
 def test_results_without_any_digest_do_not_verify(tree, capsys):
     (tree / "page.html").touch()
     assert verify.main(tree) == 0

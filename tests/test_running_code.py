@@ -140,6 +140,8 @@ def test_packages_elsewhere_are_not_what_jobs_run(tmp_path):
         package = tmp_path / "site" / name / "__init__.py"
         package.parent.mkdir(parents=True)
         package.write_text("raise SystemExit('of another installation')")
+    # What every script imports first, as where pip has installed another checkout as editable
+    (tmp_path / "site/quick_start.py").write_text("raise SystemExit('of another installation')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     for target in (SUBSET, "verify"):
         command = [sys.executable, "-m", "snakemake", "--cores", "1", target]

@@ -304,6 +304,12 @@ def _theory_problems(theory: dict) -> list[str]:
             for ratio in regression["ratios"]
             if round(ratio * d) < 1
         ]
+        problems += [
+            f"{where}.ratios holds {ratio}, which is no whole number of samples at d = {d} "
+            f"({ratio * d:g}); take another of both"
+            for ratio in regression["ratios"]
+            if round(ratio * d) >= 1 and abs(ratio * d - round(ratio * d)) > 1e-9 * d
+        ]
     for k, (alpha, delta) in enumerate(theory["power_law"]["exponents"]):
         if alpha <= 0 or delta <= 1 - alpha:
             problems.append(
@@ -346,6 +352,26 @@ def _replaced_by_vary(case: dict, study: dict) -> list[str]:
     return [key for key in case if key in varied and key != "model_arguments"] + own
 
 
+def _threshold_problems(config: dict, name: str, study: dict) -> list[str]:
+    """Return a sentence if cases are the same runs with thresholds of their own.
+
+    Told apart by their labels they would be compared with themselves.
+    """
+    own = "warm_start_accuracy"
+    if "case" not in study_axes(study):
+        return []
+    labels: dict[str, set[str]] = {}
+    for label, settings in labelled_combinations(config["base"], study):
+        rest = sorted((key, repr(value)) for key, value in settings.items() if key != own)
+        labels.setdefault(repr(rest), set()).add(label)
+    return [
+        f"studies.{name}.cases {' and '.join(sorted(same))} are the same runs with other "
+        f"thresholds; vary {own} instead, or give these cases no label and nothing else"
+        for same in dict.fromkeys(tuple(sorted(same)) for same in labels.values())
+        if len(same) > 1
+    ]
+
+
 def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Source]) -> list[str]:
     """Return every problem of all combinations of one study's settings, each once."""
     problems = []
@@ -361,7 +387,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             f"studies.{name} has {key} in cases and in vary; keep one of the two"
             for key in _replaced_by_vary(case, study)
         ]
-    problems += _label_problems(name, study)
+    problems += _label_problems(name, study) + _threshold_problems(config, name, study)
     models: dict[str, list[str]] = {}
     for settings in combinations(config["base"], study):
         unknown = _unknown_name(

@@ -6,7 +6,7 @@ run this file earlier still, by its path: it imports nothing of this project.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 import re
@@ -22,6 +22,7 @@ LARGEST_FILE_BYTES = 1_000_000
 DEEPEST_NESTING = 30
 MOST_VALUES = 100_000  # with every alias counted as often as it is used
 MOST_DIGITS = 40
+CACHE_BYTES = 100_000  # the Snakefile and its rules, which it copies there
 STARTED = "SPEEDLIMITS_STARTED"  # the folder before Snakemake goes to --directory
 
 
@@ -270,12 +271,19 @@ def cache_problems() -> list[str]:
         return []
     given = os.environ.get("XDG_CACHE_HOME", "").strip()
     cache = Path(given or Path("~/.cache").expanduser()) / "snakemake"
-    with contextlib.suppress(OSError):  # it makes it itself
+    probe = cache / f"room{os.getpid()}"
+    try:
         cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK | os.X_OK):
+        try:
+            probe.write_bytes(bytes(CACHE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+        return []
+    except OSError as error:
+        if error.errno == errno.EFBIG:  # a limit on files (ulimit -f), which is told of elsewhere
             return []
     return [
-        f"{cache}, where Snakemake keeps a cache, cannot be made or written to; name another "
+        f"{cache}, where Snakemake keeps a cache, cannot be written to or is full; name another "
         "folder (export XDG_CACHE_HOME=FOLDER)"
     ]
 

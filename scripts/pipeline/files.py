@@ -189,7 +189,9 @@ def check(path: str | Path) -> None:
 def _owner_of(digest: str, record: Path, folder: Path) -> str | None:
     """Return the file that a digest was recorded for, other than that of one record."""
     for other in sorted(folder.rglob("*.sha256")):
-        if other != record:
+        if other == record:
+            continue
+        with contextlib.suppress(OSError):  # not this user's to read
             known, _, name = other.read_text(encoding="utf-8", errors="replace").partition("  ")
             if known == digest:
                 return name.strip()

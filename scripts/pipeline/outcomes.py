@@ -12,7 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.seeds import SAME_DRAWS, START_KEYS, derived_seed
-from pipeline.tables import THRESHOLD, comparable, dynamics_of, has_own_energy, of_one_kernel
+from pipeline.tables import (
+    THRESHOLD,
+    comparable,
+    dynamics_of,
+    has_own_energy,
+    of_one_kernel,
+    significance_level,
+)
 from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
 
 Array = NDArray[np.float64]
@@ -523,8 +530,8 @@ def _tested(
         units, settings = (means.index.get_level_values(level) for level in (0, 1))
         values = np.exp(means["y"]) if options["log_y"] else means["y"]
         found = trend(means["x"], values, strata=settings, units=units, **options)
-        if found["p_smallest"] <= 1 - options["confidence"]:
-            return found | {"test": "draws"}
+        if found["p_smallest"] <= significance_level(options["confidence"]):
+            return found | {"test": "draws", "points": units.nunique()}
     return trend(x, y, strata=strata, units=starts, **options) | {"test": of_runs}
 
 

@@ -256,14 +256,17 @@ def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
 
     Raises:
         IntegrityError: naming the store and the array that is missing or altered.
+        PermissionError: if it is not this user's to read.
     """
     described = read_json(manifest)
     store = Path(manifest).parent / described["store"]
-    advice = f"delete {manifest} and rerun"
+    advice = f"delete {manifest} and run the same command again"
     if not (store / "zarr.json").is_file():
         raise IntegrityError(f"the Zarr store {store} is missing; {advice}")
     try:
         dataset = xr.open_zarr(store, consolidated=True, chunks=None)
+    except PermissionError:
+        raise
     except Exception as error:
         raise IntegrityError(
             f"the Zarr store {store} cannot be opened ({type(error).__name__}); {advice}"
@@ -280,6 +283,8 @@ def read_snapshots(manifest: str | Path, *, weights: bool = True) -> xr.Dataset:
         try:
             values = dataset[name].variable
             found = array_digest(values if name == "weights" else values.load().values)
+        except PermissionError:
+            raise
         except Exception as error:
             raise IntegrityError(
                 f"the array {name} of {store} cannot be read ({type(error).__name__}); {advice}"

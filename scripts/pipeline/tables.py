@@ -13,6 +13,11 @@ MOMENTUM = ("heavy_ball", "nesterov")
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
 
 
+def significance_level(confidence: float) -> float:
+    """Return 1 - confidence as it is meant: 0.1 of 0.9, whose least p-values may be just that."""
+    return round(1 - confidence, 12)
+
+
 def dynamics_of(table: pd.DataFrame) -> pd.Series:
     """Return the dynamics of every row, NaN in a table of runs that do not read it."""
     return table.get("dynamics", pd.Series(np.nan, table.index, object))

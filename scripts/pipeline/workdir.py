@@ -77,13 +77,14 @@ def register(workflow: Any) -> None:
         # Snakemake's own note of it is that of --directory.
         refuse_stale_report(sys.argv, os.environ.get(STARTED, workflow.workdir_init))
         os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
+        others = others_at_work(stays=not DRY_RUN & {*sys.argv})
         if not workflow.dryrun:
-            take_over()
+            take_over(alone=not others)
             refuse(room_problems(STATE))
             if not DRY_RUN & {*sys.argv}:  # its scheduler writes there
                 refuse(room_problems(_temporary()))
         keep_records()
-        if not DRY_RUN & {*sys.argv} and others_at_work():
+        if others:
             sys.stderr.write(
                 "note: another Snakemake works on these results, from another folder: of what both "
                 "are to make one fails, until the other is through; the same command continues\n"
@@ -160,27 +161,27 @@ def keep_records() -> None:
         os.replace(new, link)  # of a folder that has been moved too
 
 
-def others_at_work(results: str | Path = RESULTS) -> bool:
+def others_at_work(results: str | Path = RESULTS, *, stays: bool = True) -> bool:
     """Return whether a Snakemake of another folder, whose locks are there, has these results too.
-
-    This one is registered among those that have them, as long as it lives.
 
     Args:
         results: their folder, which several working folders may link to.
+        stays: register this one among those that have them, as long as it lives.
     """
     here = os.path.realpath(".").encode() + b"\n"
     with contextlib.suppress(OSError):  # no such folder yet, or no such locks
         file = os.open(Path(results, ".snakemakes"), os.O_RDWR | os.O_CREAT, 0o666)
-        _held.append(file)
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(file, 0)
-        except BlockingIOError:
-            pass
+            os.ftruncate(file, 0)  # of those that no longer live
         fcntl.flock(file, fcntl.LOCK_SH)
         known = os.pread(file, 1 << 20, 0)
-        os.lseek(file, 0, os.SEEK_END)
-        os.write(file, here)
+        if stays:
+            _held.append(file)
+            os.lseek(file, 0, os.SEEK_END)
+            os.write(file, here)
+        else:
+            os.close(file)
         return bool({*known.splitlines(keepends=True)} - {here})
     return False
 
@@ -378,11 +379,13 @@ def settle_times(root: str | Path = "results") -> int:
     return len(found)
 
 
-def take_over(folder: str | Path = STATE) -> list[Path]:
+def take_over(folder: str | Path = STATE, *, alone: bool = True) -> list[Path]:
     """Register this Snakemake, and remove the lock of a dead one.
 
     Args:
         folder: where Snakemake keeps its state.
+        alone: whether no Snakemake of another folder works on the results (``others_at_work``),
+            which may be about to record some.
 
     Returns:
         The lock files that were removed.
@@ -401,7 +404,7 @@ def take_over(folder: str | Path = STATE) -> list[Path]:
             os.lseek(file, 0, os.SEEK_END)  # for Snakemake to say
             os.write(file, f"{socket.gethostname()}\n".encode())
             return removed
-        removed = _remove_stale(file, folder)
+        removed = _remove_stale(file, folder, alone)
         number = settle_times()
         if number:
             sys.stderr.write(
@@ -413,7 +416,7 @@ def take_over(folder: str | Path = STATE) -> list[Path]:
     return removed
 
 
-def _remove_stale(file: int, folder: Path) -> list[Path]:
+def _remove_stale(file: int, folder: Path, alone: bool) -> list[Path]:
     """Return the removed lock files: all, if only this host registered before; then register.
 
     Results that dead Snakemakes did not record are marked.
@@ -435,7 +438,7 @@ def _remove_stale(file: int, folder: Path) -> list[Path]:
     if found:
         sys.stderr.write("The lock of a killed Snakemake was removed; continuing.\n")
     _plans_left[:] = planned.left(folder / planned.FOLDER.name)
-    number = mark_without_record(folder)
+    number = mark_without_record(folder) if alone else 0
     if number:
         sys.stderr.write(
             f"{number} results have no record of what made them, as where a Snakemake ended before "

@@ -424,8 +424,8 @@ def note_bounds(axes: Axes, rows: pd.DataFrame, column: str, which: str = "lower
         which: "lower" or "upper" bounds.
     """
     if (at_a_temperature(rows) & rows[column].notna()).any():
-        place = {"transform": axes.transAxes, "va": "top", "fontsize": 6, "color": GREY}
-        axes.text(0.03, 0.97, f"at a temperature: {which} bounds", **place)
+        place = {"transform": axes.transAxes, "va": "bottom", "fontsize": 6, "color": GREY}
+        axes.text(0.03, 0.03, f"at a temperature: {which} bounds", **place)
         axes.margins(y=0.15)  # room for it
 
 

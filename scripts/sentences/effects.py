@@ -13,7 +13,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import MOMENTS_AT, PRIMARY
-from pipeline.tables import correlation_status
+from pipeline.tables import correlation_status, significance_level
 from sentences.phrases import NAMES, interval, listed, words
 
 MOMENTS = {
@@ -92,7 +92,7 @@ def too_few(rows: pd.DataFrame) -> list[str]:
 def trend_sentence(row: pd.Series, confidence: float) -> str:
     """Return the sentence of one row of the table trends."""
     name, axis = NAMES[row["quantity"]], words(row["against"])
-    if evidence(row, 1 - confidence) == "none":
+    if evidence(row, significance_level(confidence)) == "none":
         told = f"slope {interval(row, 'slope', confidence)}; {tested(row)}"
         if leaves_out(row, "slope", 0.0):
             claimed = f"No trend of {name} with {axis} is claimed"
@@ -118,7 +118,7 @@ def comparison_sentence(row: pd.Series, confidence: float) -> str:
     value, reference = words(row["value"], axis), words(row["reference"], axis)
     where = "" if row["against"] == "case" else f"{words(row['against'])} "
     effect = interval(row, "effect", confidence)
-    if evidence(row, 1 - confidence) == "none":
+    if evidence(row, significance_level(confidence)) == "none":
         told = f"{row['kind']} {effect}; {tested(row)}"
         same = no_effect(row)
         if leaves_out(row, "effect", same):
@@ -149,7 +149,7 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
     """Return the sentence of one row of the table correlations that the runs can decide."""
     pair = f"the inefficiency and {NAMES[row['with']]}"
     level = LEVELS[row["level"]]
-    found = evidence(row, 1 - confidence)
+    found = evidence(row, significance_level(confidence))
     shown = tested(row).replace("runs", "points")
     value = interval(row, "correlation", confidence)
     start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
@@ -160,7 +160,7 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
     """Return a sentence per correlation, and one per level on those that the runs cannot decide."""
     sentences, few = [], []
     for _, row in table.iterrows():
-        status = correlation_status(row, 1 - confidence)
+        status = correlation_status(row, significance_level(confidence))
         if status == "constant":
             pair = f"the inefficiency and {NAMES[row['with']]} {LEVELS[row['level']]}"
             sentences.append(f"No correlation of {pair}: one of the two does not vary.")
@@ -241,7 +241,7 @@ def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[s
                 continue
             wanted = rows["quantity"].isin(PRIMARY) & (rows["at"] == "end")
             for _, row in rows[wanted & (rows["start"] == start)].iterrows():
-                found = evidence(row, 1 - confidence)
+                found = evidence(row, significance_level(confidence))
                 made += found != "few"
                 few += found == "few" and math.isfinite(row["p_value"])
                 if found != "effect":
@@ -277,7 +277,8 @@ def generalisation_summary(correlations: pd.DataFrame, confidence: float) -> lis
         return []
     rows = correlations[correlations["with"].isin(["test_error", "test_loss"])]
     rows = [row for _, row in rows.iterrows()]
-    decided = [row for row in rows if correlation_status(row, 1 - confidence) == "tested"]
+    level = significance_level(confidence)
+    decided = [row for row in rows if correlation_status(row, level) == "tested"]
     return [correlation_sentence(row, confidence) for row in decided]
 
 
@@ -311,12 +312,13 @@ def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str
     for at in MOMENTS_AT:
         there = {name: rows[rows["at"] == at] for name, rows in primary.items()}
         if there:
-            parts.append(out_of_reach(pd.concat(there.values()), 1 - confidence))
+            parts.append(out_of_reach(pd.concat(there.values()), significance_level(confidence)))
         for start in ("cold", "warm"):
             sentences = []
             for name, rows in there.items():
                 rows = rows[rows["start"] == start]
-                undecided = [evidence(row, 1 - confidence) == "few" for _, row in rows.iterrows()]
+                level = significance_level(confidence)
+                undecided = [evidence(row, level) == "few" for _, row in rows.iterrows()]
                 undecided = pd.Series(undecided, rows.index, bool)
                 decided = rows[~undecided]
                 sentences += [kinds[name](row, confidence) for _, row in decided.iterrows()]

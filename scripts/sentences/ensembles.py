@@ -14,6 +14,7 @@ from pipeline.tables import (
     has_own_energy,
     in_motion,
     of_kernel,
+    significance_level,
 )
 from pipeline.warm_starts import above_from_the_start, has_warm_start
 from sentences.effects import tested
@@ -66,7 +67,7 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
             "is loose where the energy of the first steps, made at full speed, is not small "
             "against the loss."
         )
-    tuned = outcomes.reindex(columns=["learning_rate", "momentum"])
+    tuned = outcomes.reindex(columns=["learning_rate", "momentum", "batch_size"])
     single = (tuned.groupby(dynamics).nunique() <= 1).all(axis=None)
     if dynamics.nunique() > 1 and single:
         sentences.append(
@@ -299,7 +300,7 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         verdict = "no evidence of a difference"
         if not shown["low"] <= 1 <= shown["high"]:
             verdict = "no difference is claimed, although its interval has no 1"
-        if p <= 1 - confidence:
+        if p <= significance_level(confidence):
             faster = "below the prediction, as a lower bound may be"
             faster = faster if row["bound"] else "faster than predicted"
             verdict = "slower than predicted" if row["mean"] > 1 else faster

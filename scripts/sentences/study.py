@@ -6,6 +6,7 @@ import pandas as pd
 
 from pipeline.columns import interval_name
 from pipeline.outcomes import each_run_once
+from pipeline.tables import significance_level
 from sentences.effects import (
     correlation_lines,
     draw_sentence,
@@ -132,10 +133,11 @@ def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> st
             "These runs leave no test, which takes values to compare and realisations to permute; "
             "intervals, where there are any, are bootstrapped over runs of the same settings."
         )
+    level = significance_level(confidence)
     return (
         "Permutation tests of runs, or Student's tests of starts where settings share them, which "
         "speak of the samples drawn here; where subsets vary, Student's tests of draws of samples, "
-        f"which speak of any. An effect is claimed up to {1 - confidence:.2g} after Holm's "
+        f"which speak of any. An effect is claimed up to {level:.2g} after Holm's "
         "correction over all tests of the same moment in this study. Intervals are those of "
         "Student's test, or bootstrapped over runs of the same settings: then they say how well "
         "the slope over just these settings is known, and the test, which asks whether values line "
