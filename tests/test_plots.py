@@ -1038,6 +1038,19 @@ def at_temperatures(*temperatures):
     return given
 
 
+def test_series_of_any_setting_are_told_apart_beside_the_size():
+    grid = [{"n": n, "label_noise": noise} for n in (16, 32) for noise in (0.0, 0.5)]
+    given = study(grid)
+    table = given["speed_limits"]
+    front = ["ensemble", *BASE, "label_noise"]
+    table = table[[*front, *(name for name in table if name not in front)]]
+    against = style.abscissa(table)
+    assert list(against.series) == ["label noise 0", "label noise 0.5"]
+    figure = draw("inefficiency_size", given | {"speed_limits": table})
+    assert {"label noise 0", "label noise 0.5"} <= set(texts(figure))
+    assert list(style.abscissa(study([{"n": 16}, {"n": 32}])["speed_limits"]).series) == [""]
+
+
 @pytest.mark.parametrize("below", [[0.0], [0.1], [0.0, 0.1]])
 def test_a_lower_bound_below_one_is_laid_to_no_finite_steps(below):
     limits = at_temperatures(0.0, 0.1)["speed_limits"]

@@ -366,7 +366,7 @@ def _threshold_problems(config: dict, name: str, study: dict) -> list[str]:
         labels.setdefault(repr(rest), set()).add(label)
     return [
         f"studies.{name}.cases {' and '.join(sorted(same))} are the same runs with other "
-        f"thresholds; vary {own} instead, or give these cases no label and nothing else"
+        f"thresholds; vary {own} instead, which leaves such runs one"
         for same in dict.fromkeys(tuple(sorted(same)) for same in labels.values())
         if len(same) > 1
     ]

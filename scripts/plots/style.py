@@ -543,7 +543,7 @@ def abscissa(table: pd.DataFrame) -> Abscissa:
     The width is no axis where an ensemble, as one of an own network, has none.
     """
     found = ensemble_table(table)
-    varied = varied_columns(table)
+    varied = varied_settings(table)
     numeric = [name for name in NUMERIC if name in varied and found[name].notna().all()]
     column = next(iter(numeric), None)
     if column is None and len(found) == 1:
@@ -552,7 +552,11 @@ def abscissa(table: pd.DataFrame) -> Abscissa:
         positions = {e.path: float(k) for k, e in enumerate(ensembles(table))}
         return Abscissa(None, "", positions, {"": list(positions)})
     others = [name for name in varied if name != column]
-    keys = found.apply(lambda row: ensemble_label(row, others) if others else "", axis=1)
+
+    def key(row: pd.Series) -> str:
+        return ", ".join(setting(row, name) for name in others if pd.notna(row[name]))
+
+    keys = found.apply(key, axis=1)
     series = {key: list(found["ensemble"][keys == key]) for key in keys.unique()}
     label = "Training-set size $n$" if column == "n" else "Width"
     positions = dict(zip(found["ensemble"], found[column].astype(float), strict=True))
