@@ -4,7 +4,6 @@ Data -> training -> kernel -> analysis -> figures; each theme has its file in ru
 """
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -13,20 +12,15 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-# In front for jobs too, to whose path Snakemake adds it last: behind other installations of it.
-SCRIPTS = f"{workflow.basedir}/scripts"
-sys.path.insert(0, SCRIPTS)
-PYTHONPATH = [
-    SCRIPTS,
-    *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-]
-os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(PYTHONPATH))
+sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 from pipeline import inputs, planned, running_code
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
 from pipeline.workdir import note_start, refuse_what_cannot_start, register
+
+running_code.precede_other_installations()
 
 # No traceback for each line of the log that a full disk has no room for.
 logging.raiseExceptions = False

@@ -20,6 +20,17 @@ PACKAGES = {path.parent.name for path in SCRIPTS.glob("*/__init__.py")}
 _read: set[str] = set()  # by this process, files of scripts/ that are no modules
 
 
+def precede_other_installations() -> None:
+    """Let jobs find the workflow's modules first, by the environment that they inherit.
+
+    Snakemake adds a script's folder to the end of its path, behind what pip has installed and what
+    PYTHONPATH names.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = dict.fromkeys([str(SCRIPTS), *filter(None, given)])
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)
+
+
 def tell_jobs(files: Iterable[str]) -> None:
     """Leave in the environment what the code of all jobs was when they were planned.
 
