@@ -18,28 +18,24 @@ from pipeline.stores import (
     write_netcdf,
     write_table,
 )
-from pipeline.tables import THRESHOLD, above_noise, with_threshold
+from pipeline.tables import above_noise, with_threshold
 
 MOMENTS = ("start", "warm", "end")
+# By which findings tell which runs share samples, and what settings a dynamics has
+TOLD_OF_CASES = ("selection", "learning_rate", "momentum")
 
 
 def describing(ensembles: list[dict], axes: dict[str, list]) -> tuple[str, ...]:
     """Return the run settings that a study's tables have as columns.
 
-    Whether T/T_SL is a bound follows from the temperature, be it an axis or not; what runs share
-    that cases tell apart, from the settings in which these differ.
+    Whether T/T_SL is a bound follows from the temperature, be it an axis or not; what runs of
+    different cases share, from settings in which these differ.
     """
     keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
     langevin = any(e["settings"]["dynamics"] == "langevin" for e in ensembles)
     found = [e["settings"] for e in ensembles]
-    known = dict.fromkeys(key for settings in found for key in settings)
-    apart = [
-        key
-        for key in known
-        if key not in (THRESHOLD, "model_arguments")
-        and len({repr(settings.get(key)) for settings in found}) > 1
-    ]
-    told = apart if "case" in axes else []
+    told = [key for key in TOLD_OF_CASES if len({repr(of.get(key)) for of in found}) > 1]
+    told = told if "case" in axes else []
     return tuple(dict.fromkeys((*keys, *axes, *["temperature"] * langevin, *told)))
 
 

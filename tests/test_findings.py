@@ -465,12 +465,12 @@ def test_a_temperature_stands_in_every_table_of_langevin_dynamics(temperature):
 def test_tables_tell_what_cases_differ_in():
     """By that it is known which runs share samples, and which settings a dynamics has."""
     settings = {"dataset": "digits", "n": 8, "selection": "balanced", "momentum": 0.5}
-    settings |= {"dynamics": "heavy_ball", "case": "a", THRESHOLD: 0.1, "model_arguments": {"k": 1}}
-    others = {"selection": "uniform", "momentum": 0.9, "case": "b", THRESHOLD: 0.2}
+    settings |= {"dynamics": "heavy_ball", "case": "a", THRESHOLD: 0.1, "channels": 1}
+    others = {"selection": "uniform", "momentum": 0.9, "case": "b", THRESHOLD: 0.2, "channels": 2}
     ensembles = [{"settings": settings}, {"settings": settings | others}]
     columns = describing(ensembles, {"case": ["a", "b"]})
     assert {"selection", "momentum", "case"} <= {*columns}
-    assert not {THRESHOLD, "model_arguments"} & {*columns}
+    assert not {THRESHOLD, "channels"} & {*columns}
     assert "momentum" not in describing(ensembles, {"n": [8, 16]})
 
 
