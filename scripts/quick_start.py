@@ -5,7 +5,9 @@ So garbage is collected only from the start of the work (``pipeline.log.logged``
 NumPy's Fortran wrapper generator, which SciPy imports for its name alone, loads when it is used.
 
 The workflow's modules are those beside its scripts. Snakemake looks for them last, behind a library
-that pip has installed, and so would run other code than it records.
+that pip has installed, and so would run other code than it records. PYTHONPATH says the same
+(``pipeline.running_code``), ahead of what is installed as editable, but not in environments of
+conda, where Snakemake takes it away.
 """
 
 import atexit

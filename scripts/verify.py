@@ -28,14 +28,14 @@ from pipeline.stores import check_descriptions, read_snapshots
 UNRECORDED = ("logs", "benchmarks")  # what nothing reads again
 
 
-def problems(results: Path) -> list[str]:
-    """Return one sentence for everything that is wrong in a results tree.
+def looked_through(results: Path) -> tuple[list[str], list[str]]:
+    """Return one sentence for everything that is wrong, and the files of which nothing is recorded.
 
     Args:
-        results: its folder.
+        results: the folder of a results tree.
 
     Returns:
-        The sentences; none if all is well.
+        The sentences, none if all is well; paths of tables, spectra, figures and pages.
     """
     found: list[str] = []
 
@@ -45,8 +45,9 @@ def problems(results: Path) -> list[str]:
             "change its owner or permissions"
         )
 
-    records = [p for p in everything(results / DIGESTS, unreadable) if p.suffix == ".sha256"]
-    for record in records:
+    files = everything(results, unreadable)
+    digests = [p for p in files if p.is_relative_to(results / DIGESTS) and p.suffix == ".sha256"]
+    for record in digests:
         path = results / record.relative_to(results / DIGESTS).with_suffix("")
         try:
             check(path)
@@ -59,35 +60,33 @@ def problems(results: Path) -> list[str]:
         except OSError as error:
             error.filename = error.filename or str(path)
             unreadable(error)
-    lacking = unrecorded(results)
+    lacking = unrecorded(results, files, set(digests))
     found += [
         f"no digest of {path} is recorded, which Snakemake made: whether it is as it was written "
         f"cannot be told; copy {DIGESTS} whole, or delete it and run snakemake {path}"
         for path in lacking
-        if records and exists(snakemake_record(path))
+        if digests and exists(snakemake_record(path))
     ]
-    if not records and lacking:
+    if not digests and lacking:
         found.append(
             f"nothing is recorded of what {results} holds, as in a copy without its hidden folder "
             f"{DIGESTS}: whether it is as it was written cannot be told; copy that too"
         )
-    for path in everything(results, unreadable):
+    for path in files:
         if path.name == "diverged.zarr":
             found.append(f"{path} holds a training that diverged; change its settings")
         elif path.suffix == ".zarr" and not known(path.with_suffix(".json")):
             found.append(f"{path} has no manifest: its job did not finish; {ADVICE}")
         elif path.suffix == ".partial":
             found.append(f"{path} is half-written: its job was killed; {ADVICE}")
-    for stage in everything(results / ".partial"):
-        if stage.parent != results / ".partial":
-            continue
-        found.append(
-            f"{stage} is the state of an unfinished job; the command that makes it continues"
-        )
+        elif path.parent == results / ".partial":
+            found.append(
+                f"{path} is the state of an unfinished job; the command that makes it continues"
+            )
     found += incomplete_outputs(results.absolute().parent / ".snakemake/incomplete")
     # Jobs say "the same command", which made it; here that would be this one.
     found = [text.replace("the same command again", "the command that makes it") for text in found]
-    return list(dict.fromkeys(found))
+    return found, lacking
 
 
 def everything(
@@ -137,12 +136,17 @@ def incomplete_outputs(folder: Path) -> list[str]:
     return found
 
 
-def unrecorded(results: Path) -> list[str]:
-    """Return the tables, spectra, figures and pages about which nothing is recorded."""
-    digests = set(everything(results / DIGESTS))
+def unrecorded(results: Path, files: list[Path], digests: set[Path]) -> list[str]:
+    """Return the tables, spectra, figures and pages about which nothing is recorded.
+
+    Args:
+        results: the folder of a results tree.
+        files: all that it holds.
+        digests: those of them that are records of digests.
+    """
     return [
         str(path)
-        for path in everything(results)
+        for path in files
         if path.suffix in (".csv", ".nc", ".json", ".png", ".pdf", ".html", ".md")
         and path != results / "README.md"
         and path.relative_to(results).parts[0] not in (*UNRECORDED, DIGESTS)
@@ -153,8 +157,9 @@ def unrecorded(results: Path) -> list[str]:
 
 def main(results: Path, log: str | None = None) -> int:
     """Return the exit status, after printing all problems, into a log too if one is named."""
-    found = problems(results) if results.is_dir() else [f"{results} is no folder; name another"]
-    own = unrecorded(results)
+    found, own = [f"{results} is no folder; name another"], []
+    if results.is_dir():
+        found, own = looked_through(results)
     what = "everything that is recorded" if own else "everything"
     lines = found or [f"{results}: {what} is as it was written"]
     lines += [f"note: nothing is recorded about {path}" for path in own]

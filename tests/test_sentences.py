@@ -13,6 +13,7 @@ from pipeline.outcomes import (
     outcomes,
 )
 from pipeline.runs import labelled_combinations
+from pipeline.tables import significance_level
 from sentences import effects
 from sentences.effects import correlation_lines, moment_in_words, too_few, trend_sentence
 from sentences.ensembles import (
@@ -227,7 +228,9 @@ def test_p_values_are_shown_on_their_side_of_the_level(p, level, shown, claimed)
     row = pd.Series({"p_value": p, "p_adjusted": p, "p_smallest": 0.0, "points": 9}, dtype=object)
     row["confidence"] = 1 - level
     assert effects.tested(row) == f"p = {shown}, adjusted p = {shown}, 9 runs"
-    assert effects.evidence(row, 1 - row["confidence"]) == ("effect" if claimed else "none")
+    assert effects.evidence(row, significance_level(row["confidence"])) == (
+        "effect" if claimed else "none"
+    )
 
 
 @pytest.mark.parametrize(

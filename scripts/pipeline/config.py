@@ -357,18 +357,18 @@ def _threshold_problems(config: dict, name: str, study: dict) -> list[str]:
 
     Told apart by their labels they would be compared with themselves.
     """
-    own = "warm_start_accuracy"
     if "case" not in study_axes(study):
         return []
-    labels: dict[str, set[str]] = {}
+    found: dict[Ensemble, dict[str, float | None]] = {}
     for label, settings in labelled_combinations(config["base"], study):
-        rest = sorted((key, repr(value)) for key, value in settings.items() if key != own)
-        labels.setdefault(repr(rest), set()).add(label)
+        run = Ensemble.of(settings, study["realisations"])
+        of_run = found.setdefault(replace(run, warm_start_accuracy=None), {})
+        of_run[label] = run.warm_start_accuracy
+    same = dict.fromkeys(tuple(of) for of in found.values() if len(set(of.values())) > 1)
     return [
-        f"studies.{name}.cases {' and '.join(sorted(same))} are the same runs with other "
-        f"thresholds; vary {own} instead, which leaves such runs one"
-        for same in dict.fromkeys(tuple(sorted(same)) for same in labels.values())
-        if len(same) > 1
+        f"studies.{name}.cases {' and '.join(labels)} are the same runs with other thresholds; "
+        "vary warm_start_accuracy instead, which leaves such runs one"
+        for labels in same
     ]
 
 
@@ -387,7 +387,7 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
             f"studies.{name} has {key} in cases and in vary; keep one of the two"
             for key in _replaced_by_vary(case, study)
         ]
-    problems += _label_problems(name, study) + _threshold_problems(config, name, study)
+    problems += _label_problems(name, study)
     models: dict[str, list[str]] = {}
     for settings in combinations(config["base"], study):
         unknown = _unknown_name(
@@ -404,7 +404,8 @@ def _study_problems(config: dict, name: str, study: dict, sources: dict[str, Sou
         unknown += models[known]
         problems += unknown or _run_problems(config, name, study, settings, sources)
     problems += _argument_name_problems(config, name, study)
-    if not problems and name in config["default_studies"]:  # else a name may be unknown
+    problems = problems or _threshold_problems(config, name, study)  # else a name may be unknown
+    if not problems and name in config["default_studies"]:
         problems += _idle_problems(config, name)
     return problems
 

@@ -306,17 +306,13 @@ def mark_without_record(state: Path, root: str | Path = RESULTS) -> int:
         The number of results that were marked; none if none at all has a record, as in results that
         somebody has copied alone.
     """
-    records, digests = Path(root, RECORDS), Path(root, DIGESTS)
+    records = Path(root, RECORDS)
     known = _names_below(records)
-    written = {name.removesuffix(".sha256") for name in _names_below(digests)}
-    if not known or not written:
+    if not known:
         return 0
-    names = {path: record_name(path, records) for path in _times(root)}
-    found = [
-        name
-        for path, name in names.items()
-        if name.as_posix() not in known and os.path.relpath(path, root) in written
-    ]
+    written = (name.removesuffix(".sha256") for name in _names_below(Path(root, DIGESTS)))
+    names = {path: record_name(path, records) for path in (os.path.join(root, w) for w in written)}
+    found = [n for path, n in names.items() if n.as_posix() not in known and os.path.isfile(path)]
     for name in found:
         mark = state / "incomplete" / name
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.tables import comparable, correlation_status
+from pipeline.tables import comparable, correlation_status, significance_level
 from plots import naming, results, style
 from plots.outcomes import series_label
 
@@ -113,7 +113,7 @@ def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:
     row = rows.iloc[0]
     points = f"{row['points']:.0f} points"
     lacking = {"few": "too few to correlate", "constant": "one side does not vary"}
-    status = correlation_status(row, 1 - row["confidence"])
+    status = correlation_status(row, significance_level(row["confidence"]))
     if status in lacking:
         return f"{points}: {lacking[status]}"
     ends = f" [{row['correlation_low']:.2f}, {row['correlation_high']:.2f}]"

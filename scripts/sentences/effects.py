@@ -35,9 +35,8 @@ def evidence(row: pd.Series, level: float) -> str:
 
     Args:
         row: p_value, p_adjusted, p_smallest.
-        level: 1 - confidence.
+        level: that of ``significance_level``.
     """
-    level = round(level, 12)  # 1 - 0.9 is 0.09999999999999998
     if not math.isfinite(row["p_value"]) or row["p_smallest"] > level:
         return "few"
     return "effect" if row["p_adjusted"] <= level else "none"
@@ -50,7 +49,7 @@ def leaves_out(row: pd.Series, column: str, value: float) -> bool:
 
 def tested(row: pd.Series) -> str:
     """Return the p-values of a row in words, with as many digits as tell them from the level."""
-    level = round(1 - row.get("confidence", 0.95), 12)
+    level = significance_level(row.get("confidence", 0.95))
 
     def shown(p: float) -> str:
         if p < 0.001:
