@@ -48,7 +48,7 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         if not ends["inefficiency"].notna().any():
             style.leave_empty(panel, reached=len(ends) > 0)
             continue
-        style.note_bounds(panel, ends, "inefficiency")
+        style.note_bounds(panel, ends, "inefficiency", place="bottom")  # the slope is on top
         headroom(panel)
         plot_trend(panel, ends, against, trends[trends["start"] == start])
         style.log_axes(panel, "y")

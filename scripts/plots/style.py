@@ -414,7 +414,9 @@ def leave_empty(axes: Axes, reached: bool = True) -> None:
     axes.set_yticks([])
 
 
-def note_bounds(axes: Axes, rows: pd.DataFrame, column: str, which: str = "lower") -> None:
+def note_bounds(
+    axes: Axes, rows: pd.DataFrame, column: str, which: str = "lower", place: str = "top"
+) -> None:
     """Say in a panel that what it draws of runs at a temperature are bounds.
 
     Args:
@@ -422,10 +424,12 @@ def note_bounds(axes: Axes, rows: pd.DataFrame, column: str, which: str = "lower
         rows: what it draws.
         column: of T/T_SL or T_SL.
         which: "lower" or "upper" bounds.
+        place: "top" or "bottom" of the panel, at its left side.
     """
     if (at_a_temperature(rows) & rows[column].notna()).any():
-        place = {"transform": axes.transAxes, "va": "bottom", "fontsize": 6, "color": GREY}
-        axes.text(0.03, 0.03, f"at a temperature: {which} bounds", **place)
+        given = {"transform": axes.transAxes, "va": place, "fontsize": 6, "color": GREY}
+        height = {"top": 0.97, "bottom": 0.03}[place]
+        axes.text(0.03, height, f"at a temperature: {which} bounds", **given)
         axes.margins(y=0.15)  # room for it
 
 
