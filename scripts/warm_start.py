@@ -62,7 +62,8 @@ def main(snakemake) -> None:
                 f"the mean test accuracy, {mean[0]:.4f} at the start and "
                 f"{np.nanmax(mean):.4f} at most, never reaches the threshold "
                 f"{found['threshold']} from below: there is no warm start, only cold "
-                f"results are computed ({todo} warm_start.test_accuracy)"
+                f"results are computed ({todo} warm_start.test_accuracy, or the study's own "
+                "warm_start_accuracy where it has one)"
             )
         write_json({**found, "provenance": provenance(settings)}, snakemake.output[0])
 

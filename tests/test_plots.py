@@ -1192,13 +1192,18 @@ def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours()
     lines = theory.spectra_measured(spectrum, predicted).axes[0].lines
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 9
     ends = {f"{name}{end}": 0.5 for name in ("alpha", "delta") for end in ("", "_low", "_high")}
-    grid = pd.DataFrame(itertools.product((1.0, 2.0), (0.0, 1.5)), columns=["alpha", "delta"])
+    grid = pd.DataFrame(itertools.product((0.5, 2.0), (0.0, 1.5)), columns=["alpha", "delta"])
     grid = grid.assign(inefficiency=2.0, growth_exponent=grid["delta"])
     measured = pd.DataFrame({"label": names}).assign(**ends, confidence=0.95)
     assert theory.phase_diagram(grid, measured[:0]).legends == []  # of samples too few for a fit
     figure = theory.phase_diagram(grid, measured)
     shown = figure.axes[0].get_legend_handles_labels()
     assert shown[1] == names and len({bars.lines[0].get_color() for bars in shown[0]}) == 9
+    assert "hollow" not in figure.legends[0].get_title().get_text()
+    far = theory.phase_diagram(grid, measured.assign(alpha=1.5, delta=[9.0] + [0.5] * 8))
+    hollow = [x for x in far.axes[0].lines if x.get_markerfacecolor() == "none"]
+    assert [x.get_xydata().tolist() for x in hollow] == [[[1.5, 1.5]]]
+    assert "hollow: beyond the edge" in far.legends[0].get_title().get_text()
     routes = [theory.LIMIT, theory.SIMULATION, *(f"sum, d = {d}" for d in range(5))]
     values = ["inefficiency", "speed_limit_time"]
     columns = [f"{name}{end}" for name in values for end in ("", "_low", "_high")]

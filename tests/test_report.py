@@ -470,6 +470,40 @@ def test_captions_name_what_varies_whatever_the_cases_say():
     assert "Adam's steps have the length of the learning rate" in text
 
 
+@pytest.mark.parametrize(
+    ("cases", "told"),
+    [
+        ([{}], "learning rate over 2/lambda_1 = 0.1, 0.3"),
+        ([{"learning_rate_unit": "absolute"}], "learning rate = 0.1, 0.3"),
+        (
+            [{"n": 8}, {"n": 16, "learning_rate_unit": "absolute"}],
+            "learning rate over 2/lambda_1 (absolute where a case says so) = 0.1, 0.3",
+        ),
+    ],
+)
+def test_captions_take_the_unit_of_learning_rates_from_cases_too(cases, told):
+    study = {"vary": {"learning_rate": [0.1, 0.3]}, "cases": cases, "realisations": 2}
+    config = {**CONFIG, "studies": {"own": study}}
+    page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure="outcomes"))
+    assert told in caption("figure", page)
+
+
+def test_captions_tell_the_common_threshold_of_unlabelled_cases_by_its_number():
+    cases = [{"n": 8, "warm_start_accuracy": None}, {"n": 16, "warm_start_accuracy": 0.3}]
+    config = {**CONFIG, "studies": {"own": {"cases": cases, "realisations": 2}}}
+    page = SimpleNamespace(config=config, wildcards=SimpleNamespace(study="own", figure="outcomes"))
+    text = caption("figure", page).replace("\\_", "_")
+    assert "n 8 warm start accuracy 0.15; n 16 warm start accuracy 0.3" in text
+
+
+@pytest.mark.parametrize("figure", THEORY_FIGURES)
+def test_captions_name_the_times_of_power_laws_where_these_are_drawn(figure):
+    page = SimpleNamespace(config=CONFIG, wildcards=SimpleNamespace(theory_figure=figure))
+    text = caption("theory_figure", page)
+    assert ("up to lambda_1 T" in text) is (figure in ("convergence", "spectra"))
+    assert ("networks are those of" in text) is (figure in ("phase_diagram", "spectra_measured"))
+
+
 def test_the_caption_of_the_trend_speaks_of_either_axis():
     page = SimpleNamespace(
         config={**CONFIG, "studies": {"own": {"vary": {"width": [8, 16]}, "realisations": 2}}},

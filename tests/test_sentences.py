@@ -343,6 +343,8 @@ def test_noise_drops_no_loss_by_finite_steps():
     table = pd.DataFrame(rows * 3).assign(runs=3, dynamics=["langevin", "sgd", "gradient_flow"])
     (line,) = discretisation_lines(table, {"dynamics": list(table["dynamics"])}, 0.95)
     assert line.startswith("- dynamics sgd: 1.1 ")
+    without = discretisation_lines(table.assign(temperature=0.0), {"dynamics": ["sgd"]}, 0.95)
+    assert [line.split(":")[0] for line in without] == ["- dynamics langevin", "- dynamics sgd"]
 
 
 def test_regimes_are_of_the_start_whichever_row_stands_first():
@@ -377,6 +379,9 @@ def test_noise_has_no_energy_that_bounds_it():
     )
     (line,) = energetic_lines(table, {"dynamics": list(table["dynamics"])}, 0.95)
     assert line.startswith("- dynamics heavy ball, cold start: 2") and line.endswith("; 1 run.")
+    table = table.assign(temperature=0.0)  # where Langevin dynamics is gradient descent
+    lines = energetic_lines(table, {"dynamics": list(table["dynamics"])}, 0.95)
+    assert len(lines) == 2 and lines[1].startswith("- dynamics langevin, cold start: 2")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
     left_out = dict.fromkeys(OF_LOSS_DROP, at_a_temperature(table) | in_motion(table))
     name = "energetic_inefficiency"
     if name in table:
-        noisy = dynamics_of(table).isin(["sgd", "langevin"])
+        noisy = (dynamics_of(table) == "sgd") | at_a_temperature(table)
         risen = table[name].isna() & table["kinematic_inefficiency"].notna()
         ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
         left_out[name] = noisy | risen.groupby(ensembles).transform("any")

@@ -469,7 +469,8 @@ def _regime_names(axis: Axes, alpha: np.ndarray, delta: np.ndarray) -> None:
 
 
 def _measured_points(axis: Axes, measured: pd.DataFrame) -> None:
-    """Place trained networks with their intervals."""
+    """Place trained networks with their intervals; at the edge, hollow, those that lie beyond."""
+    limits, hollow = {"alpha": axis.get_xlim(), "delta": axis.get_ylim()}, ""
     count = measured["label"].nunique()
     colours = palette(count + 1, sequential=False)[1:]
     for (label, rows), colour, marker in zip(
@@ -484,6 +485,12 @@ def _measured_points(axis: Axes, measured: pd.DataFrame) -> None:
         several = f", n = {sizes.min():g} to {sizes.max():g}" if sizes.nunique() > 1 else ""
         options = {"capsize": 2, "label": f"{label}{several}", **style}
         axis.errorbar(rows["alpha"], rows["delta"], sides[1], sides[0], **options)
-    title = f"networks, {interval_name(measured)}" if "confidence" in measured else None
-    options = {"frameon": False, "ncols": 2, "title": title, "title_fontsize": 7}
+        edge = [rows[name].clip(*ends) for name, ends in limits.items()]
+        beyond = (edge[0] != rows["alpha"]) | (edge[1] != rows["delta"])
+        if beyond.any():
+            options = style | {"markeredgecolor": colour, "markerfacecolor": "none"}
+            axis.plot(edge[0][beyond], edge[1][beyond], clip_on=False, zorder=3, **options)
+            hollow = "; hollow: beyond the edge"
+    title = f"networks, {interval_name(measured)}" if "confidence" in measured else "networks"
+    options = {"frameon": False, "ncols": 2, "title": title + hollow, "title_fontsize": 7}
     axis.figure.legend(loc="outside lower center", **options)

@@ -28,6 +28,8 @@ from speedlimits.statistics import geometric_mean, holm
 NUMERICAL_ERROR = 0.01
 # Own choice: of the bound on gradient flow's squared path lengths; path lengths are off by half.
 TOLD_DISCRETISATION = 0.05
+# Of the warm start, as the config names it.
+THRESHOLD = "warm_start.test_accuracy, or the study's own warm_start_accuracy where it has one"
 APART = 1.05  # own choice: times that differ by less are told as one, as a few whole steps are
 
 
@@ -80,13 +82,14 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
 def energetic_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble and start: the inefficiency that its own dynamics bounds by 1.
 
-    Only where some dynamics has momentum or is Adam: for the others it is T/T_SL. Minibatches and
-    Langevin dynamics have no such bound.
+    Only where some dynamics has momentum or is Adam: for the others it is T/T_SL. With the noise of
+    minibatches or of a temperature there is no such bound.
     """
     whole = outcomes[
         (outcomes["realisation"] == "ensemble")
         & (outcomes["at"] == "end")
-        & ~dynamics_of(outcomes).isin(["sgd", "langevin"])
+        & (dynamics_of(outcomes) != "sgd")
+        & ~at_a_temperature(outcomes)
     ]
     if not has_own_energy(outcomes).any():
         return []
@@ -252,12 +255,12 @@ def transient_summary(outcomes: pd.DataFrame, axes: dict) -> list[str]:
 def discretisation_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble that takes steps: its action over its drop of energy.
 
-    Gradient flow, for which it is 1 up to the error of integration, and Langevin dynamics, whose
-    noise drops no loss, have none.
+    Gradient flow, for which it is 1 up to the error of integration, and Langevin dynamics at a
+    temperature, whose noise drops no loss, have none.
     """
     if "dynamics" not in outcomes or "discretisation" not in outcomes:
         return []
-    steps = ~outcomes["dynamics"].isin(["gradient_flow", "langevin"])
+    steps = (outcomes["dynamics"] != "gradient_flow") & ~at_a_temperature(outcomes)
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end") & steps]
     whole = whole[(whole["start"] == "cold") & whole["discretisation"].notna()]
     lines = []
@@ -435,11 +438,11 @@ def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: d
     reasons = {
         "there is no test accuracy": ~reached & ~measured,
         "the mean test accuracy does not rise to its threshold before the last recorded time "
-        "(train longer or lower warm_start.test_accuracy)": ~reached & measured & ~above,
+        f"(train longer or lower {THRESHOLD})": ~reached & measured & ~above,
         "the mean test accuracy is above its threshold from the start on and never rises to it "
-        "(raise warm_start.test_accuracy)": above,
+        f"(raise {THRESHOLD})": above,
         "the mean test accuracy rises to its threshold at the last recorded time only, after which "
-        "nothing is left to measure (train longer or lower warm_start.test_accuracy)": at_the_end,
+        f"nothing is left to measure (train longer or lower {THRESHOLD})": at_the_end,
     }  # fmt: skip
     sentences = []
     for why, rows in reasons.items():
@@ -496,8 +499,7 @@ def regime_summary(lines: list[str]) -> list[str]:
 def transport_sentence(transport: pd.DataFrame) -> list[str]:
     """Return a sentence: is coupling each start with its own end the optimal transport?"""
     several = transport[transport["other_over_identity"].notna()]
-    if "dynamics" in several:  # with noise this coupling is never optimal
-        several = several[several["dynamics"] != "langevin"]
+    several = several[~at_a_temperature(several)]  # with noise this coupling is never optimal
     if len(several) == 0:
         return []
     better = several[~several["identity_is_optimal"].astype(bool)]
