@@ -201,6 +201,8 @@ def main(snakemake) -> None:
         elif source and digest_record(source).is_file():
             check(source)
         dataset = as_dataset(read(settings, source), settings)
+        if "file_sha256" in settings:
+            check_content(source, settings)  # which may have been written to while it was read
         print(dataset)
         write_netcdf(dataset, snakemake.output[0])
 

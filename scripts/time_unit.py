@@ -8,7 +8,7 @@ import quick_start  # noqa: F401
 
 from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
-from pipeline.problem import build_problem
+from pipeline.problem import build_problem, check_start
 from pipeline.stores import provenance, write_json
 from speedlimits.kernel import largest_eigenvalue
 
@@ -28,6 +28,7 @@ def main(snakemake) -> None:
             deterministic=bool(resources.deterministic),
         )
         problem = build_problem(settings, snakemake.input[0], 0, device)
+        check_start(problem, settings["model"])
         lambda_1 = largest_eigenvalue(problem.network, problem.inputs)
         print(f"lambda_1 = {lambda_1:.6g} on {describe_device(device)}")
         if not lambda_1 > 0:

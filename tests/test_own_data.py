@@ -429,8 +429,8 @@ def test_real_targets_without_test_part_train_and_leave_test_values_missing(job,
 
 @pytest.mark.parametrize(
     ("accuracy", "todo"),
-    [([0.1, 0.2], "(train longer or lower warm_start.test_accuracy)"),
-     ([0.5, 0.9], "(raise warm_start.test_accuracy)")],
+    [([0.1, 0.2], "(train longer or lower warm_start.test_accuracy, "),
+     ([0.5, 0.9], "(raise warm_start.test_accuracy, ")],
 )  # fmt: skip
 def test_a_threshold_that_is_never_passed_is_told_with_what_to_do(job, monkeypatch, accuracy, todo):
     run = xr.Dataset({"time": ("snapshot", [0.0, 1.0]), "test_accuracy": ("snapshot", accuracy)})

@@ -584,6 +584,29 @@ def reentrant(*, input_shape, outputs):
     again = importlib.import_module("torch.utils.checkpoint").checkpoint
     return Wrapped(linear(input_shape, outputs), lambda h: again(torch.tanh, h, use_reentrant=True))
 
+class First(nn.Module):  # its first layer is applied in a way of its own
+    def __init__(self, input_shape, outputs, apply):
+        super().__init__()
+        self.first, self.apply_first = fine(input_shape=input_shape, outputs=3), apply
+        self.last = nn.Linear(3, outputs)
+
+    def forward(self, x):
+        return self.last(self.apply_first(self.first, x))
+
+def reentrant_at_first(*, input_shape, outputs):
+    again = importlib.import_module("torch.utils.checkpoint").checkpoint
+    return First(input_shape, outputs, lambda first, x: again(first, x, use_reentrant=True))
+
+def with_data(*, input_shape, outputs):
+    def apply(first, x):
+        return nn.functional.linear(x.flatten(1), first.last.weight.data, first.last.bias)
+    return First(input_shape, outputs, apply)
+
+def zeros_last(*, input_shape, outputs):
+    network = First(input_shape, outputs, lambda first, x: first(x))
+    nn.init.zeros_(network.last.weight)
+    return network
+
 def transposed(*, input_shape, outputs):
     network = fine(input_shape=input_shape, outputs=outputs)
     network.last.weight = nn.Parameter(torch.randn(math.prod(input_shape), outputs).T)
@@ -639,6 +662,8 @@ REFUSED = {
     "bound": "a copy of the network has another gradient",
     "pruned": "the network cannot be copied",
     "reentrant": "torch takes no gradient of the network (RuntimeError: When use_reentrant=True",
+    "reentrant_at_first": "weights first.last.weight, first.last.bias decide the outputs but get no gradient",
+    "with_data": "the weights first.last.weight decide the outputs but get no gradient",
     "steep": "the gradient of the outputs at the start is not finite",
 }
 INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -669,7 +694,8 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(module, factory):
 
 
 @pytest.mark.parametrize(
-    "factory", ["fine", "batch_norm_of_evaluation", "dropout_of_evaluation", "transposed"]
+    "factory",
+    ["fine", "batch_norm_of_evaluation", "dropout_of_evaluation", "transposed", "zeros_last"],
 )
 def test_what_has_one_is_drawn_by_the_seed_and_leaves_torch_alone(module, factory):
     name = module(NETWORKS)

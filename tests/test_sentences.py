@@ -1,5 +1,7 @@
 """Numbers and counts in sentences, verdicts and outcome tables, each against a value by hand."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +31,7 @@ from sentences.ensembles import (
     transient_summary,
     transport_sentence,
 )
-from sentences.reproduction import flat, rows_of_study, warm_epochs
+from sentences.reproduction import bound_row, flat, rows_of_study, warm_epochs
 from speedlimits.speed_limit import BELOW_ONE
 
 
@@ -73,6 +75,9 @@ def test_rows_of_the_comparison_hold_the_numbers_of_their_start():
         [(round(measured.value, 9), measured.agrees) for measured in row.measured]
         for row in rows_of_study(tables, study, 0.05)
     ]
+    moving = tables | {"speed_limits": tables["speed_limits"].assign(dynamics="nesterov")}
+    in_motion = [row for row in rows_of_study(moving, study, 0.05) if "no bound" in row.verdict]
+    assert [row.quantity for row in in_motion] == ["T/T_SL from the warm start, end of training"]
     assert found[:7] == [
         [(3.0, True)],  # the smallest T/T_SL of all
         [(5.0, False)] * 2,  # from the cold start, against 10 to 30
@@ -82,6 +87,25 @@ def test_rows_of_the_comparison_hold_the_numbers_of_their_start():
         [(4.0, False)] * 2,  # path over geodesic length, the root of the excess
         [(1.5, True)] * 2,
     ]
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "kinematic", "verdict"),
+    [
+        ("gradient_flow", 1.3, "differs"),
+        ("gradient_descent", 1.3, "reproduced"),
+        ("gradient_descent", 0.9, "differs"),
+        ("sgd", 1.3, "reproduced"),
+    ],
+)
+def test_finite_steps_keep_to_the_bound_by_their_action(dynamics, kinematic, verdict):
+    limits = pd.DataFrame({"inefficiency": [2.0, 0.8], "kinematic_inefficiency": kinematic})
+    row = bound_row(limits, {dynamics})
+    assert row.verdict == verdict and row.measured[0].value == 0.8
+    told = "kinematic inefficiency at least" in row.measured[0].label
+    assert told is (dynamics != "gradient_flow")
+    assert bound_row(limits + 1, {dynamics}).verdict == "reproduced"
+    assert bound_row(limits * math.nan, {dynamics}).verdict == "not measured"
 
 
 def test_a_clear_rise_with_n_is_not_flat():

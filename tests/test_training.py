@@ -14,7 +14,7 @@ from scipy.integrate import quad
 
 from pipeline import speed_limits
 from pipeline.files import FINISHED, remove
-from pipeline.problem import build_problem, digests
+from pipeline.problem import build_problem, check_start, digests
 from pipeline.stores import read_json, read_netcdf, write_netcdf
 from pipeline.training import (
     RECORDED,
@@ -735,6 +735,38 @@ def test_losses_and_accuracy_are_those_of_the_recorded_weights(trained, subtract
     accuracy = (outputs.argmax(axis=2) == labels).mean(axis=1)
     assert np.ptp(accuracy[1:]) > 0
     np.testing.assert_allclose(run["test_accuracy"][1:], accuracy[1:])
+
+
+def test_outputs_that_are_not_finite_have_no_accuracy(trained, monkeypatch):
+    """They would count as class 0, which some of the labels are."""
+    original = TrainingLoss.outputs
+
+    def undefined(self, theta, inputs):
+        outputs = original(self, theta, inputs)
+        outputs[1] = np.nan
+        return outputs
+
+    monkeypatch.setattr(TrainingLoss, "outputs", undefined)
+    run = trained()
+    assert np.isnan(run["test_accuracy"]).all() and np.isfinite(run["train_loss"]).all()
+    assert "no test accuracy at this snapshot" in Path("job.log").read_text()
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_a_start_that_is_not_finite_on_any_input_is_refused(part):
+    """Also on those that the checks of own networks do not look at."""
+    inputs = {"training": torch.ones(40, 3), "test": torch.ones(20, 3)}
+    inputs[part][17] = -1.0
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Softplus())
+    torch.nn.init.constant_(network[0].weight, 1.0)
+    network.register_forward_pre_hook(lambda _, given: (given[0].log(),))
+    problem = SimpleNamespace(
+        network=network, inputs=inputs["training"], test_inputs=inputs["test"]
+    )
+    with pytest.raises(ValueError, match=f"not finite for 1 of .0 {part} inputs"):
+        check_start(problem, "mine:net")
+    problem.inputs, problem.test_inputs = torch.ones(4, 3), torch.ones(0, 3)
+    check_start(problem, "mine:net")
 
 
 def test_recorded_loss_and_gradient_are_those_of_the_recorded_weights(trained):

@@ -68,6 +68,8 @@ def build_network(settings: dict, data: xr.Dataset, seed: int) -> nn.Module:
         inputs = torch.as_tensor(data["train_inputs"].values[:CHECKED_SAMPLES])
         arguments, outputs = settings["model_arguments"], int(data.attrs["outputs"])
         network = drawn_own_network(model, arguments, inputs, outputs, seed, dtype)
+        if "model_code" in settings:
+            check_code(model, settings["model_code"])  # as it was while it was imported
         return scale_output(network, settings["output_scale"])
     build = functools.partial(
         MODELS[model],
@@ -229,6 +231,27 @@ def targets(data: xr.Dataset, settings: dict, part: str = "train") -> np.ndarray
         return data[f"{part}_targets"].values
     classes = int(data.attrs["outputs"])
     return one_hot(data[f"{part}_labels"].values, classes, centred=kind == "centred_one_hot")
+
+
+def check_start(problem: Problem, model: str) -> None:
+    """Raise ValueError, in one sentence, if outputs of the start are not finite.
+
+    Args:
+        problem: at its start.
+        model: name of the network.
+
+    Raises:
+        ValueError: says of how many inputs.
+    """
+    for part, inputs in (("training", problem.inputs), ("test", problem.test_inputs)):
+        if len(inputs) == 0:
+            continue
+        wrong = int((~torch.isfinite(network_outputs(problem.network, inputs))).any(dim=1).sum())
+        if wrong:
+            raise ValueError(
+                f"model: {model}: the outputs at the start are not finite for {wrong} of "
+                f"{len(inputs)} {part} inputs; look into network and data"
+            )
 
 
 @torch.no_grad()

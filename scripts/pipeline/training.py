@@ -162,8 +162,8 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
     """Return a function that measures losses and test accuracy of an evolution's weights.
 
     The training loss and its gradient are measured too: between its steps gradient flow
-    interpolates them. Without test samples, and the accuracy without labels, they are NaN. Of
-    Langevin dynamics the heats and the inner products per layer are recorded besides, of Adam the
+    interpolates them. Without test samples, and the accuracy without labels or where outputs are
+    not finite, which would count as class 0, they are NaN. Of Langevin dynamics the heats and the inner products per layer are recorded besides, of Adam the
     integral of its inverse metric.
     """
     layers = list(parameter_ranges(problem.network).values())
@@ -182,7 +182,9 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
         if len(problem.test_inputs):
             outputs = loss.outputs(evolution.weights, problem.test_inputs)
             found["test_loss"] = half_square(outputs, problem.test_targets)
-            if problem.test_labels is not None:
+            if not math.isfinite(found["test_loss"]):
+                print("the test outputs are not finite: no test accuracy at this snapshot")
+            elif problem.test_labels is not None:
                 centred = outputs - problem.test_start_outputs
                 correct = centred.argmax(dim=1) == problem.test_labels
                 found["test_accuracy"] = correct.cpu().double().mean().item()
@@ -338,7 +340,10 @@ def run_and_store(
             remove(trajectory.stage)
             return
         write_zarr(as_dataset(so_far, attributes), diverged)
-        advice = "lower learning_rate or use dynamics: gradient_flow"
+        advice = (
+            "lower learning_rate or use dynamics: gradient_flow; if that diverges as well, look "
+            "into network and data"
+        )
         if isinstance(trajectory.evolution, GradientFlow):  # which takes no step that is too long
             advice = "set precision: float64, or look into network and data"
         raise DivergenceError(

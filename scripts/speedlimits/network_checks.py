@@ -24,6 +24,7 @@ from speedlimits.jacobian import (
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
 # that, even in float32 with cancellation.
 MIXING_TOLERANCE = 1e-3
+MOVED = 0.01  # own choice: far above rounding, too little to wake a ReLU
 CHECKED_SAMPLES = 8  # own choice: more than groups of two or four in which samples could be mixed
 
 
@@ -330,11 +331,45 @@ def check_sample_gradients(network: nn.Module, inputs: Tensor) -> None:
         )
 
 
+@torch.no_grad()
+def _check_untrained(network: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError if weights whose gradient is zero on all inputs decide the outputs.
+
+    They are moved by a hundredth. Where none matters, as behind a layer of zeros or of dead ReLUs,
+    the outputs stay as they are; half of the digits are left for rounding.
+
+    Raises:
+        ValueError: names them.
+    """
+    with torch.enable_grad():
+        gradients = _reverse_gradient(network, inputs)
+    before = network(inputs)
+    rounding = torch.finfo(before.dtype).eps ** 0.5 * before.abs().max()
+    random = torch.Generator(before.device).manual_seed(0)
+    found = []
+    for (name, weights), gradient in zip(network.named_parameters(), gradients, strict=True):
+        if gradient.any() or not weights.numel():
+            continue
+        kept, size = weights.clone(), weights.square().mean().sqrt()
+        step = torch.empty_like(weights).normal_(generator=random)
+        weights += MOVED * (size if size > 0 else 1.0) * step
+        if (network(inputs) - before).abs().max() > rounding:
+            found.append(name)
+        weights.copy_(kept)
+    if found:
+        raise ValueError(
+            f"the weights {', '.join(found)} decide the outputs but get no gradient, so that "
+            "nothing trains them (detach, .data, or a checkpoint with use_reentrant=True?); make "
+            "them buffers if they are to stay as they are"
+        )
+
+
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
 
     Besides what ``check_sample_gradients`` asks, grad g of two samples times a tangent must be the
-    forward derivative along it, if there is one. A copy must have the same gradient.
+    forward derivative along it, if there is one. A copy must have the same gradient, and weights
+    without one must not decide the outputs.
 
     Args:
         network: one that ``check_network`` lets pass.
@@ -348,6 +383,7 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     batch = _reverse_gradient(network, part)
     _compare_with_copy(network, part, batch)
     check_sample_gradients(network, inputs)
+    _check_untrained(network, inputs[:CHECKED_SAMPLES].to(weights[0]))
     try:
         forward = jacobian_product(_weighted(network, part), part, weights, way="forward")
     except Exception:  # there is none: the kernel takes reverse ones
