@@ -28,7 +28,8 @@ TOLD_OF_CASES = ("selection", "learning_rate", "momentum")
 def describing(ensembles: list[dict], axes: dict[str, list]) -> tuple[str, ...]:
     """Return the run settings that a study's tables have as columns.
 
-    Whether T/T_SL is a bound follows from the temperature, be it an axis or not; what runs of
+    Whether T/T_SL is a bound follows from the temperature, be it an axis or not, what the noise of
+    minibatches does from their size; what runs of
     different cases share, from settings in which these differ.
     """
     keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
@@ -36,7 +37,9 @@ def describing(ensembles: list[dict], axes: dict[str, list]) -> tuple[str, ...]:
     found = [e["settings"] for e in ensembles]
     told = [key for key in TOLD_OF_CASES if len({repr(of.get(key)) for of in found}) > 1]
     told = told if "case" in axes else []
-    return tuple(dict.fromkeys((*keys, *axes, *["temperature"] * langevin, *told)))
+    sgd = any(of["dynamics"] == "sgd" for of in found)
+    known = ["temperature"] * langevin + ["batch_size"] * sgd
+    return tuple(dict.fromkeys((*keys, *axes, *known, *told)))
 
 
 def describe(ensemble: dict) -> dict:

@@ -28,6 +28,7 @@ from pipeline.outcomes import (
     independent,
     joined,
     outcomes,
+    repetitions,
     transient_columns,
 )
 from pipeline.runs import Plan
@@ -1359,6 +1360,72 @@ def test_equal_loss_is_the_least_that_every_run_reaches_on_its_way():
     assert "test_loss" not in found and np.isnan(ends.loc["lost", "test_error"])
     assert ends.loc["falls", "test_error"] == 0.25
     assert set(found.loc[found["start"] == "warm", "at"]) == {"end"}
+
+
+def test_a_loss_that_never_falls_does_not_set_the_level_of_equal_loss():
+    """It would be that of the start, which others have passed before the first recorded time."""
+    tables = [
+        one_run("down", [1, 0.6, 0.3, 0.1]),
+        one_run("back", [1, 1.5, 0.9, 0.2]),
+        one_run("up", [1, 2, 4, 8]),
+    ]
+    found = outcomes(*map(pd.concat, zip(*tables, strict=True)), pd.DataFrame())
+    equal = found[found["at"] == "equal_loss"].set_index("ensemble")
+    np.testing.assert_allclose(equal["train_loss_share"], 0.2)
+    assert equal.index.tolist() == ["down", "back"]
+    told = moment_in_words("equal_loss", "cold", found)
+    assert "0.2 of that of the start (2 of 3 runs: " in told and "never fall below" in told
+
+
+def test_runs_whose_loss_has_dropped_are_no_sample_of_an_ensemble_with_others():
+    table = runs(slope=-1.0, realisations=4).reset_index(drop=True)
+    risen = (table["width"] == 64) & (table["realisation"] == "2")
+    table.loc[risen, ["inefficiency", "prediction_ratio"]] = np.nan
+    axes = {"width": [8, 16, 32, 64], "model": ["a", "b"]}
+    text, tables = written(table, axes)
+    points = tables["trends"].set_index("quantity")["points"]
+    assert points["inefficiency"] == 24 and points["kinematic_inefficiency"] == 32
+    assert "2 of 32 runs have a loss that has not dropped" in text
+    between = tables["correlations"].set_index(["with", "level"])["points"]
+    assert between["test_error", "between"] == 6
+    adam = table.assign(dynamics="adam", inefficiency=np.nan)
+    assert "not dropped" not in moment_in_words("end", "cold", adam)
+
+
+def test_repetitions_are_those_of_the_end_whatever_rounding_makes_of_them_elsewhere():
+    """Three that differ in what float32 rounds, and in more where a loss nears its floor."""
+    table = runs(slope=-1.0, realisations=3).query("model == 'a'")
+    first = table[table["realisation"] == "0"].set_index("width")
+    values = ["inefficiency", "kinematic_inefficiency", "prediction_ratio"]
+    r = table["realisation"].astype(float).to_numpy()[:, None]
+    ends = table.assign(**{n: first.loc[table["width"], n].to_numpy() for n in values})
+    equal = ends.assign(at="equal_loss")
+    ends[values], equal[values] = ends[values] * (1 + 1e-7 * r), equal[values] * (1 + 1e-3 * r)
+    both = pd.concat([ends, equal], ignore_index=True)
+    trends, _ = along_axes(both, {"width": [8, 16, 32, 64]}, SETTINGS)
+    found = trends.set_index(["at", "quantity"])["points"]
+    for at in ("end", "equal_loss"):
+        assert found[at, "inefficiency"] == 4
+    assert repetitions(both).sum() == 16
+    apart = both.assign(inefficiency=both["inefficiency"] * (1 + 1e-4 * np.append(r, r)))
+    assert not repetitions(apart).any()
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"), [(4, ["exceeds it by"]), (5, ["exceeds it by", "does not divide"]), (8, [])]
+)
+def test_what_minibatches_do_depends_on_their_size(batch, told):
+    table = runs().assign(dynamics="sgd", n=8, batch_size=batch)
+    sentences = optimiser_sentences(table)
+    assert len(sentences) == len(told)
+    assert all(words in text for words, text in zip(told, sentences, strict=True))
+
+
+@pytest.mark.parametrize("dynamics", ["adam", "sgd", "gradient_descent"])
+def test_couplings_bear_on_the_speed_limit_of_dynamics_that_have_one(dynamics):
+    table = transport(gap=(0.0, 0.25), other=(3.0, 0.8)).assign(dynamics=dynamics)
+    (sentence,) = transport_sentence(table)
+    assert ("T_SL is overstated" in sentence) is (dynamics == "gradient_descent")
 
 
 def test_rows_of_shared_runs_are_told_apart_by_moment_and_kernel():

@@ -662,7 +662,7 @@ REFUSED = {
     "bound": "a copy of the network has another gradient",
     "pruned": "the network cannot be copied",
     "reentrant": "torch takes no gradient of the network (RuntimeError: When use_reentrant=True",
-    "reentrant_at_first": "weights first.last.weight, first.last.bias decide the outputs but get no gradient",
+    "reentrant_at_first": "the weights first.last.weight, first.last.bias decide the outputs but",
     "with_data": "the weights first.last.weight decide the outputs but get no gradient",
     "steep": "the gradient of the outputs at the start is not finite",
 }

@@ -20,7 +20,14 @@ from pipeline.tables import (
     of_one_kernel,
     significance_level,
 )
-from speedlimits.statistics import bootstrap_interval, holm, mean_slope, rank_correlation, trend
+from speedlimits.statistics import (
+    SAME_RUNS,
+    bootstrap_interval,
+    holm,
+    mean_slope,
+    rank_correlation,
+    trend,
+)
 
 Array = NDArray[np.float64]
 
@@ -78,7 +85,6 @@ FEWEST_POINTS = 7
 OF_THE_END = ("test_error", "test_loss")  # whatever the start: told from the cold one
 # What tells two runs of equal settings apart; kernels of equal runs differ in their rounding.
 TOLD_APART = ("inefficiency", "kinematic_inefficiency", "prediction_ratio", "train_loss_share")
-TEN_DIGITS = 2e-9  # relative; what tables round to, twice
 
 
 def each_run_once(table: pd.DataFrame) -> pd.DataFrame:
@@ -128,6 +134,19 @@ def independent(runs: pd.DataFrame, axis: str = THRESHOLD) -> pd.DataFrame:
     return runs[words == words.value_counts(sort=False).idxmax()]
 
 
+def repetitions(runs: pd.DataFrame) -> pd.Series:
+    """Return for each row whether its run repeats another one by the end, from the cold start.
+
+    At other moments rounding may hide it: where a loss nears its floor, it decides when that is.
+
+    Args:
+        runs: rows of ``outcomes``.
+    """
+    ends = runs[(runs["at"] == "end") & (runs["start"] == "cold")]
+    named = joined(runs, ["ensemble", "realisation"])
+    return named.isin(named[ends.index[_repeats(ends)]])
+
+
 def _repeats(runs: pd.DataFrame) -> Array:
     """Return for each row whether another one of the same settings has its values before it."""
     columns = list(runs.columns)
@@ -138,7 +157,7 @@ def _repeats(runs: pd.DataFrame) -> Array:
     setting = runs.groupby(identity, sort=False, dropna=False).ngroup().to_numpy()
     order = np.lexsort((*told.T[::-1], setting))
     a, b = told[order[:-1]], told[order[1:]]
-    same = np.isclose(a, b, rtol=TEN_DIGITS, atol=0, equal_nan=True).all(axis=1)
+    same = np.isclose(a, b, rtol=SAME_RUNS, atol=0, equal_nan=True).all(axis=1)
     found = np.zeros(len(runs), bool)
     found[order[1:]] = same & (setting[order[:-1]] == setting[order[1:]])
     return found
@@ -151,9 +170,10 @@ def outcomes(
 
     Runs that ensembles share stand once (``each_run_once``). The moments are the end;
     ``equal_loss``, where the training loss over that of the start has fallen to the least share
-    that every run of the study reaches; and ``equal_gradients``, the gradient evaluations that
-    every run makes. At the last two, values are interpolated between recorded times, by monotone
-    cubics of their logarithms against that of time, and only from the cold start. A run that
+    that every run of the study reaches whose loss falls at all; and ``equal_gradients``, the
+    gradient evaluations that every run makes. At the last two, values are interpolated between
+    recorded times, by monotone cubics of their logarithms against that of time, and only from the
+    cold start. A run that
     diverged has ``diverged`` = 1 and no values at the end.
 
     Args:
@@ -173,7 +193,8 @@ def outcomes(
     share = {k: t["train_loss_per_sample"] / t["train_loss_per_sample"].iloc[0] for k, t in
              trained.items()}  # fmt: skip
     whole = [k for k, v in share.items() if np.isfinite(v).all()]
-    loss_level = max((share[k].min() for k in whole), default=np.nan)
+    least = [share[k].iloc[1:].min() for k in whole]
+    loss_level = max((level for level in least if level < 1), default=np.nan)
     gradient_level = min((trained[k]["gradients"].iloc[-1] for k in whole), default=np.nan)
     front = list(runs.columns[: list(runs.columns).index("start")])
     kernels = of_one_kernel(kernels)
@@ -426,6 +447,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """
     trends: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
+    again = repetitions(runs)
     for (at, start), all_values in runs.groupby(["at", "start"], sort=False):
         together = comparable(all_values)
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
@@ -435,7 +457,8 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
         }
         present = [q for q in present if not same.get(q, False)]
         # Repetitions by all values: what is left at equal loss may be the same by definition.
-        counted = {axis: comparable(independent(all_values, axis)) for axis in axes}
+        once = all_values[~again[all_values.index]]
+        counted = {axis: comparable(independent(once, axis)) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
             group = counted[axis]
             if group[axis].isna().all():  # nothing here reads it

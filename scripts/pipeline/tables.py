@@ -69,24 +69,48 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
 
     T/T_SL at a temperature is only bounded, more loosely the higher it is: a difference may be the
     bound's. In motion it leaves the kinetic energy out. ``energetic_inefficiency`` is no bound with
-    the noise of minibatches or of a temperature; where the energy of one run has not dropped yet,
-    which has none, the others of its ensemble are no sample of all. ``discretisation`` is that of
-    heat at a temperature, of action elsewhere: not compared where the table has both.
+    the noise of minibatches or of a temperature. Where the loss or energy of one run has not
+    dropped, which has none of it, the others of its ensemble are no sample of all.
+    ``discretisation`` is that of heat at a temperature, of action elsewhere: not compared where the
+    table has both.
 
     Args:
         table: rows of ``outcomes``, or of ``speed_limits`` at one time each, with dynamics and
             temperature where their runs read them.
     """
-    left_out = dict.fromkeys(OF_LOSS_DROP, at_a_temperature(table) | in_motion(table))
+    without = at_a_temperature(table) | in_motion(table) | of_risen(table, "inefficiency")
+    left_out = dict.fromkeys(OF_LOSS_DROP, without)
     name = "energetic_inefficiency"
     if name in table:
         noisy = (dynamics_of(table) == "sgd") | at_a_temperature(table)
-        risen = table[name].isna() & table["kinematic_inefficiency"].notna()
-        ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
-        left_out[name] = noisy | risen.groupby(ensembles).transform("any")
+        left_out[name] = noisy | of_risen(table, name)
     bounded = at_a_temperature(table)
     left_out["discretisation"] = bounded & ~bounded.all()
     return table.assign(**{q: table[q].mask(where) for q, where in left_out.items() if q in table})
+
+
+def risen(table: pd.DataFrame, name: str = "inefficiency") -> pd.Series:
+    """Return for every row whether its loss or energy has not dropped, so that it has no ``name``.
+
+    Args:
+        table: with kinematic_inefficiency, which all but diverged runs have.
+        name: inefficiency or energetic_inefficiency.
+    """
+    if "kinematic_inefficiency" not in table:
+        return pd.Series(False, table.index)
+    without = table[name].isna() & table["kinematic_inefficiency"].notna()
+    return without & ((name != "inefficiency") | (dynamics_of(table) != "adam"))
+
+
+def of_risen(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return for every row whether a run of its ensemble is ``risen`` there.
+
+    Args:
+        table: as ``risen``, at one time of each run and start.
+        name: inefficiency or energetic_inefficiency.
+    """
+    ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
+    return risen(table, name).groupby(ensembles).transform("any")
 
 
 def fitted_kernel(kinds: Iterable[str]) -> str:

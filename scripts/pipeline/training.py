@@ -115,13 +115,19 @@ def build_evolution(
         kind = HeavyBall if dynamics == "heavy_ball" else Nesterov
         return kind(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
     if dynamics == "sgd":
+        batch, samples = settings["batch_size"], len(loss.targets)
+        if samples % batch:
+            print(
+                f"batch_size {batch} does not divide n = {samples}: the last batch of every epoch "
+                f"has {samples % batch} samples and makes as long a step"
+            )
         return MinibatchDescent(
             evaluate,
             evaluate,
             start,
             rate,
-            batch_size=settings["batch_size"],
-            samples=len(loss.targets),
+            batch_size=batch,
+            samples=samples,
             seed=derived_seed(seed, "minibatches"),
             lambda_1=lambda_1,
         )
@@ -163,8 +169,8 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
 
     The training loss and its gradient are measured too: between its steps gradient flow
     interpolates them. Without test samples, and the accuracy without labels or where outputs are
-    not finite, which would count as class 0, they are NaN. Of Langevin dynamics the heats and the inner products per layer are recorded besides, of Adam the
-    integral of its inverse metric.
+    not finite, which would count as class 0, they are NaN. Of Langevin dynamics the heats and the
+    inner products per layer are recorded besides, of Adam the integral of its inverse metric.
     """
     layers = list(parameter_ranges(problem.network).values())
 

@@ -13,7 +13,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import MOMENTS_AT, PRIMARY
-from pipeline.tables import correlation_status, significance_level
+from pipeline.tables import at_a_temperature, correlation_status, risen, significance_level
 from sentences.phrases import NAMES, interval, listed, words
 
 MOMENTS = {
@@ -72,7 +72,8 @@ def too_few(rows: pd.DataFrame) -> list[str]:
         names = ", ".join(NAMES[q] for q in group["quantity"])
         count = int(group["points"].max())
         if not math.isfinite(least):  # Adam, or all but one value have diverged
-            without = f"Fewer than two values of {names} to compare for {about}."
+            zero = " (a drift of 0 has no logarithm)" if "drift" in set(group["quantity"]) else ""
+            without = f"Fewer than two values of {names} to compare for {about}{zero}."
             if count:
                 of = "both" if "value" in rows else "two of its values"
                 without = (
@@ -288,13 +289,18 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
     if at == "end":
         diverged = runs.loc[runs["at"] == at, "diverged"]
         lost = f" ({diverged.sum():.0f} of {len(diverged)} runs have diverged and are left out)"
-        return words_of + (lost if diverged.any() else "")
+        words_of += lost if diverged.any() else ""
+        ends = runs[runs["at"] == at]
+        up = risen(ends) & ~at_a_temperature(ends)
+        untold = f" ({up.sum()} of {len(up)} runs have a loss that has not dropped: T/T_SL is not "
+        return words_of + (f"{untold}compared for their ensembles)" if up.any() else "")
     there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))
     if at == "equal_loss" and "train_loss_share" in runs and there:
         share = runs.loc[runs["at"] == at, "train_loss_share"].iloc[0]
         words_of += f", {share:.3g} of that of the start"
     left_out = f" ({there} of {all_runs} runs: the others pass it before the first recorded time"
-    return words_of + (f"{left_out} or have diverged)" if there < all_runs else "")
+    never = ", never fall below the loss of their start" if at == "equal_loss" else ""
+    return words_of + (f"{left_out}{never} or have diverged)" if there < all_runs else "")
 
 
 def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str]:

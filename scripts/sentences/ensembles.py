@@ -51,10 +51,18 @@ def optimiser_sentences(outcomes: pd.DataFrame) -> list[str]:
     """
     dynamics = dynamics_of(outcomes)
     sentences = []
-    if (dynamics == "sgd").any():
+    sizes = outcomes.reindex(columns=["n", "batch_size"]).astype(float)
+    sgd = (dynamics == "sgd") & ~(sizes["batch_size"] >= sizes["n"])
+    if sgd.any():
         sentences.append(
             "Minibatches: the loss drop of one trajectory bounds nothing, because their action "
             "exceeds it by the gradient noise; T/T_SL is shown for comparison and is no bound."
+        )
+    if (sizes["n"] % sizes["batch_size"])[sgd].gt(0).any():
+        sentences.append(
+            "Where the batch size does not divide n, the last batch of an epoch is smaller: its "
+            "samples weigh more than the others of its epoch, and the noise does not cancel over "
+            "an epoch. A remainder of few samples can make a large batch worse than a small one."
         )
     if in_motion(outcomes).any():
         sentences.append(
@@ -517,8 +525,10 @@ def transport_sentence(transport: pd.DataFrame) -> list[str]:
             f"at least {least}."
         ]
     gap = better["identity_over_assignment"].max() - 1
+    so = ": T_SL is overstated by as much, and T/T_SL understated"
+    bounded = ~dynamics_of(better).isin(["adam", "sgd"])  # the others' T_SL bounds nothing
     return [
         f"W2 between starts and ends: in {len(better)} of {about} another "
         f"assignment is cheaper than coupling each start with its own end, by up to "
-        f"{percent(gap)}: T_SL is overstated by as much, and T/T_SL understated."
+        f"{percent(gap)}{so if bounded.any() else ''}."
     ]

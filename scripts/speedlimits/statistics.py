@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 EQUAL_VALUES = 1e-10  # relative; own choice, between rounding and what float32 training can tell
 EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
+# Relative; own choice: what float32 leaves of runs that are one and the same; those of different
+# starts are a thousand times as far apart.
+SAME_RUNS = 1e-6
 # Of more, so many random ones at most, and no more once so many reach the value: own choice, a
 # sampling error of 3 % of the p-value, of 10 % at 0.001.
 RANDOM_PERMUTATIONS = EXACT_PERMUTATION_LIMIT
@@ -103,7 +106,7 @@ def one_and_the_same(values: ArrayLike) -> bool:
         values: shape (R, ...), one row per realisation; NaN agrees with NaN.
     """
     values = np.asarray(values, float)
-    return np.allclose(values, values[:1], rtol=EQUAL_VALUES, atol=0.0, equal_nan=True)
+    return np.allclose(values, values[:1], rtol=SAME_RUNS, atol=0.0, equal_nan=True)
 
 
 def interval_of_draws(
@@ -372,8 +375,8 @@ def mean_slope(
 
     Returns:
         slope, slope_low, slope_high, p_value, p_smallest (0: of so many units any p-value can come;
-        1 for a single one), points (the number of units); NaN where no run has two values, and
-        where all slopes are one and the same (``student_test``).
+        1 for a single one), points (the number of units; that of values where no run has two); NaN
+        where no run has two values, and where all slopes are one and the same (``student_test``).
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
@@ -397,7 +400,7 @@ def mean_slope(
         "slope_high": high,
         "p_value": p_value,
         "p_smallest": 1.0 if len(of_units) == 1 else 0.0 * p_value,
-        "points": len(of_units),
+        "points": len(of_units) or len(x),
     }
 
 
