@@ -6,6 +6,7 @@ import importlib
 
 from pipeline.log import logged
 from pipeline.stores import read_netcdf, read_table
+from pipeline.tables import predicted_from_rest
 from plots.results import cut_intervals
 from plots.style import save, use_style
 
@@ -13,10 +14,11 @@ RATIOS = ("speed_limits", "outcomes")  # tables whose intervals are those of rat
 
 
 def read(name: str, path: str):
-    """Return a table, with intervals no longer than a figure can show, or a dataset."""
+    """Return a table, with predictions and intervals that a figure can show, or a dataset."""
     if not path.endswith(".csv"):
         return read_netcdf(path)
     table = read_table(path)
+    table = predicted_from_rest(table) if "start" in table else table
     return cut_intervals(table) if name in RATIOS else table
 
 

@@ -15,7 +15,7 @@ from pipeline.files import recorded
 from pipeline.log import logged
 from pipeline.pages import of_study, page, study_label, varied_settings
 from pipeline.stores import read_table
-from pipeline.tables import THRESHOLD, with_threshold
+from pipeline.tables import MOMENTUM, THRESHOLD, predicted_from_rest, with_threshold
 from plots.naming import ensemble_table
 
 FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
@@ -79,6 +79,7 @@ def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
             {
                 "label": study_label(settings, varied),
                 "settings": {key: str(settings.get(key, "none")) for key in varied},
+                "moving": settings.get("dynamics") in MOMENTUM,
                 "bound": settings.get("temperature", 0) > 0,  # which Langevin dynamics alone reads
                 "starts": {str(start): curves(of) for start, of in rows.groupby("start")},
             }
@@ -94,15 +95,22 @@ def main(snakemake) -> None:
     studies = snakemake.params.settings["studies"]
     with logged(snakemake.log[0]):
         data = {"studies": {}, "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, "}
-        tables = {name: read_table(of_study(snakemake.input, name)) for name in studies}
+        tables = {
+            name: predicted_from_rest(read_table(of_study(snakemake.input, name)))
+            for name in studies
+        }
         interval = interval_name(next(iter(tables.values()))["confidence"].iloc[0])
         for name, ensembles in studies.items():
             data["studies"][name] = study_data(tables[name], ensembles)
         found = [e for study in data["studies"].values() for e in study["ensembles"]]
+        if any(ensemble["moving"] and "warm" in ensemble["starts"] for ensemble in found):
+            data["footer"] += (
+                "\u2020 momentum in motion, whose kinetic energy T/T_SL leaves out: no bound, "
+            )
         if any(ensemble["bound"] for ensemble in found):
             data["footer"] += "at a temperature a lower bound of T/T_SL (\u2265) over the starts, "
         data["footer"] += f"bands: its {interval}; all numbers: results/studies/*/*.csv"
-        text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         with recorded(snakemake.output[0]) as partial:
             partial.write_text(page("interactive").replace("@DATA@", text), encoding="utf-8")
         print(f"{len(studies)} studies, {len(text) / 1e3:.0f} kB of data")

@@ -192,6 +192,11 @@ BAD = [
         [{"label": "a", "width": 4}, {"label": "a", "width": 8, "precision": "float64"}],
         ["two cases with the label a"],
     ),
+    (
+        f"{STUDY}.cases",
+        [{"label": "a</Script>", "width": 4}, {"label": "b", "width": 8}],
+        ["case with the label a</Script>", "leave </script out of it"],
+    ),
     (f"{STUDY}.cases", [{"label": " ", "width": 4}], ["cases[0].label is ' '", "can be seen"]),
     (
         f"{STUDY}.cases",

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from figure import read
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.outcomes import correlations as measured_correlations
 from pipeline.settings import FIGURES
+from pipeline.stores import write_table
 from plots import naming, results, style, theory
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
@@ -426,6 +428,11 @@ def test_thresholds_of_the_warm_start_are_named_in_one_line_each_kind():
         t.get_text() for t in draw("training_curves", given | {"warm_starts": above}).axes[2].texts
     ]
     assert said.endswith("warm start at 40 %:\nabove it from the start")
+    mixed = above.assign(threshold=0.4, reached=False)
+    mixed["largest_mean_test_accuracy"] = [0.3, 0.9, 0.3]
+    figure = draw("training_curves", given | {"warm_starts": mixed})
+    (said,) = [t.get_text() for t in figure.axes[2].texts]
+    assert said == "warm start at 40 %:\nnot reached, or above\nit from the start"
     given["warm_starts"] = above.assign(largest_mean_test_accuracy=0.3)
     figure = draw("training_curves", given)
     (said,) = [text.get_text() for text in figure.axes[2].texts]
@@ -1027,6 +1034,64 @@ def test_finite_steps_below_the_speed_limit_are_not_called_forbidden(name, table
     words = texts(draw(name, tables | {"speed_limits": limits}))
     assert any("not to finite steps" in text for text in words)
     assert not any(text.startswith("forbidden") for text in words)
+
+
+@pytest.mark.parametrize("name", ["inefficiency_time", "inefficiency_factors", "outcomes"])
+def test_momentum_in_motion_breaks_no_speed_limit_and_is_not_predicted(name, tables, tmp_path):
+    """T_SL leaves out the kinetic energy that it has at the warm start."""
+    limits = tables["speed_limits"].assign(dynamics="nesterov")
+    low = limits["start"] == "warm"
+    names = ["inefficiency", "speed_unevenness"]
+    limits.loc[low, names] = 0.1
+    limits.loc[low & (limits["realisation"].astype(str) == "ensemble"), "discretisation"] = 0.01
+    given = {"speed_limits": limits, "outcomes": tables["outcomes"].assign(dynamics="nesterov")}
+    for table, rows in given.items():
+        write_table(rows, tmp_path / f"{table}.csv")
+        given[table] = read(table, str(tmp_path / f"{table}.csv"))
+    for rows in given.values():
+        warm = rows["start"] == "warm"
+        assert rows.loc[warm, "inefficiency_predicted"].isna().all()
+        assert rows.loc[~warm, "inefficiency_predicted"].notna().any()
+    words = texts(draw(name, tables | given))
+    if name != "outcomes":
+        assert any("forbidden to gradient flow,\nnot to momentum in motion" in w for w in words)
+        assert not any("finite steps" in text for text in words)
+    told = sum("below 1 by kinetic energy" in text for text in words)
+    assert told == (name == "inefficiency_factors")
+
+
+def ticks_of(panel):
+    return [label.get_text() for label in panel.get_xticklabels()]
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbered"),
+    [
+        (["momentum", "Adam", "flow"], False),
+        ([f"a network of {k} layers with some more words" for k in range(4)], True),
+        (["flow", "the one label that goes on and on, with words, " * 3], True),
+    ],
+)
+def test_long_labels_of_cases_are_numbered_and_folded_in_the_legend(labels, numbered):
+    given = study([{"case": label, "width": 8 + k} for k, label in enumerate(labels)])
+    table = given["outcomes"]
+    front = ["ensemble", "case", *BASE, "start"]
+    table = table[[*front, *table.columns.difference(front)]]
+    figure = importlib.import_module("plots.outcomes").draw(table)
+    FigureCanvasAgg(figure).draw()
+    found = ticks_of(figure.axes[0])
+    assert (found == [str(k + 1) for k in range(len(labels))]) is numbered
+    words = [t.get_text().replace("\n", " ").strip() for t in figure.legends[0].get_texts()]
+    assert (words == [label.strip() for label in labels]) is numbered
+    width = figure.get_figwidth() * figure.dpi
+    boxes = [legend.get_window_extent() for legend in figure.legends]
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+
+
+def test_a_single_ensemble_stands_above_its_size():
+    figure = draw("outcomes", study(SIZES[:1]))
+    for panel in figure.axes:
+        assert ticks_of(panel) == ["$n = 16$"] and panel.get_xlim() == (-0.6, 0.6)
 
 
 def at_temperatures(*temperatures):

@@ -310,6 +310,38 @@ def test_studies_keep_their_tables_in_whatever_order_they_are_named(job, tmp_pat
     assert of_study(paths, "dynamics") == paths[1]
 
 
+def test_momentum_in_motion_is_marked_and_no_label_ends_the_page(page, job, tmp_path):
+    """As bounds at a temperature are; a comment and a script would swallow what follows."""
+    label = "<!-- <script> & 'a'"
+    rows = pd.DataFrame({"start": ["cold", "warm"], "realisation": "ensemble"})
+    names = ("time_lambda_1", *interactive.FACTORS, "inefficiency_predicted")
+    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
+    columns += list(interactive.LAWS.values())
+    front = pd.DataFrame({"ensemble": ["ball"] * 2, "dynamics": "heavy_ball", "n": 8})
+    table = pd.concat([front, rows.assign(time=1.0, **dict.fromkeys(columns, 0.5))], axis=1)
+    other = table.assign(ensemble="flow", dynamics="gradient_flow")
+    (tmp_path / "results/studies/s").mkdir(parents=True)
+    path = "results/studies/s/speed_limits.csv"
+    write_table(pd.concat([table, other]).assign(confidence=0.95), tmp_path / path)
+    described = [
+        {"path": name, "settings": {"n": 8, "dynamics": dynamics, "case": case}}
+        for name, dynamics, case in (("ball", "heavy_ball", label), ("flow", "gradient_flow", "f"))
+    ]
+    job(
+        interactive.main,
+        inputs={path: path},
+        outputs={"page": "page.html"},
+        settings={"studies": {"s": described}},
+    )
+    page.set_content((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "\u2020" not in page.locator("#ends").inner_text()
+    page.get_by_label("warm", exact=True).check()
+    warm = page.locator("#ends").inner_text()
+    assert warm.count("\u2020") == 1 and label in warm
+    assert "kinetic energy T/T_SL leaves out" in page.locator("#footer").inner_text()
+    assert page.problems == []
+
+
 @needs_runs
 def test_one_study_has_a_report_of_its_own(reported):
     """It names its study and holds no page of the others, which need not be there."""

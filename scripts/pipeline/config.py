@@ -445,13 +445,20 @@ def _idle_problems(config: dict, name: str) -> list[str]:
 
 
 def _label_problems(name: str, study: dict) -> list[str]:
-    """Return a sentence per label that two cases of a study have."""
+    """Return a sentence per label that two cases of a study have, or that ends a page's script."""
     cases = study.get("cases", [])
     labels = [label for label, _ in labelled_combinations({}, {"cases": cases})]
-    return [
+    twice = [
         f"studies.{name} has two cases with the label {label}; give each a label of its own"
         for label in dict.fromkeys(labels)
         if labels.count(label) > 1
+    ]
+    return twice + [
+        f"studies.{name} has a case with the label {label}, which Snakemake's report cannot show; "
+        f"leave {part} out of it"
+        for label in dict.fromkeys(labels)
+        for part in ("</script", "<!--")
+        if part in label.lower()
     ]
 
 

@@ -50,6 +50,17 @@ def in_motion(table: pd.DataFrame) -> pd.Series:
     return dynamics_of(table).isin(MOMENTUM) & (table["start"] == "warm")
 
 
+def predicted_from_rest(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with predictions of NTK dynamics where it sets off as the runs do: at rest.
+
+    Args:
+        table: with the columns dynamics, where its runs read it, and start.
+    """
+    moving = in_motion(table)
+    laws = [name for name in table if name.endswith("_predicted") or "_power_law" in name]
+    return table.assign(**{name: table[name].mask(moving) for name in laws})
+
+
 def has_own_energy(table: pd.DataFrame) -> pd.Series:
     """Return for every row whether another energy or metric than the flow's bounds its dynamics.
 

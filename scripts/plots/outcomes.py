@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.runs import over_stability_limit
-from pipeline.tables import THRESHOLD, at_a_temperature, in_motion
+from pipeline.tables import THRESHOLD, at_a_temperature, predicted_from_rest
 from plots import naming, results, style
 
 # panel: (start, column, title, label)
@@ -31,6 +31,8 @@ WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the
 SPREAD = 0.06  # share of the axis between marks of several series: just apart, at this size
 CROWDED = 0.25  # share of the axis below which labels of neighbours touch, at this panel's width
 STEEP = 0.1  # share below which these touch even when they are inclined
+# Own choice: lines of inclined labels that a panel of this width has room for, and of a single one.
+MOST_LINES, DEEPEST = 9, 3
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
 
 
@@ -60,14 +62,14 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
     ends = outcomes[outcomes["at"] == "end"]
-    if "inefficiency_predicted" in ends:  # of a flow from rest
-        resting = ends["inefficiency_predicted"].mask(in_motion(ends))
-        ends = ends.assign(inefficiency_predicted=resting)
+    ends = predicted_from_rest(ends)
     axis, others = choose_axis(ends)
     numeric = axis not in (None, "subset") and pd.api.types.is_numeric_dtype(ends[axis])
     series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
     colours = style.palette(len(series), sequential=False)
     places, gaps, shown = ticks(ends, axis, numeric), False, set()
+    words = [] if axis is None or numeric else [naming.describe(axis, value) for value in places]
+    numbered = crowded(words)
     for panel, letter, (start, column, title, label) in zip(
         axes.ravel(), "abcdef", panels, strict=True
     ):
@@ -82,6 +84,12 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         style.panel_title(panel, letter, title)
         panel.set_ylabel(discretisation_label(ends) if column == "discretisation" else label)
         set_ticks(panel, places, axis, numeric, unit(ends, axis))
+        if axis is None and "n" in ends:
+            panel.set_xticks([0.0], [f"$n = {ends['n'].iloc[0]:g}$"])
+        elif numbered:
+            numbers = [str(k) for k in range(1, len(places) + 1)]
+            panel.set_xticks(list(places.values()), numbers, rotation=0, ha="center")
+            panel.set_xlabel(f"{panel.get_xlabel() or 'Cases'}, by the numbers above")
         if not drawn:
             style.leave_empty(panel, reached=(ends["start"] == start).any())
             continue
@@ -92,10 +100,12 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         empty = without_value(ends[ends["start"] == start], column, axis, places)
         style.mark_without_value(panel, empty)
         gaps |= len(empty) > 0
-    if len(series) > 1:
-        pairs = [pair for pair in zip(series, colours, strict=True) if pair[0] in shown]
-        if pairs:
-            style.colour_legend(figure, [style.Ensemble("", *pair) for pair in pairs])
+    pairs = [pair for pair in zip(series, colours, strict=True) if pair[0] in shown]
+    handles = style.number_handles(words) if numbered else []
+    if len(series) > 1 and pairs:
+        handles += style.colour_handles([style.Ensemble("", *pair) for pair in pairs])
+    if handles:
+        style.legend_above(figure, handles)
     legend(figure, ends, gaps)
     return figure
 
@@ -223,9 +233,20 @@ def unit(ends: pd.DataFrame, axis: str | None) -> str:
     return r" / $(2/\lambda_1)$" if relative.all() else "" if relative.any() else " (time)"
 
 
+def crowded(words: list[str]) -> bool:
+    """Return whether labels of an axis, folded and inclined, would touch or squeeze the panels.
+
+    Args:
+        words: the labels; none of a numeric axis.
+    """
+    lines = [naming.folded(text).count("\n") + 1 for text in words]
+    return bool(words) and (len(words) * max(lines) > MOST_LINES or max(lines) > DEEPEST)
+
+
 def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: str) -> None:
     """Put a tick at every value of the axis."""
     if axis is None:
+        axes.set_xlim(-0.6, 0.6)
         axes.set_xticks([])
         return
     axes.set_xlabel(

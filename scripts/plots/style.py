@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
 
 from pipeline.files import recorded
-from pipeline.tables import at_a_temperature
+from pipeline.tables import at_a_temperature, in_motion
 from plots.naming import (
     distinct,
     ensemble_label,
@@ -35,6 +36,7 @@ from speedlimits.speed_limit import BELOW_ONE
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
 LEGEND_ROW = 0.15  # inches
+LEGEND_CHARACTERS = 130  # own choice: of a row across two columns, 9 of each entry for its mark
 LONGEST_TICK = 26  # characters, own choice: a line of an inclined label that leaves the panel room
 LINE_POINTS = 11  # of text in the forbidden region, which shrinks as legends are laid out
 GREY, SHADE = "0.45", "0.92"
@@ -269,11 +271,17 @@ def plot_curve(
 def forbidden(speed_limits: pd.DataFrame) -> str:
     """Return what stands in the region T < T_SL, which no flow enters.
 
-    Finite steps may, and at a temperature the bound on T/T_SL, which may be a loose one.
+    Finite steps may, momentum that is in motion at the start, whose kinetic energy T_SL leaves out,
+    and at a temperature the bound on T/T_SL, which may be a loose one.
     """
     below = speed_limits[speed_limits["inefficiency"] < BELOW_ONE]
     bounds = at_a_temperature(below)
-    words = {"not to finite steps": ~bounds, "not to a lower bound, at a temperature": bounds}
+    moving = in_motion(below)
+    words = {
+        "not to finite steps": ~bounds & ~moving,
+        "not to momentum in motion": moving,
+        "not to a lower bound, at a temperature": bounds,
+    }
     told = [text for text, rows in words.items() if rows.any()]
     if told:
         return "\n".join([r"$T < T_{\mathrm{SL}}$: forbidden to gradient flow,", *told])
@@ -450,26 +458,39 @@ def with_values(
 
 def colour_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
     """Say above the panels which colour is which ensemble; many rows make the figure higher."""
-    _legend_above(figure, [Line2D([], [], color=e.colour, lw=2.0, label=e.label) for e in shown])
+    legend_above(figure, colour_handles(shown))
+
+
+def colour_handles(shown: Sequence[Ensemble]) -> list[Line2D]:
+    """Return the entries of a legend that says which colour is which ensemble."""
+    return [Line2D([], [], color=e.colour, lw=2.0, label=e.label) for e in shown]
+
+
+def number_handles(labels: Sequence[str]) -> list[Line2D]:
+    """Return the entries of a legend that says which label has which number, from 1 on."""
+    digits = {"color": "black", "linestyle": "none", "markeredgewidth": 0.3}
+    return [
+        Line2D([], [], marker=f"${k}$", markersize=5 * len(str(k)), label=label, **digits)
+        for k, label in enumerate(labels, start=1)
+    ]
 
 
 def number_legend(figure: Figure, shown: Sequence[Ensemble]) -> None:
     """Say above the panels which ensemble has which number; see ``abscissa_ticks``."""
-    digits = {"color": "black", "linestyle": "none", "markeredgewidth": 0.3}
-    _legend_above(
-        figure,
-        [
-            Line2D([], [], marker=f"${k}$", markersize=5 * len(str(k)), label=e.label, **digits)
-            for k, e in enumerate(shown, start=1)
-        ],
-    )
+    legend_above(figure, number_handles([e.label for e in shown]))
 
 
-def _legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put a legend above the panels; more than two rows make the figure higher."""
-    longest = max(len(str(handle.get_label()).replace("$", "")) for handle in handles)
-    columns = max(1, min(len(handles), int(130 / (longest + 9) * figure.get_figwidth() / 7)))
-    rows = math.ceil(len(handles) / columns)
+def legend_above(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend above the panels; long entries are folded, many lines make the figure higher."""
+    room = int(LEGEND_CHARACTERS * figure.get_figwidth() / DOUBLE_COLUMN) - 9
+    for handle in handles:
+        text = str(handle.get_label())
+        handle.set_label(text if "$" in text else textwrap.fill(text, room))
+    lines = [str(handle.get_label()).replace("$", "").split("\n") for handle in handles]
+    longest = max(len(line) for of in lines for line in of)
+    columns = max(1, min(len(handles), (room + 9) // (longest + 9)))
+    per_column = math.ceil(len(handles) / columns)
+    rows = max(sum(map(len, lines[k : k + per_column])) for k in range(0, len(lines), per_column))
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 

@@ -111,12 +111,14 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
     high = any((values > 0.85 * axes.get_ylim()[1]).any() for values in before)
     threshold = warm_starts["threshold"]
     reached = has_warm_start(warm_starts).groupby(threshold).any()
-    above = above_from_the_start(warm_starts).groupby(threshold).any() & ~reached
+    from_start = above_from_the_start(warm_starts).groupby(threshold)
+    above, partly = from_start.all() & ~reached, from_start.any() & ~from_start.all() & ~reached
     for level in reached.index:
         axes.axhline(100 * level, color=style.GREY, linewidth=0.7, linestyle=":")
     lines = []
     kinds = ((reached, ""), (above, ":\nabove it from the start"),
-             (~reached & ~above, ": not reached"))  # fmt: skip
+             (partly, ":\nnot reached, or above\nit from the start"),
+             (~reached & ~above & ~partly, ": not reached"))  # fmt: skip
     for some, end in kinds:
         shown = ", ".join(f"{100 * level:g}" for level in reached.index[some])
         lines += [f"warm start at {shown} %{end}"] if shown else []
