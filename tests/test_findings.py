@@ -159,6 +159,7 @@ def test_couplings_of_ensembles_without_a_speed_limit_are_not_told():
         ((1.0, 1.0, 1.0), "1 (95 % interval 1 to 1)"),
         ((-0.0755, -0.519, 0.368), "-0.0755 (95 % interval -0.519 to 0.368)"),
         ((2.5, np.nan, np.nan), "2.5"),
+        ((5.1902905, 5.1902903, 5.1902907), "5.19029"),
     ],
 )
 def test_intervals_have_digits_enough_to_tell_their_ends_from_one(values, said):

@@ -38,7 +38,8 @@ def words(name: object, axis: str = "") -> str:
 def interval(row: pd.Series, name: str, confidence: float) -> str:
     """Return a value with its interval, if it has one, in 3 digits, or as many as tell them apart.
 
-    And from 1, at most 6: "1 (95 % interval 1 to 1)" would hide on which side of 1 it lies.
+    And from 1, at most 6: "1 (95 % interval 1 to 1)" would hide on which side of 1 it lies. One of
+    no length in as many, of runs that are the same but for rounding, is not told.
     """
     ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
     value, low, high = (0.0 if abs(x) < ROUNDING else x for x in ends)
@@ -49,6 +50,8 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
     while digits < 6 and any(len({f"{x:.{digits}g}" for x in of}) < len(of) for of in apart):
         digits += 1
     shown = [f"{x:.{digits}g}" for x in (value, low, high)]
+    if low < high and shown[1] == shown[2]:
+        return shown[0]
     return f"{shown[0]} ({interval_name(confidence)} {shown[1]} to {shown[2]})"
 
 
