@@ -1386,7 +1386,7 @@ def test_runs_whose_loss_has_dropped_are_no_sample_of_an_ensemble_with_others():
     text, tables = written(table, axes)
     points = tables["trends"].set_index("quantity")["points"]
     assert points["inefficiency"] == 24 and points["kinematic_inefficiency"] == 32
-    assert "2 of 32 runs have a loss that has not dropped" in text
+    assert "the loss of 2 of 32 runs has not dropped" in text
     between = tables["correlations"].set_index(["with", "level"])["points"]
     assert between["test_error", "between"] == 6
     adam = table.assign(dynamics="adam", inefficiency=np.nan)

@@ -142,9 +142,9 @@ def repetitions(runs: pd.DataFrame) -> pd.Series:
     Args:
         runs: rows of ``outcomes``.
     """
-    ends = runs[(runs["at"] == "end") & (runs["start"] == "cold")]
+    ends = ((runs["at"] == "end") & (runs["start"] == "cold")).to_numpy()
     named = joined(runs, ["ensemble", "realisation"])
-    return named.isin(named[ends.index[_repeats(ends)]])
+    return named.isin(named[ends][_repeats(runs[ends])])
 
 
 def _repeats(runs: pd.DataFrame) -> Array:
@@ -447,7 +447,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
     """
     trends: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    again = repetitions(runs)
+    runs = runs[~repetitions(runs)]
     for (at, start), all_values in runs.groupby(["at", "start"], sort=False):
         together = comparable(all_values)
         present = [q for q in QUANTITIES if q in together and together[q].notna().any()]
@@ -457,8 +457,7 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
         }
         present = [q for q in present if not same.get(q, False)]
         # Repetitions by all values: what is left at equal loss may be the same by definition.
-        once = all_values[~again[all_values.index]]
-        counted = {axis: comparable(independent(once, axis)) for axis in axes}
+        counted = {axis: comparable(independent(all_values, axis)) for axis in axes}
         for axis, quantity in itertools.product(axes, present):
             group = counted[axis]
             if group[axis].isna().all():  # nothing here reads it

@@ -292,7 +292,7 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
         words_of += lost if diverged.any() else ""
         ends = runs[runs["at"] == at]
         up = risen(ends) & ~at_a_temperature(ends)
-        untold = f" ({up.sum()} of {len(up)} runs have a loss that has not dropped: T/T_SL is not "
+        untold = f" (the loss of {up.sum()} of {len(up)} runs has not dropped: T/T_SL is not "
         return words_of + (f"{untold}compared for their ensembles)" if up.any() else "")
     there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))
     if at == "equal_loss" and "train_loss_share" in runs and there:
