@@ -15,12 +15,13 @@ from reference_jacobians import finite_difference_jacobian, reverse_jacobian
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from speedlimits import blocks, gauss_newton, kernel, kernel_sequential, networks  # noqa: E402
+from speedlimits import blocks, gauss_newton, kernel, kernel_sequential, layers, networks  # noqa: E402
 from speedlimits.ensembles import EnsembleLoss  # noqa: E402
 from speedlimits.jacobian import derivative_bytes, way_along_weights  # noqa: E402
 from speedlimits.spectrum import noise_floor  # noqa: E402
@@ -869,3 +870,28 @@ def test_peak_memory_of_a_traced_kernel_of_many_samples_stays_below_the_budget()
     call = "kernel.empirical_ntk(network, x, traced=True, memory_bytes=budget)"
     ((used, budget),) = memory_of(call, [300 * 2**20], side=4, width=32, samples=1500)
     assert 5e6 < used < budget
+
+
+@pytest.mark.parametrize("where", ["network", "layer", "before", "forward", "pruned"])
+def test_hooks_are_not_overlooked_by_gradients_written_by_hand(where):
+    network = nn.Sequential(
+        layers.ScaledLinear(5, 4, 2**0.5, "ntk"),
+        nn.ReLU(),
+        layers.ScaledLinear(4, 2, 1.0, "ntk"),
+    ).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    if where == "before":
+        network[1].register_forward_pre_hook(lambda _, given: (2 * given[0],))
+    elif where == "forward":
+        network[1].forward = torch.tanh
+    elif where == "pruned":
+        prune.random_unstructured(network[0], "weight", 0.5)
+    else:
+        of = network if where == "network" else network[0]
+        of.register_forward_hook(lambda _, given, outputs: 3 * outputs)
+    inputs = torch.randn(6, 5, dtype=torch.float64)
+    expected = kernel.empirical_ntk(network, inputs, route="autograd")
+    torch.testing.assert_close(kernel.empirical_ntk(network, inputs), expected)
+    with pytest.raises(ValueError, match="no structured route: .*leave route out"):
+        kernel.empirical_ntk(network, inputs, route="structured")

@@ -677,3 +677,9 @@ def test_a_trend_does_not_depend_on_the_unit_of_its_quantity():
     ]
     assert found[1]["slope"] == pytest.approx(1e-12 * found[0]["slope"])
     assert found[1]["p_value"] == found[0]["p_value"] < 0.05
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_mean_that_is_not_finite_has_no_test(value):
+    _, *rest = statistics.student_test([1.0, value, 2.0], 0.95)
+    assert np.isnan(rest).all()

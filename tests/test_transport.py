@@ -259,3 +259,16 @@ def test_sampled_distances_tend_to_that_of_the_distributions():
 def test_unequal_samples_are_refused():
     with pytest.raises(ValueError, match="shapes"):
         transport.compare_couplings(np.zeros((3, 2)), np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-6, 1e-9])
+def test_close_gaussians_are_as_far_apart_as_their_roots(step):
+    """Of commuting covariances; their traces, 6 here, cancel to less than rounding."""
+    rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
+    values = np.array([1.0, 2.0, 3.0])
+    first, second = ((rotation * v) @ rotation.T for v in (values, values + step))
+    found = transport.gaussian_wasserstein_squared(np.zeros(3), first, np.zeros(3), second)
+    exact = np.sum((step / (np.sqrt(values + step) + np.sqrt(values))) ** 2)
+    assert found == pytest.approx(exact, rel=1e-14 / step)
+    same = transport.gaussian_wasserstein_squared(np.zeros(3), first, np.zeros(3), first)
+    assert same < 1e-29

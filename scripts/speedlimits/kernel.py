@@ -189,7 +189,7 @@ def empirical_ntk(
     Raises:
         ValueError: if the network couples samples or is random (training-mode batch
             normalisation or dropout), if the inputs do not fit the network, if the budget cannot
-            hold the kernel, or if ``start_from`` is of another shape.
+            hold the kernel, if it has no such route, or if ``start_from`` is of another shape.
     """
     check_inputs(network, inputs, other_inputs)
     keep_freed_memory()
@@ -201,6 +201,9 @@ def empirical_ntk(
     }
     if name not in functions:
         raise ValueError(f"route is {name!r}; it must be one of {tuple(functions)}")
+    obstacle = kernel_sequential.obstacle_to_structured_route(network)
+    if name == "structured" and obstacle:
+        raise ValueError(f"the network has no structured route: {obstacle}; leave route out")
     # Jacobians are formed by hand or keep no tape: an outer one would only hold memory.
     with torch.no_grad():
         return functions[name](

@@ -101,6 +101,10 @@ class PartialKernel(NamedTuple):
     kernel: Tensor
 
 
+# Where torch keeps hooks of a module, which may change what it computes (pruning, spectral norm)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def obstacle_to_structured_route(network: nn.Module) -> str | None:
     """Return why the network has no structured route, or None if it has one.
 
@@ -117,6 +121,11 @@ def obstacle_to_structured_route(network: nn.Module) -> str | None:
             return "an average pool has padding, overlap or a rule of its own"
         if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
             return "a Flatten keeps some axes"
+    for module in (network, *layers):
+        if "forward" in vars(module) or any(getattr(module, name) for name in HOOKS):
+            return f"{type(module).__name__} has a hook or a forward of its own"
+        if isinstance(module, WEIGHT_LAYERS) and "weight" not in module._parameters:
+            return f"the weight of {type(module).__name__} is made from others"
     weights = [layer.weight for layer in layers if isinstance(layer, WEIGHT_LAYERS)]
     if len({id(weight) for weight in weights}) != len(weights):
         return "layers share their weights"

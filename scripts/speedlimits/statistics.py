@@ -41,7 +41,7 @@ def shares(rows: NDArray[np.int64], count: int) -> Array:
         rows: of ``resampled_rows``, shape (resamples, draws).
         count: number of realisations R.
     """
-    return np.stack([(rows == r).mean(axis=1) for r in range(count)], axis=1)
+    return np.stack([np.bincount(row, minlength=count) for row in rows]) / rows.shape[1]
 
 
 def bootstrap_interval(
@@ -243,7 +243,7 @@ def student_test(values: ArrayLike, confidence: float) -> tuple[float, float, fl
     if degrees < 1:
         return mean, math.nan, math.nan, math.nan
     error = values.std(ddof=1) / math.sqrt(len(values))
-    if mean and error <= 1e-12 * abs(mean):
+    if not math.isfinite(error) or (mean and error <= 1e-12 * abs(mean)):
         return mean, math.nan, math.nan, math.nan
     half = float(stdtrit(degrees, 0.5 + 0.5 * confidence) * error)
     t = abs(mean) / error if error > 0 else 0.0
