@@ -29,8 +29,8 @@ def describing(ensembles: list[dict], axes: dict[str, list]) -> tuple[str, ...]:
     """Return the run settings that a study's tables have as columns.
 
     Whether T/T_SL is a bound follows from the temperature, be it an axis or not, what the noise of
-    minibatches does from their size; what runs of
-    different cases share, from settings in which these differ.
+    minibatches does from their size; what runs of different cases share, from settings in which
+    these differ.
     """
     keys = ("dataset", "n", "subset", "model", "width", "parameterisation", "dynamics")
     langevin = any(e["settings"]["dynamics"] == "langevin" for e in ensembles)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.log import logged
 from pipeline.stores import provenance, read_snapshots, write_json
+from pipeline.warm_starts import SET_BY
 from speedlimits.snapshots import reaches, warm_start_index
 
 
@@ -62,8 +63,7 @@ def main(snakemake) -> None:
                 f"the mean test accuracy, {mean[0]:.4f} at the start and "
                 f"{np.nanmax(mean):.4f} at most, never reaches the threshold "
                 f"{found['threshold']} from below: there is no warm start, only cold "
-                f"results are computed ({todo} warm_start.test_accuracy, or the study's own "
-                "warm_start_accuracy where it has one)"
+                f"results are computed ({todo} {SET_BY})"
             )
         write_json({**found, "provenance": provenance(settings)}, snakemake.output[0])
 

@@ -129,7 +129,7 @@ def dense_moments(problem, time):
 @EXAMPLES
 @given(dense_problems(), st.floats(0.02, 2.0))
 def test_distance_loss_velocity_and_entropy_in_the_coordinates_of_the_weights(problem, time):
-    """Every quantity as a matrix expression of its definition; W2 between the matrices by POT."""
+    """Every quantity as a matrix expression of its definition; W2 as held against POT's."""
     inputs, targets, mean, variance, temperature, ridge = problem
     hessian, end, covariance = dense_moments(problem, time)
     modes = linear_regression.modes_of_data(inputs, targets, mean, variance, temperature, ridge)

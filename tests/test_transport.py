@@ -38,6 +38,8 @@ def test_gaussian_distance_is_the_cost_of_the_optimal_map(seed, d):
     expected = np.trace(moved @ first @ moved) + shift @ shift
     value = transport.gaussian_wasserstein_squared(np.zeros(d), first, shift, second)
     np.testing.assert_allclose(value, expected, rtol=1e-7, atol=1e-8)
+    distance = ot.gaussian.bures_wasserstein_distance(np.zeros(d), shift, first, second)
+    np.testing.assert_allclose(value, distance**2, rtol=1e-7, atol=1e-8)
 
 
 @EXAMPLES

@@ -173,8 +173,7 @@ def outcomes(
     that every run of the study reaches whose loss falls at all; and ``equal_gradients``, the
     gradient evaluations that every run makes. At the last two, values are interpolated between
     recorded times, by monotone cubics of their logarithms against that of time, and only from the
-    cold start. A run that
-    diverged has ``diverged`` = 1 and no values at the end.
+    cold start. A run that diverged has ``diverged`` = 1 and no values at the end.
 
     Args:
         speed_limits: the table of that name.

@@ -103,6 +103,8 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
 def risen(table: pd.DataFrame, name: str = "inefficiency") -> pd.Series:
     """Return for every row whether its loss or energy has not dropped, so that it has no ``name``.
 
+    Not at a temperature, where T/T_SL is no quantity of the loss drop alone.
+
     Args:
         table: with kinematic_inefficiency, which all but diverged runs have.
         name: inefficiency or energetic_inefficiency.
@@ -110,6 +112,7 @@ def risen(table: pd.DataFrame, name: str = "inefficiency") -> pd.Series:
     if "kinematic_inefficiency" not in table:
         return pd.Series(False, table.index)
     without = table[name].isna() & table["kinematic_inefficiency"].notna()
+    without &= ~at_a_temperature(table)
     return without & ((name != "inefficiency") | (dynamics_of(table) != "adam"))
 
 

@@ -6,6 +6,9 @@ import pandas as pd
 
 from speedlimits.snapshots import reaches
 
+# What sets the threshold, in sentences
+SET_BY = "warm_start.test_accuracy, or the study's own warm_start_accuracy where it has one"
+
 
 def has_warm_start(warm_starts: pd.DataFrame) -> pd.Series:
     """Return for each row whether the mean accuracy rises to its threshold.

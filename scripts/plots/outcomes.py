@@ -1,6 +1,7 @@
 """What every ensemble of a study came to at the end, along the study's axis."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -61,8 +62,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         right of them, a cross where no run has a value.
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
-    ends = outcomes[outcomes["at"] == "end"]
-    ends = predicted_from_rest(ends)
+    ends = predicted_from_rest(outcomes[outcomes["at"] == "end"])
     axis, others = choose_axis(ends)
     numeric = axis not in (None, "subset") and pd.api.types.is_numeric_dtype(ends[axis])
     series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
@@ -70,6 +70,9 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     places, gaps, shown = ticks(ends, axis, numeric), False, set()
     words = [] if axis is None or numeric else [naming.describe(axis, value) for value in places]
     numbered = crowded(words)
+    instead = [str(k) for k in range(1, len(words) + 1)] if numbered else []
+    if axis is None:
+        instead = [f"$n = {ends['n'].iloc[0]:g}$"]
     for panel, letter, (start, column, title, label) in zip(
         axes.ravel(), "abcdef", panels, strict=True
     ):
@@ -83,13 +86,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
                 shown.add(name)
         style.panel_title(panel, letter, title)
         panel.set_ylabel(discretisation_label(ends) if column == "discretisation" else label)
-        set_ticks(panel, places, axis, numeric, unit(ends, axis))
-        if axis is None and "n" in ends:
-            panel.set_xticks([0.0], [f"$n = {ends['n'].iloc[0]:g}$"])
-        elif numbered:
-            numbers = [str(k) for k in range(1, len(places) + 1)]
-            panel.set_xticks(list(places.values()), numbers, rotation=0, ha="center")
-            panel.set_xlabel(f"{panel.get_xlabel() or 'Cases'}, by the numbers above")
+        set_ticks(panel, places, axis, numeric, unit(ends, axis), instead)
         if not drawn:
             style.leave_empty(panel, reached=(ends["start"] == start).any())
             continue
@@ -243,15 +240,29 @@ def crowded(words: list[str]) -> bool:
     return bool(words) and (len(words) * max(lines) > MOST_LINES or max(lines) > DEEPEST)
 
 
-def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: str) -> None:
-    """Put a tick at every value of the axis."""
-    if axis is None:
-        axes.set_xlim(-0.6, 0.6)
-        axes.set_xticks([])
-        return
-    axes.set_xlabel(
-        AXIS_LABELS.get(axis, "" if axis == "case" else axis.replace("_", " ").capitalize()) + unit
-    )
+def set_ticks(
+    axes: Axes,
+    places: dict,
+    axis: str | None,
+    numeric: bool,
+    unit: str,
+    instead: Sequence[str] = (),
+) -> None:
+    """Put a tick at every value of the axis.
+
+    Args:
+        axes: a panel.
+        places: of ``ticks``.
+        axis: what varies; None of a single ensemble.
+        numeric: whether its values are numbers.
+        unit: of ``unit``.
+        instead: short labels in place of the values: numbers of a legend, or the size of a single
+            ensemble.
+    """
+    if axis is not None:
+        name = "" if axis == "case" else axis.replace("_", " ").capitalize()
+        name = f"{name or 'Cases'}, by the numbers above" if instead else name
+        axes.set_xlabel(AXIS_LABELS.get(axis, name) + unit)
     if numeric and min(places) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(ticker.NullLocator())
@@ -259,8 +270,8 @@ def set_ticks(axes: Axes, places: dict, axis: str | None, numeric: bool, unit: s
         labels = [f"{value:g}" for value in places]
     else:
         axes.set_xlim(-0.6, len(places) - 0.4)
-        labels = [naming.folded(naming.describe(axis, value)) for value in places]
-    long = max(len(line) for label in labels for line in str(label).split("\n")) > 4
+        labels = instead or [naming.folded(naming.describe(axis, value)) for value in places]
+    long = not instead and max(len(line) for label in labels for line in str(label).split("\n")) > 4
     angle = 35
     if axes.get_xscale() == "log" and len(places) > 1:
         gaps = np.diff(np.log(sorted(places)))

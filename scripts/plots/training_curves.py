@@ -112,7 +112,8 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
     threshold = warm_starts["threshold"]
     reached = has_warm_start(warm_starts).groupby(threshold).any()
     from_start = above_from_the_start(warm_starts).groupby(threshold)
-    above, partly = from_start.all() & ~reached, from_start.any() & ~from_start.all() & ~reached
+    above = from_start.all() & ~reached
+    partly = from_start.any() & ~reached & ~above
     for level in reached.index:
         axes.axhline(100 * level, color=style.GREY, linewidth=0.7, linestyle=":")
     lines = []

@@ -13,7 +13,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import MOMENTS_AT, PRIMARY
-from pipeline.tables import at_a_temperature, correlation_status, risen, significance_level
+from pipeline.tables import correlation_status, risen, significance_level
 from sentences.phrases import NAMES, interval, listed, words
 
 MOMENTS = {
@@ -291,7 +291,7 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
         lost = f" ({diverged.sum():.0f} of {len(diverged)} runs have diverged and are left out)"
         words_of += lost if diverged.any() else ""
         ends = runs[runs["at"] == at]
-        up = risen(ends) & ~at_a_temperature(ends)
+        up = risen(ends)
         untold = f" (the loss of {up.sum()} of {len(up)} runs has not dropped: T/T_SL is not "
         return words_of + (f"{untold}compared for their ensembles)" if up.any() else "")
     there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))

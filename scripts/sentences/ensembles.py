@@ -16,7 +16,7 @@ from pipeline.tables import (
     of_kernel,
     significance_level,
 )
-from pipeline.warm_starts import above_from_the_start, has_warm_start
+from pipeline.warm_starts import SET_BY, above_from_the_start, has_warm_start
 from sentences.effects import tested
 from sentences.phrases import counted, interval, name_of, percent
 from speedlimits.power_law import regime
@@ -28,8 +28,6 @@ from speedlimits.statistics import geometric_mean, holm
 NUMERICAL_ERROR = 0.01
 # Own choice: of the bound on gradient flow's squared path lengths; path lengths are off by half.
 TOLD_DISCRETISATION = 0.05
-# Of the warm start, as the config names it.
-THRESHOLD = "warm_start.test_accuracy, or the study's own warm_start_accuracy where it has one"
 APART = 1.05  # own choice: times that differ by less are told as one, as a few whole steps are
 
 
@@ -446,11 +444,11 @@ def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: d
     reasons = {
         "there is no test accuracy": ~reached & ~measured,
         "the mean test accuracy does not rise to its threshold before the last recorded time "
-        f"(train longer or lower {THRESHOLD})": ~reached & measured & ~above,
+        f"(train longer or lower {SET_BY})": ~reached & measured & ~above,
         "the mean test accuracy is above its threshold from the start on and never rises to it "
-        f"(raise {THRESHOLD})": above,
+        f"(raise {SET_BY})": above,
         "the mean test accuracy rises to its threshold at the last recorded time only, after which "
-        f"nothing is left to measure (train longer or lower {THRESHOLD})": at_the_end,
+        f"nothing is left to measure (train longer or lower {SET_BY})": at_the_end,
     }  # fmt: skip
     sentences = []
     for why, rows in reasons.items():

@@ -201,9 +201,10 @@ def empirical_ntk(
     }
     if name not in functions:
         raise ValueError(f"route is {name!r}; it must be one of {tuple(functions)}")
-    obstacle = kernel_sequential.obstacle_to_structured_route(network)
-    if name == "structured" and obstacle:
-        raise ValueError(f"the network has no structured route: {obstacle}; leave route out")
+    if route == "structured":  # not chosen here, which has asked the same
+        obstacle = kernel_sequential.obstacle_to_structured_route(network)
+        if obstacle is not None:
+            raise ValueError(f"the network has no structured route: {obstacle}; leave route out")
     # Jacobians are formed by hand or keep no tape: an outer one would only hold memory.
     with torch.no_grad():
         return functions[name](

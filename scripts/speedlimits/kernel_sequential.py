@@ -55,6 +55,8 @@ from speedlimits.layers import (
 
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
+# Where torch keeps hooks of a module, which may change what it computes (pruning, spectral norm)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 PANEL_ROWS = 1536  # rows of Theta per product: measured full speed from 1024 on
 SPARE_PARTS = 8  # panel and micro-batch grow by at most an eighth of the spare memory each
 # Cotangents of one micro-batch. On a CPU they should stay in the last-level cache: of 3 to 48 MiB,
@@ -99,10 +101,6 @@ class PartialKernel(NamedTuple):
 
     done: int
     kernel: Tensor
-
-
-# Where torch keeps hooks of a module, which may change what it computes (pruning, spectral norm)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def obstacle_to_structured_route(network: nn.Module) -> str | None:

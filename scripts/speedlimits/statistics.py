@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 EQUAL_VALUES = 1e-10  # relative; own choice, between rounding and what float32 training can tell
-EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
 # Relative; own choice: what float32 leaves of runs that are one and the same; those of different
 # starts are a thousand times as far apart.
 SAME_RUNS = 1e-6
+EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
 # Of more, so many random ones at most, and no more once so many reach the value: own choice, a
 # sampling error of 3 % of the p-value, of 10 % at 0.001.
 RANDOM_PERMUTATIONS = EXACT_PERMUTATION_LIMIT
