@@ -211,6 +211,9 @@ def test_short_windows_are_refused():
             generator=np.random.default_rng(0),
         )
     assert fit_window(640, 11, 0.5) == (11, 320)
+    for first, last in ((0, 100), (1, 201), (150, 100)):
+        with pytest.raises(ValueError, match=f"ranks {first} to {last}; there are 1 to 200"):
+            fit(1.0 / np.arange(1, 201.0), first, last)
 
 
 def test_non_positive_values_are_refused():

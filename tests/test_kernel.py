@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 import textwrap
@@ -639,8 +640,10 @@ def test_what_torch_func_cannot_differentiate_equals_the_dense_reference(name):
     assert value == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=1e-8)
     vector = torch.randn(SAMPLES * OUTPUTS, dtype=torch.float64)
     for other in ("rows",) if way == "rows" else (way, "twice", "rows"):
-        product = kernel.kernel_product(network, x, vector, way=other, batch=3)
-        assert relative_error(product, full @ vector) < 1e-8
+        for size in (1.0, 1e-200, 1e200):
+            product = kernel.kernel_product(network, x, size * vector, way=other, batch=3)
+            assert relative_error(product / size, full @ vector) < 1e-8
+        assert not kernel.kernel_product(network, x, 0 * vector, way=other).any()
     sums = gauss_newton.gauss_newton(network, x, vector[:, None])
     assert relative_error(torch.from_numpy(sums.matrix), j.T @ j) < 1e-8
     assert relative_error(torch.from_numpy(sums.pulled), j.T @ vector[:, None]) < 1e-8
@@ -791,11 +794,25 @@ def test_kernel_of_a_chain_starts_without_the_compiler_of_torch():
         (nn.Linear(2, 2), torch.zeros(0, 2), "no samples"),
         (nn.ReLU(), torch.zeros(2, 2), "no trainable weights"),
         (nn.Linear(2, 2), torch.zeros(2, 3, 2), "needs \\(1, outputs\\)"),
+        (nn.Linear(2, 2), torch.tensor([[1.0, 2], [3, math.inf]]), "not finite, in sample 1"),
+        (
+            nn.Linear(2, 2),
+            torch.zeros(2, 3),
+            "\\(2, 3\\) do not fit the network.*cannot be multiplied",
+        ),
     ],
 )
 def test_refusals_name_the_cause(network, inputs, message):
-    with pytest.raises(ValueError, match=message):
-        kernel.empirical_ntk(network, inputs)
+    for function in (kernel.empirical_ntk, kernel.largest_eigenvalue):
+        with pytest.raises(ValueError, match=message):
+            function(network, inputs)
+
+
+def test_refusals_name_which_of_two_sets_is_wrong():
+    network, inputs = nn.Linear(2, 2), torch.zeros(3, 2)
+    for others, message in ((inputs * math.nan, "not finite"), (torch.zeros(3, 3), "do not fit")):
+        with pytest.raises(ValueError, match=f"other_inputs.* {message}"):
+            kernel.empirical_ntk(network, inputs, other_inputs=others)
 
 
 def test_unknown_route_is_refused(network):

@@ -512,3 +512,15 @@ def test_wrong_modes_are_refused_with_a_reason(arguments, word):
         linear_regression.infinite_time_free_energy_drop(
             OrnsteinUhlenbeckModes([0.0], [1.0], 1.0, 1.0)
         )
+
+
+@pytest.mark.parametrize(
+    ("targets", "start", "message"),
+    [
+        (np.zeros((3, 1)), np.zeros(2), "targets has shape \\(3, 1\\)"),
+        (np.zeros(3), np.zeros(3), "start_mean has shape \\(3,\\)"),
+    ],
+)
+def test_data_whose_shapes_do_not_belong_together_are_refused(targets, start, message):
+    with pytest.raises(ValueError, match=message):
+        linear_regression.modes_of_data(np.ones((3, 2)), targets, start, 1.0, 0.1)

@@ -65,6 +65,7 @@ def test_a_loss_that_has_risen_sets_no_limit():
     for found in (limit, whole, sl.speed_unevenness(time, squared, drop)):
         assert np.isfinite(found).tolist() == exists
     np.testing.assert_allclose(whole, time / limit)
+    assert np.array_equal(sl.speed_limit_time(squared, 2.0), squared / 2)  # shapes of both
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,20 @@ def test_mean_slope_leaves_out_what_has_no_logarithm_unless_it_takes_none():
         assert found["p_value"] == pytest.approx(scipy.stats.ttest_1samp(slopes, 0).pvalue)
 
 
+@pytest.mark.parametrize("least", (0.0, -1.0))
+def test_an_x_without_logarithm_is_refused_where_its_logarithm_is_taken(least):
+    x, y, runs = np.tile([least, 1.0, 2.0], 2), np.arange(1.0, 7.0), np.repeat([0, 1], 3)
+    of_trend = {"confidence": 0.9, "resamples": 10, "generator": np.random.default_rng(0)}
+    of_mean = {"confidence": 0.9, "runs": runs, "units": runs}
+    for function, options in ((statistics.trend, of_trend), (statistics.mean_slope, of_mean)):
+        with pytest.raises(ValueError, match=f"x holds {least:g}, .* log_x=False"):
+            function(x, y, **options)
+        expected = np.polyfit(x[:3], y[:3], 1)[0]
+        assert function(x, y, log_x=False, log_y=False, **options)["slope"] == pytest.approx(
+            expected
+        )
+
+
 def test_equal_values_at_all_thresholds_are_no_evidence_of_a_slope():
     """Thresholds between which no time is recorded have the same warm start."""
     runs = np.repeat(np.arange(4), 3)

@@ -40,6 +40,9 @@ def test_unknown_selection_is_refused():
 def test_targets():
     assert np.array_equal(one_hot([1, 0], 3), [[0, 1, 0], [1, 0, 0]])
     assert np.allclose(one_hot([1, 0], 3, centred=True).sum(axis=1), 0)
+    for label in (-1, 3):  # -1 is no last class
+        with pytest.raises(ValueError, match=f"labels hold {label}; classes are 0 to 2"):
+            one_hot([0, label], 3)
 
 
 @given(st.floats(1e-6, 1e3), st.floats(1.01, 1e8), st.integers(1, 40))

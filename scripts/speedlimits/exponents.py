@@ -157,10 +157,14 @@ def fit_exponent(
         The fit.
 
     Raises:
-        ValueError: if the window holds too few bins, a value that is not finite, or a bin average
-            that is not positive.
+        ValueError: if the window is not one of these ranks, holds too few bins, a value that is not
+            finite, or a bin average that is not positive.
     """
     values = np.atleast_2d(np.asarray(values, float))
+    if not 1 <= first <= last <= values.shape[1]:
+        raise ValueError(
+            f"the fit window holds the ranks {first} to {last}; there are 1 to {values.shape[1]}"
+        )
     if not np.all(np.isfinite(values[:, first - 1 : last])):
         raise ValueError("a value in the fit window is not finite; look into the kernel's log")
     # ln lambda_k is averaged itself, so that a pure power law is recovered exactly.

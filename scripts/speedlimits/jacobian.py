@@ -59,6 +59,29 @@ def check_inputs(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None
             raise ValueError(f"{word} are {x.dtype}, the network's weights {parameters[0].dtype}")
         if x.device != parameters[0].device:
             raise ValueError(f"{word} are on {x.device}, the weights on {parameters[0].device}")
+        if not x.isfinite().all():
+            sample = int((~x.isfinite()).nonzero()[0, 0])
+            raise ValueError(f"{word} hold a value that is not finite, in sample {sample}")
+        _check_runs(network, x, word)
+
+
+def _check_runs(network: nn.Module, inputs: Tensor, name: str) -> None:
+    """Assert that the network takes one sample of the inputs.
+
+    Raises:
+        ValueError: saying what the network says.
+        OutOfMemoryError: of the device, which is no fault of the inputs.
+    """
+    try:
+        with torch.no_grad():
+            network(inputs[:1])
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{name} of shape {tuple(inputs.shape)} do not fit the network, which fails on the "
+            f"first sample: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def count_outputs(network: nn.Module, inputs: Tensor) -> int:

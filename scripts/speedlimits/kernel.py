@@ -305,14 +305,16 @@ def kernel_product(
     Returns:
         (N C,) float64, with the accuracy of the network's dtype.
     """
-    cotangents = vector.view(len(inputs), -1).to(inputs.dtype)
+    # By a power of two, which changes no digit, into the range of the network's dtype.
+    scale = torch.ldexp(torch.ones_like(vector[0]), torch.frexp(vector.abs().max()).exponent)
+    cotangents = (vector / scale).view(len(inputs), -1).to(inputs.dtype)
     total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
     for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
         pulled = transposed_product(network, x, cotangent)
         for of_weight, gradient in zip(total, pulled, strict=True):
             of_weight += gradient
     pieces = [jacobian_product(network, x, total, way=way) for x in inputs.split(batch)]
-    return torch.cat(pieces).flatten().double()
+    return torch.cat(pieces).flatten().double() * scale
 
 
 def _leading_ritz_value(

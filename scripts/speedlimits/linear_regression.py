@@ -93,18 +93,25 @@ def modes_of_data(
 
     Returns:
         d modes; those that no sample sees have eigenvalue ``ridge``.
+
+    Raises:
+        ValueError: if the shapes do not belong together.
     """
-    inputs = np.asarray(inputs, dtype=np.float64)
+    inputs, targets = np.asarray(inputs, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    start_mean = np.asarray(start_mean, dtype=np.float64)
     n, d = inputs.shape
+    for name, array, shape in (("targets", targets, (n,)), ("start_mean", start_mean, (d,))):
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}; inputs {(n, d)} need {shape}")
     left, singular, right = np.linalg.svd(inputs, full_matrices=True)
     # a singular value below eps * max(n, d) * largest is rounding of a zero
     singular = np.where(singular > singular.max() * max(n, d) * np.finfo(float).eps, singular, 0.0)
     h = np.zeros(d)
     h[: singular.size] = singular**2
     force = np.zeros(d)  # X^T y in the eigenbasis
-    force[: singular.size] = singular * (left.T @ np.asarray(targets, float))[: singular.size]
+    force[: singular.size] = singular * (left.T @ targets)[: singular.size]
     h = h + ridge
-    start = right @ np.asarray(start_mean, dtype=np.float64)
+    start = right @ start_mean
     optimum = np.where(h > 0, force / np.where(h > 0, h, 1.0), start)
     return OrnsteinUhlenbeckModes(h, (start - optimum) ** 2, start_variance, temperature)
 

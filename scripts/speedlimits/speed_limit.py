@@ -36,8 +36,7 @@ def speed_limit_time(geodesic_length_squared: ArrayLike, loss_drop: ArrayLike) -
     >>> float(speed_limit_time(2.0, 0.5))
     4.0
     """
-    squared, drop = np.asarray(geodesic_length_squared, float), np.asarray(loss_drop, float)
-    return np.divide(squared, drop, out=np.full(np.shape(drop), np.nan), where=drop > 0)
+    return _ratio(geodesic_length_squared, loss_drop)
 
 
 def inefficiency(

@@ -289,8 +289,11 @@ def trend(
     Returns:
         slope, slope_low, slope_high, p_value, p_smallest (the least p-value that so many runs can
         give), points; NaN where x does not vary.
+
+    Raises:
+        ValueError: if an x has no logarithm to be taken.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
+    x, y = _as_points(x, y, log_x)
     labels = np.zeros(len(x)) if strata is None else np.asarray(strata)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
     x, y, labels = x[usable], y[usable], labels[usable]
@@ -377,8 +380,11 @@ def mean_slope(
         slope, slope_low, slope_high, p_value, p_smallest (0: of so many units any p-value can come;
         1 for a single one), points (the number of units; that of values where no run has two); NaN
         where no run has two values, and where all slopes are one and the same (``student_test``).
+
+    Raises:
+        ValueError: if an x has no logarithm to be taken.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
+    x, y = _as_points(x, y, log_x)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
     x, y = np.log(x[usable]) if log_x else x[usable], np.log(y[usable]) if log_y else y[usable]
     runs, units = np.asarray(runs)[usable], np.asarray(units)[usable]
@@ -402,6 +408,18 @@ def mean_slope(
         "p_smallest": 1.0 if len(of_units) == 1 else 0.0 * p_value,
         "points": len(of_units) or len(x),
     }
+
+
+def _as_points(x: ArrayLike, y: ArrayLike, log_x: bool) -> tuple[Array, Array]:
+    """Return x and y as float64.
+
+    Raises:
+        ValueError: if ln x is wanted and there is none.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if log_x and np.any(x <= 0):
+        raise ValueError(f"x holds {x.min():g}, which has no logarithm: give log_x=False")
+    return x, y
 
 
 def _slopes(centred: Array, y: Array) -> Array:

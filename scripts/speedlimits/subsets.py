@@ -73,6 +73,13 @@ def one_hot(labels: ArrayLike, classes: int, *, centred: bool = False) -> NDArra
 
     Returns:
         Targets, shape (N, C), float64.
+
+    Raises:
+        ValueError: if a label is not one of the classes.
     """
-    targets = np.eye(classes)[np.asarray(labels)]
+    labels = np.asarray(labels)
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if outside.size:
+        raise ValueError(f"labels hold {outside.flat[0]}; classes are 0 to {classes - 1}")
+    targets = np.eye(classes)[labels]
     return targets - 1 / classes if centred else targets
