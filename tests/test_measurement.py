@@ -418,6 +418,53 @@ def test_snapshots_that_are_all_the_weights_of_now_are_refused():
         speedlimits.measure(network, X, Y, snapshots, [0, 1])
 
 
+class Tied(nn.Module):
+    """Two layers that are one weight, or two weights in one memory."""
+
+    def __init__(self, tie):
+        super().__init__()
+        self.a, self.b = nn.Linear(D, D, bias=False), nn.Linear(D, D, bias=False)
+        if tie == "one":
+            self.b.weight = self.a.weight
+        elif tie == "data":
+            self.b.weight.data = self.a.weight.data
+        else:
+            self.b.weight = nn.Parameter(self.a.weight.detach().T)
+
+    def forward(self, x):
+        return self.b(self.a(x).tanh())
+
+
+@pytest.mark.parametrize("tie", ["data", "transposed"])
+def test_weights_that_share_memory_are_refused_though_a_copy_gives_each_its_own(tie):
+    network = Tied(tie)
+    states = [copy.deepcopy(network.state_dict()) for _ in range(2)]
+    with pytest.raises(ValueError, match="a.weight and b.weight share memory"):
+        speedlimits.measure(network, X, torch.zeros(N, D), states, [0, 1])
+
+
+def test_one_weight_at_two_places_has_one_value_in_each_snapshot():
+    network, y = Tied("one"), torch.zeros(N, D)
+    states = [copy.deepcopy(network.state_dict())]
+    loss = 0.5 * (network(X) - y).square().sum()
+    (gradient,) = torch.autograd.grad(loss, network.parameters())
+    states.append({name: value - 1e-5 * gradient for name, value in states[0].items()})
+    found = speedlimits.measure(network, X, y, states, [0, 1e-5])
+    assert found.geodesic_length[0] == pytest.approx(1e-5 * float(gradient.norm()), rel=1e-3)
+    states[1]["b.weight"] = states[0]["b.weight"]
+    with pytest.raises(ValueError, match="snapshot 1 gives a.weight and b.weight different values"):
+        speedlimits.measure(network, X, y, states, [0, 1])
+
+
+def test_a_snapshot_from_before_a_lazy_layer_has_weights_is_told():
+    network = nn.Sequential(nn.LazyLinear(C))
+    states = [copy.deepcopy(network.state_dict())]
+    network(X)
+    states.append(copy.deepcopy(network.state_dict()))
+    with pytest.raises(ValueError, match="snapshot 0 has no values yet for 0.weight .*call the"):
+        speedlimits.measure(network, X, Y, states, [0, 1])
+
+
 def test_a_state_beside_the_weights_must_not_change_along_the_snapshots():
     """A normalisation trained with batches and measured in eval mode is another loss each time."""
     network = nn.Sequential(nn.Linear(D, C), nn.BatchNorm1d(C)).eval()

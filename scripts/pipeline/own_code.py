@@ -87,7 +87,8 @@ def locate(module: str) -> Code:
     local, installed = _file(module, here), _installed_folder(module, here)
     if local and installed:
         raise ValueError(
-            f"{top} is here ({here / local}) and installed ({installed}); give yours another name"
+            f"{top} is here ({here / local}) and in {installed}; give yours another name, or "
+            "remove one of them"
         )
     if local:
         return Code(here, local, "")

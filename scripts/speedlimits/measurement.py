@@ -115,9 +115,9 @@ def measure(
         )
     _check_numbers("inputs", inputs)
     _check_numbers("targets", targets)
+    check_parameters(network)  # a copy gives weights that share memory each their own
     given, network = network, copied(network)
     make_contiguous(network)
-    check_parameters(network)
     precision = next(network.parameters()).dtype
     rounded = inputs.to(precision).to(inputs.dtype)
     if torch.equal(inputs, inputs.round()) and not torch.equal(inputs, rounded):
@@ -350,11 +350,18 @@ def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> Non
     """Raise unless state dicts are states of this network, each of its own time.
 
     Raises:
-        ValueError: if weights are missing, unknown or of another shape, if a buffer changes along
-            the snapshots, or if all are references to the weights of now.
+        ValueError: if weights are missing, unknown, of another shape or not yet made, if one has
+            different values, if a buffer changes along the snapshots, or if all are references to
+            the weights of now.
     """
     known, weights = network.state_dict(), dict(network.named_parameters())
     buffers = dict(network.named_buffers())
+    names = {id(weight): name for name, weight in weights.items()}
+    tied = {
+        name: names[id(weight)]
+        for name, weight in network.named_parameters(remove_duplicate=False)
+        if name not in weights
+    }
     for k, state in enumerate(states):
         for name, weight in weights.items():
             if name not in state:
@@ -364,6 +371,11 @@ def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> Non
                 if shorter:  # of torch.compile or DataParallel
                     hint = f" (it holds {shorter}: measure the network without its wrapper)"
                 raise ValueError(f"a snapshot lacks the weights {name} of the network{hint}")
+            if isinstance(state[name], nn.parameter.UninitializedTensorMixin):
+                raise ValueError(
+                    f"snapshot {k} has no values yet for {name} (lazy layer); call the network "
+                    "once before the first snapshot"
+                )
             shape = tuple(np.shape(state[name]))
             if shape != tuple(weight.shape):  # a transposed layer has as many weights
                 raise ValueError(
@@ -373,6 +385,13 @@ def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> Non
         for name in state:
             if name not in known:
                 raise ValueError(f"snapshot {k} holds {name}, which the network does not have")
+            one = tied.get(name)
+            values = (torch.as_tensor(state[key]) for key in (name, one) if one)
+            if one and not torch.equal(*values):
+                raise ValueError(
+                    f"snapshot {k} gives {one} and {name} different values, which are one "
+                    "weight of the network"
+                )
             held = buffers.get(name)
             if held is None:
                 continue
