@@ -6,8 +6,6 @@
 
 import quick_start  # noqa: F401
 
-import base64
-import binascii
 import contextlib
 import json
 import os
@@ -21,6 +19,8 @@ from pipeline.files import (
     IntegrityError,
     check,
     digest_record,
+    made_of_others,
+    named_by_record,
     snakemake_record,
 )
 from pipeline.stores import check_descriptions, read_snapshots
@@ -66,6 +66,11 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
         f"cannot be told; copy {DIGESTS} whole, or delete it and run snakemake {path}"
         for path in lacking
         if digests and exists(snakemake_record(path))
+    ]
+    found += [
+        f"{path} was made of another {other} than lies here, as where results were copied over "
+        f"newer ones; run snakemake {path} with the options of the command that made it"
+        for path, other in made_of_others(results).items()
     ]
     if not digests and lacking:
         found.append(
@@ -125,14 +130,9 @@ def incomplete_outputs(folder: Path) -> list[str]:
     found = []
     for marker in everything(folder):
         if marker.is_file():
-            # A long name stands in parts: all but the last one are folders, @part.
-            parts = marker.relative_to(folder).parts
-            text = "".join([*(part.removeprefix("@") for part in parts[:-1]), parts[-1]])
-            try:
-                name = base64.b64decode(text, altchars=b"-_", validate=True).decode()
-            except (binascii.Error, UnicodeDecodeError):
-                continue
-            found.append(f"the job of {name} did not finish; run the same command again")
+            with contextlib.suppress(ValueError):
+                name = named_by_record(marker.relative_to(folder))
+                found.append(f"the job of {name} did not finish; run the same command again")
     return found
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import verify
 import xarray as xr
 import yaml
 from checkouts import checkout
@@ -151,6 +152,38 @@ def test_results_of_which_nothing_is_recorded_are_left_with_a_word(queue):
     shutil.rmtree(queue / "results/.metadata")
     status, told = snakemake(queue, SUBSET)
     assert status == 0 and "Nothing to be done" in told and "nothing is recorded" in told
+
+
+def test_results_made_of_what_older_results_have_replaced_are_made_again(queue, capsys):
+    """As by a backup that is copied over newer results, with its hidden folders and times."""
+    images = "results/data/digits/images.nc"
+    assert snakemake(queue, SUBSET)[0] == 0
+    of_images = [images, files.digest_record(images), files.snakemake_record(images)]
+    kept = [(path, queue / f"kept{k}") for k, path in enumerate(of_images)]
+    for path, copy in kept:
+        shutil.copy2(path, copy)
+    before = (queue / SUBSET).read_bytes()
+    other = ("--config", "datasets={digits: {test_count: 500}}")
+    assert snakemake(queue, SUBSET, *other)[0] == 0 and (queue / SUBSET).read_bytes() != before
+    assert not files.made_of_others("results")
+    newer = files.digest_record(images).read_bytes()
+    for path, copy in kept:
+        shutil.copy2(copy, path)
+    assert files.made_of_others("results") == {SUBSET: images}
+    assert files.made_of_others(queue / "results") == {SUBSET: images}
+    assert verify.main(Path("results")) == 1
+    assert f"{SUBSET} was made of another {images} than lies here" in capsys.readouterr().out
+    os.utime(images)  # younger, which Snakemake sees by itself
+    assert not files.made_of_others("results")
+    shutil.copy2(queue / "kept0", images)
+    files.digest_record(images).write_bytes(newer)  # the very file, whatever its time
+    assert not files.made_of_others("results")
+    shutil.copy2(queue / "kept1", files.digest_record(images))
+    status, told = snakemake(queue, SUBSET)
+    assert status == 0 and "1 results were made of others than lie here" in told
+    assert "1 of 1 steps (100%) done" in told and (queue / SUBSET).read_bytes() == before
+    assert verify.main(Path("results")) == 0
+    assert "Nothing to be done" in snakemake(queue, SUBSET)[1]
 
 
 def test_a_result_that_could_not_be_written_keeps_its_record(tmp_path, monkeypatch):

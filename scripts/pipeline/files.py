@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import itertools
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -159,6 +162,64 @@ def record_name(path: str, folder: Path) -> Path:
     name = base64.urlsafe_b64encode(path.encode()).decode()
     parts = [name[start : start + most] for start in range(0, len(name), most)]
     return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
+
+
+def named_by_record(name: Path) -> str:
+    """Return the path of the file whose record has a name, which ``record_name`` gave it.
+
+    Args:
+        name: relative to the folder of the records.
+
+    Raises:
+        ValueError: if it is no such name.
+    """
+    # A long name stands in parts: all but the last one are folders, @part.
+    text = "".join([*(part.removeprefix("@") for part in name.parts[:-1]), name.parts[-1]])
+    return base64.b64decode(text, altchars=b"-_", validate=True).decode()
+
+
+def made_of_others(root: str | Path) -> dict[str, str]:
+    """Return result -> an input of it that is another file now than the one it was made of.
+
+    Only of those that Snakemake takes for made of them, since they are no older: as where results
+    were copied over newer ones with their times.
+
+    Args:
+        root: folder of the results.
+
+    Returns:
+        Both paths as rules name them.
+    """
+    root, found = Path(root), {}
+    records = root / RECORDS
+
+    @functools.cache
+    def digest_and_time(path: str) -> tuple[str, float]:
+        """Return what is recorded of an input, nothing and no time of what is no result."""
+        relative = path.removeprefix(f"{RESULTS}/")
+        with contextlib.suppress(OSError, IndexError):
+            recorded_digest, *_ = Path(root, DIGESTS, f"{relative}.sha256").read_text().split()
+            return recorded_digest, Path(root, relative).stat().st_mtime_ns
+        return "", math.inf
+
+    for name in names_below(records):
+        with contextlib.suppress(OSError, ValueError):
+            made_of = json.loads(Path(records, name).read_bytes()).get("input_checksums") or {}
+            result = named_by_record(Path(name))
+            time = Path(root, result.removeprefix(f"{RESULTS}/")).stat().st_mtime_ns
+            for path, checksum in made_of.items():
+                digest, moment = digest_and_time(path)
+                then = checksum.rpartition(":")[2]  # behind the algorithm, of newer Snakemakes
+                if moment <= time and then != digest:
+                    found[result] = path
+    return found
+
+
+def names_below(folder: Path) -> set[str]:
+    """Return the paths of all files below a folder, relative to it."""
+    walked = os.walk(folder, followlinks=True)
+    return {os.path.relpath(os.path.join(at, name), folder) for at, _, names in walked
+            for name in names}  # fmt: skip
 
 
 def check(path: str | Path) -> None:

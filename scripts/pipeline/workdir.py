@@ -18,13 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import planned
 from pipeline.config_files import STARTED
-from pipeline.files import DIGESTS, RECORDS, RESULTS, record_name
+from pipeline.files import (
+    DIGESTS,
+    RECORDS,
+    RESULTS,
+    made_of_others,
+    names_below,
+    record_name,
+)
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
 
@@ -307,25 +314,38 @@ def mark_without_record(state: Path, root: str | Path = RESULTS) -> int:
         somebody has copied alone.
     """
     records = Path(root, RECORDS)
-    known = _names_below(records)
+    known = names_below(records)
     if not known:
         return 0
-    written = (name.removesuffix(".sha256") for name in _names_below(Path(root, DIGESTS)))
+    written = (name.removesuffix(".sha256") for name in names_below(Path(root, DIGESTS)))
     names = {path: record_name(path, records) for path in (os.path.join(root, w) for w in written)}
     found = [n for path, n in names.items() if n.as_posix() not in known and os.path.isfile(path)]
-    for name in found:
+    _mark(found, state)
+    return len(found)
+
+
+def mark_made_of_others(state: Path, root: str | Path = RESULTS) -> int:
+    """Mark results that were made of other inputs than lie here now, as ``mark_without_record``.
+
+    Args:
+        state: folder of Snakemake's state.
+        root: folder of the results, as rules name it.
+
+    Returns:
+        The number of results that were marked.
+    """
+    found = made_of_others(root)
+    _mark([record_name(path, Path(root, RECORDS)) for path in found], state)
+    return len(found)
+
+
+def _mark(names: Iterable[Path], state: Path) -> None:
+    """Mark results as incomplete, given the names of their records."""
+    for name in names:
         mark = state / "incomplete" / name
         mark.parent.mkdir(parents=True, exist_ok=True)
         if not mark.exists():
             mark.write_text('{"external_jobid": null}')
-    return len(found)
-
-
-def _names_below(folder: Path) -> set[str]:
-    """Return the paths of all files below a folder, relative to it."""
-    walked = os.walk(folder, followlinks=True)
-    return {os.path.relpath(os.path.join(at, name), folder) for at, _, names in walked
-            for name in names}  # fmt: skip
 
 
 def note_start() -> None:
@@ -415,7 +435,7 @@ def take_over(folder: str | Path = STATE, *, alone: bool = True) -> list[Path]:
 def _remove_stale(file: int, folder: Path, alone: bool) -> list[Path]:
     """Return the removed lock files: all, if only this host registered before; then register.
 
-    Results that dead Snakemakes did not record are marked.
+    Results that dead Snakemakes did not record, or that were made of others, are marked.
     """
     here = socket.gethostname()
     hosts = set(os.read(file, 1 << 20).decode().split())
@@ -439,6 +459,12 @@ def _remove_stale(file: int, folder: Path, alone: bool) -> list[Path]:
         sys.stderr.write(
             f"{number} results have no record of what made them, as where a Snakemake ended before "
             "it had learned that their jobs had; they are made again.\n"
+        )
+    number = mark_made_of_others(folder) if alone else 0
+    if number:
+        sys.stderr.write(
+            f"{number} results were made of others than lie here, as where results were copied "
+            "over newer ones; they are made again.\n"
         )
     os.ftruncate(file, 0)
     os.lseek(file, 0, os.SEEK_SET)
