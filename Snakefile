@@ -10,7 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.20")
 
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 

@@ -118,8 +118,14 @@ def stream(url: str, output: str, _pooch: object) -> None:
         requests.Timeout: if it is silent or far too slow.
     """
     timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
-    with requests.get(url, stream=True, timeout=timeout) as answer, open(output, "wb") as file:
+    as_it_is = {"Accept-Encoding": "identity"}
+    with (
+        requests.get(url, stream=True, timeout=timeout, headers=as_it_is) as answer,
+        open(output, "wb") as file,
+    ):
         answer.raise_for_status()
+        # Some hosts call the archive's own compression that of the transfer, to be undone.
+        answer.raw.headers.pop("Content-Encoding", None)
         announced = int(answer.headers.get("Content-Length", 0))
         since, received, total = monotonic(), 0, 0
         for part in answer.iter_content(CHUNK_BYTES):

@@ -42,13 +42,13 @@ def fit_moment(
     projections = np.stack([f[f"residue_projections_{kind}"].values for f in files])
     floor = max(float(f[f"noise_floor_{kind}"]) for f in files)
     count = int((eigenvalues.min(axis=0) > floor).sum())
-    first = int((settings["first_rank"] - 1) * multiplicity) + 1
     row: dict = {"moment": moment, "kernel": kind, "time": float(files[0]["time"])}
     row |= {"eigenvalues": eigenvalues.shape[1], "above_noise_floor": count}
     fits = {"alpha": (eigenvalues, False), "delta": (projections, True)}
     try:
         require_all(realisations, len(files))
-        first, last = fit_window(count, first, settings["last_rank_fraction"])
+        wanted = (settings["first_rank"], settings["last_rank_fraction"])
+        first, last = fit_window(count, *wanted, multiplicity=multiplicity)
         row |= {"first_rank": first, "last_rank": last}
         for name, (values, scattered) in fits.items():
             stream = derived_seed(settings["seed"], "bootstrap", name, kind, moment)

@@ -211,8 +211,10 @@ def server(archive):
             body = content
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
+            if self.path.endswith("/labelled"):
+                self.send_header("Content-Encoding", "x-gzip")
             self.end_headers()
-            if self.path == "/truncated":
+            if self.path.startswith("/truncated"):
                 body = body[: len(body) // 2]
             if self.path == "/corrupt":
                 body = b"x" + body[1:]
@@ -232,7 +234,7 @@ def server(archive):
         running.shutdown()
 
 
-@pytest.mark.parametrize("path", ["good", "redirect", "flaky"])
+@pytest.mark.parametrize("path", ["good", "redirect", "flaky", "labelled"])
 def test_download_delivers(tmp_path, server, path):
     address, content = server
     target = tmp_path / "out" / "archive.tar.gz"
@@ -241,7 +243,7 @@ def test_download_delivers(tmp_path, server, path):
     assert target.read_bytes() == content
 
 
-@pytest.mark.parametrize("path", ["404", "500", "truncated", "corrupt"])
+@pytest.mark.parametrize("path", ["404", "500", "truncated", "truncated/labelled", "corrupt"])
 def test_download_fails_in_one_sentence_and_leaves_nothing(tmp_path, server, path):
     address, content = server
     target = tmp_path / "out" / "archive.tar.gz"

@@ -211,6 +211,12 @@ def test_short_windows_are_refused():
             generator=np.random.default_rng(0),
         )
     assert fit_window(640, 11, 0.5) == (11, 320)
+    for tenths in range(11, 40):  # decimal numbers are what they say
+        first = tenths - 10 + 1
+        assert fit_window(100 * first, tenths / 10, 0.9, multiplicity=10)[0] == first
+    for percent in range(1, 101):
+        assert fit_window(1000, 2, percent / 100)[1] == 10 * percent
+    assert fit_window(100, 1.2, 0.5) == (2, 50)  # the mean mode is left out
     for first, last in ((0, 100), (1, 201), (150, 100)):
         with pytest.raises(ValueError, match=f"ranks {first} to {last}; there are 1 to 200"):
             fit(1.0 / np.arange(1, 201.0), first, last)

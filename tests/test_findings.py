@@ -1588,6 +1588,35 @@ def test_ends_of_ensembles_are_ratios_of_averages_but_for_the_discretisation():
     assert found["discretisation_low"] < 0 < 0.31 < found["discretisation_high"]
 
 
+@pytest.mark.parametrize("at", ["end", "equal_loss"])
+def test_the_prediction_ratio_of_an_ensemble_is_geometric_as_in_the_findings(at):
+    """Upside down, it is the inverse: of 1/2 and 2 it is 1."""
+    row = {"ensemble": "e", "n": 8, "start": "cold"}
+    limits = pd.DataFrame([row | {"realisation": "ensemble", "time": 1.0, "inefficiency": 9.0}])
+
+    def found(*ratios):
+        rows = [
+            row | {"at": moment, "diverged": 0, "realisation": str(k), "prediction_ratio": value}
+            for moment in ("end", "equal_loss")
+            for k, value in enumerate(ratios)
+        ]
+        ensemble = ensemble_outcomes(pd.DataFrame(rows), limits, SETTINGS).set_index("at").loc[at]
+        return [ensemble[f"prediction_ratio{end}"] for end in ("", "_low", "_high")]
+
+    ratios = np.array([0.7, 1.9, 1.1, 2.5])
+    mean, low, high = found(*ratios)
+    logarithms = scipy.stats.ttest_1samp(np.log(ratios), 0).confidence_interval(
+        SETTINGS["confidence"]
+    )
+    assert [mean, low, high] == pytest.approx(
+        [math.exp(np.log(ratios).mean()), *map(math.exp, logarithms)]
+    )
+    assert found(*1 / ratios) == pytest.approx([1 / mean, 1 / high, 1 / low])
+    assert np.isnan(found(0.5, np.nan, 2.0)).all()  # the others are no sample of all
+    same = found(1.3, 1.3 * (1 + 1e-8), 1.3)
+    assert same[0] == pytest.approx(1.3) and np.isnan(same[1:]).all()
+
+
 def test_the_first_transient_is_told_of_every_ensemble_that_reaches_its_warm_start():
     row = {"ensemble": "e", "start": "warm", "realisation": "ensemble", "at": "end", "runs": 4}
     row |= {"transient_time_share": 0.0125, "transient_loss_share": 0.75}

@@ -171,6 +171,9 @@ def test_overlap_is_that_of_as_many_leading_eigenvectors_as_outputs():
             assert found["overlap"] == pytest.approx(expected, rel=1e-9)
             drift = np.linalg.norm(kernel - start) / np.linalg.norm(start)
             assert found["drift"] == pytest.approx(drift, rel=1e-12)
+    few = [matrix[:3, :3] for matrix in (kernel, start)]  # as many samples as outputs
+    found = kernels.measure("traced", *few, delta[:3], targets[:3])
+    assert np.isnan(found["overlap"]) and np.isfinite(found["drift"])
 
 
 def test_the_end_of_a_run_that_diverged_has_no_kernel_and_computes_none(

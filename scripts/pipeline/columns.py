@@ -141,7 +141,7 @@ OTHER_COLUMNS = {
     "overlap": (
         "1",
         "overlap |U_0^T U_t|_F^2 / C of the C leading eigenvectors with those at the start; empty "
-        "if not unique",
+        "if not unique or all there are",
     ),
     # outcomes and their statistics
     "diverged": ("1", "1 for a run that diverged; share of such runs for an ensemble"),
@@ -150,7 +150,10 @@ OTHER_COLUMNS = {
     "train_loss_share": ("1", "training loss over that of the start, L_T / L_0"),
     "test_error": ("1", "1 - test accuracy"),
     "test_loss": ("loss", "test loss per sample"),
-    "prediction_ratio": ("1", "measured over predicted inefficiency"),
+    "prediction_ratio": (
+        "1",
+        "measured over predicted inefficiency; of an ensemble the geometric mean over its runs",
+    ),
     "alignment_gain": ("1", "alignment at the end over that at the start"),
     "transient_time_share": ("1", "share of the training time before the warm start, t_w / T"),
     "transient_loss_share": ("1", "share of the loss drop before the warm start"),

@@ -389,7 +389,7 @@ def measure(
 
     Returns:
         eigenvalues (K,), projections (K,), alignment (), drift (), overlap (), which is NaN where
-        degenerate eigenvalues leave the leading eigenvectors open.
+        degenerate eigenvalues leave the leading eigenvectors open, and where they are all.
     """
     shape = (-1, 1) if kind == "full" else delta.shape
     delta = delta.reshape(shape)
@@ -404,6 +404,7 @@ def measure(
         else:
             values, _, then = solved(start, delta, count, device)
         exists = all(leading_eigenspace_exists(v, count) for v in (eigenvalues, values))
+        exists &= count < len(kernel)  # all of them span the same space whatever they are
         overlap = eigenspace_overlap(now, then[:, :count]) if exists else np.nan
     return {
         "eigenvalues": eigenvalues,

@@ -23,8 +23,10 @@ from pipeline.tables import (
 from speedlimits.statistics import (
     SAME_RUNS,
     bootstrap_interval,
+    geometric_mean,
     holm,
     mean_slope,
+    one_and_the_same,
     rank_correlation,
     trend,
 )
@@ -383,6 +385,7 @@ def ensemble_outcomes(
 ) -> pd.DataFrame:
     """Return the rows of the ensembles: means over runs with bootstrap intervals.
 
+    That of the prediction ratio is geometric, which does not depend on which of the two is below.
     At the end, what ``speed_limits`` has for an ensemble (ratios of averages) takes their place.
     An ensemble with a diverged run has no means at any moment, for the others are no sample of all;
     ``diverged`` is the share of such runs.
@@ -398,21 +401,9 @@ def ensemble_outcomes(
         row |= {"at": at, "diverged": diverged[ensemble, start], "runs": len(group)}
         for name in values:
             sample = group[name].to_numpy(float)
-            row[name] = sample.mean() if row["diverged"] == 0 else np.nan
-            stream = derived_seed(
-                settings["seed"], "bootstrap", "outcome", start, at, SAME_DRAWS.get(name, name)
-            )
-            low, high = bootstrap_interval(
-                {"x": sample[:, None]},
-                lambda x: x,
-                confidence=settings["confidence"],
-                resamples=settings["resamples"],
-                generator=np.random.default_rng(stream),
-                either_sign=name == "discretisation",
-            )
-            finite = np.isfinite(row[name])
-            row |= {f"{name}_low": low[0] if finite else np.nan}
-            row |= {f"{name}_high": high[0] if finite else np.nan}
+            exists = row["diverged"] == 0 and np.isfinite(sample).all()
+            found = _mean_over_runs(name, sample, (start, at), settings) if exists else [np.nan] * 3
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
         if at == "end":
             end = ends[(ends["ensemble"] == ensemble) & (ends["start"] == start)].iloc[0]
             for name in values:
@@ -421,6 +412,26 @@ def ensemble_outcomes(
                 row |= {c: end[c] for c in (name, f"{name}_low", f"{name}_high") if c in end}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _mean_over_runs(name: str, sample: Array, moment: tuple[str, str], settings: dict) -> list:
+    """Return the mean of a quantity over runs and its interval; a ratio's mean is geometric."""
+    if name == "prediction_ratio":
+        found = geometric_mean(sample, settings["confidence"])
+        same = one_and_the_same(sample)
+        return [found["mean"], *(np.nan if same else found[end] for end in ("low", "high"))]
+    stream = derived_seed(
+        settings["seed"], "bootstrap", "outcome", *moment, SAME_DRAWS.get(name, name)
+    )
+    ends = bootstrap_interval(
+        {"x": sample[:, None]},
+        lambda x: x,
+        confidence=settings["confidence"],
+        resamples=settings["resamples"],
+        generator=np.random.default_rng(stream),
+        either_sign=name == "discretisation",
+    )
+    return [sample.mean(), *(float(end[0]) for end in ends)]
 
 
 def _strata(runs: pd.DataFrame, axes: dict[str, list], axis: str) -> pd.Series:

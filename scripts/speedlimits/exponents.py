@@ -74,13 +74,18 @@ class Bins(NamedTuple):
     counts: NDArray[np.int64]
 
 
-def fit_window(count: int, first_rank: int, last_rank_fraction: float) -> tuple[int, int]:
+def fit_window(
+    count: int, first_rank: float, last_rank_fraction: float, *, multiplicity: int = 1
+) -> tuple[int, int]:
     """Return the ranks [first, last] (1-based, inclusive) of the fit window.
+
+    They are those from (first_rank - 1) m + 1 to last_rank_fraction * count.
 
     Args:
         count: number of eigenvalues above the numerical floor.
-        first_rank: first rank, above those of the mean mode.
+        first_rank: first rank, above that of the mean mode, in a kernel without multiplicity.
         last_rank_fraction: last rank as a fraction of ``count``; a finite spectrum's end bends.
+        multiplicity: m, as many eigenvalues of this kernel there are for each of those.
 
     Returns:
         (first, last).
@@ -88,14 +93,16 @@ def fit_window(count: int, first_rank: int, last_rank_fraction: float) -> tuple[
     Raises:
         ValueError: if the window spans less than two octaves of ranks.
     """
-    last = int(last_rank_fraction * count)
-    if last < LEAST_WINDOW_RATIO * first_rank:
+    # Decimal numbers lie beside what they stand for: 0.29 * 100 is below 29.
+    first = math.ceil(round((first_rank - 1) * multiplicity, 9)) + 1
+    last = math.floor(round(last_rank_fraction * count, 9))
+    if last < LEAST_WINDOW_RATIO * first:
         raise ValueError(
-            f"the fit window holds the ranks {first_rank} to {last} of {count}; it must span a "
+            f"the fit window holds the ranks {first} to {last} of {count}; it must span a "
             f"factor {LEAST_WINDOW_RATIO:g} at least: lower fit.first_rank, raise "
             "fit.last_rank_fraction or take more samples"
         )
-    return first_rank, last
+    return first, last
 
 
 def log_bins(values: ArrayLike, first: int, last: int, bins_per_decade: int) -> Bins:
