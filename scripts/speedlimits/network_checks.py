@@ -123,7 +123,8 @@ def _check_leaves(network: nn.Module, inputs: Tensor) -> None:
         ValueError: names the shape of one.
     """
     known = {id(parameter) for parameter in network.parameters()}
-    seen, ahead = set(), [_outputs(network, inputs).grad_fn]
+    outputs = _outputs(network, inputs)  # which keep the nodes of the user's own functions alive
+    seen, ahead = set(), [outputs.grad_fn]
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:
