@@ -197,7 +197,7 @@ def made_of_others(root: str | Path) -> dict[str, str]:
     def digest_and_time(path: str) -> tuple[str, float]:
         """Return what is recorded of an input, nothing and no time of what is no result."""
         relative = path.removeprefix(f"{RESULTS}/")
-        with contextlib.suppress(OSError, IndexError):
+        with contextlib.suppress(OSError, ValueError):
             recorded_digest, *_ = Path(root, DIGESTS, f"{relative}.sha256").read_text().split()
             return recorded_digest, Path(root, relative).stat().st_mtime_ns
         return "", math.inf

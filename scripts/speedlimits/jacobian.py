@@ -80,7 +80,7 @@ def _check_runs(network: nn.Module, inputs: Tensor, name: str) -> None:
     except (RuntimeError, IndexError) as error:
         raise ValueError(
             f"{name} of shape {tuple(inputs.shape)} do not fit the network, which fails on the "
-            f"first sample: {str(error).strip().splitlines()[0]}"
+            f"first sample ({in_one_line(error)})"
         ) from error
 
 
