@@ -385,13 +385,6 @@ def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> Non
         for name in state:
             if name not in known:
                 raise ValueError(f"snapshot {k} holds {name}, which the network does not have")
-            one = tied.get(name)
-            values = (torch.as_tensor(state[key]) for key in (name, one) if one)
-            if one and not torch.equal(*values):
-                raise ValueError(
-                    f"snapshot {k} gives {one} and {name} different values, which are one "
-                    "weight of the network"
-                )
             held = buffers.get(name)
             if held is None:
                 continue
@@ -399,6 +392,13 @@ def _check_states(network: nn.Module, states: list[Mapping[str, Tensor]]) -> Non
                 raise ValueError(
                     f"the buffer {name} of snapshot {k} differs from the network's; a loss of the "
                     "weights alone needs the same in all: train and measure in eval mode"
+                )
+        for name, one in tied.items():
+            other = state.get(name, state[one])
+            if not torch.equal(torch.as_tensor(other), torch.as_tensor(state[one])):
+                raise ValueError(
+                    f"snapshot {k} gives {one} and {name} different values, which are one weight "
+                    "of the network"
                 )
     first = [value for value in states[0].values() if torch.is_tensor(value) and value.numel()]
     later = [state[name] for state in states[1:] for name in weights]
