@@ -158,6 +158,16 @@ def test_columns_are_described_with_their_suffixes():
         described("nonsense_low")
 
 
+def test_what_is_exact_is_not_called_a_bound():
+    """At a temperature T/T_SL of a network is a bound, that of the linearised one is not."""
+    bounded = {"inefficiency", "speed_limit_time", "wasserstein_squared", "free_energy_drop"}
+    for name in bounded:
+        assert "of networks" in described(name)["long_name"]
+        for ending in ("predicted", "linearised_error", "closed_form", "discretised"):
+            assert "of networks" not in described(f"{name}_{ending}")["long_name"]
+        assert "of networks" in described(f"{name}_low")["long_name"]
+
+
 def test_a_tree_of_any_study_can_be_written(shipped_config, tmp_path):
     plan = Plan(validated(shipped_config))
     for study in plan.studies:

@@ -392,6 +392,27 @@ def test_early_times_lose_no_digits(modes):
         assert linear_regression.inefficiency(modes, time) == pytest.approx(1.0, rel=1e-6)
 
 
+@pytest.mark.parametrize(("temperature", "spreading"), [(0.5, 1), (0.5, 0), (0.0, 1)])
+def test_limits_at_infinite_time(temperature, spreading):
+    """Zero modes spread for ever: W2^2 ~ 2 temperature T, against a drop ~ temperature (ln T)/2."""
+    modes = OrnsteinUhlenbeckModes(
+        [2.0] + [0.0] * spreading, [1.0] + [0.0] * spreading, 0.1, temperature
+    )
+    late, never_ends = 1e14, spreading and temperature > 0
+    for function, expected in (
+        (linear_regression.speed_limit_time, np.inf if never_ends else None),
+        (linear_regression.inefficiency, np.inf),
+    ):
+        near, limit = function(modes, [late, np.inf])
+        assert limit == (expected or pytest.approx(near, rel=1e-9))
+        assert near > 1e10 or limit < np.inf or function is linear_regression.inefficiency
+        assert function(modes, np.inf) == limit
+    growth = linear_regression.inefficiency(modes, [late, late**2])
+    # as (ln T)/4 of both logarithms if something spreads for ever, else as T
+    ratio = growth[1] / growth[0]
+    assert ratio == pytest.approx(2.0, rel=0.2) if never_ends else ratio > 1e13
+
+
 @EXAMPLES
 @given(problems(), st.floats(0.05, 20.0))
 def test_mean_loss_drop_is_a_difference_of_losses(modes, time):
@@ -435,9 +456,9 @@ def test_high_noise_shortens_the_speed_limit_time_and_learns_nothing():
 
 
 def test_delta_function_start_at_a_temperature_has_no_speed_limit_time():
-    modes = OrnsteinUhlenbeckModes([1.0], [1.0], 0.0, 0.5)
+    modes = OrnsteinUhlenbeckModes([1.0, 0.0], [1.0, 0.0], 0.0, 0.5)
     assert linear_regression.free_energy_drop(modes, 1.0) == np.inf
-    assert linear_regression.speed_limit_time(modes, 1.0) == 0
+    assert np.all(linear_regression.speed_limit_time(modes, [1.0, np.inf]) == 0)
     with pytest.raises(ValueError, match="start_variance"):
         linear_regression.path_length(modes, 1.0)
 

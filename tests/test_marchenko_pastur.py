@@ -116,8 +116,30 @@ def test_stieltjes_transform_at_any_ratio_from_its_equation(ratio, ridge):
     # and by the modes of the limit, whose sums are the integrals
     modes = marchenko_pastur.limiting_modes(ratio, start_variance=1.0, temperature=0.0)
     total = np.sum(modes.multiplicities / (modes.eigenvalues + ridge))
-    assert total == pytest.approx(value, rel=1e-5)  # 1e-12 but for c within 1 % of 1
+    assert total == pytest.approx(value, rel=1e-9)
     assert modes.multiplicities.sum() == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [0.999, 1.0, 1.0001, 1.001, 1.2])
+@pytest.mark.parametrize("time", [1e3, 1e5, 1e6])
+def test_limit_at_late_times_by_adaptive_quadrature(ratio, time):
+    """Temperature 0, unit teacher and s_0: W2^2 = (1 + s_0) <(1 - e^{-hT})^2>, and so the drop.
+
+    Panels grow by halves of decades from the lower edge, where the density peaks if c is near 1.
+    """
+    lower, upper = marchenko_pastur.support(ratio)
+    edges = lower + np.append(0.0, np.geomspace(max(1e-14, 1e-8 * lower), upper - lower, 40))
+
+    def mean(function):
+        panels = zip(edges[:-1], edges[1:], strict=True)
+        integrand = lambda h: float(marchenko_pastur.density(h, ratio)) * function(h)  # noqa: E731
+        return sum(quad(integrand, *panel, epsabs=0, epsrel=1e-9, limit=200)[0] for panel in panels)
+
+    squared = mean(lambda h: np.expm1(-h * time) ** 2)
+    drop = mean(lambda h: -0.5 * h * np.expm1(-2 * h * time))
+    modes = marchenko_pastur.limiting_modes(ratio, start_variance=0.1, temperature=0.0)
+    found = linear_regression.inefficiency(modes, time)
+    assert found == pytest.approx(time * drop / squared, rel=1e-7)
 
 
 STATISTICAL = settings(deadline=None, max_examples=8, derandomize=True)

@@ -69,6 +69,18 @@ def test_full_expansion_equals_sums_with_many_modes(alpha, s):
     )
 
 
+def test_regimes_meet_where_decimals_say_so():
+    """(delta - 1)/alpha of decimals is off -1 and 1 by its rounding, which poles there blow up."""
+    for alpha in np.arange(1, 400) / 100:
+        low, high = round(1 - alpha, 2), round(1 + alpha, 2)
+        assert power_law.regime(alpha, low) == "last modes"
+        assert np.all(power_law.inefficiency_asymptote(alpha, low, [10.0, 1e4]) == 1)
+        assert power_law.asymptotic_length_ratio_squared(alpha, high) == np.inf
+    # and nowhere else
+    assert power_law.regime(0.1, 0.9 + 1e-12) == "optimal"
+    assert np.isfinite(power_law.asymptotic_length_ratio_squared(0.3, 1.3 - 1e-12))
+
+
 @pytest.mark.parametrize(("alpha", "delta"), [(1.5, 0.5), (2.0, 0.5), (2.0, 0.0)])
 def test_finite_sums_extrapolate_to_the_constants(alpha, delta):
     """Richardson in T: the corrections to the constant fall as T^s and T^{s-1}."""

@@ -20,6 +20,9 @@ SUFFIXES = {
     "window": "over sub-windows of the fit",
     "bins": "number of logarithmic bins of the fit",
 }
+# After these a column holds the thing itself: what else it is of networks is not its meaning.
+EXACT = ("predicted", "linearised", "closed_form", "discretised")
+OF_NETWORKS = "; of networks "  # begins that part
 # column: (units, long_name)
 COLUMNS = {
     "time": ("time", "training time since the start"),
@@ -53,10 +56,10 @@ COLUMNS = {
     ),
     "speed_limit_time": (
         "time",
-        "speed-limit time T_SL = l_geo^2 / (L_0 - L_T); at a temperature its upper bound, "
-        "transport_cost / free_energy_drop_least",
+        "speed-limit time T_SL = l_geo^2 / (L_0 - L_T); of networks at a temperature its upper "
+        "bound, transport_cost / free_energy_drop_least",
     ),
-    "inefficiency": ("1", "inefficiency T/T_SL; at a temperature its lower bound"),
+    "inefficiency": ("1", "inefficiency T/T_SL; of networks at a temperature its lower bound"),
     "speed_unevenness": (
         "1",
         "uneven speed T (L_0 - L_T) / l_gamma^2, at least 1 but for what discretisation says and "
@@ -271,7 +274,9 @@ def described(column: str) -> dict[str, str]:
         stem = column.removesuffix(f"_{suffix}")
         if stem not in ("", column):
             found = described(stem)
-            return {**found, "long_name": f"{found['long_name']}, {meaning}"}
+            whole = found["long_name"]
+            named = whole.partition(OF_NETWORKS)[0] if suffix in EXACT else whole
+            return {**found, "long_name": f"{named}, {meaning}"}
     raise KeyError(f"the column {column} is not described in pipeline/columns.py; add it there")
 
 

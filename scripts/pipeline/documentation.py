@@ -231,7 +231,7 @@ def dependencies(sources: dict[str, set[str]]) -> str:
 
 def columns() -> str:
     """Return the page that gives every column its unit and meaning."""
-    from pipeline.columns import COLUMNS, OTHER_COLUMNS, SUFFIXES
+    from pipeline.columns import COLUMNS, EXACT, OTHER_COLUMNS, SUFFIXES
 
     lines = [
         "# Units and meanings of all columns",
@@ -252,7 +252,9 @@ def columns() -> str:
         lines.append(f"| `{name}` | {unit} | {meaning.replace('|', chr(92) + '|')} |")
     lines += [
         "",
-        "Endings, in the unit of what they follow:",
+        "Endings, in the unit of what they follow; after "
+        f"{', '.join(f'`_{ending}`' for ending in EXACT)}",
+        "it is the thing itself, at a temperature too, and no bound of it:",
         "",
         "| ending | meaning |",
         "|---|---|",

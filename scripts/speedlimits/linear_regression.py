@@ -299,12 +299,17 @@ def speed_limit_time(modes: OrnsteinUhlenbeckModes, times: ArrayLike) -> Array:
         times: T, shape (M,) or scalar; may be infinite.
 
     Returns:
-        T_SL <= T, shape of ``times``; 0 at T = 0, NaN if nothing ever moves.
+        T_SL <= T, shape of ``times``; 0 at T = 0 and for a delta-function start at temperature > 0,
+        infinite at T = infinity if zero modes spread, NaN if nothing ever moves.
     """
     drop = free_energy_drop(modes, times)
     distance_squared = wasserstein_squared(modes, times)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(np.asarray(times) == 0, 0.0, distance_squared / drop)
+        limit = distance_squared / drop
+    # Of zero modes W2^2 grows as T and the drop as ln T, unless the start's entropy is infinite.
+    without_end = np.isinf(distance_squared) & np.isinf(drop)
+    limit = np.where(without_end, np.inf if modes.start_variance > 0 else 0.0, limit)
+    return np.where(np.asarray(times) == 0, 0.0, limit)
 
 
 def inefficiency(modes: OrnsteinUhlenbeckModes, times: ArrayLike) -> Array:
@@ -315,11 +320,14 @@ def inefficiency(modes: OrnsteinUhlenbeckModes, times: ArrayLike) -> Array:
         times: T, shape (M,) or scalar; may be infinite.
 
     Returns:
-        T/T_SL, shape of ``times``; 1 at T = 0 (the limit), NaN if nothing ever moves.
+        T/T_SL, shape of ``times``; 1 at T = 0 (the limit), infinite at T = infinity, NaN if nothing
+        ever moves.
     """
     times = np.asarray(times, dtype=np.float64)
+    limit = speed_limit_time(modes, times)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(times == 0, 1.0, times / speed_limit_time(modes, times))
+        ratio = np.where(np.isinf(limit), np.inf, times / limit)
+    return np.where(times == 0, 1.0, ratio)
 
 
 def predict(

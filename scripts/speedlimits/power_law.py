@@ -52,6 +52,9 @@ def spectrum(
 def s_parameter(alpha: ArrayLike, delta: ArrayLike) -> Array:
     """Exponent s = (delta - 1)/alpha that sets the regime (docs/theory.md, section 5).
 
+    The regimes meet at s = -1, 0 and 1, which decimals such as alpha = 0.1, delta = 0.9 miss by
+    their rounding: within that s is the integer.
+
     Args:
         alpha: exponent of the eigenvalues, above 0.
         delta: exponent of the residue projections; broadcast against alpha.
@@ -63,7 +66,12 @@ def s_parameter(alpha: ArrayLike, delta: ArrayLike) -> Array:
         ValueError: if an alpha is not above 0.
     """
     _check_alpha(alpha)
-    return (np.asarray(delta, dtype=np.float64) - 1.0) / np.asarray(alpha, dtype=np.float64)
+    alpha, delta = np.asarray(alpha, dtype=np.float64), np.asarray(delta, dtype=np.float64)
+    s = (delta - 1.0) / alpha
+    # The rounding of delta, of delta - 1, of alpha and of the quotient, half an eps each
+    rounding = np.finfo(np.float64).eps * (1.0 + np.abs(delta) + alpha) / alpha
+    nearest = np.clip(np.rint(s), -1.0, 1.0)
+    return np.where(np.abs(s - nearest) <= rounding, nearest, s)
 
 
 def regime(alpha: float, delta: float) -> str:
