@@ -18,7 +18,12 @@ from pipeline import inputs, planned, running_code
 from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
-from pipeline.workdir import note_start, refuse_what_cannot_start, register
+from pipeline.workdir import (
+    note_start,
+    refuse_what_cannot_start,
+    register,
+    tell_of_full_disk,
+)
 
 running_code.precede_other_installations()
 
@@ -151,3 +156,7 @@ onsuccess:
         "echo 'Tables and figures: results/studies/*/ and results/studies/*/figures/'"
         " || true"  # a closed output is no failure
     )
+
+
+onerror:
+    tell_of_full_disk()

@@ -22,6 +22,7 @@ from pipeline.files import (
     made_of_others,
     named_by_record,
     snakemake_record,
+    snakemake_records,
 )
 from pipeline.stores import check_descriptions, read_snapshots
 
@@ -67,10 +68,16 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
         for path in lacking
         if digests and exists(snakemake_record(path))
     ]
+    records = snakemake_records(results)
+    found += [
+        f"what Snakemake recorded of {path} is cut short, as on a full disk, so that it would pass "
+        f"for a result of any configuration; run the same command again, which makes {path} anew"
+        for path in results_without(records)
+    ]
     found += [
         f"{path} was made of another {other} than lies here, as where results were copied over "
         f"newer ones; run snakemake {path} with the options of the command that made it"
-        for path, other in made_of_others(results).items()
+        for path, other in made_of_others(results, records).items()
     ]
     if not digests and lacking:
         found.append(
@@ -134,6 +141,15 @@ def incomplete_outputs(folder: Path) -> list[str]:
                 name = named_by_record(marker.relative_to(folder))
                 found.append(f"the job of {name} did not finish; run the same command again")
     return found
+
+
+def results_without(records: dict[str, dict]) -> list[str]:
+    """Return the results whose record holds nothing, as rules name them."""
+    found = []
+    for name in (name for name, record in records.items() if not record):
+        with contextlib.suppress(ValueError):  # of no result
+            found.append(named_by_record(Path(name)))
+    return sorted(found)
 
 
 def unrecorded(results: Path, files: list[Path], digests: set[Path]) -> list[str]:

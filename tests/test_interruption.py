@@ -1029,7 +1029,7 @@ def test_results_that_snakemake_made_need_their_digests(tree, monkeypatch, capsy
     (results / "b/own.csv").touch()
     record = files.snakemake_record(results / "a/t.csv")
     record.parent.mkdir()
-    record.touch()
+    record.write_text('{"rule": "table"}', encoding="utf-8")
     assert verify.main(results) == 0
     assert "everything that is recorded is as it was written" in capsys.readouterr().out
     files.digest_record(results / "a/t.csv").unlink()

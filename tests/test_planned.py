@@ -147,11 +147,31 @@ def test_results_that_a_dead_snakemake_did_not_record_are_made_again(queue):
     assert not stored.exists() and "Nothing to be done" in snakemake(queue, SUBSET)[1]
 
 
+def test_a_result_whose_record_is_cut_short_is_made_again(queue, capsys):
+    """As on a full disk: Snakemake ignores such a record, and with it what it would tell of."""
+    assert snakemake(queue, SUBSET)[0] == 0
+    record = queue / files.snakemake_record(SUBSET)
+    whole = record.read_bytes()
+    for left in (whole[:300], b"", b"\0" * len(whole), b"\xff\xfe", b"[]", b"null"):
+        record.write_bytes(left)
+        assert verify.main(Path("results")) == 1
+        assert f"what Snakemake recorded of {SUBSET} is cut short" in capsys.readouterr().out
+        status, told = snakemake(queue, SUBSET)
+        assert status == 0 and "1 results have no record of what made them" in told
+        assert "1 of 1 steps (100%) done" in told
+        assert verify.main(Path("results")) == 0
+    assert "Nothing to be done" in snakemake(queue, SUBSET)[1]
+
+
 def test_results_of_which_nothing_is_recorded_are_left_with_a_word(queue):
     assert snakemake(queue, SUBSET)[0] == 0
     shutil.rmtree(queue / "results/.metadata")
     status, told = snakemake(queue, SUBSET)
     assert status == 0 and "Nothing to be done" in told and "nothing is recorded" in told
+
+
+def replaced_below(root):
+    return files.made_of_others(root, files.snakemake_records(root))
 
 
 def test_results_made_of_what_older_results_have_replaced_are_made_again(queue, capsys):
@@ -165,21 +185,21 @@ def test_results_made_of_what_older_results_have_replaced_are_made_again(queue, 
     before = (queue / SUBSET).read_bytes()
     other = ("--config", "datasets={digits: {test_count: 500}}")
     assert snakemake(queue, SUBSET, *other)[0] == 0 and (queue / SUBSET).read_bytes() != before
-    assert not files.made_of_others("results")
+    assert not replaced_below("results")
     newer = files.digest_record(images).read_bytes()
     for path, copy in kept:
         shutil.copy2(copy, path)
-    assert files.made_of_others("results") == {SUBSET: images}
-    assert files.made_of_others(queue / "results") == {SUBSET: images}
+    assert replaced_below("results") == {SUBSET: images}
+    assert replaced_below(queue / "results") == {SUBSET: images}
     assert verify.main(Path("results")) == 1
     assert f"{SUBSET} was made of another {images} than lies here" in capsys.readouterr().out
     os.utime(images)  # younger, which Snakemake sees by itself
-    assert not files.made_of_others("results")
+    assert not replaced_below("results")
     shutil.copy2(queue / "kept0", images)
     files.digest_record(images).write_bytes(newer)  # the very file, whatever its time
-    assert not files.made_of_others("results")
+    assert not replaced_below("results")
     files.digest_record(images).write_text("")  # half a copy: of this one nothing is known
-    assert not files.made_of_others("results")
+    assert not replaced_below("results")
     shutil.copy2(queue / "kept1", files.digest_record(images))
     status, told = snakemake(queue, SUBSET)
     assert status == 0 and "1 results were made of others than lie here" in told

@@ -178,7 +178,25 @@ def named_by_record(name: Path) -> str:
     return base64.b64decode(text, altchars=b"-_", validate=True).decode()
 
 
-def made_of_others(root: str | Path) -> dict[str, str]:
+def snakemake_records(root: str | Path) -> dict[str, dict]:
+    """Return the name of each record of a result -> what Snakemake finds in it.
+
+    Nothing where it was cut short, as on a full disk: Snakemake takes such a result for one of any
+    configuration and code.
+
+    Args:
+        root: folder of the results.
+    """
+    folder, records = Path(root, RECORDS), {}
+    for name in names_below(folder):
+        records[name] = {}
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(Path(folder, name).read_bytes())
+            records[name] = record if isinstance(record, dict) else {}
+    return records
+
+
+def made_of_others(root: str | Path, records: dict[str, dict]) -> dict[str, str]:
     """Return result -> an input of it that is another file now than the one it was made of.
 
     Only of those that Snakemake takes for made of them, since they are no older: as where results
@@ -186,12 +204,12 @@ def made_of_others(root: str | Path) -> dict[str, str]:
 
     Args:
         root: folder of the results.
+        records: its ``snakemake_records``.
 
     Returns:
         Both paths as rules name them.
     """
     root, found = Path(root), {}
-    records = root / RECORDS
 
     @functools.cache
     def digest_and_time(path: str) -> tuple[str, float]:
@@ -202,12 +220,11 @@ def made_of_others(root: str | Path) -> dict[str, str]:
             return recorded_digest, Path(root, relative).stat().st_mtime_ns
         return "", math.inf
 
-    for name in names_below(records):
+    for name, record in records.items():
         with contextlib.suppress(OSError, ValueError):
-            made_of = json.loads(Path(records, name).read_bytes()).get("input_checksums") or {}
             result = named_by_record(Path(name))
             time = Path(root, result.removeprefix(f"{RESULTS}/")).stat().st_mtime_ns
-            for path, checksum in made_of.items():
+            for path, checksum in (record.get("input_checksums") or {}).items():
                 digest, moment = digest_and_time(path)
                 then = checksum.rpartition(":")[2]  # behind the algorithm, of newer Snakemakes
                 if moment <= time and then != digest:

@@ -31,6 +31,7 @@ from pipeline.files import (
     made_of_others,
     names_below,
     record_name,
+    snakemake_records,
 )
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
@@ -265,6 +266,13 @@ def refuse_what_cannot_start(cores: int | None, keeps_records: bool) -> None:
             "pass for those of any configuration; leave it out"
         )
     refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
+    refuse(room_problems(RESULTS))
+
+
+def tell_of_full_disk() -> None:
+    """Tell why Snakemake may have failed to record a result, for which it blames permissions."""
+    for sentence in room_problems(RESULTS):
+        sys.stderr.write(f"{sentence}\n")
 
 
 def folder_problems(name: str, *, written: bool = False) -> list[str]:
@@ -297,44 +305,47 @@ def folder_problems(name: str, *, written: bool = False) -> list[str]:
     return []
 
 
-def mark_without_record(state: Path, root: str | Path = RESULTS) -> int:
+def mark_without_record(state: Path, records: dict[str, dict], root: str | Path = RESULTS) -> int:
     """Mark results that nobody has recorded as incomplete, so that Snakemake makes them again.
 
     Snakemake writes the record, of configuration and code among others, when it learns that a job
     has ended, a cluster's long after. Killed or stopped before, it leaves a result that would be
     taken for one of whatever configuration comes next: here by the mark that it has left of jobs
     that had started, but not in a copy of the results, nor of what a cluster's jobs finished later.
+    Stopped by a full disk, it leaves half a record.
 
     Args:
         state: folder of Snakemake's state.
+        records: the ``snakemake_records`` of the results.
         root: folder of the results, as rules name it.
 
     Returns:
         The number of results that were marked; none if none at all has a record, as in results that
         somebody has copied alone.
     """
-    records = Path(root, RECORDS)
-    known = names_below(records)
-    if not known:
+    if not records:
         return 0
+    folder = Path(root, RECORDS)
     written = (name.removesuffix(".sha256") for name in names_below(Path(root, DIGESTS)))
-    names = {path: record_name(path, records) for path in (os.path.join(root, w) for w in written)}
-    found = [n for path, n in names.items() if n.as_posix() not in known and os.path.isfile(path)]
+    names = {path: record_name(path, folder) for path in (os.path.join(root, w) for w in written)}
+    lacking = {path: n for path, n in names.items() if not records.get(n.as_posix())}
+    found = [name for path, name in lacking.items() if os.path.isfile(path)]
     _mark(found, state)
     return len(found)
 
 
-def mark_made_of_others(state: Path, root: str | Path = RESULTS) -> int:
+def mark_made_of_others(state: Path, records: dict[str, dict], root: str | Path = RESULTS) -> int:
     """Mark results that were made of other inputs than lie here now, as ``mark_without_record``.
 
     Args:
         state: folder of Snakemake's state.
+        records: the ``snakemake_records`` of the results.
         root: folder of the results, as rules name it.
 
     Returns:
         The number of results that were marked.
     """
-    found = made_of_others(root)
+    found = made_of_others(root, records)
     _mark([record_name(path, Path(root, RECORDS)) for path in found], state)
     return len(found)
 
@@ -454,13 +465,14 @@ def _remove_stale(file: int, folder: Path, alone: bool) -> list[Path]:
     if found:
         sys.stderr.write("The lock of a killed Snakemake was removed; continuing.\n")
     _plans_left[:] = planned.left(folder / planned.FOLDER.name)
-    number = mark_without_record(folder) if alone else 0
+    records = snakemake_records(RESULTS) if alone else {}
+    number = mark_without_record(folder, records)
     if number:
         sys.stderr.write(
             f"{number} results have no record of what made them, as where a Snakemake ended before "
             "it had learned that their jobs had; they are made again.\n"
         )
-    number = mark_made_of_others(folder) if alone else 0
+    number = mark_made_of_others(folder, records)
     if number:
         sys.stderr.write(
             f"{number} results were made of others than lie here, as where results were copied "
