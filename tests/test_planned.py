@@ -170,6 +170,17 @@ def test_results_of_which_nothing_is_recorded_are_left_with_a_word(queue):
     assert status == 0 and "Nothing to be done" in told and "nothing is recorded" in told
 
 
+def test_results_judged_by_their_times_alone_are_told_of(queue):
+    """As by a line in a profile of one's own: an edit of the configuration would change nothing."""
+    assert snakemake(queue, SUBSET)[0] == 0
+    other = ("--config", "datasets={digits: {test_count: 500}}")
+    status, told = snakemake(queue, SUBSET, "-n", *other)
+    assert status == 0 and "params" in told and "rerun triggers lack" not in told
+    status, told = snakemake(queue, SUBSET, "-n", *other, "--rerun-triggers", "mtime")
+    assert status == 0 and "Nothing to be done" in told
+    assert "the rerun triggers lack input and params: results of another configuration" in told
+
+
 def replaced_below(root):
     return files.made_of_others(root, files.snakemake_records(root))
 

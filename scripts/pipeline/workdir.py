@@ -8,6 +8,7 @@ operating system may not reach other hosts, so a lock left by another host is ne
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import itertools
@@ -39,6 +40,7 @@ from pipeline.runs import Refusal, refuse
 STATE = ".snakemake"
 DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 ROOM = 100_000  # bytes, own choice: the files of some hundred jobs
+TRIGGERS = {"mtime", "params", "input"}  # by which results are judged; profiles/default
 FOLDERS_AND_FILES = 20  # own choice: the folders in .snakemake, a log, those of a result
 # What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
 FOLDERS = (
@@ -92,6 +94,7 @@ def register(workflow: Any) -> None:
             if not DRY_RUN & {*sys.argv}:  # its scheduler writes there
                 refuse(room_problems(_temporary()))
         keep_records()
+        atexit.register(tell_of_triggers, workflow)  # how it judges results is known later
         if others:
             sys.stderr.write(
                 "note: another Snakemake works on these results, from another folder: of what both "
@@ -223,6 +226,25 @@ def _tell_in_one_sentence(kind: type, error: BaseException, trace: Any) -> None:
         sys.stderr.write(f"stopped by Ctrl-C {_stopped[-1]}\n")
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def tell_of_triggers(workflow: Any) -> None:
+    """Tell who has Snakemake judge results by their times alone what it then takes for current.
+
+    As ``--rerun-triggers mtime``, or such a line in a profile of one's own.
+
+    Args:
+        workflow: Snakemake's own object, after it has judged; nothing is told of one that has not.
+    """
+    if workflow.dag_settings is None:
+        return
+    lacking = TRIGGERS - {trigger.name.lower() for trigger in workflow.dag_settings.rerun_triggers}
+    if lacking:
+        sys.stderr.write(
+            f"note: the rerun triggers lack {' and '.join(sorted(lacking))}: results of another "
+            "configuration, code or data pass for current ones; leave --rerun-triggers out, or "
+            "name them as profiles/default does\n"
+        )
 
 
 def _temporary() -> str:
