@@ -175,6 +175,36 @@ def test_flow_down_a_constant_gradient_is_exact(end_time, loss_0):
         assert flow.loss == pytest.approx(loss_0 - 25.0 * time, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("rates", "squares"),
+    [
+        ([1.0, 1e-4], [1.0, 1e-2]),
+        ([1.0, 1e-2], [1.0, 1.0]),
+        ([1.0, 0.3, 3e-3], [1.0, 1.0, 1.0]),
+        ([1.0, *(0.01 * k**-1.2 for k in range(1, 641))], [1.0] + [0.01] * 640),
+        ([1.0, *(0.01 * k**-2.2 for k in range(1, 641))], [30.0] + [0.1] * 640),
+    ],
+)
+def test_flow_across_a_gap_of_the_spectrum(rates, squares):
+    """Slow modes that the search for the leading ones finds too have not decayed."""
+    model = LinearModel(modes=len(rates))
+    model.rates, model.squares = (
+        torch.tensor(values, dtype=torch.float64) for values in (rates, squares)
+    )
+    model.minimum = (model.squares / model.rates).sqrt()
+    end_time = min(10.0 / min(rates[:10]), 2e4)
+    flow = GradientFlow(model.loss_and_gradient, model.theta_0, end_time=end_time)
+    loss_0 = flow.loss
+    for time in recorded_times(end_time):
+        flow.advance(time)
+        exact = model.displacement(time)
+        assert relative_error(flow, exact) < 0.004
+        found = (loss_0 - flow.loss) / flow.displacement.square().sum().item()
+        exact_ratio = model.loss_drop(time) / exact.square().sum().item()
+        assert found == pytest.approx(exact_ratio, rel=0.008)  # T/T_SL over T
+    assert flow.gradients < 250
+
+
 def test_flow_passes_a_growing_spectral_radius():
     # theta' = -theta^3 + theta, from a flat to a steep place: the Hessian grows from about -1 to 2.
     def loss_and_gradient(theta):
