@@ -957,3 +957,25 @@ def test_lengths_between_any_two_times_are_those_of_one_curve():
     time = np.subtract.outer(times, times)[later, earlier]
     assert np.all(length >= chords[later, earlier] * (1 - 1e-7))
     assert np.all(time * action >= length**2 * (1 - 1e-7))
+
+
+def test_gradients_may_be_written_into_one_tensor():
+    """As where a loss returns p.grad, which the next backward pass overwrites."""
+    model, kept = LinearModel(modes=5), torch.empty(5, dtype=torch.float64)
+
+    def into_one(theta):
+        loss, gradient = model.loss_and_gradient(theta)
+        return loss, kept.copy_(gradient)
+
+    for make in (
+        lambda f: GradientFlow(f, model.theta_0),
+        lambda f: LangevinDynamics(f, model.theta_0, 0.05, 0.1, 3),
+        lambda f: HeavyBall(f, model.theta_0, 0.05, 0.9),
+        lambda f: Adam(f, model.theta_0, 0.05, 0.9),
+    ):
+        own, shared = make(model.loss_and_gradient), make(into_one)
+        for evolution in (own, shared):
+            evolution.advance(2.0)
+        assert shared.gradients == own.gradients
+        for name, value in own.state().items():
+            assert torch.equal(torch.as_tensor(shared.state()[name]), torch.as_tensor(value)), name

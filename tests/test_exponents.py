@@ -309,3 +309,16 @@ def test_mean_spectra_do_not_depend_on_a_basis_of_the_null_space(tmp_path):
     assert len(values) == 6  # beyond, no kernel has any
     np.testing.assert_allclose(values, np.where(rank <= 4, 1.5, 0.5)[:6] * rank[:6] ** -2)
     np.testing.assert_allclose(projections, np.where(rank <= 4, 1.0, 0.5)[:6] * rank[:6] ** -0.5)
+
+
+def test_exponents_have_no_scale():
+    """Of data as small or large as doubles can hold, whose squares they cannot."""
+    k = np.arange(1, 641.0)
+    values = k**-0.4 * np.random.default_rng(5).chisquare(3, (3, 640)) / 3
+    found = [fit(scale * values, 5, 320, scattered=True) for scale in (1.0, 1e-200, 1e200)]
+    for other in found[1:]:
+        for name in ("exponent", "low", "high", "curvature"):
+            assert getattr(other, name) == pytest.approx(getattr(found[0], name), abs=1e-9)
+    values[1, 50] = -1.0
+    with pytest.raises(ValueError, match="negative"):
+        fit(values, 5, 320, scattered=True)

@@ -92,3 +92,19 @@ def test_wrong_arguments_are_named(samples, micro_batch, message):
     network, inputs, targets = make_problem("fully_connected", torch.float64)
     with pytest.raises(ValueError, match=message):
         TrainingLoss(network, inputs[:samples], targets, micro_batch=micro_batch)
+
+
+def test_targets_of_another_shape_than_the_outputs_are_refused():
+    """They would be broadcast, to the loss of every output against every target."""
+    network, inputs, targets = make_problem("fully_connected", torch.float64)
+    weights = parameters_to_vector(network.parameters()).detach()
+    for wrong in (targets[:, 0], targets[:, :1], targets[..., None]):
+        with pytest.raises(ValueError, match=r"the outputs have shape \(11, 3\), the targets"):
+            TrainingLoss(network, inputs, wrong).loss_and_gradient(weights)
+
+
+def test_frozen_weights_are_refused():
+    network, inputs, targets = make_problem("fully_connected", torch.float64)
+    next(network.parameters()).requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        TrainingLoss(network, inputs, targets)

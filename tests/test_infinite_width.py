@@ -254,6 +254,10 @@ def test_progress_is_the_share_of_pairs_of_blocks(monkeypatch):
 
 def test_networks_without_a_limit_are_refused():
     settings = {"input_shape": (2, 4, 8), "outputs": 3, "width": 8}
+    frozen = myrtle5(parameterisation="ntk", **settings)
+    next(frozen.parameters()).requires_grad_(False)
+    with pytest.raises(ValueError, match="are frozen"):
+        infinite_width.kernels(frozen, IMAGES)
     standard = myrtle5(parameterisation="standard", **settings)
     uniform = myrtle5(parameterisation="ntk", initialisation="torch_default", **settings)
     mean_field = myrtle5(parameterisation="mean_field", **settings)

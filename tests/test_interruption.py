@@ -976,6 +976,22 @@ def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):
         assert sum(words in line for line in told) == 1
 
 
+def test_another_result_copied_here_with_its_digest_is_named(tree, tmp_path, capsys):
+    """As a subset or a run copied to the name of another; a tree of another name is the same."""
+    (tree / "a/t2.csv").write_bytes((tree / "a/t.csv").read_bytes())
+    shutil.copy(files.digest_record(tree / "a/t.csv"), files.digest_record(tree / "a/t2.csv"))
+    with pytest.raises(files.IntegrityError, match=r"a/t2.csv was written as results/a/t.csv, as"):
+        read_table(tree / "a/t2.csv")
+    assert verify.main(tree) == 1
+    told = capsys.readouterr().out
+    assert told.count("was written as") == 1
+    assert f"run snakemake {tree / 'a/t2.csv'} with the options of the command" in told
+    files.digest_record(tree / "a/t2.csv").unlink()
+    (tree / "a/t2.csv").unlink()
+    shutil.copytree(tree, tmp_path / "backup")
+    assert verify.main(tmp_path / "backup") == 0
+
+
 def test_what_verify_says_to_run_makes_an_intermediate_result_again(tree, capsys):
     """Snakemake passes over a missing file that only finished results were made from."""
     (tree / "a/t.csv").write_text("x,y\n")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speedlimits.snapshots import snapshot_times, warm_start_index
-from speedlimits.subsets import one_hot, subset_order
+from speedlimits.subsets import noisy_labels, one_hot, subset_order
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(0, 2**32))
@@ -68,3 +68,13 @@ def test_warm_start_is_where_the_mean_reaches_the_threshold():
     exactly = np.array([[0, 0.19], [0, 0.20], [0, 0.21]])  # of mean 0.19999999999999998 in float64
     assert exactly.mean(axis=0)[1] < 0.2 and warm_start_index(exactly, 0.2) == 1
     assert warm_start_index(exactly, 0.2001) is None
+
+
+def test_labels_that_are_no_whole_numbers_are_refused():
+    rng = np.random.default_rng(0)
+    for call in (lambda x: one_hot(x, 2), lambda x: noisy_labels(x, 2, 0.0, rng)):
+        with pytest.raises(ValueError, match="hold 0.9; they must be whole"):
+            call([0.0, 0.9])
+    assert one_hot(np.array([False, True]), 2).tolist() == [[1, 0], [0, 1]]
+    assert one_hot([1.0, 0.0], 2).tolist() == [[0, 1], [1, 0]]
+    assert one_hot([], 2).shape == (0, 2)

@@ -274,3 +274,18 @@ def test_close_gaussians_are_as_far_apart_as_their_roots(step):
     assert found == pytest.approx(exact, rel=1e-14 / step)
     same = transport.gaussian_wasserstein_squared(np.zeros(3), first, np.zeros(3), first)
     assert same < 1e-29
+
+
+def test_what_is_no_covariance_is_refused():
+    one, zero = np.eye(2), np.zeros(2)
+    for mean, matrix in (
+        (zero, [[1.0, 0.5], [0.0, 1.0]]), (zero, -one), (zero, np.eye(3)), (np.zeros(1), one),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="covariance"):
+            transport.gaussian_wasserstein_squared(zero, one, mean, matrix)
+    rounded = one + 1e-9 * np.array([[0.0, 1.0], [-1.0, -1.0]])
+    assert transport.gaussian_wasserstein_squared(zero, one, zero, rounded) < 1e-8
+    with pytest.raises(ValueError, match="at least 2"):
+        transport.fitted_gaussian_wasserstein_squared(np.ones((1, 3)), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="own_costs"):
+        transport.compare_couplings(one, one, own_costs=5.0)

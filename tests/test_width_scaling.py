@@ -124,3 +124,13 @@ def test_as_many_runs_as_groups_give_no_power():
 def test_bad_errors_are_refused():
     with pytest.raises(ValueError, match="at least two widths"):
         weighted_power(WIDTHS, WIDTHS, 0 * WIDTHS)
+
+
+@pytest.mark.parametrize(("power", "scale"), [(-4.5, 1.0), (5.0, 1.0), (-1.0, 1e200)])
+def test_a_power_beyond_those_searched_is_none(power, scale):
+    widths = [32, 64, 128]
+    samples = [scale * (w / 32) ** power * np.array([0.9, 1.0, 1.1]) for w in widths]
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = fitted_power(widths, samples, "mean", generator=np.random.default_rng(0), **OPTIONS)
+    assert found["points"] == 9
+    assert all(np.isnan(found[name]) for name in ("power", "power_low", "power_high", "amplitude"))

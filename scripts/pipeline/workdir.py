@@ -89,7 +89,7 @@ def register(workflow: Any) -> None:
         os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
         others = others_at_work(stays=not DRY_RUN & {*sys.argv})
         if not workflow.dryrun:
-            take_over(alone=not others)
+            take_over(alone=not others, looks_only=bool(DRY_RUN & {*sys.argv}))
             refuse(room_problems(STATE))
             if not DRY_RUN & {*sys.argv}:  # its scheduler writes there
                 refuse(room_problems(_temporary()))
@@ -428,13 +428,16 @@ def settle_times(root: str | Path = "results") -> int:
     return len(found)
 
 
-def take_over(folder: str | Path = STATE, *, alone: bool = True) -> list[Path]:
+def take_over(
+    folder: str | Path = STATE, *, alone: bool = True, looks_only: bool = False
+) -> list[Path]:
     """Register this Snakemake, and remove the lock of a dead one.
 
     Args:
         folder: where Snakemake keeps its state.
         alone: whether no Snakemake of another folder works on the results (``others_at_work``),
             which may be about to record some.
+        looks_only: whether it is a dry run, which leaves the times of results as they are.
 
     Returns:
         The lock files that were removed.
@@ -454,7 +457,7 @@ def take_over(folder: str | Path = STATE, *, alone: bool = True) -> list[Path]:
             os.write(file, f"{socket.gethostname()}\n".encode())
             return removed
         removed = _remove_stale(file, folder, alone)
-        number = settle_times()
+        number = 0 if looks_only else settle_times()
         if number:
             sys.stderr.write(
                 f"{number} results are from a clock ahead of this one; their times were moved to "

@@ -181,7 +181,7 @@ class Evolution:
     def _evaluate(self, displacement: Tensor) -> tuple[float, Tensor]:
         loss, gradient = self._loss_and_gradient(self.theta_0 + displacement)
         self.gradients += 1
-        return loss, gradient.to(torch.float64)
+        return loss, gradient.to(torch.float64, copy=True)  # theirs may be written to again
 
     def _diverged(self, loss: float, gradient: Tensor) -> bool:
         finite = math.isfinite(loss) and bool(torch.isfinite(gradient).all())

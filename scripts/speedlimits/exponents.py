@@ -165,7 +165,7 @@ def fit_exponent(
 
     Raises:
         ValueError: if the window is not one of these ranks, holds too few bins, a value that is not
-            finite, or a bin average that is not positive.
+            finite or is negative, or a bin average that is not positive.
     """
     values = np.atleast_2d(np.asarray(values, float))
     if not 1 <= first <= last <= values.shape[1]:
@@ -174,6 +174,8 @@ def fit_exponent(
         )
     if not np.all(np.isfinite(values[:, first - 1 : last])):
         raise ValueError("a value in the fit window is not finite; look into the kernel's log")
+    if scattered and np.any(values[:, first - 1 : last] < 0):
+        raise ValueError("a value in the fit window is negative, which no square is")
     # ln lambda_k is averaged itself, so that a pure power law is recovered exactly.
     geometric = not scattered
     if geometric and np.any(values[:, first - 1 : last] <= 0):
@@ -249,6 +251,7 @@ def squares_per_rank(values: ArrayLike, first: int, bins: Bins) -> float:
     averages = np.log(bins.averages.mean(axis=0))
     slope = np.polyfit(bins.log_rank, averages, 1, w=np.sqrt(bins.counts))[0]
     scaled = mean * np.arange(first, first + total) ** -slope
+    scaled = scaled / scaled.mean()  # whose squares neither over- nor underflow
     parts = np.split(scaled, np.cumsum(bins.counts)[:-1])
     squares = sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
     n, means = bins.counts, np.array([part.mean() for part in parts])

@@ -52,7 +52,8 @@ class TrainingLoss:
             for a network none of whose operations waits for a value.
 
     Raises:
-        ValueError: if inputs and targets differ in number or micro_batch is below 1.
+        ValueError: if inputs and targets differ in number, micro_batch is below 1 or weights are
+            frozen; of a call, if outputs and targets have different shapes.
     """
 
     def __init__(
@@ -67,6 +68,11 @@ class TrainingLoss:
     ):
         if len(inputs) != len(targets):
             raise ValueError(f"there are {len(inputs)} inputs but {len(targets)} targets")
+        if not all(parameter.requires_grad for parameter in network.parameters()):
+            raise ValueError(
+                "some weights are frozen (requires_grad is False), and theta is all of them; make "
+                "those buffers"
+            )
         keep_freed_memory()
         self.network = copy.deepcopy(network)
         self._theta, self._gradient = _flatten_parameters(self.network)
@@ -111,11 +117,20 @@ class TrainingLoss:
         return self._loss.item(), gradient
 
     def _accumulate(self, rows: Tensor | None) -> None:
-        """Write L and its gradient at the weights held here into the tensors held here."""
+        """Write L and its gradient at the weights held here into the tensors held here.
+
+        Raises:
+            ValueError: if outputs and targets have different shapes.
+        """
         self._gradient.zero_()
         self._loss.zero_()
         for inputs, targets in self._micro_batches(rows):
             outputs = self.network(inputs)
+            if outputs.shape != targets.shape:  # they would be broadcast
+                raise ValueError(
+                    f"the outputs have shape {tuple(outputs.shape)}, the targets "
+                    f"{tuple(targets.shape)}; they must be the same, (N, C)"
+                )
             residual = outputs.detach() - targets
             # The bits of outputs.backward(residual), for which torch imports its symbolic shapes:
             # half a second of every process.

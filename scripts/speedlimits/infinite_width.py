@@ -113,6 +113,11 @@ def _checked(network: nn.Sequential) -> list[nn.Module]:
     for layer in layers:
         if isinstance(layer, WEIGHTS):
             mean = isinstance(layer, ScaledLinear) and layer.is_mean
+            if not layer.weight.requires_grad:
+                raise ValueError(
+                    f"the weights of {layer} are frozen (requires_grad is False); the closed form "
+                    "is of all weights"
+                )
             if layer.start_deviation != 1 or layer.uniform_start or mean:
                 raise ValueError(
                     "a layer's weights do not start as N(0, 1) or its output is a mean; infinite "
@@ -252,7 +257,7 @@ def _pooled(moments: Tensor, size: int | None) -> Tensor:
 
 def _rectified(covariance: Tensor, kernel: Tensor, first: Tensor, second: Tensor):
     """Return S and T after a ReLU, by arc-cosine kernels (Cho and Saul 2009, equation 6)."""
-    norms = (first * second).sqrt_()
+    norms = (first * second).sqrt_()  # of equal ones exactly that, so that their angle is 0
     # where a norm is 0, so is S
     cosine = covariance.div(norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_(-1, 1)
     share = cosine.acos().neg_().add_(math.pi).div_(2 * math.pi)

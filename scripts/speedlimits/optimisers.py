@@ -242,7 +242,7 @@ class MinibatchDescent(_ConstantStep):
         """Evolve to ``until`` and evaluate the full loss and gradient there."""
         super().advance(until, on_step)
         loss, gradient = self._loss_and_gradient(self.weights)
-        self.loss, self._gradient = loss, gradient.to(torch.float64)
+        self.loss, self._gradient = loss, gradient.to(torch.float64, copy=True)
 
     def _rows(self) -> Tensor:
         """Return the samples of the next step."""

@@ -179,6 +179,7 @@ def _assert_at_least(name: str, left: Array, right: Array, slack: float, time: A
     Raises:
         SpeedLimitError: names inequality, time and both sides.
     """
+    time, left, right = np.broadcast_arrays(*np.atleast_1d(time, left, right))
     broken = left < right * (1 - slack)
     if np.any(broken):
         k = int(np.argmax(broken))

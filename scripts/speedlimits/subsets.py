@@ -57,8 +57,11 @@ def noisy_labels(
 
     Returns:
         Labels, shape (M,).
+
+    Raises:
+        ValueError: if a label is no whole number.
     """
-    labels = np.asarray(labels, np.int64)
+    labels = _whole(labels)
     replaced = generator.uniform(size=len(labels)) < probability
     return np.where(replaced, generator.integers(classes, size=len(labels)), labels)
 
@@ -75,11 +78,24 @@ def one_hot(labels: ArrayLike, classes: int, *, centred: bool = False) -> NDArra
         Targets, shape (N, C), float64.
 
     Raises:
-        ValueError: if a label is not one of the classes.
+        ValueError: if a label is no whole number, or not one of the classes.
     """
-    labels = np.asarray(labels)
+    labels = _whole(labels)
     outside = labels[(labels < 0) | (labels >= classes)]
     if outside.size:
         raise ValueError(f"labels hold {outside.flat[0]}; classes are 0 to {classes - 1}")
     targets = np.eye(classes)[labels]
     return targets - 1 / classes if centred else targets
+
+
+def _whole(labels: ArrayLike) -> NDArray[np.int64]:
+    """Return labels as integers.
+
+    Raises:
+        ValueError: if one is no whole number.
+    """
+    given = np.asarray(labels)
+    whole = given.astype(np.int64)
+    if not np.array_equal(whole, given):
+        raise ValueError(f"labels hold {given[whole != given].flat[0]}; they must be whole numbers")
+    return whole

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 
 # Two assignments whose costs differ by less than this part are the same to rounding of the costs.
 ROUNDING = 1e-10
+# Of symmetry and sign, over the largest entry: what sums of float32 data may be off by.
+COVARIANCE_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,18 @@ def gaussian_wasserstein_squared(
 
     Returns:
         W2^2 >= 0.
+
+    Raises:
+        ValueError: if the shapes do not belong together, or a covariance is not symmetric or has an
+            eigenvalue below 0 by more than rounding.
     """
     mean_0, mean_1 = np.asarray(mean_0, float), np.asarray(mean_1, float)
-    first, second = (_root(np.asarray(c, float)) for c in (covariance_0, covariance_1))
+    covariances = [np.asarray(c, float) for c in (covariance_0, covariance_1)]
+    shapes = [mean_0.shape, mean_1.shape, *(c.shape for c in covariances)]
+    d = len(mean_0) if mean_0.ndim else 0
+    if shapes != [(d,), (d,), (d, d), (d, d)] or d == 0:
+        raise ValueError(f"means and covariances have shapes {shapes}; they must be (d,), (d, d)")
+    first, second = (_root(c) for c in covariances)
     left, _, right = np.linalg.svd(second @ first)
     apart = first - (left @ right).T @ second
     return float(np.sum((mean_0 - mean_1) ** 2) + np.sum(apart**2))
@@ -90,8 +101,13 @@ def fitted_gaussian_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> f
 
     Returns:
         W2^2 of the fitted Gaussians.
+
+    Raises:
+        ValueError: if the samples differ in shape, are not (R, d), or hold fewer than two points.
     """
     starts, ends = _samples(starts, ends)
+    if len(starts) < 2:
+        raise ValueError(f"{len(starts)} realisations have no covariance; give at least 2")
     return gaussian_wasserstein_squared(
         starts.mean(axis=0),
         np.atleast_2d(np.cov(starts, rowvar=False)),
@@ -185,11 +201,16 @@ def _costs(starts: ArrayLike, ends: ArrayLike, own_costs: ArrayLike | None) -> A
     """Return |theta_T' - theta_0|^2 of each start (row) and end, with the known ones of own ends.
 
     Raises:
-        ValueError: if the samples differ in shape or are not (R, P).
+        ValueError: if the samples differ in shape or are not (R, P), or own costs are not (R,).
     """
     # Of differences, not of norms and products: exact for close points.
     costs = cdist(*_samples(starts, ends), metric="sqeuclidean")
     if own_costs is not None:
+        if np.shape(own_costs) != (len(costs),):
+            raise ValueError(
+                f"own_costs have shape {np.shape(own_costs)}; give one for each realisation, "
+                f"({len(costs)},)"
+            )
         costs[np.diag_indices(len(costs))] = own_costs
     return costs
 
@@ -210,6 +231,13 @@ def _samples(starts: ArrayLike, ends: ArrayLike) -> tuple[Array, Array]:
 
 
 def _root(matrix: Array) -> Array:
-    """Return the positive semidefinite root of a symmetric matrix, rounding below zero clipped."""
+    """Return the positive semidefinite root of a symmetric matrix, rounding below zero clipped.
+
+    Raises:
+        ValueError: if it is no covariance by more than rounding.
+    """
     values, vectors = np.linalg.eigh(matrix)
+    rounding = COVARIANCE_ROUNDING * np.abs(matrix).max()
+    if np.abs(matrix - matrix.T).max() > rounding or values[0] < -len(values) * rounding:
+        raise ValueError("a covariance is not symmetric, or has an eigenvalue below 0")
     return (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T

@@ -82,7 +82,8 @@ def weighted_power(widths: ArrayLike, values: ArrayLike, errors: ArrayLike) -> t
 
     In S and not in ln S, so that a mean of either sign that has sunk into its sampling error counts
     as little as it should. A is linear and eliminated, A = sum S w^p / s^2 / sum w^{2p} / s^2; p is
-    searched on `POWERS`, refined by the parabola through the three best.
+    searched on `POWERS`, refined by the parabola through the three best; a power at an end of these
+    is that of the search, not of the values.
 
     Args:
         widths: w, shape (W,), positive, at least two distinct.
@@ -146,8 +147,8 @@ def fitted_power(
 
     Returns:
         power, power_low, power_high, amplitude (A, in units of q), points (number of runs); NaN
-        where a width has no more runs than groups, all runs of one agree, or there are fewer than
-        two widths.
+        where a width has no more runs than groups, all runs of one agree, there are fewer than two
+        widths, or the power lies beyond those searched.
     """
     samples = [np.asarray(sample, float) for sample in samples]
     points = sum(map(len, samples))
@@ -165,6 +166,8 @@ def fitted_power(
     if not np.all(errors > 0):
         return {**nothing, "points": points}
     power, amplitude = weighted_power(widths, [function(s) for s in samples], errors)
+    if not POWERS[1] < power < POWERS[-2] or not np.isfinite(amplitude):
+        return {**nothing, "points": points}
     low, high = student_interval(
         power,
         weighted_power(widths, draws, errors)[0],
