@@ -26,8 +26,8 @@ DAMPING = 4.0
 # (w_0 + 1) over s = 2..60 is 2.164.
 STABILITY = 2.18
 MINIMUM_STAGES = 2
-# Modes of less than this in a step are as stable with the least number of stages, which is enough
-# up to 3 / 2.18 of step rho, rho being overestimated by a fifth at most.
+# Modes of less than this in a step are stable with the least number of stages too, which is enough
+# up to 3 / 2.18 of step rho, and to second order.
 IMPLICIT_FROM = 1.0
 # Largest residual of a pair, over its eigenvalue. Of 0.1, 0.05, 0.02, 0.005 it takes the fewest
 # gradients on power-law spectra: poorer pairs shorten the steps, better ones are fewer.
