@@ -665,6 +665,19 @@ def test_times_of_a_clock_that_was_ahead_move_to_before_now_in_their_order(tmp_p
     assert workdir.settle_times(tmp_path) == 0
 
 
+def test_a_dry_run_leaves_the_times_of_results_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    late = Path("results/t.csv")
+    late.touch()
+    os.utime(late, (time.time() + 1e6,) * 2)
+    for looks_only in (True, False):
+        before = late.stat().st_mtime_ns
+        workdir.take_over(tmp_path / "state", looks_only=looks_only)
+        os.close(workdir._held.pop())
+        assert (late.stat().st_mtime_ns == before) == looks_only
+
+
 def test_records_of_what_made_the_results_lie_beside_them_wherever_both_go(tmp_path, monkeypatch):
     def records_reached():
         workdir.keep_records()
