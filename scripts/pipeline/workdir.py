@@ -236,9 +236,9 @@ def tell_of_triggers(workflow: Any) -> None:
     Args:
         workflow: Snakemake's own object, after it has judged; nothing is told of one that has not.
     """
-    if workflow.dag_settings is None:
-        return
-    lacking = TRIGGERS - {trigger.name.lower() for trigger in workflow.dag_settings.rerun_triggers}
+    settings = getattr(workflow, "dag_settings", None)
+    given = {trigger.name.lower() for trigger in settings.rerun_triggers} if settings else TRIGGERS
+    lacking = TRIGGERS - given
     if lacking:
         sys.stderr.write(
             f"note: the rerun triggers lack {' and '.join(sorted(lacking))}: results of another "
