@@ -562,7 +562,7 @@ def test_test_error_stands_against_the_inefficiency_with_its_rank_correlations(t
     row = rows[(rows["with"] == "test_error") & (rows["level"] == "within")].iloc[0]
     assert row["correlation"] == pytest.approx(1)  # the error rises with the inefficiency
     title = within.get_title(loc="left")
-    assert "rank correlation 1.00 [" in title and title.endswith("12 points")
+    assert "rank correlation 1.00," in title and title.endswith("12 points")  # no interval of 1
     title = between.get_title(loc="left")
     assert title.endswith("rank correlation 1.00,\n4 points that share settings, no test")
 
@@ -577,6 +577,9 @@ def test_the_rank_correlation_of_enough_ensembles_tells_its_points(tables):
 
     first = "rank correlation \N{MINUS SIGN}0.60,\nadjusted $p$ = 0.25, 8 points"
     assert said(row) == [first, "nothing to correlate"]
+    ends = " [\N{MINUS SIGN}0.90, 0.10],"
+    told = said(row.assign(correlation_low=-0.9, correlation_high=0.1))
+    assert told[0] == first.replace(",", ends, 1)
     none = dict.fromkeys(("correlation", "p_value", "p_smallest", "p_adjusted"), np.nan)
     assert said(row.assign(**none))[0] == "8 points: one side does not vary"
     assert said(row.assign(**none, points=2))[0] == "2 points: too few to correlate"
