@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.files import (
@@ -72,7 +72,7 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     found += [
         f"what Snakemake recorded of {path} is cut short, as on a full disk, so that it would pass "
         f"for a result of any configuration; run the same command again, which makes {path} anew"
-        for path in results_without(records)
+        for path in results_named(Path(name) for name, record in records.items() if not record)
     ]
     found += [
         f"{path} was made of another {other} than lies here, as where results were copied over "
@@ -134,21 +134,19 @@ def known(path: Path) -> bool:
 
 def incomplete_outputs(folder: Path) -> list[str]:
     """Return one sentence for every output that Snakemake knows to be unfinished."""
-    found = []
-    for marker in everything(folder):
-        if marker.is_file():
-            with contextlib.suppress(ValueError):
-                name = named_by_record(marker.relative_to(folder))
-                found.append(f"the job of {name} did not finish; run the same command again")
-    return found
+    marks = (mark.relative_to(folder) for mark in everything(folder) if mark.is_file())
+    return [
+        f"the job of {path} did not finish; run the same command again"
+        for path in results_named(marks)
+    ]
 
 
-def results_without(records: dict[str, dict]) -> list[str]:
-    """Return the results whose record holds nothing, as rules name them."""
+def results_named(names: Iterable[Path]) -> list[str]:
+    """Return the results, as rules name them, whose records or marks have these names."""
     found = []
-    for name in (name for name, record in records.items() if not record):
+    for name in names:
         with contextlib.suppress(ValueError):  # of no result
-            found.append(named_by_record(Path(name)))
+            found.append(named_by_record(name))
     return sorted(found)
 
 

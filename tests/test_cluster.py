@@ -24,6 +24,7 @@ from pipeline import inputs
 from pipeline.config import validated
 from pipeline.runs import Plan
 from pipeline.settings import RuleSettings
+from pipeline.workdir import TRIGGERS
 
 GPU_RULES = {"time_unit", "train", "ntk_start", "ntk_warm", "ntk_end"}
 NEED_TORCH = {"infinite_width", "time_unit", "train", "ntk", "theory_langevin"}
@@ -83,6 +84,7 @@ def test_slurm_profile_names_rules_that_exist():
     default = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
     for key in ("rerun-triggers", "max-checksum-file-size"):
         assert profile[key] == default[key]
+    assert set(default["rerun-triggers"]) == TRIGGERS
     # A limit here would count over the whole cluster.
     assert "gpu" not in profile.get("resources", {})
     partitions = yaml.safe_load((ROOT / "profiles/slurm/partitions.yaml").read_text())

@@ -562,7 +562,7 @@ def test_test_error_stands_against_the_inefficiency_with_its_rank_correlations(t
     row = rows[(rows["with"] == "test_error") & (rows["level"] == "within")].iloc[0]
     assert row["correlation"] == pytest.approx(1)  # the error rises with the inefficiency
     title = within.get_title(loc="left")
-    assert "rank correlation 1.00," in title and title.endswith("12 points")  # no interval of 1
+    assert "rank correlation 1.00 [" in title and title.endswith("12 points")
     title = between.get_title(loc="left")
     assert title.endswith("rank correlation 1.00,\n4 points that share settings, no test")
 

@@ -260,20 +260,17 @@ def check(path: str | Path) -> None:
     found = file_digest(path)
     text = record.read_text(encoding="utf-8", errors="replace")
     digest, _, name = text.strip().partition("  ")
-    if name and not _ends_with(Path(name), path.relative_to(results_root(path))):
+    root = results_root(path)
+    own = path.relative_to(root).parts
+    if name and Path(name).parts[-len(own) :] != own:
         raise IntegrityError(
             f"{path} was written as {name}, as where another result was copied here with its "
             f"digest; {ADVICE}"
         )
     if found != digest:
-        other = _owner_of(found, record, results_root(path) / DIGESTS)
+        other = _owner_of(found, record, root / DIGESTS)
         what = f"holds the content of {other}" if other else "has been altered or cut short"
         raise IntegrityError(f"{path} {what} since it was written; {ADVICE}")
-
-
-def _ends_with(path: Path, last: Path) -> bool:
-    """Return whether the last parts of a path are those of another one."""
-    return path.parts[-len(last.parts) :] == last.parts
 
 
 def _owner_of(digest: str, record: Path, folder: Path) -> str | None:

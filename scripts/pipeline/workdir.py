@@ -40,8 +40,8 @@ from pipeline.runs import Refusal, refuse
 STATE = ".snakemake"
 DRY_RUN = {"-n", "--dry-run", "--dryrun"}
 ROOM = 100_000  # bytes, own choice: the files of some hundred jobs
-TRIGGERS = {"mtime", "params", "input"}  # by which results are judged; profiles/default
 FOLDERS_AND_FILES = 20  # own choice: the folders in .snakemake, a log, those of a result
+TRIGGERS = {"mtime", "params", "input"}  # by which results are judged; profiles/default
 # What every job or step writes to, and what may well be a link to a larger disk; results/README.md.
 FOLDERS = (
     STATE,
@@ -87,11 +87,12 @@ def register(workflow: Any) -> None:
         # Snakemake's own note of it is that of --directory.
         refuse_stale_report(sys.argv, os.environ.get(STARTED, workflow.workdir_init))
         os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
-        others = others_at_work(stays=not DRY_RUN & {*sys.argv})
+        looks_only = bool(DRY_RUN & {*sys.argv})
+        others = others_at_work(stays=not looks_only)
         if not workflow.dryrun:
-            take_over(alone=not others, looks_only=bool(DRY_RUN & {*sys.argv}))
+            take_over(alone=not others, looks_only=looks_only)
             refuse(room_problems(STATE))
-            if not DRY_RUN & {*sys.argv}:  # its scheduler writes there
+            if not looks_only:  # its scheduler writes there
                 refuse(room_problems(_temporary()))
         keep_records()
         atexit.register(tell_of_triggers, workflow)  # how it judges results is known later

@@ -37,11 +37,11 @@ State = dict[str, Tensor | float | int]
 EXPLOSION_FACTOR = 1e6
 
 # Measured: the global error over |theta_t - theta_0| is then 0.3 % at every recorded time up to
-# lambda_1 T = 2e5 on linear models with the spectra of a power law, with gaps or not, and of
-# Myrtle-5 (0.6 % of T/T_SL), and 1.4 % up to
-# lambda_1 T = 2e3 on Myrtle-5 itself (16 channels, 32 CIFAR-10 images). For other starts it is up
-# to 3 % after lambda_1 t = 1e3: the trajectory is sensitive there, even to rounding, and a tighter
-# tolerance helps little.
+# lambda_1 T = 2e5 on linear models with the spectra of a power law and of Myrtle-5, also where the
+# spectrum has a gap (up to 1e5; T/T_SL is 0.6 % off there), and 1.4 % up to lambda_1 T = 2e3 on
+# Myrtle-5 itself (16 channels, 32 CIFAR-10 images). For other starts it is up to 3 % after
+# lambda_1 t = 1e3: the trajectory is sensitive there, even to rounding, and a tighter tolerance
+# helps little.
 RELATIVE_TOLERANCE = 2e-3
 # Step-size controller: the lower bound is that of Sommeijer, Shampine, Verwer (1998). Their safety
 # factor is 0.8; 0.9 rejects as few steps here and saves 5 % of the gradients.
@@ -372,8 +372,9 @@ class GradientFlow(Evolution):
     The step is set by the error alone and grows with time; the number of stages follows from the
     step and the spectral radius, so that reaching T costs at most of the order of
     sqrt(lambda_1 T) gradients. Once steps need many stages, the leading eigenpairs of the Hessian
-    are found by Lanczos iteration with gradient differences and taken implicitly: the stages then
-    follow from the rest of the spectrum. See ``runge_kutta_chebyshev``.
+    are found by Lanczos iteration with gradient differences; those that the step is long for are
+    taken implicitly, and the stages follow from the rest of the spectrum. See
+    ``runge_kutta_chebyshev``.
 
     Between the ends of a step gradient and loss are read off cubic Hermite polynomials, through
     both ends and their slopes, and positions off a curve between that of the velocities and the

@@ -223,6 +223,5 @@ def _flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
         stop = start + parameter.numel()
         parameter.data = theta[start:stop].view(parameter.shape)
         parameter.grad = gradient[start:stop].view(parameter.shape)
-        parameter.requires_grad_(True)
         start = stop
     return theta, gradient

@@ -551,7 +551,8 @@ def rank_correlation(
     Returns:
         correlation, correlation_low, correlation_high, p_value, p_smallest, points, and units (how
         many are resampled independently); NaN where fewer than three points are finite or one side
-        does not vary, no interval where all resamples agree.
+        does not vary. Resamples of a few points know too little: of three in order the interval has
+        no length (``pipeline.outcomes`` leaves it out below ``FEWEST_POINTS``).
     """
     from scipy.stats import rankdata  # a second or two, which few jobs need
 
@@ -597,8 +598,6 @@ def rank_correlation(
         rows[:, block] = block[:, drawn].swapaxes(0, 1)
     draws = correlation(ranks(x[rows]), ranks(y[rows]))
     low, high = percentile_interval(draws[:, None], confidence)
-    if high[0] - low[0] <= 1e-12:  # resamples of a few points in order are in order
-        low[0] = high[0] = math.nan
     # Either side may be permuted: the one whose ties leave the fewer ways to do so.
     sides = ((_tied_units(a, blocks), a, b) for a, b in ((rank_x, rank_y), (rank_y, rank_x)))
     cells, fixed, moved = min(sides, key=lambda side: _arrangements(_sizes(side[0])))
