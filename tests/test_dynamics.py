@@ -205,6 +205,27 @@ def test_flow_across_a_gap_of_the_spectrum(rates, squares):
     assert flow.gradients < 250
 
 
+@pytest.mark.parametrize("minimum", [0.0, 0.3])
+def test_the_loss_read_off_between_steps_falls_and_is_not_below_its_minimum(minimum):
+    """The last digits of the loss, which log axes show: modes that end within a step."""
+    model = LinearModel(30)
+
+    def loss_and_gradient(theta):
+        loss, gradient = model.loss_and_gradient(theta)
+        return loss + minimum, gradient
+
+    end = 20.0 / model.rates[-1].item()
+    flow = GradientFlow(loss_and_gradient, model.theta_0, end_time=end)
+    losses = []
+    for time in np.geomspace(0.1, end, 2000):
+        flow.advance(float(time))
+        losses.append(flow.loss)
+    start = 0.5 * model.squares.sum().item() + minimum
+    assert min(losses) >= minimum
+    assert max(np.diff(losses)) <= 1e-15 * start
+    assert losses[-1] == pytest.approx(minimum, abs=1e-3 * start)
+
+
 def test_flow_passes_a_growing_spectral_radius():
     # theta' = -theta^3 + theta, from a flat to a steep place: the Hessian grows from about -1 to 2.
     def loss_and_gradient(theta):

@@ -151,6 +151,14 @@ def test_alternatives_are_told_apart():
     assert curved.window_high - curved.window_low > 0.3
 
 
+@pytest.mark.parametrize("amplitude", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("scattered", [False, True])
+def test_a_curvature_does_not_improve_an_exact_law(amplitude, scattered):
+    exact = fit(amplitude * np.arange(1, 1001.0) ** -1.7, 5, 900, scattered=scattered)
+    assert exact.bic_curved == pytest.approx(np.log(exact.bins))
+    assert exact.bic_exponential > 0
+
+
 def test_judgement_of_a_fit_is_that_of_ordinary_least_squares():
     """R^2, residual deviation and criteria against SciPy's and NumPy's regressions of all ranks."""
     k = np.arange(1, 401.0)

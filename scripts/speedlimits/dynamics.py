@@ -658,7 +658,13 @@ class GradientFlow(Evolution):
         )  # fmt: skip
         v_start, v_end = -self._start_gradient, -self._end_gradient
         curve = _hermite(x, step, self._start, self._end, v_start, v_end)
-        slopes = -self._start_gradient.square().sum(), -self._end_gradient.square().sum()
+        # Slopes of a loss that falls throughout, which is never negative and never rises (Fritsch
+        # and Carlson 1980): a cubic of the true ones dips where stiff modes end within the step.
+        steepest = min(3.0 * (self._end_loss - self._start_loss) / step, 0.0)
+        slopes = (
+            max(-float(gradient.square().sum()), steepest)
+            for gradient in (self._start_gradient, self._end_gradient)
+        )
         self.loss = float(_hermite(x, step, self._start_loss, self._end_loss, *slopes))
         if self._curve is None:  # in a step that another process took
             self._curve = self._curve_of_step()

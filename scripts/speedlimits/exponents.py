@@ -206,7 +206,7 @@ def fit_exponent(
     curvature_low, curvature_high = percentile_interval(curvatures[:, None], confidence)
     residual = y - np.polyval(line, x)
     spread = y - np.average(y, weights=weight)
-    flat = np.ptp(y) <= 1e-12 * (1 + np.abs(y).max())  # a slope of 0 but for rounding
+    flat = np.ptp(y) <= _rounding(y)  # a slope of 0 but for rounding
     windows = _sub_window_exponents(x, y, weight)
     return ExponentFit(
         exponent=-float(line[0]),
@@ -303,8 +303,13 @@ def _regression(x: Array, y: Array, weight: Array, degree: int) -> Array:
 def _bic(x: Array, y: Array, weight: Array, degree: int) -> float:
     """Return the Bayesian information criterion of a polynomial in x, up to a constant."""
     residual = y - np.polyval(_regression(x, y, weight, degree), x)
-    variance = max(float(weight @ residual**2) / float(weight.sum()), 1e-300)
+    variance = max(float(weight @ residual**2) / float(weight.sum()), _rounding(y) ** 2)
     return len(x) * math.log(variance) + (degree + 1) * math.log(len(x))
+
+
+def _rounding(y: Array) -> float:
+    """Return what logarithms differ by through rounding: no law is better than another there."""
+    return 1e-12 * (1 + float(np.abs(y).max()))
 
 
 def _sub_window_exponents(x: Array, y: Array, weight: Array) -> list[float]:
