@@ -139,9 +139,7 @@ rule clean_states:
 
 
 onstart:
-    refuse_what_cannot_start(
-        workflow.resource_settings.cores, workflow.execution_settings.keep_metadata
-    )
+    refuse_what_cannot_start(workflow)
     note_start()
     if workflow.is_main_process:
         running_code.tell_jobs(SETTINGS.files())

@@ -718,6 +718,12 @@ FOLDERS = [
     ("locked", "results/runs", "results/runs is a folder that this user may not write to"),
     ("file", ".snakemake", ".snakemake is no folder; move it away"),
     ("link", ".snakemake", ".snakemake is a link to nowhere, which is not there"),
+    ("locked", "results/data/digits", "results/data/digits is a folder that this user may not"),
+    (
+        "locked",
+        "results/logs/data/digits",
+        "results/logs/data/digits is a folder that this user may not",
+    ),
     ("locked", ".snakemake", ".snakemake is a folder that this user may not write to"),
     ("locked", ".", ".snakemake cannot be made, since this user may not write to its folder"),
 ]
@@ -732,7 +738,7 @@ def without_privileges():
 @pytest.mark.parametrize(("kind", "name", "words"), FOLDERS)
 def test_a_folder_that_cannot_be_written_is_told_before_any_job(tmp_path, kind, name, words):
     path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "file":
         path.write_text("")
     elif kind == "link":

@@ -271,25 +271,40 @@ def room_problems(folder: str | Path) -> list[str]:
     return []
 
 
-def refuse_what_cannot_start(cores: int | None, keeps_records: bool) -> None:
+def refuse_what_cannot_start(workflow: Any) -> None:
     """End a Snakemake that is about to start jobs, if it has no core or may not write results.
 
     Args:
-        cores: of the command line; Snakemake itself waits for ever if there are none.
-        keeps_records: of what it makes the results (not ``--drop-metadata``).
+        workflow: Snakemake's own object, which has its jobs.
 
     Raises:
         Refusal: one sentence a line.
     """
+    cores = workflow.resource_settings.cores  # Snakemake itself waits for ever if there are none
     if cores is not None and cores < 1:
         raise Refusal(f"--cores is {cores}, with which no job can start; give at least 1")
-    if not keeps_records:
+    if not workflow.execution_settings.keep_metadata:
         raise Refusal(
             "--drop-metadata leaves no record of what results were made of, without which they "
             "pass for those of any configuration; leave it out"
         )
-    refuse([problem for name in FOLDERS for problem in folder_problems(name, written=True)])
+    names = [*FOLDERS, *_folders_written(workflow.dag.needrun_jobs())]
+    refuse([problem for name in names for problem in folder_problems(name, written=True)])
     refuse(room_problems(RESULTS))
+
+
+def _folders_written(jobs: Iterable[Any]) -> set[str]:
+    """Return the folders that are there and that jobs write to or make others in."""
+    written = {
+        os.path.dirname(path)
+        for job in jobs
+        for path in (*job.output, *job.log, *([job.benchmark] if job.benchmark else []))
+    }
+    there = {
+        next(path for path in (Path(name), *Path(name).parents) if path.is_dir())
+        for name in written
+    }
+    return {str(path) for path in there} - {*FOLDERS}
 
 
 def tell_of_full_disk() -> None:
