@@ -725,6 +725,8 @@ FOLDERS = [
         "results/logs/data/digits is a folder that this user may not",
     ),
     ("locked", ".snakemake", ".snakemake is a folder that this user may not write to"),
+    ("locked", ".snakemake/locks", ".snakemake/locks is a folder that this user may not write"),
+    ("locked", ".snakemake/iocache", ".snakemake/iocache is a folder that this user may not"),
     ("locked", ".", ".snakemake cannot be made, since this user may not write to its folder"),
 ]
 

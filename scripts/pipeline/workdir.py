@@ -80,7 +80,14 @@ def register(workflow: Any) -> None:
     sys.excepthook = _tell_in_one_sentence
     if workflow.is_main_process:
         kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
-        refuse(kinds or folder_problems(STATE, written=True))
+        own = (
+            STATE,
+            f"{STATE}/iocache",
+            f"{STATE}/locks",
+        )  # which Snakemake opens with a traceback
+        refuse(
+            kinds or [problem for name in own for problem in folder_problems(name, written=True)]
+        )
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
