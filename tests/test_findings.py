@@ -1070,7 +1070,11 @@ def test_the_only_ensemble_with_a_warm_start_is_named():
     ("reached", "largest", "why"),
     [
         (False, 0.2, "does not rise to its threshold before the last recorded time (train longer"),
-        (False, 0.4, "is above its threshold from the start on and never rises to it (raise"),
+        (
+            False,
+            0.4,
+            "starts at or above its threshold and does not rise to it later (where it rises",
+        ),
         (False, np.nan, "there is no test accuracy."),
         (
             True,

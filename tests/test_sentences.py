@@ -19,6 +19,7 @@ from pipeline.tables import significance_level
 from sentences import effects
 from sentences.effects import correlation_lines, moment_in_words, too_few, trend_sentence
 from sentences.ensembles import (
+    dead_network_sentence,
     discretisation_lines,
     energetic_lines,
     finite_step_sentence,
@@ -437,6 +438,47 @@ def test_verdicts_on_predictions_are_counted():
     assert told.endswith(f"{counts} apart.")
     (told,) = prediction_summary(["- a, cold start: 0.5, faster than predicted (p).", undecided])
     assert told.endswith("0 of 2 ensembles are slower, 1 faster, 1 not told apart.")
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "inefficiency", "verdict"),
+    [
+        (
+            "heavy_ball",
+            0.4,
+            "below the prediction, where T/T_SL is below 1 and T_SL bounds nothing",
+        ),
+        ("heavy_ball", 1.4, "faster than predicted"),
+        ("gradient_flow", 0.4, "faster than predicted"),
+    ],
+)
+def test_steps_without_a_bound_are_not_called_faster(dynamics, inefficiency, verdict):
+    rows = [
+        {"ensemble": "a", "realisation": str(r), "start": "cold", "at": "end", "model": "a"}
+        | {"prediction_ratio": ratio, "start_seed": str(r), "dynamics": dynamics}
+        for r, ratio in enumerate([0.101, 0.1, 0.102])
+    ]
+    table = pd.DataFrame(rows).assign(inefficiency=inefficiency)
+    (line,) = prediction_lines(table, {"model": ["a"]}, 0.95)
+    assert f", {verdict} (" in line
+    (told,) = prediction_summary([line])
+    unbounded = ", 1 below it where T_SL bounds nothing, 0 not told apart."
+    assert told.endswith(unbounded) == ("bounds" in verdict)
+    assert ("1 faster" in told) == ("faster" in verdict)
+
+
+def test_networks_without_a_kernel_at_the_end_have_died():
+    """Of ReLUs that are all off: counted by runs, once however many starts are measured from."""
+    drift, alignment = [1.0, 1.0, 0.7, 1.0], [math.nan, math.nan, 0.2, 0.3]
+    table = pd.DataFrame({"ensemble": [*"aabb"], "model": [*"aabb"], "realisation": [*"0101"]})
+    table = table.assign(start="cold", at="end", diverged=0.0, drift=drift, alignment=alignment)
+    table = pd.concat([table, table.assign(start="warm"), table.assign(realisation="ensemble")])
+    axes = {"model": ["a", "b"]}
+    (told,) = dead_network_sentence(table, axes)
+    assert told.startswith("Networks have died (model a, 2 of 2 runs): their NTK")
+    assert dead_network_sentence(table[table["model"] == "b"], axes) == []
+    assert dead_network_sentence(table.assign(diverged=1.0), axes) == []
+    assert dead_network_sentence(table.drop(columns="drift"), axes) == []
 
 
 def test_a_prediction_outside_the_interval_may_still_not_be_claimed():

@@ -240,8 +240,13 @@ def beside_profile(arguments: Sequence[str], name: str) -> str:
 
 
 def entry_problems(arguments: Sequence[str]) -> list[str]:
-    """Return what is wrong with entries of ``--config``, where Snakemake ends in a traceback."""
+    """Return what is wrong with entries of ``--config``.
+
+    Snakemake ends in a traceback for some, takes the last of two values in silence, and reads all
+    within braces as text, of which the workflow then makes numbers: without its quotes.
+    """
     problems = []
+    texts: dict[str, str] = {}
     for entry in words_of(ENTRY_OPTIONS, arguments):
         name, equals, value = entry.partition("=")
         if not equals:
@@ -258,7 +263,57 @@ def entry_problems(arguments: Sequence[str]) -> list[str]:
                 f"--config is given {entry}, and the configuration has no key {name!r}; run "
                 f"settings stand under base: --config base='{{{name}: {value}}}'"
             )
+        else:
+            problems += _entry_value_problems(name, value)
+            if name in texts and not (_is_mapping(value) and _is_mapping(texts[name])):
+                problems.append(f"--config gives {name} twice; keep one")
+            texts[name] = value
     return problems
+
+
+def _entry_value_problems(name: str, value: str) -> list[str]:
+    """Return what is wrong with a mapping or list that ``--config`` gives."""
+    text = f"{name}:\n" + "".join(f"  {line}\n" for line in value.splitlines())
+    try:
+        if not isinstance(yaml.compose(value, Loader=yaml.SafeLoader), yaml.CollectionNode):
+            return []  # Snakemake has read it
+        problems = _text_problems(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return []  # text to Snakemake too, which the schema refuses
+    problems = problems or [
+        f": {key} is the text {quoted!r}, which Snakemake hands on without its quotes, so that it "
+        "is no text any more; give it in a file (--configfile)"
+        for key, quoted in _quoted_texts(root, "")
+        if _reads_as(quoted) != quoted
+    ]
+    return [f"--config{re.sub(', line [0-9]+: ', ': ', problem)}" for problem in problems]
+
+
+def _quoted_texts(node: yaml.Node, key: str) -> list[tuple[str, str]]:
+    """Return the quoted texts in a node, each with the key that it is under."""
+    if isinstance(node, yaml.ScalarNode):
+        return [(key, node.value)] if node.style else []
+    if isinstance(node, yaml.SequenceNode):
+        return [found for part in node.value for found in _quoted_texts(part, key)]
+    return [
+        found
+        for name, value in node.value
+        for found in _quoted_texts(value, f"{key}.{name.value}".lstrip("."))
+    ]
+
+
+def _reads_as(text: str) -> object:
+    """Return what YAML reads a text as, which is itself if it is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_mapping(text: str) -> bool:
+    """Return whether YAML reads a text as a mapping."""
+    return isinstance(_reads_as(text), dict)
 
 
 def cache_problems() -> list[str]:

@@ -28,6 +28,7 @@ from speedlimits.statistics import geometric_mean, holm
 NUMERICAL_ERROR = 0.01
 # Own choice: of the bound on gradient flow's squared path lengths; path lengths are off by half.
 TOLD_DISCRETISATION = 0.05
+UNBOUNDED = "below the prediction, where T/T_SL is below 1 and T_SL bounds nothing"
 APART = 1.05  # own choice: times that differ by less are told as one, as a few whole steps are
 
 
@@ -188,6 +189,29 @@ def repeated(outcomes: pd.DataFrame) -> list[pd.Series]:
     return [rows.iloc[0] for rows in ensembles if len(rows) > 1 and len(independent(rows)) == 1]
 
 
+def dead_network_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence where networks have no NTK left at the end, as of ReLUs that are all off.
+
+    Their kernel has drifted by exactly its own norm, and is aligned with nothing.
+    """
+    if "drift" not in outcomes:
+        return []
+    runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
+    runs = runs[(runs["start"] == "cold") & (runs["diverged"] == 0)]
+    dead = runs[(runs["drift"] == 1.0) & runs["alignment"].isna()]
+    if len(dead) == 0:
+        return []
+    names = "; ".join(
+        f"{name_of(rows.iloc[0], axes)}, {len(rows)} of "
+        f"{counted((runs['ensemble'] == ensemble).sum())}"
+        for ensemble, rows in dead.groupby("ensemble", sort=False)
+    )
+    return [
+        f"Networks have died ({names}): their NTK at the end is zero, so that no gradient moves "
+        "them any more, and T/T_SL grows with the time that they wait."
+    ]
+
+
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
@@ -297,7 +321,9 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             label = f"{name_of(group.iloc[0], axes)}, {start} start"
             lost = len(once) - found["points"]
             bound = at_a_temperature(group).all()
-            rows.append(found | {"label": label, "bound": bound, "lost": lost})
+            steps = (dynamics_of(group) != "gradient_flow").all()
+            below = steps and (group["inefficiency"] < BELOW_ONE).any()
+            rows.append(found | {"label": label, "bound": bound, "lost": lost, "below": below})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p})
@@ -311,7 +337,8 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             verdict = "no difference is claimed, although its interval has no 1"
         if p <= significance_level(confidence):
             faster = "below the prediction, as a lower bound may be"
-            faster = faster if row["bound"] else "faster than predicted"
+            if not row["bound"]:
+                faster = UNBOUNDED if row["below"] else "faster than predicted"
             verdict = "slower than predicted" if row["mean"] > 1 else faster
             if abs(row["mean"] - 1) <= NUMERICAL_ERROR:
                 verdict = f"equal within the {100 * NUMERICAL_ERROR:g} % of integration"
@@ -445,8 +472,8 @@ def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: d
         "there is no test accuracy": ~reached & ~measured,
         "the mean test accuracy does not rise to its threshold before the last recorded time "
         f"(train longer or lower {SET_BY})": ~reached & measured & ~above,
-        "the mean test accuracy is above its threshold from the start on and never rises to it "
-        f"(raise {SET_BY})": above,
+        "the mean test accuracy starts at or above its threshold and does not rise to it later "
+        f"(where it rises at all, raise {SET_BY})": above,
         "the mean test accuracy rises to its threshold at the last recorded time only, after which "
         f"nothing is left to measure (train longer or lower {SET_BY})": at_the_end,
     }  # fmt: skip
@@ -472,8 +499,10 @@ def prediction_summary(lines: list[str]) -> list[str]:
             slower = sum("slower than predicted" in line for line in here)
             faster = sum("faster than predicted" in line for line in here)
             below = sum("as a lower bound may be" in line for line in here)
-            rest = len(here) - slower - faster - below
+            unbounded = sum(UNBOUNDED in line for line in here)
+            rest = len(here) - slower - faster - below - unbounded
             bounded = f"{below} below it, as lower bounds may be, " if below else ""
+            bounded += f"{unbounded} below it where T_SL bounds nothing, " if unbounded else ""
             sentences.append(
                 f"Against the prediction from the NTK at the {start} start, {slower} of "
                 f"{len(here)} ensembles are slower, {faster} faster, {bounded}{rest} "

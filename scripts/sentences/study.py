@@ -15,6 +15,7 @@ from sentences.effects import (
     generalisation_summary,
 )
 from sentences.ensembles import (
+    dead_network_sentence,
     discretisation_lines,
     end_sentence,
     energetic_lines,
@@ -54,6 +55,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         *range_sentences(tables["outcomes"], axes, tables.get("warm_starts")),
         *end_sentence(tables["outcomes"], axes),
         *repetition_sentence(tables["outcomes"], axes),
+        *dead_network_sentence(tables["outcomes"], axes),
         *transient_summary(tables["outcomes"], axes),
         *finite_step_sentence(tables["outcomes"]),
         *integration_sentence(tables["outcomes"], axes),
