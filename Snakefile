@@ -12,6 +12,11 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
+if not Path(workflow.basedir, "scripts/pipeline").is_dir():
+    raise WorkflowError(
+        "this workflow cannot be a module of another one; run it by itself: "
+        "snakemake --snakefile .../Snakefile --directory FOLDER"
+    )
 sys.path.insert(0, f"{workflow.basedir}/scripts")
 
 from pipeline import inputs, planned, running_code

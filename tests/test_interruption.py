@@ -724,6 +724,10 @@ FOLDERS = [
         "results/logs/data/digits",
         "results/logs/data/digits is a folder that this user may not",
     ),
+    ("closed", "results", "results is a folder that this user may not read"),
+    ("closed", "results/data", "results/data is a folder that this user may not read"),
+    ("closed", "results/studies", "results/studies is a folder that this user may not read"),
+    ("closed", "results/logs/data", "results/logs/data is a folder that this user may not"),
     ("locked", ".snakemake", ".snakemake is a folder that this user may not write to"),
     ("locked", ".snakemake/locks", ".snakemake/locks is a folder that this user may not write"),
     ("locked", ".snakemake/iocache", ".snakemake/iocache is a folder that this user may not"),
@@ -747,14 +751,14 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_job(tmp_path, kind, 
         path.symlink_to("nowhere")
     else:
         path.mkdir(exist_ok=True)
-        path.chmod(0o555)
+        path.chmod(0o555 if kind == "locked" else 0o000)
     target = "results/data/digits/n8-balanced-subset0.nc"
     command = [sys.executable, "-m", "snakemake", "--cores", "1", target, "--directory", tmp_path]
     command += ["--configfile", ROOT / "config.yaml", ROOT / "tests/miniature.yaml"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, preexec_fn=without_privileges, timeout=90
     )
-    path.chmod(0o755) if kind == "locked" else None
+    path.chmod(0o755) if kind in ("locked", "closed") else None
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in told, told
     assert len([line for line in told.splitlines() if words in line]) == 1, told

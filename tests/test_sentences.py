@@ -486,7 +486,7 @@ def test_a_prediction_outside_the_interval_may_still_not_be_claimed():
     ratios = ([1.1, 1.2, 1.15], [1.3, 0.8, 1.0], [0.9, 1.1, 1.05])
     rows = [
         {"ensemble": path, "realisation": str(r), "start": "cold", "at": "end", "model": path}
-        | {"prediction_ratio": ratio, "start_seed": f"{path}{r}"}
+        | {"prediction_ratio": ratio, "inefficiency": 2.0, "start_seed": f"{path}{r}"}
         for path, values in zip("abc", ratios, strict=True)
         for r, ratio in enumerate(values)
     ]

@@ -166,6 +166,16 @@ def test_bad_config_is_told_before_any_job_and_without_traceback(tmp_path):
     assert not (folder / "results").exists()
 
 
+def test_use_as_a_module_of_another_workflow_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "Snakefile").write_text(
+        f'module limits:\n    snakefile: "{ROOT}/Snakefile"\nuse rule * from limits as limits_*\n'
+    )
+    process = snakemake(tmp_path, "-n", configfile=None)
+    text = process.stdout + process.stderr
+    assert process.returncode != 0 and "Traceback" not in text
+    assert "this workflow cannot be a module of another one; run it by itself" in text
+
+
 @pytest.mark.parametrize("preset", ["demo", "paper", None])
 def test_presets_plan_on_any_machine(tmp_path, preset):
     folder = checkout(tmp_path)

@@ -308,7 +308,7 @@ def _folders_written(jobs: Iterable[Any]) -> set[str]:
         for path in (*job.output, *job.log, *([job.benchmark] if job.benchmark else []))
     }
     there = {
-        next(path for path in (Path(name), *Path(name).parents) if path.is_dir())
+        next(path for path in (Path(name), *Path(name).parents) if os.path.isdir(path))
         for name in written
     }
     return {str(path) for path in there} - {*FOLDERS}
@@ -328,13 +328,15 @@ def folder_problems(name: str, *, written: bool = False) -> list[str]:
         written: whether this user has to be able to write to it.
     """
     path = Path(name)
-    if path.is_dir():
-        if os.access(path, os.R_OK | os.W_OK | os.X_OK) or not written:
-            return []
-        return [
-            f"{name} is a folder that this user may not write to; change its owner or permissions, "
-            "or work in another folder (--directory)"
-        ]
+    if os.path.isdir(path):
+        way_out = "change its owner or permissions, or work in another folder (--directory)"
+        if not os.access(path, os.R_OK | os.X_OK):
+            return [f"{name} is a folder that this user may not read; {way_out}"]
+        if written and not os.access(path, os.W_OK):
+            return [f"{name} is a folder that this user may not write to; {way_out}"]
+        return []
+    if path.parent.is_dir() and not os.access(path.parent, os.X_OK):
+        return []  # which is told of the folder that it is in
     if path.is_symlink() and not path.exists():
         return [
             f"{name} is a link to {os.readlink(path)}, which is not there; correct it or move it "
