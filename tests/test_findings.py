@@ -266,6 +266,13 @@ def test_regime_is_named_where_the_intervals_decide_it(delta, said):
     assert line.startswith("- width 8: ") and line.endswith(said)
 
 
+@pytest.mark.parametrize("low", [0.0, -0.2])
+def test_a_law_whose_alpha_may_be_zero_has_no_regime(low):
+    row = {"ensemble": "e", "moment": "start", "width": 8} | EXPONENTS | {"alpha_low": low}
+    (line,) = regime_lines(pd.DataFrame([row]), {"width": [8, 16]})
+    assert line.endswith("no exponents with intervals could be fitted.")
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -1158,6 +1165,22 @@ def test_lower_bounds_at_a_temperature_are_called_so():
     assert "faster than predicted" in cold and "as a lower bound may be" in warm
     assert "lower bound" in noise_sentence(table)[0]
     assert noise_sentence(table.iloc[3:]) == []
+
+
+@pytest.mark.parametrize(
+    ("inefficiency", "predicted", "told"),
+    [
+        (3.0, 5.0, "T/T_SL 3, predicted from the NTK there 5; 2 runs."),
+        (3.0, np.nan, "T/T_SL 3; 2 runs."),
+        (np.nan, 5.0, "kinematic inefficiency 4; 2 runs."),
+    ],
+)
+def test_a_prediction_is_told_beside_what_it_predicts(inefficiency, predicted, told):
+    row = {"realisation": "ensemble", "at": "end", "start": "cold", "runs": 2, "diverged": 0.0}
+    row |= {"inefficiency": inefficiency, "kinematic_inefficiency": 4.0, "n": 8}
+    row |= {f"{name}_{end}": np.nan for name in [*row] for end in ("low", "high")}
+    table = pd.DataFrame([row | {"inefficiency_predicted": predicted}])
+    assert outcome_lines(table, {"n": [8]}, 0.95) == [f"- n 8, cold start: {told}"]
 
 
 def test_momentum_from_a_warm_start_is_in_motion_and_not_predicted():
