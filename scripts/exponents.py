@@ -16,12 +16,20 @@ from pipeline.log import logged
 from pipeline.seeds import derived_seed
 from pipeline.stores import read_netcdf, write_table
 from speedlimits.exponents import ExponentFit, fit_exponent, fit_window
+from speedlimits.spectrum import equal_eigenvalues
 
 KINDS = ("full", "traced")
+DECAYED = 10.0  # own choice: e^{-2 lambda_k t} is 2e-9 there, below what training is integrated to
 
 
 def fit_moment(
-    files: list[xr.Dataset], kind: str, moment: str, settings: dict, *, realisations: int
+    files: list[xr.Dataset],
+    kind: str,
+    moment: str,
+    settings: dict,
+    *,
+    realisations: int,
+    timeless: bool = False,
 ) -> dict:
     """Return one row of the table.
 
@@ -32,6 +40,7 @@ def fit_moment(
         settings: fit window, confidence, resamples, seed.
         realisations: how many there are; no fit if some have diverged, since the others are no
             sample of all.
+        timeless: whether modes do not decay as e^{-lambda_k t}, as in Adam.
 
     Returns:
         Column -> value.
@@ -45,6 +54,7 @@ def fit_moment(
     row: dict = {"moment": moment, "kernel": kind, "time": float(files[0]["time"])}
     row |= {"eigenvalues": eigenvalues.shape[1], "above_noise_floor": count}
     fits = {"alpha": (eigenvalues, False), "delta": (projections, True)}
+    groups = equal_eigenvalues(eigenvalues)
     try:
         require_all(realisations, len(files))
         wanted = (settings["first_rank"], settings["last_rank_fraction"])
@@ -61,9 +71,11 @@ def fit_moment(
                 resamples=settings["resamples"],
                 generator=np.random.default_rng(stream),
                 scattered=scattered,
+                groups=groups,
             )
             row |= columns(name, fit)
-        row["note"] = ""
+        time = 0.0 if timeless else row["time"]
+        row["note"] = decayed_note(eigenvalues.mean(axis=0)[first - 1 : last], time)
     except ValueError as error:
         print(f"{kind} kernel at the {moment}: {error}")
         missing = ExponentFit(*[math.nan] * len(ExponentFit._fields))
@@ -71,6 +83,23 @@ def fit_moment(
             row |= columns(name, missing)
         row["note"] = str(error)
     return row
+
+
+def decayed_note(eigenvalues: np.ndarray, time: float) -> str:
+    """Return what delta is where the residue has decayed; empty where it has not.
+
+    Args:
+        eigenvalues: mean lambda_k of the ranks of the fit.
+        time: training time t of the kernel.
+    """
+    decayed = int((eigenvalues * time > DECAYED).sum())
+    if not decayed:
+        return ""
+    return (
+        f"{decayed} of the {len(eigenvalues)} ranks of the fit have lambda_k t > {DECAYED:g}: what "
+        "is left of their residue is made by slower modes and by the errors of integration and "
+        "rounding, and delta is no law of theirs"
+    )
 
 
 def require_all(realisations: int, found: int) -> None:
@@ -101,7 +130,14 @@ def main(snakemake) -> None:
             files = [file for file in map(read_netcdf, paths) if file.data_vars]
             for kind in KINDS if files else ():
                 if f"eigenvalues_{kind}" in files[0]:
-                    row = fit_moment(files, kind, moment, settings, realisations=len(paths))
+                    row = fit_moment(
+                        files,
+                        kind,
+                        moment,
+                        settings,
+                        realisations=len(paths),
+                        timeless=snakemake.wildcards.dynamics.startswith("adam"),
+                    )
                     rows.append(row)
         table = pd.DataFrame(rows)
         print(table.T.to_string())

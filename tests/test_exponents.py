@@ -13,11 +13,22 @@ from theory_measured import COLUMNS, measured_exponents, start_spectra
 
 from pipeline.stores import write_netcdf, write_table
 from speedlimits import exponents
-from speedlimits.exponents import fit_exponent, fit_window, log_bins, squares_per_rank
+from speedlimits.exponents import (
+    _shared_ranks,
+    fit_exponent,
+    fit_window,
+    log_bins,
+    squares_per_rank,
+)
 from speedlimits.ntk_dynamics import predict
+from speedlimits.spectrum import (
+    eigenvalues_and_projections,
+    equal_eigenvalues,
+    shared_projections,
+)
 
 
-def fit(values, first, last, seed=0, scattered=False, resamples=400, confidence=0.95):
+def fit(values, first, last, seed=0, scattered=False, resamples=400, confidence=0.95, groups=None):
     return fit_exponent(
         values,
         first,
@@ -27,6 +38,7 @@ def fit(values, first, last, seed=0, scattered=False, resamples=400, confidence=
         resamples=resamples,
         generator=np.random.default_rng(seed),
         scattered=scattered,
+        groups=groups,
     )
 
 
@@ -182,6 +194,51 @@ def test_judgement_of_a_fit_is_that_of_ordinary_least_squares():
     assert found.bins == len(y)
 
 
+def degenerate(outputs=10, samples=64, seed=0):
+    """A kernel K x 1 as of one linear layer: each eigenvalue occurs once for every output."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(samples, 200)) * np.arange(1, 201) ** -0.7
+    return np.kron(inputs @ inputs.T, np.eye(outputs)), rng.normal(size=(samples * outputs, 1))
+
+
+def test_equal_eigenvalues_leave_no_exponent_to_the_order_of_the_rows():
+    kernel, residue = degenerate()
+    found = []
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(len(kernel))
+        values, each = eigenvalues_and_projections(kernel[np.ix_(order, order)], residue[order])
+        groups = equal_eigenvalues(values)
+        assert groups.tolist() == (np.arange(640) // 10).tolist()
+        projections = shared_projections(values, each)
+        assert projections.sum() == pytest.approx(float((residue**2).sum()), rel=1e-12)
+        vectors = np.linalg.eigh(kernel[::10, ::10])[1][:, ::-1]  # of the inputs' kernel
+        per_group = ((vectors.T @ residue.reshape(64, 10)) ** 2).mean(axis=1)
+        assert projections == pytest.approx(np.repeat(per_group, 10), rel=1e-8)
+        found.append(fit(projections, 11, 320, scattered=True, groups=groups))
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-6)
+
+
+def test_ranks_that_share_a_value_scatter_as_one():
+    """m of their means is C, and the bins weigh as in a fit of one value for each group."""
+    outputs = 10
+    rng = np.random.default_rng(3)
+    means = rng.chisquare(outputs, size=400) / outputs * np.arange(1, 401) ** -0.6
+    values, groups = np.repeat(means, outputs), np.repeat(np.arange(400), outputs)
+    bins = log_bins(values, 11, 4000, 8)
+    shared = _shared_ranks(groups, 11, bins)
+    assert bins.counts[:2].tolist() == [4, 5] and shared[:2] == pytest.approx([4, 5])
+    assert shared.max() <= outputs and shared[-1] == pytest.approx(outputs, rel=0.01)
+    single = log_bins(means, 2, 400, 8)
+    squares = squares_per_rank(values, 11, bins, shared)
+    assert squares == pytest.approx(squares_per_rank(means, 2, single), rel=0.1)
+    assert squares == pytest.approx(outputs, rel=0.3)
+    together = fit(values, 11, 4000, scattered=True, groups=groups)
+    once = fit(means, 2, 400, scattered=True)
+    assert together.exponent == pytest.approx(once.exponent, abs=0.02)
+    assert together.exponent == pytest.approx(0.6, abs=0.1)
+
+
 @pytest.mark.parametrize("bins_per_decade", [3, 8])
 def test_bins_are_even_in_the_logarithm_of_the_rank(bins_per_decade):
     values = np.random.default_rng(0).uniform(size=(2, 1200))
@@ -208,6 +265,8 @@ def test_short_windows_are_refused():
     with pytest.raises(ValueError, match="factor 4"):
         fit_window(87, 11, 0.5)
     assert fit_window(88, 11, 0.5) == (11, 44)
+    with pytest.raises(ValueError, match="there are 10 eigenvalues above rounding noise, and the"):
+        fit_window(10, 2, 0.5, multiplicity=10)
     with pytest.raises(ValueError, match="bins"):
         fit_exponent(
             np.arange(100, 0, -1.0),
@@ -255,6 +314,12 @@ def test_the_survivors_of_a_diverged_ensemble_are_not_fitted():
                 "confidence": 0.95, "resamples": 200}  # fmt: skip
     whole = fit_moment(files, "traced", "end", settings, realisations=3)
     assert whole["alpha"] == pytest.approx(2) and whole["note"] == ""
+    late = [file.assign(time=250.0) for file in files]  # lambda_k t > 10 up to rank 4
+    told = fit_moment(late, "traced", "end", settings, realisations=3)
+    assert told["note"].startswith("3 of the 99 ranks of the fit have lambda_k t > 10: what is")
+    assert told["delta"] == whole["delta"]
+    adam = fit_moment(late, "traced", "end", settings, realisations=3, timeless=True)
+    assert adam["note"] == ""
     part = fit_moment(files, "traced", "end", settings, realisations=4)
     assert np.isnan([part["alpha"], part["delta"]]).all()
     assert part["note"] == "1 of 4 runs diverged: no fit"

@@ -66,7 +66,10 @@ COLUMNS = {
         "for momentum from a warm start, whose kinetic energy it leaves out",
     ),
     "path_excess": ("1", "bent path (l_gamma / l_geo)^2"),
-    "inefficiency_power_law": ("1", "inefficiency of the fitted power law, NTK sum over all ranks"),
+    "inefficiency_power_law": (
+        "1",
+        "inefficiency of the fitted power law, NTK sum over the ranks above noise",
+    ),
     "inefficiency_power_law_asymptote": (
         "1",
         "long-time asymptote of the fitted power law, once alpha_amplitude x T reaches 1",
@@ -118,7 +121,10 @@ OTHER_COLUMNS = {
     "at": ("", "moment of comparison: end, equal_loss or equal_gradients"),
     "label": ("", "name of the network in the figure"),
     "name": ("", "name of the spectrum"),
-    "note": ("", "why there is no fit, or no T_SL at a temperature"),
+    "note": (
+        "",
+        "why there is no fit, why delta is no law, or why there is no T_SL at a temperature",
+    ),
     # exponents
     "eigenvalues": ("1", "number of eigenvalues"),
     "above_noise_floor": ("1", "number of eigenvalues above rounding noise"),

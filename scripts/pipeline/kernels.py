@@ -46,6 +46,7 @@ from speedlimits.spectrum import (
     leading_eigenspace_exists,
     leading_eigenvectors,
     noise_floor,
+    shared_projections,
     spectral_measure_lanczos,
 )
 from speedlimits.spectrum_torch import decomposed
@@ -426,7 +427,8 @@ def described(kind: str, found: dict[str, np.ndarray], outputs: int) -> dict[str
     Returns:
         Name -> variable.
     """
-    eigenvalues, projections = found["eigenvalues"], found["projections"]
+    eigenvalues = found["eigenvalues"]
+    projections = shared_projections(eigenvalues, found["projections"])
     floor = noise_floor(eigenvalues)
     what = KINDS[kind]
     dims = f"rank_{kind}"

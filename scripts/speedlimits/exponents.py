@@ -96,6 +96,12 @@ def fit_window(
     # Decimal numbers lie beside what they stand for: 0.29 * 100 is below 29.
     first = math.ceil(round((first_rank - 1) * multiplicity, 9)) + 1
     last = math.floor(round(last_rank_fraction * count, 9))
+    if last < first:
+        raise ValueError(
+            f"there are {count} eigenvalues above rounding noise, and the fit window begins at "
+            f"rank {first} of them and ends at {last}: take more samples or a network with more "
+            "weights that act, or lower fit.first_rank"
+        )
     if last < LEAST_WINDOW_RATIO * first:
         raise ValueError(
             f"the fit window holds the ranks {first} to {last} of {count}; it must span a "
@@ -137,6 +143,7 @@ def fit_exponent(
     resamples: int,
     generator: np.random.Generator,
     scattered: bool = False,
+    groups: ArrayLike | None = None,
 ) -> ExponentFit:
     """Fit y_k ~ k^-exponent over the ranks [first, last].
 
@@ -159,6 +166,8 @@ def fit_exponent(
         resamples: bootstrap resamples.
         generator: random stream.
         scattered: whether the values scatter as squared Gaussians do: Delta_k^2, not lambda_k.
+        groups: ranks with the same number share one value, the mean of theirs, shape (K,)
+            (``spectrum.equal_eigenvalues``); None is a group for each.
 
     Returns:
         The fit.
@@ -189,14 +198,15 @@ def fit_exponent(
         )
     if not geometric and np.any(bins.averages.mean(axis=0) <= 0):
         raise ValueError("an average in the fit window is not positive; shorten the window")
-    squares = math.inf if geometric else squares_per_rank(values, first, bins)
+    shared = _shared_ranks(groups, first, bins)
+    squares = math.inf if geometric else squares_per_rank(values, first, bins, shared)
     exact = not geometric and squares > EXACT_SQUARES
     if exact and np.all(values[:, first - 1 : last] > 0):
         geometric = True  # a law without scatter, of a dialled spectrum
         with np.errstate(divide="ignore", invalid="ignore"):
             bins = log_bins(np.log(values), first, last, bins_per_decade)
     x = bins.log_rank
-    shift, scatter = _log_mean_moments(bins.counts, squares)
+    shift, scatter = _log_mean_moments(bins.counts / shared, squares)
     y = _log_values(bins.averages.mean(axis=0), geometric) - shift
     weight = 1 / (scatter + _misfit_variance(x, y, scatter))
     line = _regression(x, y, weight, degree=1)
@@ -226,25 +236,44 @@ def fit_exponent(
     )
 
 
-def squares_per_rank(values: ArrayLike, first: int, bins: Bins) -> float:
+def _shared_ranks(groups: ArrayLike | None, first: int, bins: Bins) -> Array:
+    """Return g_b = sum c^2 / n_b over the groups in each bin, with c of its n_b ranks in one group.
+
+    A mean over n_b ranks scatters as one over n_b / g_b independent values.
+    """
+    if groups is None:
+        return np.ones(len(bins.counts))
+    ends = first - 1 + np.cumsum(bins.counts)
+    parts = np.split(np.asarray(groups)[first - 1 : ends[-1]], ends[:-1] - first + 1)
+    return np.array([
+        (np.unique(part, return_counts=True)[1] ** 2).sum() / len(part) for part in parts
+    ])  # fmt: skip
+
+
+def squares_per_rank(
+    values: ArrayLike, first: int, bins: Bins, shared: ArrayLike | float = 1.0
+) -> float:
     """Return m, to how many independent squared Gaussians the mean over realisations amounts.
 
     A mean of m squared Gaussians, chi^2_m / m, has the relative variance V = 2/m. V is that of the
     ranks inside each bin about its mean, after division by the fitted law, pooled over bins:
 
-        V = sum_b S_b / sum_b (n_b - 1) mu_b^2,    mu_b^2 = mean_b^2 / (1 + V / n_b),
+        V = sum_b S_b / sum_b (n_b - g_b) mu_b^2,    mu_b^2 = mean_b^2 / (1 + V g_b / n_b),
 
     with S_b the sum of squares about the mean of n_b ranks and mu_b^2 freed of the mean's own
-    scatter (derived here). R independent realisations give m = R, equal ones m = 1, projections
-    that follow the law exactly an infinite m.
+    scatter (derived here); g_b is 1, and larger where ranks share a value. R independent
+    realisations give m = R, equal ones m = 1, projections that follow the law exactly an infinite
+    m.
 
     Args:
         values: y_k per realisation, shape (R, K), rank 1 first.
         first: first rank of the window, 1-based.
         bins: of ``log_bins`` on that window.
+        shared: g_b = sum c^2 / n_b over the groups of c ranks in a bin that share one value, shape
+            (bins,), or of all bins.
 
     Returns:
-        m, at least 1.
+        m, at least 1, of each value that ranks share.
     """
     total = int(bins.counts.sum())
     mean = np.atleast_2d(np.asarray(values, float)).mean(axis=0)[first - 1 : first - 1 + total]
@@ -254,12 +283,12 @@ def squares_per_rank(values: ArrayLike, first: int, bins: Bins) -> float:
     scaled = scaled / scaled.mean()  # whose squares neither over- nor underflow
     parts = np.split(scaled, np.cumsum(bins.counts)[:-1])
     squares = sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
-    n, means = bins.counts, np.array([part.mean() for part in parts])
-    if squares == 0 or n.max() < 2:
+    n, means = bins.counts / shared, np.array([part.mean() for part in parts])
+    if squares == 0 or n.max() <= 1:
         return math.inf if squares == 0 and n.max() > 1 else 1.0
     variance = 0.0
     for _ in range(50):  # a contraction: 1e-10 after a dozen
-        variance = squares / float(((n - 1) * means**2 / (1 + variance / n)).sum())
+        variance = squares / float((shared * (n - 1) * means**2 / (1 + variance / n)).sum())
         variance = min(variance, 2.0)
     return max(1.0, 2 / variance)
 

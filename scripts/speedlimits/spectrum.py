@@ -22,6 +22,9 @@ from scipy.linalg import lapack
 PARSEVAL_TOLERANCE = 1e-10
 # Share of lambda_1 within which eigenvalues count as equal (own choice): float32 rounds to 1e-7.
 DEGENERATE = 1e-6
+# Times eps lambda_1 by which a decomposition tells equal eigenvalues apart (own choice): 12 at most
+# were found, of kernels with 80 to 1280 rows in which every eigenvalue occurs 3 to 50 times.
+EQUAL_EIGENVALUES = 64
 # lambda_1 t over which the quadrature error is estimated: from before the first mode moves to
 # beyond the condition number, 1e5 to 1e6, of NTKs on images.
 QUADRATURE_TIMES = np.logspace(-1, 6, 71)
@@ -242,6 +245,39 @@ def kernel_target_alignment(kernel: ArrayLike, targets: ArrayLike) -> float:
     y = _columns(targets, len(kernel))
     norms = np.linalg.norm(kernel) * np.linalg.norm(y.T @ y)
     return float(np.sum(y * (kernel @ y)) / norms) if norms > 0.0 else math.nan
+
+
+def equal_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.int64]:
+    """Return for each eigenvalue the number of its group of equal ones, but for rounding.
+
+    Args:
+        eigenvalues: lambda_k of one kernel, descending, shape (K,); or of several, shape (R, K):
+            neighbours are then equal where they are in each.
+
+    Returns:
+        Groups from 0, ascending, shape (K,).
+    """
+    values = np.atleast_2d(np.asarray(eigenvalues, float))
+    limit = EQUAL_EIGENVALUES * np.finfo(float).eps * values.max(axis=1, keepdims=True)
+    apart = np.any(values[:, :-1] - values[:, 1:] > limit, axis=0)
+    return np.concatenate([[0], np.cumsum(apart)])
+
+
+def shared_projections(eigenvalues: ArrayLike, projections: ArrayLike) -> Array:
+    """Return projections of which those on eigenvectors of equal eigenvalues are their mean.
+
+    Such eigenvectors are any basis of the space that they span, by rounding and by the order of
+    the rows; the sum of the squared projections on them is that of the residue on this space.
+
+    Args:
+        eigenvalues: lambda_k, descending, shape (K,).
+        projections: Delta_k^2, shape (K,).
+
+    Returns:
+        Shape (K,), of the same sum.
+    """
+    groups = equal_eigenvalues(eigenvalues)
+    return (np.bincount(groups, projections) / np.bincount(groups))[groups]
 
 
 def noise_floor(eigenvalues: ArrayLike) -> float:
