@@ -45,13 +45,16 @@ def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarr
     which the label names.
     """
     found: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
+    told: set[str] = set()
+    starts: set[tuple[str, bytes, bytes]] = set()
     for path in paths:
         spectra: xr.Dataset = read_netcdf(path)
         kinds = spectra["kernel"].values.astype(str)
         for index in np.argsort(kinds, kind="stable"):
             ensemble = str(spectra["ensemble"].values[index])
-            if str(spectra["moment"].values[index]) != "start" or ensemble in found:
+            if str(spectra["moment"].values[index]) != "start" or ensemble in told:
                 continue
+            told.add(ensemble)
             eigenvalues = spectra["eigenvalues"].values[index]
             kept = np.isfinite(eigenvalues)
             _, _, dataset, _, network, *_ = ensemble.split("/")
@@ -59,7 +62,10 @@ def start_spectra(paths: list[str]) -> dict[str, tuple[str, np.ndarray, np.ndarr
             label = f"{', '.join(names)}, $n = {int(spectra['n'].values[index])}$"
             label += of_kernel(kinds[index])
             projections = spectra["residue_projections"].values[index]
-            found[ensemble] = (label, eigenvalues[kept], projections[kept])
+            one = (label, eigenvalues[kept].tobytes(), projections[kept].tobytes())
+            if one not in starts:  # dynamics that start from the same kernels are one curve
+                found[ensemble] = (label, eigenvalues[kept], projections[kept])
+            starts.add(one)
     labels = distinct([label for label, *_ in found.values()], list(found))
     return {
         ensemble: (label, *values)

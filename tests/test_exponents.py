@@ -351,6 +351,22 @@ def test_networks_placed_in_the_theory_name_the_output_traced_kernel(tmp_path):
     }
 
 
+def test_ensembles_of_one_start_are_one_spectrum_of_the_theory(tmp_path):
+    """They differ in their dynamics alone, of which a kernel at the start knows nothing."""
+    paths = [f"results/runs/digits/n8/myrtle5-width8/{d}/ensemble2" for d in ("flow", "adam")]
+    values = np.repeat(np.arange(8.0, 0, -1)[None], 4, axis=0)
+    spectra = xr.Dataset(
+        {
+            "ensemble": ("row", [*paths, *paths]), "kernel": ("row", ["full"] * 2 + ["traced"] * 2),
+            "moment": ("row", ["start"] * 4), "n": ("row", [8] * 4),
+            "eigenvalues": (("row", "rank"), values * [[1], [1], [2], [2]]),
+            "residue_projections": (("row", "rank"), values),
+        }
+    )  # fmt: skip
+    write_netcdf(spectra, tmp_path / "spectra.nc")
+    assert list(start_spectra([tmp_path / "spectra.nc"])) == paths[:1]
+
+
 def test_mean_spectra_do_not_depend_on_a_basis_of_the_null_space(tmp_path):
     """What kernels of several ranks predict, from means that hold no share of a null space."""
     path = "results/runs/digits/n8/myrtle5-width8/flow/ensemble2"

@@ -164,6 +164,9 @@ def test_the_plan_has_the_jobs_that_the_configuration_asks_for(shipped_config):
     ]  # fmt: skip
     assert [wildcards for wildcards in asked if not plan.has(wildcards)] == []
     assert [wildcards for wildcards in not_asked if plan.has(wildcards)] == []
+    of_default = [wildcards for wildcards in asked if plan.has(wildcards, default=True)]
+    assert of_default == [w for w in asked if small["subset"] not in str(w)]
+    assert not plan.has({"study": "warm"}, default=True) and plan.has({"study": "warm"})
 
 
 def test_a_study_is_collected_from_every_run_at_every_moment(shipped_config):

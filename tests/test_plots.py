@@ -766,7 +766,7 @@ def test_a_single_time_is_a_visible_point(tables):
         single = [line for line in lines if np.isfinite(line.get_ydata()).sum() == 1]
         assert len(single) >= len(SIZES), name
         assert all(line.get_marker() == "o" for line in single), name
-        assert {line.get_markerfacecolor() for line in single} > {"white"}, name  # predicted
+        assert {line.get_markerfacecolor() for line in single} > {"none"}, name  # predicted
 
 
 def test_curves_are_those_of_the_tables(tables, drawn):
@@ -1234,6 +1234,28 @@ def test_labels_are_drawn_as_they_are_written(label):
 def test_words_of_paths_stand_apart_from_their_numbers():
     paths = [f"runs/digits/n32/fully_connected-width8-depth{depth}-ntk" for depth in (2, 5)]
     assert naming.path_differences(paths) == ["depth 2", "depth 5"]
+    small = [f"net/gradient_flow-tolerance{value}-lambda1_T0.1to9" for value in ("1e-05", "0.001")]
+    assert naming.path_differences(small) == ["tolerance 1e-05", "tolerance 0.001"]
+    hot = [f"langevin-temperature{value}" for value in ("1e-07", "2e-07")]
+    assert naming.path_differences(hot) == ["temperature 1e-07", "temperature 2e-07"]
+
+
+def test_series_are_shown_in_the_order_of_the_ensembles():
+    """Whatever that of the table's rows: one colour for a label in all figures of a study."""
+    table = pd.DataFrame({"ensemble": ["a/ntk", "a/mean_field"], "n": 8})
+    table = table.assign(parameterisation=["ntk", "mean_field"], start="cold", realisation="0")
+    for rows in (table, table[::-1]):
+        series = naming.in_order(rows.groupby("parameterisation", sort=False), rows)
+        assert [label for label, _ in series] == ["mean_field", "ntk"]
+        assert [e.label for e in style.ensembles(rows)] == ["mean field", "NTK parameterisation"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "crowded"),
+    [(["a"] * 9, False), (["a"] * 10, True), (["a\nb"] * 5, True), (["a\nb\nc\nd"], True)],
+)
+def test_labels_that_would_touch_have_numbers(labels, crowded):
+    assert naming.crowded(labels) == crowded
 
 
 @pytest.mark.parametrize("temperatures", [(0.0, 0.1), (0.0,)])

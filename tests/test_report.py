@@ -368,6 +368,9 @@ def test_provenance_and_benchmarks_of_this_run(reported):
     assert set(found["data"]) == {f"results/data/digits/n{n}-balanced-subset0.nc" for n in (8, 16)}
     costs = pd.read_csv(reported / "results/report/benchmarks.csv").set_index("rule")
     assert costs.loc["train", "jobs"] == 4 and (costs["seconds_total"] > 0).all()
+    # Beside the report in the same command: made before the summary or after it.
+    assert (reported / "results/benchmarks/studies/dataset_size/runs.tsv").is_file()
+    assert "runs_of_study" not in costs.index
     assert planned(snakemake(reported, "-n")) == {}
 
 

@@ -386,14 +386,15 @@ class Plan:
         self.figures: dict[str, list[str]] = {}
         self._cases: dict[str, dict[Ensemble, str]] = {}
         self._settings: dict[tuple[str, str], dict] = {}
-        # Place of jobs -> names of the ensembles there -> realisations.
+        # Place of jobs -> names of the ensembles there -> realisations; of the default studies.
         self._ensembles: dict[tuple[str, ...], dict[str, int]] = {}
+        self._ensembles_of_default: dict[tuple[str, ...], dict[str, int]] = {}
         for name, study in config["studies"].items():
             cases: dict[Ensemble, str] = {}
             for label, settings in labelled_combinations(config["base"], study):
                 ensemble = Ensemble.of(settings, study["realisations"])
                 cases.setdefault(ensemble, label)
-                self._remember(ensemble, settings)
+                self._remember(ensemble, settings, name in self.default_studies)
             self.studies[name], self._cases[name] = list(cases), cases
             self.axes[name] = study_axes(study, config["warm_start"]["test_accuracy"])
             several_sizes = len(self.axes[name].get("n", [])) > 1
@@ -411,12 +412,12 @@ class Plan:
             keys = ("dataset", *levels["subset"], *levels["network"], "final_time")
             self.langevin.append({key: plain(settings[key]) for key in keys})
 
-    def _remember(self, ensemble: Ensemble, settings: dict) -> None:
+    def _remember(self, ensemble: Ensemble, settings: dict, default: bool) -> None:
         """Store where an ensemble has jobs, and what each of its slugs stands for."""
         place = tuple(getattr(ensemble, level) for level in PLACE)
         for depth in range(1, len(place) + 1):
-            at = self._ensembles.setdefault(place[:depth], {})
-            at[ensemble.name] = ensemble.realisations
+            for known in (self._ensembles, *([self._ensembles_of_default] if default else [])):
+                known.setdefault(place[:depth], {})[ensemble.name] = ensemble.realisations
         for level, keys in level_keys(settings).items():
             slug = getattr(ensemble, level)
             self._settings[level, slug] = {key: plain(settings[key]) for key in keys}
@@ -453,16 +454,18 @@ class Plan:
         count, _, own = wildcards.realisations.partition("-warm")
         return Ensemble(*names, int(count), float(own) if own else None)
 
-    def has(self, wildcards: dict[str, str]) -> bool:
+    def has(self, wildcards: dict[str, str], *, default: bool = False) -> bool:
         """Return whether the configuration asks for the job that wildcards name.
 
         Args:
             wildcards: of a job of any rule.
+            default: whether for the default studies.
         """
-        if wildcards.get("study", self.default_studies[0]) not in self.studies:
+        studies = self.default_studies if default else self.studies
+        if wildcards.get("study", self.default_studies[0]) not in studies:
             return False
         place = tuple(wildcards[level] for level in PLACE if level in wildcards)
-        ensembles = self._ensembles.get(place)
+        ensembles = (self._ensembles_of_default if default else self._ensembles).get(place)
         if ensembles is None:
             return not place
         if "realisations" in wildcards:

@@ -152,6 +152,7 @@ THEORY_FIGURES = {
     "langevin_temperature": {"table": "langevin_temperature"},
 }
 EXPERIMENTS = ("langevin_temperature",)  # trainings, not part of the target theory
+ON_REQUEST = ("all_studies", "runs_of_study", "theory_langevin")  # rules of other targets alone
 
 
 def lookup(config: dict, key: str) -> Any:
@@ -250,7 +251,8 @@ class RuleSettings:
         """Return the settings of the rule ``benchmark_summary``: rule -> its benchmark files.
 
         Digests of the files stand beside them, so that the summary is stale when a job has been
-        measured anew. Files of runs that the configuration does not ask for are left out.
+        measured anew. Left out are files of what the plain command does not make: of other studies
+        they may be written beside the summary, which would then be stale at once.
 
         Args:
             rules: all rules of the workflow.
@@ -259,8 +261,12 @@ class RuleSettings:
         digest = hashlib.sha256()
         for path in sorted(Path("results/benchmarks").rglob("*.tsv")):
             for rule in rules:
-                match = rule.benchmark and re.fullmatch(rule.benchmark.regex(), str(path))
-                if match and self.plan.has(match.groupdict()):
+                if not rule.benchmark or rule.name in ON_REQUEST:
+                    continue
+                match = re.fullmatch(rule.benchmark.regex(), str(path))
+                names = match.groupdict() if match else {}
+                alone = names.get("theory_figure") in EXPERIMENTS
+                if match and self.plan.has(names, default=True) and not alone:
                     found.setdefault(rule.name, []).append(str(path))
                     digest.update(path.read_bytes())
         code = code_digest("benchmark_summary.py")

@@ -45,7 +45,8 @@ def draw(outcomes: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     ):
         style.panel_title(panel, letter, f"{title}\n{rank_correlation(correlations, name, level)}")
     varied = [column for column in naming.varied_settings(ends) if column != "subset"]
-    series = list(shown.groupby(series_label(shown, varied), sort=False)) if len(shown) else []
+    grouped = shown.groupby(series_label(shown, varied), sort=False) if len(shown) else []
+    series = naming.in_order(grouped, ends)
     shades = colours(series, varied)
     for colour, (_, rows) in zip(shades, series, strict=True):
         plot_series(between, within, rows, name, colour)

@@ -82,10 +82,11 @@ def plot_series(axes: Axes, ends: pd.DataFrame, against: Abscissa, colour: str) 
 
 
 def headroom(axes: Axes) -> None:
-    """Make the y axis logarithmic and leave its upper quarter to the text."""
+    """Make the y axis logarithmic and leave its upper quarter to the text, and an edge below."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * max(high / low, 1.3) ** 0.35)
+    ratio = max(high / low, 1.3)
+    axes.set_ylim(low * ratio**-0.08, high * ratio**0.35)
 
 
 def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.DataFrame) -> None:

@@ -29,6 +29,8 @@ NAMES = {
 }
 # Words of a path that carry their number: depth5 reads "depth 5".
 NUMBERED = re.compile(r"\b(depth|width|patch|scale|tolerance|rate|momentum|batch|temperature)(\d)")
+# Own choice: lines of inclined labels that a small panel has room for, and of a single one.
+MOST_LINES, DEEPEST = 9, 3
 VARIED = ("dataset", "model", "n", "width", "parameterisation", "dynamics", "subset")
 
 
@@ -46,6 +48,15 @@ def ensemble_table(table: pd.DataFrame) -> pd.DataFrame:
         return values if is_numeric_dtype(values) else values.map(str)
 
     return found.sort_values([*columns, "ensemble"], key=key).reset_index(drop=True)
+
+
+def in_order(series: Sequence[tuple[str, pd.DataFrame]], table: pd.DataFrame) -> list:
+    """Return series (label, rows) in the order in which figures show ensembles of the table.
+
+    So that a label has one colour in all of them.
+    """
+    order = {path: k for k, path in enumerate(ensemble_table(table)["ensemble"])}
+    return sorted(series, key=lambda pair: pair[1]["ensemble"].map(order).min())
 
 
 def varied_settings(table: pd.DataFrame) -> list[str]:
@@ -121,6 +132,12 @@ def folded(text: str, most: int = 18) -> str:
     )
 
 
+def crowded(labels: Sequence[str]) -> bool:
+    """Return whether folded and inclined labels of an axis would touch or squeeze its panel."""
+    lines = [text.count("\n") + 1 for text in labels]
+    return len(lines) * max(lines) > MOST_LINES or max(lines) > DEEPEST
+
+
 def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:
     """Return the label of an ensemble from those columns that vary and that it reads; n if none."""
     read = [column for column in columns if pd.notna(row[column])]
@@ -148,7 +165,8 @@ def setting(row: pd.Series, column: str) -> str:
 
 def path_differences(paths: Sequence[str]) -> list[str]:
     """Return what distinguishes paths of ensembles whose identification columns agree."""
-    tokens = [[t for t in re.split(r"[/-]", path) if t] for path in paths]
+    # The minus of an exponent, as in tolerance1e-05, divides nothing.
+    tokens = [[t for t in re.split(r"/|(?<!\de)-", path) if t] for path in paths]
     common = set.intersection(*map(set, tokens))
     shown = [" ".join(t for t in of if t not in common) for of in tokens]
     shown = [text.replace("_", " ").replace("=", " ") for text in shown]

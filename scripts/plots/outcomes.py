@@ -32,8 +32,6 @@ WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the
 SPREAD = 0.06  # share of the axis between marks of several series: just apart, at this size
 CROWDED = 0.25  # share of the axis below which labels of neighbours touch, at this panel's width
 STEEP = 0.1  # share below which these touch even when they are inclined
-# Own choice: lines of inclined labels that a panel of this width has room for, and of a single one.
-MOST_LINES, DEEPEST = 9, 3
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
 
 
@@ -65,7 +63,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     ends = predicted_from_rest(outcomes[outcomes["at"] == "end"])
     axis, others = choose_axis(ends)
     numeric = axis not in (None, "subset") and pd.api.types.is_numeric_dtype(ends[axis])
-    series = {label: rows for label, rows in ends.groupby(series_label(ends, others), sort=False)}
+    series = dict(naming.in_order(ends.groupby(series_label(ends, others), sort=False), ends))
     colours = style.palette(len(series), sequential=False)
     places, gaps, shown = ticks(ends, axis, numeric), False, set()
     words = [] if axis is None or numeric else [naming.describe(axis, value) for value in places]
@@ -236,8 +234,7 @@ def crowded(words: list[str]) -> bool:
     Args:
         words: the labels; none of a numeric axis.
     """
-    lines = [naming.folded(text).count("\n") + 1 for text in words]
-    return bool(words) and (len(words) * max(lines) > MOST_LINES or max(lines) > DEEPEST)
+    return bool(words) and naming.crowded([naming.folded(text) for text in words])
 
 
 def set_ticks(

@@ -11,6 +11,7 @@ from plots import results, style
 from plots.style import Abscissa, Ensemble
 from speedlimits.power_law import asymptotic_length_ratio_squared
 
+PATHS = ("path_excess", "path_excess_predicted")
 RATIO = r"$\ell_\gamma / \ell_{\mathrm{geo}}$"
 
 
@@ -25,7 +26,9 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
         Ratio against time from both starts, and at the last time against n (or what varies).
     """
     figure, axes = style.new_figure(1, 3, style.DOUBLE_COLUMN, 2.9, sharey=True)
-    shown = style.ensembles(speed_limits)
+    # Paths at a temperature and those of runs that diverged have no length.
+    shown = style.with_values(style.ensembles(speed_limits), speed_limits, PATHS)
+    speed_limits = speed_limits[speed_limits["ensemble"].isin(e.path for e in shown)]
     limits = 0
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=False):
         of_start = speed_limits[speed_limits["start"] == start]
@@ -67,10 +70,15 @@ def plot_limit(axes: Axes, rows: pd.DataFrame, exponents: pd.DataFrame, ensemble
     if row is None or row["alpha"] <= 0:
         return False
     limit = float(np.sqrt(asymptotic_length_ratio_squared(row["alpha"], row["delta"])))
-    last = float(rows["time_lambda_1"].iloc[-1])
+    first, last = rows["time_lambda_1"].iloc[[0, -1]].astype(float)
     if not np.isfinite([limit, last]).all():
         return False
-    axes.plot([last / 30, last], [limit] * 2, color=ensemble.colour, **style.CURVES["power law"])
+    axes.plot(
+        [max(first, last / 30), last],
+        [limit] * 2,
+        color=ensemble.colour,
+        **style.CURVES["power law"],
+    )
     return True
 
 

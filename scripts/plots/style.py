@@ -24,6 +24,7 @@ from pandas.api.types import is_numeric_dtype
 from pipeline.files import recorded
 from pipeline.tables import at_a_temperature, in_motion
 from plots.naming import (
+    crowded,
     distinct,
     ensemble_label,
     ensemble_table,
@@ -56,7 +57,10 @@ CURVES = {
 NUMERIC = ("n", "width")  # axes that a study can be plotted against, in order of preference
 WARM_MARKER = {"marker": "*", "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.5}
 NEVER_WARM = (
-    "warm start not reached\n(no test accuracy, or\nnone that rises to\nits threshold in time)"
+    "warm start not reached\n"
+    "(no test accuracy, or\n"
+    "none that rises to its\n"
+    "threshold before the end)"
 )
 WITHOUT_VALUE = {"linestyle": "none", "marker": "x", "markersize": 4, "color": GREY}
 NOTHING = "nothing to show"
@@ -229,6 +233,12 @@ def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour:
         axes.fill_between(x, low, high, color=colour, **BAND)
 
 
+def thin_bands(axes: Axes) -> None:
+    """Make the bands of a panel fainter that would, one over the other, hide its curves."""
+    for band in axes.collections:
+        band.set_alpha(min(BAND["alpha"], 1 / len(axes.collections)))
+
+
 def line(kind: str, values: ArrayLike) -> dict:
     """Return the line style of a curve of ``CURVES``; a single point, no line, is marked.
 
@@ -236,7 +246,8 @@ def line(kind: str, values: ArrayLike) -> dict:
     """
     if np.sum(np.isfinite(np.asarray(values, float))) != 1:
         return CURVES[kind]
-    return CURVES[kind] | {"marker": "o"} | ({} if kind == "measured" else {"mfc": "white"})
+    around = {"mfc": "none", "markersize": 8}  # what is measured may lie inside
+    return CURVES[kind] | {"marker": "o"} | ({} if kind == "measured" else around)
 
 
 def plot_curve(
@@ -300,7 +311,8 @@ def forbid_below(axes: Axes, label: str | None = None) -> None:
     points = axes.bbox.height * 72 / axes.figure.dpi
     share = max(0.11, (LINE_POINTS * lines + 3) / points)  # of the panel: room for the label
     low = min(low, high ** (-share / (1 - share)))
-    axes.axhspan(low, 1.0, color=SHADE, zorder=0, linewidth=0)
+    # Panels that share the axis may yet need more room below.
+    axes.axhspan(1e-30 * low, 1.0, color=SHADE, zorder=0, linewidth=0)
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1)
     axes.set_ylim(low, high)
     if label:
@@ -470,7 +482,8 @@ def number_handles(labels: Sequence[str]) -> list[Line2D]:
     """Return the entries of a legend that says which label has which number, from 1 on."""
     digits = {"color": "black", "linestyle": "none", "markeredgewidth": 0.3}
     return [
-        Line2D([], [], marker=f"${k}$", markersize=5 * len(str(k)), label=label, **digits)
+        # Two digits are 1.5 times as wide as they are high, which the size is the larger of.
+        Line2D([], [], marker=f"${k}$", markersize=(5, 7.5)[k > 9], label=label, **digits)
         for k, label in enumerate(labels, start=1)
     ]
 
@@ -535,8 +548,7 @@ def finish_bounded(panels: Sequence[Axes], notes: dict[Axes, str]) -> None:
     """
     for panel in panels:
         panel.set_yscale("log")
-        for band in panel.collections:  # many, one over the other, would hide the curves
-            band.set_alpha(min(BAND["alpha"], 1 / len(panel.collections)))
+        thin_bands(panel)
         if panel.has_data():
             log_axes(panel, "x")
         elif not any(text.get_text() for text in panel.texts):
@@ -628,11 +640,10 @@ def abscissa_ticks(axes: Axes, against: Abscissa, shown: Sequence[Ensemble]) -> 
         return False
     places = [against.positions[e.path] for e in shown]
     axes.set_xlim(-0.6, len(shown) - 0.4)
-    longest = max(len(e.label.replace("$", "")) for e in shown)
-    if len(shown) > 4 and longest > LONGEST_TICK:  # several lines of each would touch
+    labels = [folded(e.label, LONGEST_TICK) for e in shown]
+    if crowded(labels):
         axes.set_xticks(places, [str(k) for k in range(1, len(shown) + 1)])
         axes.set_xlabel("Ensembles, by the numbers above")
         return True
-    labels = [folded(e.label, LONGEST_TICK) for e in shown]
     axes.set_xticks(places, labels, rotation=30, ha="right")
     return False

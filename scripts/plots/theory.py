@@ -393,7 +393,8 @@ def spectra(spectrum: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
     for letter, axis, title in zip("abc", axes[0], titles, strict=True):
         panel_title(axis, letter, title)
         log_axes(axis, "x" if axis is axes[0][2] else "xy")
-    columns = min(len(names), 5 if max(map(len, names)) < 20 else 2)
+    longest = max(map(len, names))
+    columns = min(len(names), 5 if longest < 20 else 2 if longest < 50 else 1)
     _legend_below(figure, axes[0][0].get_legend_handles_labels()[0], columns=columns)
     return figure
 

@@ -1,5 +1,7 @@
 """Losses per sample and test accuracy against training time, with the warm start marked."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,6 +17,7 @@ PANELS = {
     "test_accuracy": "Test accuracy (%)",
 }
 # Its steps have the length of the learning rate, whatever the gradient.
+LINE = 30  # characters of this size across two thirds of a panel
 ADAM = r"Adam: $\lambda_1 \times$ learning rate $\times$ steps," + "\nwhich is no training time"
 
 
@@ -38,6 +41,7 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
             warm = warm_time(rows, warm_starts[warm_starts["ensemble"] == ensemble.path])
             marked += warm is not None
             plot_mean(panel, spread(rows, column) * factor, ensemble, warm)
+        style.thin_bands(panel)
         panel.set_xlabel(r"Training time $\lambda_1 t$")
         panel.set_ylabel(label)
         style.panel_title(panel, letter, "")
@@ -122,8 +126,10 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
              (~reached & ~above & ~partly, ": not reached"))  # fmt: skip
     for some, end in kinds:
         shown = ", ".join(f"{100 * level:g}" for level in reached.index[some])
-        lines += [f"warm start at {shown} %{end}"] if shown else []
+        text = textwrap.fill(f"warm start at {shown} %{end.partition(':')[0]}", LINE)
+        lines += [f"{text}{''.join(end.partition(':')[1:])}"] if shown else []
     # In the upper left corner, which accuracies leave free that rise late, else in the lower one.
     place = {"transform": axes.transAxes, "va": "bottom" if high else "top", "ha": "left"}
     height = 0.03 if high else 0.97
-    axes.text(0.03, height, "\n".join(lines), fontsize=6, color=style.GREY, **place)
+    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+    axes.text(0.03, height, "\n".join(lines), fontsize=6, color=style.GREY, bbox=box, **place)
