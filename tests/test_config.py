@@ -925,6 +925,7 @@ def test_a_folder_without_a_configuration_takes_the_shipped_one(tmp_path):
         ("=8", "has no key ''"),
         ("all", "targets stand before --config, or after --"),
         ("seed=2", "--config gives seed twice; keep one"),
+        ("base={n: 9}", "--config gives base.n twice; keep one"),
         ("base={n: 16, n: 8}", "--config: base.n is given twice; keep one"),
         ("base={n: 0200}", "--config: base.n is 0200, which YAML reads in base 8"),
         ("base=final_time: 1:40", "--config: base.final_time is 1:40, which YAML reads in base 60"),
@@ -938,7 +939,9 @@ def test_a_folder_without_a_configuration_takes_the_shipped_one(tmp_path):
     ],
 )
 def test_entries_that_snakemake_cannot_take_are_told_in_one_sentence(entry, words):
-    (told,) = entry_problems(["snakemake", "--cores", "1", "-C", "seed=1", entry, "-n", "all"])
+    (told,) = entry_problems(
+        ["snakemake", "--cores", "1", "-C", "seed=1", "base={n: 8, width: 2}", entry, "-n", "all"]
+    )
     assert words in told
     assert entry_problems(["--config", "seed=1", "base={n: 8}", "--", entry]) == []
 

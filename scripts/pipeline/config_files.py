@@ -246,7 +246,7 @@ def entry_problems(arguments: Sequence[str]) -> list[str]:
     within braces as text, of which the workflow then makes numbers: without its quotes.
     """
     problems = []
-    texts: dict[str, str] = {}
+    given: set[str] = set()
     for entry in words_of(ENTRY_OPTIONS, arguments):
         name, equals, value = entry.partition("=")
         if not equals:
@@ -264,10 +264,11 @@ def entry_problems(arguments: Sequence[str]) -> list[str]:
                 f"settings stand under base: --config base='{{{name}: {value}}}'"
             )
         else:
-            problems += _entry_value_problems(name, value)
-            if name in texts and not (_is_mapping(value) and _is_mapping(texts[name])):
-                problems.append(f"--config gives {name} twice; keep one")
-            texts[name] = value
+            wrong = _entry_value_problems(name, value)
+            problems += wrong
+            keys = [] if wrong else _keys(_reads_as(value), name)
+            problems += [f"--config gives {key} twice; keep one" for key in keys if key in given]
+            given |= set(keys)
     return problems
 
 
@@ -311,9 +312,11 @@ def _reads_as(text: str) -> object:
         return text
 
 
-def _is_mapping(text: str) -> bool:
-    """Return whether YAML reads a text as a mapping."""
-    return isinstance(_reads_as(text), dict)
+def _keys(value: object, name: str) -> list[str]:
+    """Return the keys of the values in mappings within mappings."""
+    if not isinstance(value, dict) or not value:
+        return [name]
+    return [key for inner, part in value.items() for key in _keys(part, f"{name}.{inner}")]
 
 
 def cache_problems() -> list[str]:

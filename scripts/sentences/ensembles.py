@@ -322,7 +322,8 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             lost = len(once) - found["points"]
             bound = at_a_temperature(group).all()
             steps = (dynamics_of(group) != "gradient_flow").all()
-            below = steps and (group["inefficiency"] < BELOW_ONE).any()
+            mean = geometric_mean(once["inefficiency"], confidence)["mean"] if steps else 1.0
+            below = mean < BELOW_ONE
             rows.append(found | {"label": label, "bound": bound, "lost": lost, "below": below})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):

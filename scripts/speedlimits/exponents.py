@@ -111,7 +111,13 @@ def fit_window(
     return first, last
 
 
-def log_bins(values: ArrayLike, first: int, last: int, bins_per_decade: int) -> Bins:
+def log_bins(
+    values: ArrayLike,
+    first: int,
+    last: int,
+    bins_per_decade: int,
+    groups: ArrayLike | None = None,
+) -> Bins:
     """Average values over bins of ranks that are even in ln k.
 
     Args:
@@ -119,6 +125,7 @@ def log_bins(values: ArrayLike, first: int, last: int, bins_per_decade: int) -> 
         first: first rank of the window, 1-based.
         last: last rank of the window.
         bins_per_decade: number of bins per factor 10 of rank.
+        groups: ranks with the same number share one value and lie in one bin, shape (K,).
 
     Returns:
         The non-empty bins.
@@ -128,6 +135,11 @@ def log_bins(values: ArrayLike, first: int, last: int, bins_per_decade: int) -> 
     number = max(1, round(bins_per_decade * math.log10((last + 1) / first)))
     edges = np.geomspace(first, last + 1, number + 1) * (1 - 1e-12)
     index = np.searchsorted(edges, ranks, side="right") - 1
+    if groups is not None:  # that of the first rank of each
+        _, starts, group = np.unique(
+            np.asarray(groups)[first - 1 : last], return_index=True, return_inverse=True
+        )
+        index = index[starts][group]
     used, index, counts = np.unique(index, return_inverse=True, return_counts=True)
     membership = (index == np.arange(len(used))[:, None]) / counts[:, None]
     return Bins(membership @ np.log(ranks), values @ membership.T, counts)
@@ -185,12 +197,28 @@ def fit_exponent(
         raise ValueError("a value in the fit window is not finite; look into the kernel's log")
     if scattered and np.any(values[:, first - 1 : last] < 0):
         raise ValueError("a value in the fit window is negative, which no square is")
+    size = _common_size(groups, last)
+    if size > 1:  # as of K x 1, one layer with several outputs: K itself has the exponent
+        values = values[:, : last // size * size].reshape(len(values), -1, size).mean(axis=2)
+        found = fit_exponent(
+            values,
+            -(-(first - 1) // size) + 1,
+            last // size,
+            bins_per_decade=bins_per_decade,
+            confidence=confidence,
+            resamples=resamples,
+            generator=generator,
+            scattered=scattered,
+        )
+        return found._replace(amplitude=found.amplitude * size**found.exponent)
     # ln lambda_k is averaged itself, so that a pure power law is recovered exactly.
     geometric = not scattered
     if geometric and np.any(values[:, first - 1 : last] <= 0):
         raise ValueError("an eigenvalue in the fit window is not positive; shorten the window")
     with np.errstate(divide="ignore", invalid="ignore"):
-        bins = log_bins(np.log(values) if geometric else values, first, last, bins_per_decade)
+        bins = log_bins(
+            np.log(values) if geometric else values, first, last, bins_per_decade, groups
+        )
     if len(bins.log_rank) < LEAST_BINS:
         raise ValueError(
             f"the fit window holds {len(bins.log_rank)} bins; it needs {LEAST_BINS}: raise "
@@ -204,7 +232,7 @@ def fit_exponent(
     if exact and np.all(values[:, first - 1 : last] > 0):
         geometric = True  # a law without scatter, of a dialled spectrum
         with np.errstate(divide="ignore", invalid="ignore"):
-            bins = log_bins(np.log(values), first, last, bins_per_decade)
+            bins = log_bins(np.log(values), first, last, bins_per_decade, groups)
     x = bins.log_rank
     shift, scatter = _log_mean_moments(bins.counts / shared, squares)
     y = _log_values(bins.averages.mean(axis=0), geometric) - shift
@@ -236,10 +264,20 @@ def fit_exponent(
     )
 
 
+def _common_size(groups: ArrayLike | None, last: int) -> int:
+    """Return how many ranks up to the last one every group has, 1 if not all have as many."""
+    if groups is None:
+        return 1
+    counts = np.bincount(np.asarray(groups)[:last])
+    alike = len(counts) > 1 and np.all(counts[:-1] == counts[0]) and counts[-1] <= counts[0]
+    return int(counts[0]) if alike else 1
+
+
 def _shared_ranks(groups: ArrayLike | None, first: int, bins: Bins) -> Array:
     """Return g_b = sum c^2 / n_b over the groups in each bin, with c of its n_b ranks in one group.
 
-    A mean over n_b ranks scatters as one over n_b / g_b independent values.
+    A mean over n_b ranks scatters as one over n_b / g_b independent values; no group lies in two
+    bins (``log_bins``).
     """
     if groups is None:
         return np.ones(len(bins.counts))

@@ -250,17 +250,29 @@ def kernel_target_alignment(kernel: ArrayLike, targets: ArrayLike) -> float:
 def equal_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.int64]:
     """Return for each eigenvalue the number of its group of equal ones, but for rounding.
 
+    Those of a group are equal to its first one, so that no steep spectrum is one group.
+
     Args:
         eigenvalues: lambda_k of one kernel, descending, shape (K,); or of several, shape (R, K):
-            neighbours are then equal where they are in each.
+            those are then equal which are so in each.
 
     Returns:
         Groups from 0, ascending, shape (K,).
     """
     values = np.atleast_2d(np.asarray(eigenvalues, float))
     limit = EQUAL_EIGENVALUES * np.finfo(float).eps * values.max(axis=1, keepdims=True)
-    apart = np.any(values[:, :-1] - values[:, 1:] > limit, axis=0)
-    return np.concatenate([[0], np.cumsum(apart)])
+    groups = np.zeros(values.shape[1], np.int64)
+    start = number = 0
+    while start < len(groups):
+        least = values[:, start] - limit[:, 0]
+        end = min(
+            int(np.searchsorted(-of, -bound, side="right"))
+            for of, bound in zip(values, least, strict=True)
+        )
+        end = max(end, start + 1)
+        groups[start:end] = number
+        start, number = end, number + 1
+    return groups
 
 
 def shared_projections(eigenvalues: ArrayLike, projections: ArrayLike) -> Array:
