@@ -62,7 +62,8 @@ def pipeline(job, tmp_path):
         warm = {"test_accuracy": 0.5, "code": "x"}
         files = {"manifests": manifests, "start": kernels, "warm": [], "end": []}
         job(warm_start.main, inputs=files, outputs={"o": "warm.json"}, settings=warm)
-        job(exponents.main, inputs=files, outputs={"o": "exponents.csv"}, settings=ANALYSIS)
+        job(exponents.main, inputs=files, outputs={"o": "exponents.csv"}, settings=ANALYSIS,
+            wildcards={"dynamics": "gradient_flow"})  # fmt: skip
         files |= {"warm_start": "warm.json", "exponents": "exponents.csv"}
         tables = {"table": "speed_limits.csv", "transport": "transport.json"}
         job(speed_limit.main, inputs=files, outputs=tables, settings=ANALYSIS)
