@@ -74,8 +74,8 @@ def fit_moment(
                 groups=groups,
             )
             row |= columns(name, fit)
-        time = 0.0 if timeless else row["time"]
-        row["note"] = decayed_note(eigenvalues.mean(axis=0)[first - 1 : last], time)
+        fitted = eigenvalues.mean(axis=0)[first - 1 : last]
+        row["note"] = "" if timeless else decayed_note(fitted, row["time"])
     except ValueError as error:
         print(f"{kind} kernel at the {moment}: {error}")
         missing = ExponentFit(*[math.nan] * len(ExponentFit._fields))

@@ -261,12 +261,12 @@ class RuleSettings:
         digest = hashlib.sha256()
         for path in sorted(Path("results/benchmarks").rglob("*.tsv")):
             for rule in rules:
-                if not rule.benchmark or rule.name in ON_REQUEST:
+                match = rule.benchmark and re.fullmatch(rule.benchmark.regex(), str(path))
+                if not match or rule.name in ON_REQUEST:
                     continue
-                match = re.fullmatch(rule.benchmark.regex(), str(path))
-                names = match.groupdict() if match else {}
-                alone = names.get("theory_figure") in EXPERIMENTS
-                if match and self.plan.has(names, default=True) and not alone:
+                names = match.groupdict()
+                asked = names.get("theory_figure") not in EXPERIMENTS
+                if asked and self.plan.has(names, default=True):
                     found.setdefault(rule.name, []).append(str(path))
                     digest.update(path.read_bytes())
         code = code_digest("benchmark_summary.py")

@@ -54,6 +54,7 @@ FOLDERS = (
         )
     ),
 )  # fmt: skip
+OPENED = (STATE, f"{STATE}/iocache", f"{STATE}/locks")  # by Snakemake, with a traceback
 _stopped = ["before any job was started"]  # when Ctrl-C came; the last one holds
 _plans_left: list[Path] = []  # by Snakemakes that no longer live
 _held: list[int] = []  # descriptors that stay open as long as this process lives
@@ -79,15 +80,8 @@ def register(workflow: Any) -> None:
         )
     sys.excepthook = _tell_in_one_sentence
     if workflow.is_main_process:
-        kinds = [problem for name in FOLDERS for problem in folder_problems(name)]
-        own = (
-            STATE,
-            f"{STATE}/iocache",
-            f"{STATE}/locks",
-        )  # which Snakemake opens with a traceback
-        refuse(
-            kinds or [problem for name in own for problem in folder_problems(name, written=True)]
-        )
+        refuse(_problems_of(FOLDERS))
+        refuse(_problems_of(OPENED, written=True))
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
@@ -296,7 +290,7 @@ def refuse_what_cannot_start(workflow: Any) -> None:
             "pass for those of any configuration; leave it out"
         )
     names = [*FOLDERS, *_folders_written(workflow.dag.needrun_jobs())]
-    refuse([problem for name in names for problem in folder_problems(name, written=True)])
+    refuse(_problems_of(names, written=True))
     refuse(room_problems(RESULTS))
 
 
@@ -318,6 +312,11 @@ def tell_of_full_disk() -> None:
     """Tell why Snakemake may have failed to record a result, for which it blames permissions."""
     for sentence in room_problems(RESULTS):
         sys.stderr.write(f"{sentence}\n")
+
+
+def _problems_of(names: Iterable[str], *, written: bool = False) -> list[str]:
+    """Return the ``folder_problems`` of several paths."""
+    return [problem for name in names for problem in folder_problems(name, written=written)]
 
 
 def folder_problems(name: str, *, written: bool = False) -> list[str]:

@@ -134,8 +134,8 @@ def folded(text: str, most: int = 18) -> str:
 
 def crowded(labels: Sequence[str]) -> bool:
     """Return whether folded and inclined labels of an axis would touch or squeeze its panel."""
-    lines = [text.count("\n") + 1 for text in labels]
-    return len(lines) * max(lines) > MOST_LINES or max(lines) > DEEPEST
+    deepest = max((text.count("\n") + 1 for text in labels), default=0)
+    return len(labels) * deepest > MOST_LINES or deepest > DEEPEST
 
 
 def ensemble_label(row: pd.Series, columns: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     colours = style.palette(len(series), sequential=False)
     places, gaps, shown = ticks(ends, axis, numeric), False, set()
     words = [] if axis is None or numeric else [naming.describe(axis, value) for value in places]
-    numbered = crowded(words)
+    numbered = naming.crowded([naming.folded(text) for text in words])
     instead = [str(k) for k in range(1, len(words) + 1)] if numbered else []
     if axis is None:
         instead = [f"$n = {ends['n'].iloc[0]:g}$"]
@@ -226,15 +226,6 @@ def unit(ends: pd.DataFrame, axis: str | None) -> str:
         return ""
     relative = ends.loc[ends[axis].notna(), "ensemble"].map(over_stability_limit)
     return r" / $(2/\lambda_1)$" if relative.all() else "" if relative.any() else " (time)"
-
-
-def crowded(words: list[str]) -> bool:
-    """Return whether labels of an axis, folded and inclined, would touch or squeeze the panels.
-
-    Args:
-        words: the labels; none of a numeric axis.
-    """
-    return bool(words) and naming.crowded([naming.folded(text) for text in words])
 
 
 def set_ticks(

@@ -260,16 +260,13 @@ def equal_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.int64]:
         Groups from 0, ascending, shape (K,).
     """
     values = np.atleast_2d(np.asarray(eigenvalues, float))
-    limit = EQUAL_EIGENVALUES * np.finfo(float).eps * values.max(axis=1, keepdims=True)
+    limit = EQUAL_EIGENVALUES * np.finfo(float).eps * values.max(axis=1)
+    ascending = -values
     groups = np.zeros(values.shape[1], np.int64)
     start = number = 0
     while start < len(groups):
-        least = values[:, start] - limit[:, 0]
-        end = min(
-            int(np.searchsorted(-of, -bound, side="right"))
-            for of, bound in zip(values, least, strict=True)
-        )
-        end = max(end, start + 1)
+        ends = map(partial(np.searchsorted, side="right"), ascending, ascending[:, start] + limit)
+        end = max(min(ends), start + 1)
         groups[start:end] = number
         start, number = end, number + 1
     return groups
