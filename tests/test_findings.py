@@ -244,6 +244,15 @@ def test_the_error_of_the_integration_is_no_difference():
     (line,) = prediction_lines(table.assign(prediction_ratio=1.05 * table["prediction_ratio"]),
                                AXES, 0.95)  # fmt: skip
     assert "slower than predicted" in line
+    for ratios, said in (
+        ([1.002, 1.0095, 1.017, 1.011], "above 1, but not told from the 1 % of integration"),
+        ([1 / 1.002, 1 / 1.0095, 1 / 1.017, 1 / 1.011], "below 1, but not told from the 1 % of"),
+        ([1.012, 1.013, 1.014, 1.015], "slower than predicted"),
+        ([0.985, 0.986, 0.987, 0.988], "faster than predicted"),
+        ([0.994, 0.995, 0.995, 0.996], "equal within the 1 % of integration"),
+    ):
+        (line,) = prediction_lines(table.assign(prediction_ratio=ratios), AXES, 0.95)
+        assert said in line, line
     equal = table.assign(prediction_ratio=1.3 * (1 + 1e-15 * np.arange(4)))
     (line,) = prediction_lines(equal, AXES, 0.95)
     assert line.endswith(": 1.3 in each of 4 runs, which leaves no test.")
@@ -1096,6 +1105,8 @@ def test_what_keeps_ensembles_from_a_warm_start_is_told(reached, largest, why):
     warm = table[["ensemble", "case"]].assign(threshold=0.3, reached=reached)
     warm["largest_mean_test_accuracy"] = largest
     _, told = range_sentences(table, {"case": ["a", "b", "c"]}, warm)
+    adam = table.assign(inefficiency=np.nan)  # which has other inefficiencies from there
+    assert range_sentences(adam, {"case": ["a", "b", "c"]}, warm) == [told]
     assert told.startswith("There is no warm start: ") and why in told
     some = pd.concat([table, table[1:].assign(start="warm", inefficiency=1.5)])
     warm = warm.assign(reached=[reached, True, True])
@@ -1849,6 +1860,8 @@ def told(table, powers, axes=None):
             (0.004, 0.002, 0.006),
             "1.004 (95 % interval 1.002 to 1.006), equal within the 1 % of integration.",
         ),
+        ((0.009, 0.004, 0.014), "1.014), above 1, but not told from the 1 % of integration."),
+        ((-0.009, -0.014, -0.004), "0.996), below 1, but not told from the 1 % of integration."),
         ((0.2, np.nan, np.nan), "I / I_infinity = 1.22, too few runs for an interval."),
         ((np.nan,) * 3, "no I / I_infinity, since a run has none."),
     ],

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from pipeline.outcomes import correlations as measured_correlations
 from pipeline.settings import FIGURES
 from pipeline.stores import write_table
-from plots import naming, results, style, theory
+from plots import naming, residue_projections, results, style, theory
+from plots.inefficiency_size import trend_text
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
 
@@ -185,9 +186,10 @@ def trends(settings, warm):
     varies = len({changed.get("n") for changed in settings}) > 1
     row = {"at": "end", "quantity": "inefficiency", "against": "n", "slope": -0.12, "points": 9}
     row |= {"slope_low": -0.2, "slope_high": -0.05, "p_value": 0.031, "confidence": 0.95}
+    row |= {"p_adjusted": 0.09}
     row |= {"test": "runs"}
     if not varies:
-        row |= dict.fromkeys(("slope", "slope_low", "slope_high", "p_value"), np.nan)
+        row |= dict.fromkeys(("slope", "slope_low", "slope_high", "p_value", "p_adjusted"), np.nan)
     return pd.DataFrame([row | {"start": start} for start in style.STARTS[: 1 + warm]])
 
 
@@ -852,6 +854,34 @@ def test_the_threshold_is_named_in_the_corner_that_accuracies_leave_free(tables,
             assert not any(box.contains(x, y) for x, y in points)
 
 
+def test_runs_that_differ_in_their_threshold_are_drawn_once_with_a_star_each():
+    grid = [{"n": 32, "warm_start_accuracy": level} for level in (0.15, 0.2)]
+    given = study(grid)
+    table, first = given["training_curves"], given["training_curves"]["ensemble"].iloc[0]
+    columns = ["train_loss_per_sample", "test_loss_per_sample", "test_accuracy", "time_lambda_1"]
+    of = table[table["ensemble"] == first]
+    for path in set(table["ensemble"]) - {first}:
+        table.loc[table["ensemble"] == path, columns] = of[columns].to_numpy()
+    figure = draw("training_curves", given)
+    assert [sum(len(line.get_xdata()) > 2 for line in axes.lines) for axes in figure.axes] == [
+        1
+    ] * 3
+    assert [sum(line.get_marker() == "*" for line in axes.lines) for axes in figure.axes] == [2] * 3
+    assert all(len(axes.collections) == 1 for axes in figure.axes)
+    assert [t.get_text() for t in figure.axes[0].texts] == ["black: the same runs"]
+
+
+def test_projections_are_those_of_an_ensemble_with_a_warm_start_if_there_is_one():
+    given = study([{"n": 32, "warm_start_accuracy": level} for level in (0.15, 0.2)])
+    paths = list(dict.fromkeys(given["exponents"]["ensemble"]))
+    for lost in paths:
+        spectra = given["spectra"]
+        gone = (spectra["ensemble"].values == lost) & (spectra["moment"].values == "warm")
+        spectra = spectra.isel(spectrum=~gone)
+        (kept,) = set(paths) - {lost}
+        assert residue_projections.largest(spectra, given["exponents"]).path == kept
+
+
 def test_a_mean_of_training_ends_where_a_run_diverges(tables):
     table = tables["training_curves"].copy()
     lost = (table["n"] == 16) & (table["realisation"] == 1) & (table["time_lambda_1"] > 10)
@@ -873,7 +903,15 @@ def test_trend_is_annotated_with_interval_and_p_value(drawn):
     figure = drawn("inefficiency_size")
     text = "slope \N{MINUS SIGN}0.12 [\N{MINUS SIGN}0.20, \N{MINUS SIGN}0.05]"
     for axes in figure.axes:
-        assert any(text in t.get_text() and "p = 0.031" in t.get_text() for t in axes.texts)
+        (told,) = [t.get_text() for t in axes.texts if text in t.get_text()]
+        assert "$p = 0.031$, adjusted $p = 0.09$" in told
+
+
+def test_a_slope_is_told_with_the_sign_of_its_ends():
+    row = {"slope": -0.004, "slope_low": -0.304, "slope_high": -0.0031, "confidence": 0.95}
+    row |= {"p_value": 0.0496, "p_adjusted": 0.1504}
+    told = trend_text(pd.Series(row)).replace("\N{MINUS SIGN}", "-")
+    assert told == "slope -0.004 [-0.30, -0.003] (95 %)\n$p = 0.05$, adjusted $p = 0.15$"
 
 
 def test_runs_without_a_value_do_not_move_the_line_of_the_trend(tables):
@@ -887,6 +925,22 @@ def test_runs_without_a_value_do_not_move_the_line_of_the_trend(tables):
     (x0, x1), (y0, _) = line.get_xdata(), line.get_ydata()
     centre = np.log(runs["inefficiency"]).mean() - 0.12 * (np.log(x0) - np.log(runs["n"]).mean())
     assert np.isclose(np.log(y0), centre) and x1 == 128
+
+
+def test_fonts_for_characters_that_the_figures_own_lacks_are_those_installed(monkeypatch):
+    monkeypatch.setattr(style.font_manager, "get_font_names", lambda: ["Yu Gothic", "IPAGothic"])
+    assert style.fonts() == ["DejaVu Sans", "IPAGothic", "Yu Gothic"]
+    monkeypatch.setattr(style.font_manager, "get_font_names", list)
+    assert style.fonts() == ["DejaVu Sans"]
+
+
+def test_ensembles_without_a_value_are_crossed_at_their_size(tables):
+    limits = tables["speed_limits"]
+    lost = limits["inefficiency"].mask((limits["n"] == 16) & (limits["start"] == "cold"))
+    figure = draw("inefficiency_size", tables | {"speed_limits": limits.assign(inefficiency=lost)})
+    assert [crosses(panel) for panel in figure.axes] == [[pytest.approx(16.0)], []]
+    assert "no value there" in in_legends(figure)
+    assert "no value there" not in in_legends(draw("inefficiency_size", tables))
 
 
 def test_end_values_are_the_last_rows_even_if_the_table_is_shuffled(tables):

@@ -556,9 +556,10 @@ NAN = float("nan")
     [
         ([True, True], "reproduced"),
         ([True, False], "partly (1 of 2)"),
-        ([True, None], "partly (1 of 2)"),
+        ([True, None], "partly (1 of 2, 1 not decided)"),
+        ([True, False, None], "partly (1 of 3, 1 not decided)"),
         ([False, False], "differs"),
-        ([False, None], "differs (1 of 2)"),
+        ([False, None], "differs (1 of 2, 1 not decided)"),
         ([None], "not decided"),
         ([], "not reached"),
     ],
@@ -572,9 +573,12 @@ def test_criteria():
     assert in_range(29.0, 12.0, 62.0, 10, 30) is True
     assert in_range(38.0, 12.0, 62.0, 10, 30) is None  # no wide interval is an agreement
     assert in_range(38.0, 31.0, 62.0, 10, 30) is False
-    assert in_range(30.0, NAN, NAN, 10, 30) is True and in_range(31.0, NAN, NAN, 10, 30) is False
+    # one run has no interval, which might meet the range
+    assert in_range(30.0, NAN, NAN, 10, 30) is True and in_range(31.0, NAN, NAN, 10, 30) is None
+    assert in_range(8.0, 7.0, 9.9, 10, 30) is False
     fall = falling(0.05)
     assert fall(-0.3, -0.4, -0.2, 0.2) is None and fall(-0.3, -0.4, -0.2, 0.01) is True
+    assert fall(-0.3, -0.4, -0.2, 0.05) is True and fall(-0.3, -0.4, -0.2, 0.0501) is None
     assert fall(0.3, 0.2, 0.4, 0.01) is False and fall(-0.3, -0.7, 0.1, 0.01) is None
     assert flat(-0.1, -0.2, 0.1, 0.5) is True and flat(-0.3, -0.5, 0.1, 0.5) is None
     assert flat(-0.8, -0.9, -0.5, 0.01) is False
@@ -628,7 +632,7 @@ def test_what_is_missing_at_the_end_is_not_taken_from_before():
     assert found[1].label == "b" and found[1].agrees is None
     assert in_words(found[1]) == "b: not measured"
     row = Row("", "", "", "", [found[0]._replace(agrees=True), found[1]])
-    assert row.verdict == "partly (1 of 2)"
+    assert row.verdict == "partly (1 of 2, 1 not decided)"
 
 
 def test_the_end_of_an_ensemble_is_its_own_at_the_last_time_in_whichever_order():
@@ -643,7 +647,18 @@ def test_the_end_of_an_ensemble_is_its_own_at_the_last_time_in_whichever_order()
 def test_a_trend_without_a_slope_is_not_measured():
     row = {"at": "end", "start": "cold", "quantity": "inefficiency", "p_value": NAN}
     table = pd.DataFrame([row | dict.fromkeys(("slope", "slope_low", "slope_high"), NAN)])
-    assert slope(table, "cold", flat) == []
+    assert slope(table, "cold", flat, 0.05) == []
+
+
+def test_numbers_are_told_with_digits_that_leave_them_on_their_side():
+    table = pd.DataFrame({"time": [1.0], "inefficiency": [9.996], "start": "cold"})
+    table = table.assign(inefficiency_low=8.0, inefficiency_high=30.04, realisation="ensemble")
+    (found,) = at_end(table.assign(ensemble="a"), {"a": "n = 8"}, "cold", "inefficiency", (10, 30))
+    assert found.agrees is None and in_words(found) == "n = 8: 9.996 [8, 30.04]"
+    row = {"at": "end", "start": "cold", "quantity": "inefficiency", "p_value": 0.0504}
+    row |= {"slope": -0.3, "slope_low": -0.6, "slope_high": 0.0004}
+    (found,) = slope(pd.DataFrame([row]), "cold", falling(0.05), 0.05)
+    assert in_words(found) == "slope on ln n, p = 0.0504: -0.3 [-0.6, 0.0004]"
 
 
 @pytest.mark.parametrize(

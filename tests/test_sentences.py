@@ -233,6 +233,32 @@ def test_undecided_correlations_tell_the_most_points():
     assert "(4 points)" in " ".join(correlation_lines(pd.DataFrame(rows), 0.95))
 
 
+def test_what_no_run_has_is_not_told_as_too_few_runs():
+    row = {"level": "within", "correlation": np.nan, "p_value": np.nan, "p_adjusted": np.nan}
+    row |= {"p_smallest": np.nan, "correlation_low": np.nan, "correlation_high": np.nan}
+    rows = [row | {"with": "test_error", "points": 0}, row | {"with": "drift", "points": 2}]
+    none, few = correlation_lines(pd.DataFrame(rows), 0.95)
+    assert none.startswith("Nothing to correlate with the test error among runs")
+    assert few.startswith("Too few realisations (2 points)") and "test error" not in few
+
+
+def test_nothing_is_claimed_whose_interval_holds_no_effect():
+    row = {"quantity": "inefficiency", "against": "n", "p_value": 0.045, "p_adjusted": 0.045}
+    row |= {"p_smallest": 0.01, "points": 6, "test": "runs", "confidence": 0.95}
+    slope = {"slope": -0.42, "slope_low": -0.91, "slope_high": 0.07, "kind": "factor"}
+    slope = pd.Series({**row, **slope, "scale": "log"})
+    assert effects.evidence(slope, 0.05) == "none"
+    assert "No trend" in effects.trend_sentence(slope, 0.95)
+    assert "is claimed, for its interval has 0 (slope" in effects.trend_sentence(slope, 0.95)
+    slope["slope_high"] = -0.01
+    assert effects.evidence(slope, 0.05) == "effect"
+    effect = {"effect": 1.4, "effect_low": 0.99, "effect_high": 2.0, "kind": "factor"}
+    effect = pd.Series({**row, **effect, "reference": 8, "value": 16})
+    assert "for its interval has 1 (factor" in effects.comparison_sentence(effect, 0.95)
+    effect["effect_low"] = np.nan  # single runs have no interval
+    assert effects.evidence(effect, 0.05) == "effect"
+
+
 def test_p_values_below_a_thousandth_are_told_as_such():
     row = pd.Series({"p_value": 0.004, "p_adjusted": 0.0004, "points": 9}, dtype=object)
     assert effects.tested(row) == "p = 0.004, adjusted p < 0.001, 9 runs"

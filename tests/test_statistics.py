@@ -123,11 +123,62 @@ def test_interval_of_a_difference_of_groups_is_students(count):
         generator=generator,
         log_x=False,
     )
-    test = scipy.stats.ttest_ind(np.log(second), np.log(first)).confidence_interval(0.95)
+    # of two runs each is taken to scatter like the other; of five by its own scatter (Welch)
+    test = scipy.stats.ttest_ind(np.log(second), np.log(first), equal_var=count == 2)
+    test = test.confidence_interval(0.95)
     half = 0.5 * (test.high - test.low)
     assert found["slope"] == pytest.approx(0.5 * (test.high + test.low))
     assert found["slope_high"] - found["slope"] == pytest.approx(half, rel=0.02)
     assert found["slope"] - found["slope_low"] == pytest.approx(half, rel=0.02)
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (8, 3), (4, 9)])
+def test_two_groups_of_three_and_more_have_welchs_interval_and_at_least_its_p_value(first, second):
+    generator = np.random.default_rng(first)
+    a, b = generator.normal(size=first), 2.0 + 5.0 * generator.normal(size=second)
+    x, y = np.repeat([0.0, 1.0], [first, second]), np.concatenate([a, b])
+    found = run_trend(x, y, log_x=False, log_y=False)
+    test = scipy.stats.ttest_ind(b, a, equal_var=False)
+    ends = [found["slope_low"], found["slope_high"]]
+    assert ends == pytest.approx(list(test.confidence_interval(0.95)), rel=1e-9)
+    exact = scipy.stats.permutation_test(
+        (a, b), lambda a, b, axis: np.abs(a.mean(axis) - b.mean(axis)), n_resamples=np.inf,
+        alternative="greater", vectorized=True,
+    )  # fmt: skip
+    assert found["p_value"] == pytest.approx(max(test.pvalue, exact.pvalue), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("runs", "scatter"),
+    [
+        ((3, 3, 3), (1.0, 0.1, 0.1)),
+        ((3, 3, 3), (1.0, 1.0, 1.0)),
+        ((6, 6, 6, 6), (1.0, 0.5, 0.25, 0.125)),
+        ((8, 8), (1.0, 10.0)),
+        ((8, 3), (1.0, 5.0)),
+    ],
+)
+def test_scatter_that_differs_between_values_is_no_evidence(monkeypatch, runs, scatter):
+    """As often as the level says, at most; permutations alone find a trend in up to 29 %."""
+    for limit in ("EXACT_PERMUTATION_LIMIT", "RANDOM_PERMUTATIONS"):
+        monkeypatch.setattr(statistics, limit, 1000)
+    x, spread = np.repeat(np.arange(len(runs)), runs), np.repeat(scatter, runs)
+    generator = np.random.default_rng(7)
+    held = claimed = 0
+    for seed in range(1000):
+        y = spread * generator.standard_normal(len(x))
+        found = run_trend(x, y, seed, 50, log_x=False, log_y=False)
+        held += found["slope_low"] <= 0 <= found["slope_high"]
+        claimed += found["p_value"] <= 0.05
+    assert claimed <= 80 and held >= 920
+
+
+def test_an_interval_that_holds_no_slope_and_the_test_agree_where_cells_have_three_runs():
+    generator = np.random.default_rng(8)
+    for seed in range(200):
+        x, y = np.repeat([0.0, 1, 2], 3), generator.standard_normal(9) * np.repeat([3.0, 1, 1], 3)
+        found = run_trend(x, y, seed, 50, log_x=False, log_y=False)
+        assert found["p_value"] > 0.05 or not found["slope_low"] <= 0 <= found["slope_high"]
 
 
 def test_strata_of_the_same_starts_say_no_more_than_one_of_them():
@@ -262,6 +313,13 @@ def test_equal_values_at_all_thresholds_are_no_evidence_of_a_slope():
     assert found["p_value"] == 1
 
 
+@pytest.fixture
+def alike(monkeypatch):
+    """Permutations alone, of runs that scatter alike."""
+    monkeypatch.setattr(statistics, "FEWEST_IN_CELL", 100)
+
+
+@pytest.mark.usefixtures("alike")
 def test_three_values_of_four_runs_have_an_exact_p_value():
     """34 650 arrangements: random ones would decide near the level by the seed."""
     x, y = (
@@ -289,6 +347,7 @@ def test_exact_permutation_test_agrees_with_enumeration():
     assert run_trend(x, y)["p_value"] == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("alike")
 @pytest.mark.parametrize(("first", "second"), [(8, 8), (3, 9), (2, 5)])
 def test_two_groups_have_the_exact_p_value_of_scipy(first, second):
     """All ways to choose the runs of a group: 12 870 of 8 against 8, of whose 16! orders most
@@ -576,8 +635,11 @@ def test_percentiles_are_those_of_the_draws_that_have_a_value():
     assert np.isnan(ends[:, 2]).all()
 
 
-def test_interval_of_a_slope_resamples_inside_each_x_of_each_stratum():
+@pytest.mark.parametrize("own_scatter", [False, True])
+def test_interval_of_a_slope_resamples_inside_each_x_of_each_stratum(monkeypatch, own_scatter):
     """Runs of one x and stratum are replaced by one another only: the spread is theirs alone."""
+    if not own_scatter:
+        monkeypatch.setattr(statistics, "FEWEST_IN_CELL", 100)
     generator = np.random.default_rng(6)
     x = np.tile(np.repeat([1.0, 2.0, 4.0], 5), 2)
     strata = np.repeat([0, 1], 15)
@@ -592,6 +654,13 @@ def test_interval_of_a_slope_resamples_inside_each_x_of_each_stratum():
         weight[cell == c][0] ** 2 * 5 * np.var(y[cell == c]) for c in range(6)
     ) / np.square(weight @ weight)
     half = scipy.stats.t.ppf(0.975, 30 - 6) * np.sqrt(30 / (30 - 6) * variance)
+    if own_scatter:  # Welch, Satterthwaite
+        each = [
+            weight[cell == c][0] ** 2 * 5 * np.var(y[cell == c], ddof=1) / (weight @ weight) ** 2
+            for c in range(6)
+        ]
+        freedom = sum(each) ** 2 / sum(part**2 / (5 - 1) for part in each)
+        half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(sum(each))
     assert found["slope"] == pytest.approx(weight @ y / (weight @ weight))
     assert found["slope_high"] - found["slope_low"] == pytest.approx(2 * half, rel=0.02)
 
@@ -636,6 +705,7 @@ def test_a_rank_correlation_says_how_many_points_are_independent():
         resamples=100, generator=generator,
     )  # fmt: skip
     assert (found["points"], found["units"]) == (12, 3)
+    assert (found["sets"], found["least"]) == (1, 3)
 
 
 def test_values_that_do_not_scatter_say_nothing_of_their_error():

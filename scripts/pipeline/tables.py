@@ -18,6 +18,14 @@ def significance_level(confidence: float) -> float:
     return round(1 - confidence, 12)
 
 
+def shown_p_value(p: float, level: float) -> str:
+    """Return "p = 0.012", with as many digits as tell it from a level, or "p < 0.001"."""
+    if p < 0.001 < level:
+        return "p < 0.001"
+    digits = next((d for d in (2, 3, 4) if (float(f"{p:.{d}g}") <= level) == (p <= level)), 5)
+    return f"p = {p:.{digits}g}"
+
+
 def dynamics_of(table: pd.DataFrame) -> pd.Series:
     """Return the dynamics of every row, NaN in a table of runs that do not read it."""
     return table.get("dynamics", pd.Series(np.nan, table.index, object))

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.tables import comparable
+from pipeline.tables import comparable, shown_p_value, significance_level
 from plots import results, style
 from plots.style import Abscissa
 
@@ -16,6 +16,7 @@ MARKS = {
     "predicted": {"marker": "D", "markersize": 3.5},
     "power law": {"marker": "^"},
     "asymptote": {"marker": "_", "markersize": 6},
+    "none": style.WITHOUT_VALUE,
 }
 PREDICTIONS = {
     "inefficiency_predicted": "predicted",
@@ -32,12 +33,14 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         trends: slopes of ln y against ln x with intervals and permutation p-values.
 
     Returns:
-        A panel per start, against n, or against the numeric setting that varies instead.
+        A panel per start, against n, or against the numeric setting that varies instead; a cross
+        where no run of an ensemble has a value.
     """
     figure, axes = style.new_figure(1, 2, 5.6, 3.1)
     shown = style.ensembles(speed_limits)
     against = style.abscissa(speed_limits)
     colours = style.palette(len(against.series), sequential=False)
+    gaps = False
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
         ends = results.last_rows(speed_limits, start)
         for colour, paths in zip(colours, against.series.values(), strict=True):
@@ -52,10 +55,16 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         headroom(panel)
         plot_trend(panel, ends, against, trends[trends["start"] == start])
         style.log_axes(panel, "y")
+        with_value = set(ends.loc[ends["inefficiency"].notna(), "ensemble"])
+        without = [path for path in against.positions if path not in with_value]
+        style.mark_without_value(panel, style.beside(against, without, 0))
+        gaps |= len(without) > 0
     several = results.has_interval(speed_limits, "inefficiency")
     size = results.with_interval(results.run_count(speed_limits), speed_limits, several)
     last = pd.concat([results.last_rows(speed_limits, start) for start in style.STARTS])
     missing = {mark for column, mark in PREDICTIONS.items() if last[column].isna().all()}
+    if not gaps:
+        missing.add("none")
     legend(figure, against, colours, size, missing)
     if numbered:
         style.number_legend(figure, shown)
@@ -108,15 +117,19 @@ def plot_trend(axes: Axes, ends: pd.DataFrame, against: Abscissa, trends: pd.Dat
 
 
 def trend_text(row: pd.Series) -> str:
-    """Return slope, interval with its level, and the test's p-value in two lines."""
-    text = f"slope {row['slope']:.2f}"
+    """Return slope, interval with its level, and the test's p-values in two lines."""
+
+    def shown(value: float) -> str:
+        return f"{value:.2f}" if abs(value) >= 0.005 or value == 0 else f"{value:.1g}"  # its sign
+
+    text = f"slope {shown(row['slope'])}"
     if np.isfinite(row["slope_low"]):
-        text += f" [{row['slope_low']:.2f}, {row['slope_high']:.2f}]"
+        text += f" [{shown(row['slope_low'])}, {shown(row['slope_high'])}]"
         text += f" ({100 * row['confidence']:g} %)"
     if np.isfinite(row["p_value"]):
-        p = "$p < 0.001$" if row["p_value"] < 0.001 else f"$p = {row['p_value']:.2g}$"
-        test = "Student's test" if "student" in row["test"] else "permutation test"
-        text += f"\n{test}: {p}"
+        level = significance_level(row["confidence"])
+        p, adjusted = (shown_p_value(row[name], level) for name in ("p_value", "p_adjusted"))
+        text += f"\n${p}$, adjusted ${adjusted}$"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -130,6 +143,7 @@ def legend(
         "predicted": "from the NTK spectrum",
         "power law": "fitted power law",
         "asymptote": "its asymptote",
+        "none": "no value there",
     }
     handles = []
     for name, text in texts.items():
@@ -137,7 +151,7 @@ def legend(
             continue
         face = "black" if name in ("mean", "runs") else "white"
         plain = {"color": "black", "linestyle": "none", "mfc": face}
-        handles.append(Line2D([], [], label=text, **plain, **MARKS[name]))
+        handles.append(Line2D([], [], label=text, **(plain | MARKS[name])))
     kind = {"ncols": 3, "handlelength": 1.0, "columnspacing": 2.0}
     figure.legend(handles=handles, loc="outside lower center", **kind)
     if len(against.series) > 1:

@@ -61,11 +61,16 @@ def draw(spectra: xr.Dataset, exponents: pd.DataFrame) -> Figure:
 
 
 def largest(spectra: xr.Dataset, exponents: pd.DataFrame) -> style.Ensemble:
-    """Return the ensemble with the largest n, labelled by n and by what else varies."""
+    """Return the ensemble with the largest n, labelled by n and by what else varies.
+
+    Of several one with a warm start, if there is one.
+    """
     there = exponents[exponents["ensemble"].isin(spectra["ensemble"].values)]
     labels = {ensemble.path: ensemble for ensemble in style.ensembles(there)}
     rows = naming.ensemble_table(there)
-    path = rows.sort_values("n", kind="stable")["ensemble"].iloc[-1]
+    warm = spectra["ensemble"].values[spectra["moment"].values == "warm"]
+    rows = rows.assign(warm=rows["ensemble"].isin(warm))
+    path = rows.sort_values(["n", "warm"], kind="stable")["ensemble"].iloc[-1]
     return labels[path]
 
 

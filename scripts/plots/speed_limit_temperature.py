@@ -16,6 +16,7 @@ PANELS = {
     "loss and free energy": "Drop / loss drop\nat the lowest temperature",
 }
 DROP = {"linestyle": "none", "marker": "o", "markersize": 3.5}
+EXACT = {"marker": "D", "markersize": 3, "mfc": "white", "mew": 0.8}  # at these temperatures only
 
 
 def draw(speed_limits: pd.DataFrame) -> Figure:
@@ -84,7 +85,7 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
 
 def exact_line(rows: pd.DataFrame) -> dict:
     """Return the line style of one series' linearised network, known at temperature 0 at least."""
-    return style.line("predicted", rows["inefficiency_predicted"])
+    return EXACT | style.line("predicted", rows["inefficiency_predicted"])
 
 
 def plot_series(axes: np.ndarray, x: np.ndarray, rows: pd.DataFrame, colour: str) -> None:
@@ -101,7 +102,7 @@ def plot_series(axes: np.ndarray, x: np.ndarray, rows: pd.DataFrame, colour: str
             reach = np.nan_to_num(np.abs([y - low, high - y]))
         panel.errorbar(x, y, yerr=reach, color=colour, **MARK)
         exact = rows[f"{name}_predicted"] * unit
-        panel.plot(x, exact, color=colour, zorder=2, **style.line("predicted", exact))
+        panel.plot(x, exact, color=colour, zorder=2, **(EXACT | style.line("predicted", exact)))
     unit = rows["loss_drop"].iloc[0]  # at the lowest temperature, else series hide each other
     axes[2].plot(x, rows["loss_drop"] / unit, color=colour, mfc="white", **DROP, zorder=3)
     if "free_energy_drop_least" in rows:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import ticker
+from matplotlib import font_manager, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -41,6 +41,23 @@ LEGEND_CHARACTERS = 130  # own choice: of a row across two columns, 9 of each en
 LONGEST_TICK = 26  # characters, own choice: a line of an inclined label that leaves the panel room
 LINE_POINTS = 11  # of text in the forbidden region, which shrinks as legends are laid out
 GREY, SHADE = "0.45", "0.92"
+FONT = "DejaVu Sans"  # comes with matplotlib: same files everywhere
+# For the characters that it lacks, of labels in Chinese, Japanese or Korean: what Linux
+# distributions, macOS and Windows come with
+OTHER_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "IPAGothic",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Apple SD Gothic Neo",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Nanum Gothic",
+)
 # Okabe and Ito (2008): told apart under every form of colour blindness; yellow left out (faint)
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 HUES = ("Blues", "Oranges", "Greys")  # apart for every kind of colour vision
@@ -80,13 +97,18 @@ class Ensemble(NamedTuple):
     colour: str
 
 
+def fonts() -> list[str]:
+    """Return the font of all figures, and those of this machine for characters that it lacks."""
+    installed = set(font_manager.get_font_names())
+    return [FONT, *(name for name in OTHER_FONTS if name in installed)]
+
+
 def use_style() -> None:
     """Set matplotlib's parameters, whatever the user's own settings are."""
     mpl.rcdefaults()
     mpl.rcParams.update(
         {
-            "font.family": "sans-serif",
-            "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: same files everywhere
+            "font.family": fonts(),
             "mathtext.fontset": "dejavusans",
             "font.size": 8,
             "axes.labelsize": 8,
@@ -195,24 +217,29 @@ def grouped_palette(settings: pd.DataFrame) -> list[str]:
     return list(colours)
 
 
-def once(axes: Axes, rows: pd.DataFrame, shown: Sequence[Ensemble]) -> list[Ensemble]:
+def once(
+    axes: Axes | None, rows: pd.DataFrame, shown: Sequence[Ensemble], column: str = "inefficiency"
+) -> list[Ensemble]:
     """Return the ensembles to draw in a panel: one for those whose curves are the same.
 
     It is black, or, where these are not the only ones, has the colour of the first. Thresholds of
     the warm start share their cold start; the last colour would hide the others.
 
     Args:
-        axes: the panel, in which it is said.
-        rows: rows of one start.
+        axes: the panel in which it is said; None says nothing.
+        rows: rows of one start, of ensembles or else of their runs.
         shown: all ensembles.
+        column: what is drawn.
     """
+    whole = rows["realisation"].astype(str) == "ensemble"
+    rows = rows[whole] if whole.any() else rows
     same: dict[bytes, list[Ensemble]] = {}
     for ensemble in shown:
-        of = rows[(rows["ensemble"] == ensemble.path) & (rows["realisation"] == "ensemble")]
-        curve = of.sort_values("time")["inefficiency"].dropna().to_numpy(float)
+        of = rows[rows["ensemble"] == ensemble.path].sort_values(["realisation", "time"])
+        curve = of[column].dropna().to_numpy(float)
         same.setdefault(curve.tobytes() or ensemble.path.encode(), []).append(ensemble)
     shared = [alike for alike in same.values() if len(alike) > 1]
-    if shared:
+    if shared and axes is not None:
         place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
         told = (
             "black: the same runs" if len(shared) == 1 else "the same runs: in the first's colour"

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from pipeline.warm_starts import above_from_the_start, has_warm_start
 from plots import results, style
-from plots.style import Ensemble
 
 PANELS = {
     "train_loss_per_sample": "Training loss per sample",
@@ -18,6 +17,7 @@ PANELS = {
 }
 # Its steps have the length of the learning rate, whatever the gradient.
 LINE = 30  # characters of this size across two thirds of a panel
+LINE_HEIGHT = 0.065  # of a panel
 ADAM = r"Adam: $\lambda_1 \times$ learning rate $\times$ steps," + "\nwhich is no training time"
 
 
@@ -36,12 +36,20 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
     marked = 0
     for panel, letter, (column, label) in zip(axes[0], "abc", PANELS.items(), strict=True):
         factor = 100.0 if column == "test_accuracy" else 1.0
+        means = {}
+        for ensemble in shown:
+            rows = training_curves[training_curves["ensemble"] == ensemble.path]
+            means[ensemble.path] = spread(rows, column) * factor
+        said = panel if panel is axes[0, 0] else None
+        for ensemble in style.once(said, training_curves, shown, column):
+            plot_mean(panel, means[ensemble.path], ensemble.colour)
+        style.thin_bands(panel)
         for ensemble in shown:
             rows = training_curves[training_curves["ensemble"] == ensemble.path]
             warm = warm_time(rows, warm_starts[warm_starts["ensemble"] == ensemble.path])
-            marked += warm is not None
-            plot_mean(panel, spread(rows, column) * factor, ensemble, warm)
-        style.thin_bands(panel)
+            if warm is not None:
+                plot_warm_start(panel, means[ensemble.path]["mean"], ensemble.colour, warm)
+                marked += 1
         panel.set_xlabel(r"Training time $\lambda_1 t$")
         panel.set_ylabel(label)
         style.panel_title(panel, letter, "")
@@ -57,7 +65,14 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
     if "adam" in set(training_curves["dynamics"]):
         # In the upper right corner, which falling losses leave free.
         place = {"transform": axes[0, 0].transAxes, "va": "top", "ha": "right"}
-        axes[0, 0].text(0.97, 0.97, ADAM, fontsize=6, color=style.GREY, **place)
+        axes[0, 0].text(
+            0.97,
+            0.97 - LINE_HEIGHT * len(axes[0, 0].texts),
+            ADAM,
+            fontsize=6,
+            color=style.GREY,
+            **place,
+        )
     if training_curves["test_accuracy"].notna().any():
         accuracy_panel(axes[0, 2], warm_starts)
     style.colour_legend(figure, shown)
@@ -93,26 +108,27 @@ def warm_time(rows: pd.DataFrame, warm: pd.DataFrame) -> float | None:
     return float(warm["time"].iloc[0]) * float(last["time_lambda_1"] / last["time"])
 
 
-def plot_mean(axes: Axes, values: pd.DataFrame, ensemble: Ensemble, warm: float | None) -> None:
-    """Draw mean and range of one ensemble, and a star at its warm start.
-
-    A warm start at t = 0 stands at the left end of the curve.
-    """
+def plot_mean(axes: Axes, values: pd.DataFrame, colour: str) -> None:
+    """Draw mean and range of one ensemble."""
     time = values.index.to_numpy(float)
-    axes.plot(time, values["mean"], color=ensemble.colour, **style.CURVES["measured"])
+    axes.plot(time, values["mean"], color=colour, **style.CURVES["measured"])
     if (values["max"] > values["min"]).any():
-        style.plot_band(axes, time, values["min"], values["max"], ensemble.colour)
-    if warm is not None:
-        at = max(warm, time[0])
-        height = np.interp(np.log(at), np.log(time), values["mean"])
-        axes.plot([at], [height], color=ensemble.colour, **style.WARM_MARKER)
+        style.plot_band(axes, time, values["min"], values["max"], colour)
+
+
+def plot_warm_start(axes: Axes, mean: pd.Series, colour: str, warm: float) -> None:
+    """Draw a star on a mean by lambda_1 t; one at t = 0 at the left end of the curve."""
+    time = mean.index.to_numpy(float)
+    at = max(warm, time[0])
+    height = np.interp(np.log(at), np.log(time), mean)
+    axes.plot([at], [height], color=colour, **style.WARM_MARKER)
 
 
 def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
     """Draw the thresholds of the warm start; say which of them no ensemble rises to, and why."""
     axes.set_ylim(bottom=0)
-    before = [line.get_ydata()[: 2 * len(line.get_ydata()) // 3] for line in axes.lines]
-    high = any((values > 0.85 * axes.get_ylim()[1]).any() for values in before)
+    drawn = [line.get_xydata() for line in axes.lines]
+    drawn += [path.vertices for band in axes.collections for path in band.get_paths()]
     threshold = warm_starts["threshold"]
     reached = has_warm_start(warm_starts).groupby(threshold).any()
     from_start = above_from_the_start(warm_starts).groupby(threshold)
@@ -128,7 +144,11 @@ def accuracy_panel(axes: Axes, warm_starts: pd.DataFrame) -> None:
         shown = ", ".join(f"{100 * level:g}" for level in reached.index[some])
         text = textwrap.fill(f"warm start at {shown} %{end.partition(':')[0]}", LINE)
         lines += [f"{text}{''.join(end.partition(':')[1:])}"] if shown else []
-    # In the upper left corner, which accuracies leave free that rise late, else in the lower one.
+    # In the upper left corner, which accuracies leave free that rise late, or in the lower one.
+    count = sum(text.count("\n") + 1 for text in lines)
+    x, y = axes.transAxes.inverted().transform(axes.transData.transform(np.vstack(drawn))).T
+    left, reach = x < 2 / 3, 0.03 + LINE_HEIGHT * count
+    high = np.sum(left & (y > 1 - reach)) > np.sum(left & (y < reach))
     place = {"transform": axes.transAxes, "va": "bottom" if high else "top", "ha": "left"}
     height = 0.03 if high else 0.97
     box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}

@@ -1,9 +1,10 @@
 """Sentences about tests along the axes of a study.
 
-A sentence claims an effect if its adjusted p-value (Holm, over all that the study tests) is below
-1 - confidence; else it says that there is no evidence, or that the runs are too few to give any. An
-interval of its own may leave out no effect all the same: it is not adjusted, and that of a slope
-takes the scatter at equal settings only, the test that about the trend too.
+A sentence claims an effect if its adjusted p-value (Holm, over all that the study tests) is at most
+1 - confidence and its interval, if it has one, leaves out no effect; else it says that there is no
+evidence, or that the runs are too few to give any. The interval may leave out no effect without a
+claim: it is not adjusted, and that of a slope takes the scatter at equal settings only, the test
+that about the trend too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import pandas as pd
 
 from pipeline.outcomes import MOMENTS_AT, PRIMARY
-from pipeline.tables import correlation_status, risen, significance_level
+from pipeline.tables import correlation_status, risen, shown_p_value, significance_level
 from sentences.phrases import NAMES, interval, listed, words
 
 MOMENTS = {
@@ -34,12 +35,21 @@ def evidence(row: pd.Series, level: float) -> str:
     """Return "effect", "none" or "few" for one test.
 
     Args:
-        row: p_value, p_adjusted, p_smallest.
+        row: p_value, p_adjusted, p_smallest, and slope or effect with its interval.
         level: that of ``significance_level``.
     """
     if not math.isfinite(row["p_value"]) or row["p_smallest"] > level:
         return "few"
-    return "effect" if row["p_adjusted"] <= level else "none"
+    return "effect" if row["p_adjusted"] <= level and not holds_no_effect(row) else "none"
+
+
+def holds_no_effect(row: pd.Series) -> bool:
+    """Return whether the interval of a slope or an effect holds that of no effect."""
+    column = "slope" if "slope" in row else "effect"
+    if f"{column}_low" not in row:  # a correlation
+        return False
+    same = 0.0 if column == "slope" else no_effect(row)
+    return bool(row[f"{column}_low"] <= same <= row[f"{column}_high"])
 
 
 def leaves_out(row: pd.Series, column: str, value: float) -> bool:
@@ -50,15 +60,8 @@ def leaves_out(row: pd.Series, column: str, value: float) -> bool:
 def tested(row: pd.Series) -> str:
     """Return the p-values of a row in words, with as many digits as tell them from the level."""
     level = significance_level(row.get("confidence", 0.95))
-
-    def shown(p: float) -> str:
-        if p < 0.001:
-            return "p < 0.001"
-        digits = next((d for d in (2, 3, 4) if (float(f"{p:.{d}g}") <= level) == (p <= level)), 5)
-        return f"p = {p:.{digits}g}"
-
-    of = COUNTED[row.get("test", "runs")]
-    return f"{shown(row['p_value'])}, adjusted {shown(row['p_adjusted'])}, {row['points']} {of}"
+    single, adjusted = (shown_p_value(row[name], level) for name in ("p_value", "p_adjusted"))
+    return f"{single}, adjusted {adjusted}, {row['points']} {COUNTED[row.get('test', 'runs')]}"
 
 
 def too_few(rows: pd.DataFrame) -> list[str]:
@@ -97,6 +100,8 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
         if leaves_out(row, "slope", 0.0):
             claimed = f"No trend of {name} with {axis} is claimed"
             return f"{claimed}, although its interval has no 0 ({told})."
+        if row["p_adjusted"] <= significance_level(confidence):
+            return f"No trend of {name} with {axis} is claimed, for its interval has 0 ({told})."
         return f"No evidence of a trend of {name} with {axis} ({told})."
     verb = "grows" if row["slope"] > 0 else "falls"
     laws = {
@@ -125,6 +130,11 @@ def comparison_sentence(row: pd.Series, confidence: float) -> str:
             return (
                 f"No difference of {name} of {where}{value} from that of {reference} is claimed, "
                 f"although its interval has no {same:g} ({told})."
+            )
+        if row["p_adjusted"] <= significance_level(confidence):
+            return (
+                f"No difference of {name} of {where}{value} from that of {reference} is claimed, "
+                f"for its interval has {same:g} ({told})."
             )
         return (
             f"No evidence that {name} of {where}{value} differs from that of {reference} ({told})."
@@ -175,7 +185,15 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
         else:
             sentences.append(correlation_sentence(row, confidence))
     for level, where in LEVELS.items():
-        undecided = [row for row in few if row["level"] == level]
+        of_level = [row for row in few if row["level"] == level]
+        without = [NAMES[row["with"]] for row in of_level if row["points"] == 0]
+        undecided = [row for row in of_level if row["points"]]
+        if without:
+            sentences.append(
+                f"Nothing to correlate with {', '.join(without)} {where}: no run has it and "
+                "T/T_SL, which Adam has not, is a bound at a temperature, and wants a loss that "
+                "drops."
+            )
         if undecided:
             names = ", ".join(NAMES[row["with"]] for row in undecided)
             points = max(row["points"] for row in undecided)

@@ -327,7 +327,7 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             rows.append(found | {"label": label, "bound": bound, "lost": lost, "below": below})
     lines = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        shown = pd.Series({**row, "p_adjusted": p})
+        shown = pd.Series({**row, "p_adjusted": p, "confidence": confidence})
         ratio = interval(shown.rename({"low": "mean_low", "high": "mean_high"}), "mean", confidence)
         if not math.isfinite(p):
             runs = counted(row["points"])
@@ -341,11 +341,28 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             if not row["bound"]:
                 faster = UNBOUNDED if row["below"] else "faster than predicted"
             verdict = "slower than predicted" if row["mean"] > 1 else faster
-            if abs(row["mean"] - 1) <= NUMERICAL_ERROR:
-                verdict = f"equal within the {100 * NUMERICAL_ERROR:g} % of integration"
+            verdict = within_integration(shown["low"], shown["high"]) or verdict
         lost = f"; {row['lost']} more have no T/T_SL" if row["lost"] else ""
         lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}{lost}).")
     return lines
+
+
+def within_integration(low: float, high: float) -> str:
+    """Return what an interval that leaves out 1 says if the error of integration reaches it.
+
+    Args:
+        low: lower end of the interval of a ratio.
+        high: upper end.
+
+    Returns:
+        Empty if the whole interval lies farther from 1.
+    """
+    percent = f"the {100 * NUMERICAL_ERROR:g} % of integration"
+    if 1 - NUMERICAL_ERROR <= low and high <= 1 + NUMERICAL_ERROR:
+        return f"equal within {percent}"
+    if low <= 1 + NUMERICAL_ERROR and high >= 1 - NUMERICAL_ERROR:
+        return f"{'above' if low > 1 else 'below'} 1, but not told from {percent}"
+    return ""
 
 
 def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
@@ -457,7 +474,7 @@ def range_sentences(
             others = "others are lower bounds" if inside > 1 else "other is a lower bound"
             text += f"; {inside} {others}"
         sentences.append(f"From the {start} start T/T_SL ends {text}.")
-    if sentences and warm_starts is not None:
+    if len(whole) and warm_starts is not None:
         sentences += _missing_warm_starts(whole, warm_starts, axes)
     return sentences
 

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from sentences.ensembles import NUMERICAL_ERROR
+from sentences.ensembles import within_integration
 from sentences.phrases import counted, interval, listed, name_of, words
 
 # Columns of infinite_width.csv in words: I = T/T_SL, I_NTK and I_infinity are its predictions.
@@ -62,13 +62,14 @@ def infinite_width_part(tables: dict[str, pd.DataFrame], axes: dict, confidence:
         if not math.isfinite(ratio["ratio"]):
             lines.append(f"{about}no I / I_infinity, since a run has none.")
             continue
-        verdict = f"{'slower' if ratio['ratio'] > 1 else 'faster'} than infinitely wide ones"
+        verdict = within_integration(ratio["ratio_low"], ratio["ratio_high"])
+        verdict = verdict or (
+            f"{'slower' if ratio['ratio'] > 1 else 'faster'} than infinitely wide ones"
+        )
         if not math.isfinite(ratio["ratio_low"]):
             verdict = "too few runs for an interval"
         elif ratio["ratio_low"] <= 1 <= ratio["ratio_high"]:
             verdict = "no evidence of a difference"
-        elif abs(ratio["ratio"] - 1) <= NUMERICAL_ERROR:
-            verdict = f"equal within the {100 * NUMERICAL_ERROR:g} % of integration"
         shown = interval(ratio, "ratio", confidence)
         lines.append(f"{about}I / I_infinity = {shown}, {verdict}.")
     widths = sorted(ends["width"].unique())

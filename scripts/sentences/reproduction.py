@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.pages import html_table, study_label, varied_settings
-from pipeline.tables import fitted_kernel, in_motion, of_kernel
+from pipeline.tables import fitted_kernel, in_motion, of_kernel, shown_p_value
 from speedlimits.speed_limit import BELOW_ONE, FLOW_DISCRETISATION
 
 FIGURE_1 = "figure 1, read off"
@@ -33,6 +33,10 @@ PAPER_SIZES = (500, 5000)
 PAPER_REALISATIONS = 6
 PAPER_WARM_ACCURACY = 0.12
 NEVER_WARM = "warm start not reached"
+IN_RANGE = (
+    "the value lies in the range; not decided where it does not and its interval meets the range, "
+    "or it has none"
+)
 MOVING_AT_WARM = "no bound: momentum has kinetic energy at the warm start"
 
 
@@ -45,6 +49,7 @@ class Measured(NamedTuple):
         low: lower end of its interval, NaN if there is none.
         high: upper end.
         agrees: whether it meets the row's criterion; None if that is not decided.
+        digits: that tell the numbers from what they are held against.
     """
 
     label: str
@@ -52,6 +57,7 @@ class Measured(NamedTuple):
     low: float
     high: float
     agrees: bool | None
+    digits: int = 3
 
 
 class Row(NamedTuple):
@@ -84,16 +90,32 @@ class Row(NamedTuple):
             return "not decided"
         if agreeing == count:
             return "reproduced"
+        undecided = count - len(decided)
+        more = f", {undecided} not decided" if undecided else ""
         if agreeing:
-            return f"partly ({agreeing} of {count})"
-        return "differs" if len(decided) == count else f"differs ({len(decided)} of {count})"
+            return f"partly ({agreeing} of {count}{more})"
+        return f"differs ({len(decided)} of {count}{more})" if more else "differs"
 
 
 def in_range(value: float, low: float, high: float, least: float, most: float) -> bool | None:
-    """Return whether a value lies in [least, most]; None if only its interval meets the range."""
+    """Return whether a value lies in [least, most].
+
+    Returns:
+        None for a value outside whose interval meets the range, or that has no interval.
+    """
     if least <= value <= most:
         return True
-    return None if low <= most and high >= least else False
+    return False if low > most or high < least else None
+
+
+def digits_apart(numbers: Iterable[float], from_values: Iterable[float]) -> int:
+    """Return how many digits, 3 to 6, leave numbers on their side of the values held against."""
+    pairs = [(x, end) for x in numbers if math.isfinite(x) for end in from_values]
+    for digits in (3, 4, 5):
+        rounded = [(float(f"{x:.{digits}g}"), x, end) for x, end in pairs]
+        if all((r > end) - (r < end) == (x > end) - (x < end) for r, x, end in rounded):
+            return digits
+    return 6
 
 
 def ends(limits: pd.DataFrame, start: str) -> pd.DataFrame:
@@ -129,17 +151,18 @@ def at_end(
     for path, row in ends(limits, start).reindex(list(labels)).iterrows():
         numbers = [transform(row[name]) for name in (column, f"{column}_low", f"{column}_high")]
         agrees = in_range(*numbers, *within) if math.isfinite(numbers[0]) else None
-        found.append(Measured(labels[path], *numbers, agrees))
+        found.append(Measured(labels[path], *numbers, agrees, digits_apart(numbers, within)))
     return found if any(math.isfinite(m.value) for m in found) else []
 
 
-def slope(trends: pd.DataFrame, start: str, agrees: Callable) -> list[Measured]:
+def slope(trends: pd.DataFrame, start: str, agrees: Callable, level: float) -> list[Measured]:
     """Return the slope of ln T/T_SL against ln n from one start.
 
     Args:
         trends: ``trends.csv`` of a study.
         start: "cold" or "warm".
         agrees: (slope, low, high, p) -> whether the criterion is met; None if not decided.
+        level: level of significance.
 
     Returns:
         One number, or none without a trend.
@@ -147,23 +170,20 @@ def slope(trends: pd.DataFrame, start: str, agrees: Callable) -> list[Measured]:
     wanted = {"at": "end", "start": start, "quantity": "inefficiency"}
     rows = trends[(trends[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     rows = rows[rows["slope"].notna()]
-    return [
-        Measured(
-            f"slope on ln n, p = {row['p_value']:.2g}",
-            row["slope"],
-            row["slope_low"],
-            row["slope_high"],
-            agrees(row["slope"], row["slope_low"], row["slope_high"], row["p_value"]),
-        )
-        for _, row in rows.iterrows()
-    ]
+    found = []
+    for _, row in rows.iterrows():
+        numbers = [row[name] for name in ("slope", "slope_low", "slope_high")]
+        told = f"slope on ln n, {shown_p_value(row['p_value'], level)}"
+        digits = digits_apart(numbers, (-FLAT_SLOPE, 0.0, FLAT_SLOPE))
+        found.append(Measured(told, *numbers, agrees(*numbers, row["p_value"]), digits))
+    return found
 
 
 def falling(level: float) -> Callable:
     """Return the criterion of a significant fall at a level of significance."""
 
     def agrees(value: float, low: float, high: float, p_value: float) -> bool | None:
-        significant = p_value < level and (high < 0 or low > 0)
+        significant = p_value <= level and (high < 0 or low > 0)
         return value < 0 if significant else None
 
     return agrees
@@ -274,21 +294,21 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
             "T/T_SL from a cold start, end of training",
             "about 10 to 30",
             FIGURE_1,
-            "the value lies in the range; not decided where only its interval meets it",
+            IN_RANGE,
             at_end(limits, labels, "cold", "inefficiency", (10, 30)),
         ),
         Row(
             "trend with n, cold start",
             "falls with n",
             FIGURE_1,
-            f"slope < 0 with an interval below 0 and permutation p < {level:.3g}",
-            slope(trends, "cold", falling(level)),
+            f"slope < 0 with an interval below 0 and p <= {level:.3g}",
+            slope(trends, "cold", falling(level), level),
         ),
         Row(
             "T/T_SL from the warm start, end of training",
             "about 2 to 5",
             FIGURE_1,
-            "the value lies in the range; not decided where only its interval meets it",
+            IN_RANGE,
             at_end(limits, labels, "warm", "inefficiency", (2, 5)),
             not_in_motion,
         ),
@@ -297,7 +317,7 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
             "roughly flat",
             FIGURE_1,
             f"interval of the slope within ±{FLAT_SLOPE:.2f}, what the band 2 to 5 leaves",
-            slope(trends, "warm", flat),
+            slope(trends, "warm", flat, level),
             not_in_motion,
         ),
         *(
@@ -418,8 +438,8 @@ def in_words(m: Measured) -> str:
     """Return one number with its interval, as the page shows it."""
     if not math.isfinite(m.value):
         return f"{m.label}: not measured"
-    interval = f" [{m.low:.3g}, {m.high:.3g}]" if math.isfinite(m.low) else ""
-    return f"{m.label}: {m.value:.3g}{interval}"
+    value, low, high = (f"{x:.{m.digits}g}" for x in (m.value, m.low, m.high))
+    return f"{m.label}: {value}" + (f" [{low}, {high}]" if math.isfinite(m.low) else "")
 
 
 def fragment(compared: dict[str, tuple[list[Row], str]]) -> str:

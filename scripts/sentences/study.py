@@ -137,11 +137,13 @@ def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> st
         )
     level = significance_level(confidence)
     return (
-        "Permutation tests of runs, or Student's tests of starts where settings share them, which "
+        "Permutation tests of runs, and Welch's where settings have three or more each, of which "
+        "the larger p-value counts, or Student's tests of starts where settings share them, which "
         "speak of the samples drawn here; where subsets vary, Student's tests of draws of samples, "
         f"which speak of any. An effect is claimed up to {level:.2g} after Holm's "
-        "correction over all tests of the same moment in this study. Intervals are those of "
-        "Student's test, or bootstrapped over runs of the same settings: then they say how well "
-        "the slope over just these settings is known, and the test, which asks whether values line "
-        "up along the axis more than by chance, may see no trend where it leaves out zero."
+        "correction over all tests of the same moment in this study, and if its interval leaves "
+        "out no effect. Intervals are those of Student's or Welch's test, or of fewer runs "
+        "bootstrapped over those of the same settings: they say how well the slope over just these "
+        "settings is known, and a permutation test, which asks whether values line up along the "
+        "axis more than by chance, may see no trend where they leave out zero."
     )
