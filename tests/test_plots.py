@@ -564,7 +564,15 @@ def test_test_error_stands_against_the_inefficiency_with_its_rank_correlations(t
     row = rows[(rows["with"] == "test_error") & (rows["level"] == "within")].iloc[0]
     assert row["correlation"] == pytest.approx(1)  # the error rises with the inefficiency
     title = within.get_title(loc="left")
-    assert "rank correlation 1.00 [" in title and title.endswith("12 points")
+    assert title.startswith(
+        "$\\bf{b}$  runs of equal settings\nrank correlation 1.00,\nadjusted $p"
+    )
+    assert title.endswith("$, 12 points")  # four ensembles of three are too few for an interval
+    of_row = (rows["with"] == "test_error") & (rows["level"] == "within")
+    known = rows.assign(correlation_low=rows["correlation_low"].mask(of_row, 0.9))
+    known = known.assign(correlation_high=rows["correlation_high"].mask(of_row, 1.0))
+    title = draw("generalisation", tables | {"correlations": known}).axes[1].get_title(loc="left")
+    assert "rank correlation 1.00 [0.90, 1.00],\n" in title
     title = between.get_title(loc="left")
     assert title.endswith("rank correlation 1.00,\n4 points that share settings, no test")
 
@@ -577,7 +585,7 @@ def test_the_rank_correlation_of_enough_ensembles_tells_its_points(tables):
         figure = draw("generalisation", tables | {"correlations": row})
         return [axes.get_title(loc="left").split("\n", 1)[1] for axes in figure.axes]
 
-    first = "rank correlation \N{MINUS SIGN}0.60,\nadjusted $p$ = 0.25, 8 points"
+    first = "rank correlation \N{MINUS SIGN}0.60,\nadjusted $p = 0.25$, 8 points"
     assert said(row) == [first, "nothing to correlate"]
     ends = " [\N{MINUS SIGN}0.90, 0.10],"
     told = said(row.assign(correlation_low=-0.9, correlation_high=0.1))
@@ -869,6 +877,16 @@ def test_runs_that_differ_in_their_threshold_are_drawn_once_with_a_star_each():
     assert [sum(line.get_marker() == "*" for line in axes.lines) for axes in figure.axes] == [2] * 3
     assert all(len(axes.collections) == 1 for axes in figure.axes)
     assert [t.get_text() for t in figure.axes[0].texts] == ["black: the same runs"]
+
+
+def test_runs_that_share_their_accuracy_alone_are_drawn_each(tables):
+    table = tables["training_curves"].assign(test_accuracy=0.1)
+    figure = draw("training_curves", tables | {"training_curves": table})
+    solid = [
+        sum(line.get_linestyle() == "-" and len(line.get_xdata()) > 2 for line in panel.lines)
+        for panel in figure.axes
+    ]
+    assert solid == [len(SIZES)] * 3 and not any("same runs" in text for text in texts(figure))
 
 
 def test_projections_are_those_of_an_ensemble_with_a_warm_start_if_there_is_one():

@@ -32,6 +32,7 @@ from sentences.reproduction import (
     Row,
     at_a_temperature,
     at_end,
+    bound_row,
     configuration,
     falling,
     flat,
@@ -659,6 +660,11 @@ def test_numbers_are_told_with_digits_that_leave_them_on_their_side():
     row |= {"slope": -0.3, "slope_low": -0.6, "slope_high": 0.0004}
     (found,) = slope(pd.DataFrame([row]), "cold", falling(0.05), 0.05)
     assert in_words(found) == "slope on ln n, p = 0.0504: -0.3 [-0.6, 0.0004]"
+    (found,) = slope(pd.DataFrame([row | {"p_value": NAN}]), "cold", falling(0.05), 0.05)
+    assert in_words(found).startswith("slope on ln n: ") and found.agrees is None
+    numbers = dict.fromkeys(("inefficiency", "kinematic_inefficiency"), [0.97951, 3.0])
+    bound = bound_row(pd.DataFrame(numbers), {"gradient_flow"})
+    assert in_words(bound.measured[0]).endswith("0.9795") and bound.verdict == "differs"
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,13 @@ def test_nothing_is_claimed_whose_interval_holds_no_effect():
     assert "for its interval has 1 (factor" in effects.comparison_sentence(effect, 0.95)
     effect["effect_low"] = np.nan  # single runs have no interval
     assert effects.evidence(effect, 0.05) == "effect"
+    found = {"correlation": 0.786, "correlation_low": -0.06, "correlation_high": 1.0}
+    found = pd.Series({**row, **found, "with": "drift", "level": "within"})
+    told = effects.correlation_sentence(found, 0.95)
+    assert told.startswith("No rank correlation of the inefficiency and the kernel's drift")
+    assert "is claimed, for its interval has 0: 0.786" in told
+    found["correlation_low"] = 0.1
+    assert effects.correlation_sentence(found, 0.95).startswith("Rank correlation of")
 
 
 def test_p_values_below_a_thousandth_are_told_as_such():

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.tables import comparable, correlation_status, significance_level
+from pipeline.tables import comparable, correlation_status, shown_p_value, significance_level
 from plots import naming, results, style
 from plots.outcomes import series_label
 
@@ -122,4 +122,5 @@ def rank_correlation(correlations: pd.DataFrame, name: str, level: str) -> str:
     text = f"rank correlation {row['correlation']:.2f}{ends}".replace("-", "\u2212")
     if status == "described":
         return f"{text},\n{points} that share settings, no test"
-    return f"{text},\nadjusted $p$ = {row['p_adjusted']:.2g}, {points}"
+    p = shown_p_value(row["p_adjusted"], significance_level(row["confidence"]))
+    return f"{text},\nadjusted ${p}$, {points}"

@@ -30,7 +30,7 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
 
     Args:
         speed_limits: the table of that name.
-        trends: slopes of ln y against ln x with intervals and permutation p-values.
+        trends: slopes of ln y against ln x with intervals and p-values.
 
     Returns:
         A panel per start, against n, or against the numeric setting that varies instead; a cross

@@ -218,7 +218,11 @@ def grouped_palette(settings: pd.DataFrame) -> list[str]:
 
 
 def once(
-    axes: Axes | None, rows: pd.DataFrame, shown: Sequence[Ensemble], column: str = "inefficiency"
+    axes: Axes,
+    rows: pd.DataFrame,
+    shown: Sequence[Ensemble],
+    columns: Sequence[str] = ("inefficiency",),
+    place: str = "top",
 ) -> list[Ensemble]:
     """Return the ensembles to draw in a panel: one for those whose curves are the same.
 
@@ -226,25 +230,30 @@ def once(
     the warm start share their cold start; the last colour would hide the others.
 
     Args:
-        axes: the panel in which it is said; None says nothing.
+        axes: the panel in which it is said.
         rows: rows of one start, of ensembles or else of their runs.
         shown: all ensembles.
-        column: what is drawn.
+        columns: what is drawn against lambda_1 t.
+        place: "top", in the right corner, or "bottom", in the left one, of the panel.
     """
     whole = rows["realisation"].astype(str) == "ensemble"
     rows = rows[whole] if whole.any() else rows
     same: dict[bytes, list[Ensemble]] = {}
     for ensemble in shown:
         of = rows[rows["ensemble"] == ensemble.path].sort_values(["realisation", "time"])
-        curve = of[column].dropna().to_numpy(float)
+        of = of[["time_lambda_1", *columns]].dropna(how="all", subset=list(columns))
+        curve = np.nan_to_num(of.to_numpy(float), nan=-1.0)  # no column is negative
         same.setdefault(curve.tobytes() or ensemble.path.encode(), []).append(ensemble)
     shared = [alike for alike in same.values() if len(alike) > 1]
-    if shared and axes is not None:
-        place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+    if shared:
+        where = {"transform": axes.transAxes, "fontsize": 6, "color": GREY, "va": place}
         told = (
             "black: the same runs" if len(shared) == 1 else "the same runs: in the first's colour"
         )
-        axes.text(0.97, 0.97, told, fontsize=6, color=GREY, **place)
+        if place == "top":
+            axes.text(0.97, 0.97, told, ha="right", **where)
+        else:
+            axes.text(0.03, 0.03, told, ha="left", **where)
     if len(shared) == 1:
         shared[0][0] = shared[0][0]._replace(colour="black")
     return [of[0] for of in same.values()]

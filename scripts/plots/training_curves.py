@@ -34,14 +34,15 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
     figure, axes = style.new_figure(1, 3, style.DOUBLE_COLUMN, 2.6)
     shown = style.ensembles(training_curves)
     marked = 0
+    # Said in the lower left corner, which falling losses leave free.
+    drawn = style.once(axes[0, 0], training_curves, shown, list(PANELS), "bottom")
     for panel, letter, (column, label) in zip(axes[0], "abc", PANELS.items(), strict=True):
         factor = 100.0 if column == "test_accuracy" else 1.0
         means = {}
         for ensemble in shown:
             rows = training_curves[training_curves["ensemble"] == ensemble.path]
             means[ensemble.path] = spread(rows, column) * factor
-        said = panel if panel is axes[0, 0] else None
-        for ensemble in style.once(said, training_curves, shown, column):
+        for ensemble in drawn:
             plot_mean(panel, means[ensemble.path], ensemble.colour)
         style.thin_bands(panel)
         for ensemble in shown:
@@ -65,14 +66,7 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
     if "adam" in set(training_curves["dynamics"]):
         # In the upper right corner, which falling losses leave free.
         place = {"transform": axes[0, 0].transAxes, "va": "top", "ha": "right"}
-        axes[0, 0].text(
-            0.97,
-            0.97 - LINE_HEIGHT * len(axes[0, 0].texts),
-            ADAM,
-            fontsize=6,
-            color=style.GREY,
-            **place,
-        )
+        axes[0, 0].text(0.97, 0.97, ADAM, fontsize=6, color=style.GREY, **place)
     if training_curves["test_accuracy"].notna().any():
         accuracy_panel(axes[0, 2], warm_starts)
     style.colour_legend(figure, shown)

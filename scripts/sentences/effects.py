@@ -35,7 +35,7 @@ def evidence(row: pd.Series, level: float) -> str:
     """Return "effect", "none" or "few" for one test.
 
     Args:
-        row: p_value, p_adjusted, p_smallest, and slope or effect with its interval.
+        row: p_value, p_adjusted, p_smallest, and slope, effect or correlation with its interval.
         level: that of ``significance_level``.
     """
     if not math.isfinite(row["p_value"]) or row["p_smallest"] > level:
@@ -44,12 +44,10 @@ def evidence(row: pd.Series, level: float) -> str:
 
 
 def holds_no_effect(row: pd.Series) -> bool:
-    """Return whether the interval of a slope or an effect holds that of no effect."""
-    column = "slope" if "slope" in row else "effect"
-    if f"{column}_low" not in row:  # a correlation
-        return False
-    same = 0.0 if column == "slope" else no_effect(row)
-    return bool(row[f"{column}_low"] <= same <= row[f"{column}_high"])
+    """Return whether the interval of a slope, effect or correlation holds that of no effect."""
+    column = next((name for name in ("slope", "effect", "correlation") if name in row), "")
+    low, high = (row.get(f"{column}_{end}", math.nan) for end in ("low", "high"))
+    return bool(low <= (no_effect(row) if column == "effect" else 0.0) <= high)
 
 
 def leaves_out(row: pd.Series, column: str, value: float) -> bool:
@@ -162,6 +160,9 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
     found = evidence(row, significance_level(confidence))
     shown = tested(row).replace("runs", "points")
     value = interval(row, "correlation", confidence)
+    if found == "none" and row["p_adjusted"] <= significance_level(confidence):
+        claimed = f"No rank correlation of {pair} {level} is claimed, for its interval has 0"
+        return f"{claimed}: {value} ({shown})."
     start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
     return f"{start} {pair} {level}: {value} ({shown})."
 

@@ -32,6 +32,7 @@ PAPER_SETTINGS = {
 PAPER_SIZES = (500, 5000)
 PAPER_REALISATIONS = 6
 PAPER_WARM_ACCURACY = 0.12
+PAPER_WARM_EPOCHS = (1500, 2500)
 NEVER_WARM = "warm start not reached"
 IN_RANGE = (
     "the value lies in the range; not decided where it does not and its interval meets the range, "
@@ -113,7 +114,7 @@ def digits_apart(numbers: Iterable[float], from_values: Iterable[float]) -> int:
     pairs = [(x, end) for x in numbers if math.isfinite(x) for end in from_values]
     for digits in (3, 4, 5):
         rounded = [(float(f"{x:.{digits}g}"), x, end) for x, end in pairs]
-        if all((r > end) - (r < end) == (x > end) - (x < end) for r, x, end in rounded):
+        if all((r > end, r < end) == (x > end, x < end) for r, x, end in rounded):
             return digits
     return 6
 
@@ -173,7 +174,8 @@ def slope(trends: pd.DataFrame, start: str, agrees: Callable, level: float) -> l
     found = []
     for _, row in rows.iterrows():
         numbers = [row[name] for name in ("slope", "slope_low", "slope_high")]
-        told = f"slope on ln n, {shown_p_value(row['p_value'], level)}"
+        p = row["p_value"]
+        told = "slope on ln n" + (f", {shown_p_value(p, level)}" if math.isfinite(p) else "")
         digits = digits_apart(numbers, (-FLAT_SLOPE, 0.0, FLAT_SLOPE))
         found.append(Measured(told, *numbers, agrees(*numbers, row["p_value"]), digits))
     return found
@@ -251,8 +253,10 @@ def warm_epochs(
         if row["reached"]:
             rate = settings["learning_rate"]
             epochs, before = row["time"] / rate, (row["time"] - row["time_resolution"]) / rate
-            agrees = in_range(epochs, before, epochs, 1500, 2500)
-            found.append(Measured(labels[ensemble["path"]], epochs, before, epochs, agrees))
+            numbers = (epochs, before, epochs)
+            agrees = in_range(*numbers, *PAPER_WARM_EPOCHS)
+            digits = digits_apart(numbers, PAPER_WARM_EPOCHS)
+            found.append(Measured(labels[ensemble["path"]], *numbers, agrees, digits))
     return found, note
 
 
@@ -301,7 +305,7 @@ def rows_of_study(tables: dict[str, pd.DataFrame], study: list[dict], level: flo
             "trend with n, cold start",
             "falls with n",
             FIGURE_1,
-            f"slope < 0 with an interval below 0 and p <= {level:.3g}",
+            f"slope < 0 with an interval below 0 and p <= {level:.3g} of this test alone",
             slope(trends, "cold", falling(level), level),
         ),
         Row(
@@ -373,8 +377,10 @@ def bound_row(limits: pd.DataFrame, dynamics: set[str]) -> Row:
         if smallest < BELOW_ONE:
             kinematic = limits["kinematic_inefficiency"].min()
             agrees = bool(kinematic >= BELOW_ONE)
-            told += f" (kinematic inefficiency at least {kinematic:.3g})"
-    bound = Measured(told, smallest, math.nan, math.nan, agrees)
+            digits = digits_apart([kinematic], [BELOW_ONE])
+            told += f" (kinematic inefficiency at least {kinematic:.{digits}g})"
+    digits = digits_apart([smallest], [BELOW_ONE])
+    bound = Measured(told, smallest, math.nan, math.nan, agrees, digits)
     measured = [bound] if math.isfinite(smallest) else []  # Adam's T_SL has no meaning
     return Row("T/T_SL, every run and time", "at least 1", "its bound, eq. 8", criterion, measured)
 

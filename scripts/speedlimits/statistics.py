@@ -14,9 +14,9 @@ EQUAL_VALUES = 1e-10  # relative; own choice, between rounding and what float32 
 # Relative; own choice: what float32 leaves of runs that are one and the same; those of different
 # starts are a thousand times as far apart.
 SAME_RUNS = 1e-6
-# Runs in a cell whose own scatter is taken. Own choice: of two it has one degree of freedom, which
-# leaves three cells no power at 0.05, and the slope of unequally many an interval that holds it in
-# 91 % instead of 95 %.
+# Runs in a cell whose own scatter is known. Own choice: of two it has one degree of freedom, which
+# leaves three such cells no power at 0.05, and the slope of unequally many an interval that holds
+# it in 91 % instead of 95 %.
 FEWEST_IN_CELL = 3
 EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
 # Of more, so many random ones at most, and no more once so many reach the value: own choice, a
@@ -274,14 +274,14 @@ def trend(
     units are what is resampled and permuted.
 
     Cells are the runs of an x of a stratum. Where each has ``FEWEST_IN_CELL`` runs, interval and
-    test allow each a scatter of its own (``_own_scatter``). Else all are taken to scatter alike:
-    the interval is ``student_interval`` of slopes of deviations from the cells' means, resampled
-    inside the cells, or from all of them where cells have unequally many runs, as where some
-    diverged.
-    The p-value is the share of permutations of y over x inside the strata whose slope is at least
-    as large in absolute value (``_p_value``; runs of one x may change places), which speaks of runs
-    that scatter alike; at least the test's of cells with a scatter of their own where there is one,
-    and at least the least p-value that so many runs can give.
+    test allow each a scatter of its own (``_own_scatter``). Where one or all have fewer, all are
+    taken to scatter alike: the interval is ``student_interval`` of slopes of deviations from the
+    cells' means, resampled inside the cells, or from all of them where cells have unequally many
+    runs, as where some diverged. Where some have that many and the others two, the wider of both
+    intervals is taken. The p-value is the share of permutations of y over x inside the strata whose
+    slope is at least as large in absolute value (``_p_value``; runs of one x may change places),
+    which speaks of runs that scatter alike; at least the one of ``_own_scatter``, where its
+    interval is taken or may be, and at least the least p-value that so many runs can give.
 
     Args:
         x: values, for example n, one per run, shape (M,); an indicator 0 or 1 compares two groups.
@@ -333,9 +333,11 @@ def trend(
     cells = [cell for of_stratum in shared for cell in of_stratum]
     low = high = math.nan
     p_welch = 0.0
-    if min(map(len, cells)) >= FEWEST_IN_CELL:
+    fewest, most = (extreme(map(len, cells)) for extreme in (min, max))
+    own = fewest > 1 and most >= FEWEST_IN_CELL
+    if own:
         low, high, p_welch = _own_scatter(slope, centred, y, cells, confidence)
-    elif max(map(len, cells)) > 1:
+    if most > 1 and not (own and fewest >= FEWEST_IN_CELL):
         deviations = np.zeros(len(y))
         for cell in cells:
             deviations[cell] = y[cell] - y[cell].mean()
@@ -346,7 +348,7 @@ def trend(
         )
         draws = _slopes(centred[order], deviations[rows])
         ends = student_interval(slope, draws, confidence=confidence, runs=len(y), groups=len(cells))
-        low, high = (float(end) for end in ends)
+        low, high = float(np.fmin(low, ends[0])), float(np.fmax(high, ends[1]))
     rounding = 1e-12 * float(_slopes(np.abs(centred), np.abs(y)))
     p_value, _ = _p_value(
         lambda rows: np.abs(_slopes(centred, y[rows])), abs(slope) - rounding, shared, generator
@@ -461,15 +463,17 @@ def _own_scatter(
         confidence: confidence level.
 
     Returns:
-        Lower and upper end, and the p-value, 0 where no cell scatters.
+        Lower and upper end, and the p-value: NaN and 0 where none of the cells that count scatters,
+        but for rounding, unless the slope is 0: then it is not their scatter that it is uncertain
+        by.
     """
     from scipy.special import stdtr, stdtrit  # as in ``student_interval``
 
     spread = float(centred @ centred)
     parts = np.array([len(k) * (centred[k[0]] / spread) ** 2 * y[k].var(ddof=1) for k in cells])
     error = math.sqrt(parts.sum())
-    if error == 0:
-        return slope, slope, 0.0
+    if error <= 1e-12 * abs(slope):
+        return (math.nan, math.nan, 0.0) if slope else (slope, slope, 1.0)
     share = parts / parts.sum()
     freedom = 1 / float((share**2 / [len(k) - 1 for k in cells]).sum())
     half = float(stdtrit(freedom, 0.5 + 0.5 * confidence)) * error
