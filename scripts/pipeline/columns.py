@@ -193,7 +193,8 @@ OTHER_COLUMNS = {
         "student: t-test of the slopes of single starts, or of draws of samples where there are "
         "several subsets (student of draws); runs, draws: permutation of runs, or of "
         "means over the runs of each draw of samples, and Welch's where each value has three (or "
-        "two beside others of three), of which the larger p-value counts; few draws: of runs that share too few",
+        "two beside others of three), of which the larger p-value counts; few draws: of runs that "
+        "share too few",
     ),
     "p_adjusted": ("1", "p-value adjusted by Holm over the quantities of the findings"),
     "points": ("1", "number of runs, draws, starts or means that are tested"),

@@ -138,8 +138,9 @@ def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> st
     level = significance_level(confidence)
     return (
         "Permutation tests of runs, and Welch's where settings have three or more each (one that "
-        "lost a run two), of which the larger p-value counts, or Student's tests of starts where settings share them, which "
-        "speak of the samples drawn here; where subsets vary, Student's tests of draws of samples, "
+        "lost a run two), of which the larger p-value counts, or Student's tests of starts where "
+        "settings share them, which speak of the samples drawn here; where subsets vary, Student's "
+        "tests of draws of samples, "
         f"which speak of any. An effect is claimed up to {level:.2g} after Holm's "
         "correction over all tests of the same moment in this study, and if its interval leaves "
         "out no effect. Intervals are those of Student's or Welch's test, or of fewer runs "
