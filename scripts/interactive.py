@@ -79,6 +79,7 @@ def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
             {
                 "label": study_label(settings, varied),
                 "settings": {key: str(settings.get(key, "none")) for key in varied},
+                "noisy": settings.get("dynamics") == "sgd",
                 "moving": settings.get("dynamics") in MOMENTUM,
                 "bound": settings.get("temperature", 0) > 0,  # which Langevin dynamics alone reads
                 "starts": {str(start): curves(of) for start, of in rows.groupby("start")},
@@ -107,6 +108,8 @@ def main(snakemake) -> None:
             data["footer"] += (
                 "\u2020 momentum in motion, whose kinetic energy T/T_SL leaves out: no bound, "
             )
+        if any(ensemble["noisy"] for ensemble in found):
+            data["footer"] += "\u2021 minibatches, whose noise adds to their action: no bound, "
         if any(ensemble["bound"] for ensemble in found):
             data["footer"] += "at a temperature a lower bound of T/T_SL (\u2265) over the starts, "
         data["footer"] += f"bands: its {interval}; all numbers: results/studies/*/*.csv"

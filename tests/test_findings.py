@@ -1192,6 +1192,12 @@ def test_a_prediction_is_told_beside_what_it_predicts(inefficiency, predicted, t
     row |= {f"{name}_{end}": np.nan for name in [*row] for end in ("low", "high")}
     table = pd.DataFrame([row | {"inefficiency_predicted": predicted}])
     assert outcome_lines(table, {"n": [8]}, 0.95) == [f"- n 8, cold start: {told}"]
+    moving = table.assign(dynamics="nesterov", start="warm")  # sets off with a velocity
+    (line,) = outcome_lines(moving, {"n": [8]}, 0.95)
+    assert "predicted" not in line
+    assert ("no bound: it leaves out the kinetic energy" in line) is ("T/T_SL" in line)
+    (line,) = outcome_lines(moving.assign(start="cold"), {"n": [8]}, 0.95)
+    assert line == f"- n 8, cold start: {told}"
 
 
 def test_momentum_from_a_warm_start_is_in_motion_and_not_predicted():

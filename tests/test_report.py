@@ -340,6 +340,35 @@ def test_momentum_in_motion_is_marked_and_no_label_ends_the_page(page, job, tmp_
     warm = page.locator("#ends").inner_text()
     assert warm.count("\u2020") == 1 and label in warm
     assert "kinetic energy T/T_SL leaves out" in page.locator("#footer").inner_text()
+    assert "minibatches" not in page.locator("#footer").inner_text()
+    assert page.problems == []
+
+
+def test_minibatches_are_marked_as_without_a_bound(job, tmp_path, page):
+    names = ("inefficiency", "speed_unevenness", "path_excess")
+    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
+    columns += list(interactive.LAWS.values())
+    rows = pd.DataFrame({"realisation": ["0", "ensemble"], "start": "cold", "time_lambda_1": 3.0})
+    rows = rows.assign(time=1.0, n=8, confidence=0.95, **dict.fromkeys(columns, 0.5))
+    both = [rows.assign(ensemble=name, dynamics=name) for name in ("sgd", "gradient_descent")]
+    (tmp_path / "results/studies/s").mkdir(parents=True)
+    path = "results/studies/s/speed_limits.csv"
+    front = ["ensemble", "dynamics", "n"]
+    table = pd.concat(both, ignore_index=True)
+    write_table(table[[*front, *table.columns.difference(front)]], tmp_path / path)
+    described = [
+        {"path": name, "settings": {"n": 8, "dynamics": name}}
+        for name in ("sgd", "gradient_descent")
+    ]
+    job(
+        interactive.main,
+        inputs={path: path},
+        outputs={"page": "page.html"},
+        settings={"studies": {"s": described}},
+    )
+    page.set_content((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.locator("#ends").inner_text().count("\u2021") == 1
+    assert "minibatches, whose noise" in page.locator("#footer").inner_text()
     assert page.problems == []
 
 

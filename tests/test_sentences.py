@@ -582,3 +582,14 @@ def test_the_flow_with_the_worst_path_length_is_named():
     assert "at most 30 % (n 16, cold start)" in told
     before = table.assign(at="equal_loss", discretisation=0.9)
     assert integration_sentence(pd.concat([before, table]), {"n": [8, 16, 32]}) == [told]
+    assert "left out" not in told
+    table["path_excess"] = [1.2, np.nan, 1.1]  # that of n = 16 is told nowhere
+    (told,) = integration_sentence(table, {"n": [8, 16, 32]})
+    assert "at most 20 % (n 8, cold start)" in told
+    assert (
+        "They are left out in 1 case (runs and starts), where they are off by up to 30 %." in told
+    )
+    (told,) = integration_sentence(table.assign(path_excess=np.nan), {"n": [8, 16, 32]})
+    assert told.endswith(
+        "are left out in 2 cases (runs and starts), where they are off by up to 30 %."
+    )

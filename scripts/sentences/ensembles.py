@@ -14,6 +14,7 @@ from pipeline.tables import (
     has_own_energy,
     in_motion,
     of_kernel,
+    predicted_from_rest,
     significance_level,
 )
 from pipeline.warm_starts import SET_BY, above_from_the_start, has_warm_start
@@ -157,14 +158,23 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     bound = flow["discretisation"].abs().fillna(0.0)
     if not (bound > TOLD_DISCRETISATION).any():
         return []
-    worst = flow.iloc[bound.to_numpy().argmax()]
+    told = flow.get("path_excess", bound).notna()  # else too little is known of the path
+    lost = ~told & (bound > TOLD_DISCRETISATION) & (flow["realisation"] != "ensemble")
+    left_out = ""
+    if lost.any():
+        cases = f"{lost.sum()} case{'s' if lost.sum() > 1 else ''} (runs and starts)"
+        left_out = f"left out in {cases}, where they are off by up to {percent(bound[lost].max())}"
+    if not (bound[told] > TOLD_DISCRETISATION).any():
+        return [f"Squared path lengths of the integrated flow are {left_out}."] if left_out else []
+    worst = flow[told].iloc[bound[told].to_numpy().argmax()]
     where = f"{name_of(worst, axes)}, {worst['start']} start"
     return [
         "Squared path lengths of the integrated flow, and with them the two factors of T/T_SL, are "
-        f"off by at most {percent(bound.max())} ({where}), "
+        f"off by at most {percent(bound[told].max())} ({where}), "
         "the error of the integrator's velocities (with ReLUs by their boundaries, crossed again "
-        "and again); T/T_SL, in which no path length enters, is not. As a rule a smaller "
-        "relative_tolerance lowers this bound."
+        "and again); T/T_SL, in which no path length enters, is not. "
+        f"{f'They are {left_out}. ' if left_out else ''}As a rule a smaller relative_tolerance "
+        "lowers this bound."
     ]
 
 
@@ -215,8 +225,10 @@ def dead_network_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
 def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
     """Return a line per ensemble: inefficiency with its interval, or that it diverged."""
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
+    whole = predicted_from_rest(whole)
     lines = []
-    for (_, row), bound in zip(whole.iterrows(), at_a_temperature(whole), strict=True):
+    marks = at_a_temperature(whole), in_motion(whole)
+    for (_, row), bound, moving in zip(whole.iterrows(), *marks, strict=True):
         label = name_of(row, axes)
         runs = counted(row["runs"])
         if row["diverged"] > 0:
@@ -231,6 +243,8 @@ def outcome_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list
             continue
         kinds["inefficiency"] = "T/T_SL at least" if bound else "T/T_SL"
         text = f"{kinds[name]} {interval(row, name, confidence)}"
+        if moving and name == "inefficiency":
+            text += ", which is no bound: it leaves out the kinetic energy"
         predicted = row["inefficiency_predicted"]
         if name == "inefficiency" and math.isfinite(predicted):
             text += f", predicted from the NTK there {predicted:.3g}"
