@@ -311,30 +311,44 @@ def test_studies_keep_their_tables_in_whatever_order_they_are_named(job, tmp_pat
     assert of_study(paths, "dynamics") == paths[1]
 
 
-def test_momentum_in_motion_is_marked_and_no_label_ends_the_page(page, job, tmp_path):
+@pytest.fixture
+def drawn_page(page, job, tmp_path):
+    """The interactive page of a study, in a browser, of ensembles at rest or in motion."""
+
+    def draw(*ensembles):
+        """Draw it from (folder, dynamics, label of the case) of each ensemble."""
+        names = ("time_lambda_1", *interactive.FACTORS, "inefficiency_predicted")
+        columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
+        columns += list(interactive.LAWS.values())
+        rows = pd.DataFrame({"start": ["cold", "warm"], "realisation": "ensemble"})
+        rows = rows.assign(time=1.0, **dict.fromkeys(columns, 0.5))
+        tables = []
+        for name, dynamics, _ in ensembles:
+            front = pd.DataFrame({"ensemble": [name] * 2, "dynamics": dynamics, "n": 8})
+            tables.append(pd.concat([front, rows], axis=1))
+        (tmp_path / "results/studies/s").mkdir(parents=True)
+        path = "results/studies/s/speed_limits.csv"
+        write_table(pd.concat(tables).assign(confidence=0.95), tmp_path / path)
+        described = [
+            {"path": name, "settings": {"n": 8, "dynamics": dynamics, "case": case}}
+            for name, dynamics, case in ensembles
+        ]
+        job(
+            interactive.main,
+            inputs={path: path},
+            outputs={"page": "page.html"},
+            settings={"studies": {"s": described}},
+        )
+        page.set_content((tmp_path / "page.html").read_text(encoding="utf-8"))
+        return page
+
+    return draw
+
+
+def test_momentum_in_motion_is_marked_and_no_label_ends_the_page(drawn_page):
     """As bounds at a temperature are; a comment and a script would swallow what follows."""
     label = "<!-- <script> & 'a'"
-    rows = pd.DataFrame({"start": ["cold", "warm"], "realisation": "ensemble"})
-    names = ("time_lambda_1", *interactive.FACTORS, "inefficiency_predicted")
-    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
-    columns += list(interactive.LAWS.values())
-    front = pd.DataFrame({"ensemble": ["ball"] * 2, "dynamics": "heavy_ball", "n": 8})
-    table = pd.concat([front, rows.assign(time=1.0, **dict.fromkeys(columns, 0.5))], axis=1)
-    other = table.assign(ensemble="flow", dynamics="gradient_flow")
-    (tmp_path / "results/studies/s").mkdir(parents=True)
-    path = "results/studies/s/speed_limits.csv"
-    write_table(pd.concat([table, other]).assign(confidence=0.95), tmp_path / path)
-    described = [
-        {"path": name, "settings": {"n": 8, "dynamics": dynamics, "case": case}}
-        for name, dynamics, case in (("ball", "heavy_ball", label), ("flow", "gradient_flow", "f"))
-    ]
-    job(
-        interactive.main,
-        inputs={path: path},
-        outputs={"page": "page.html"},
-        settings={"studies": {"s": described}},
-    )
-    page.set_content((tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = drawn_page(("ball", "heavy_ball", label), ("flow", "gradient_flow", "f"))
     assert "\u2020" not in page.locator("#ends").inner_text()
     page.get_by_label("warm", exact=True).check()
     warm = page.locator("#ends").inner_text()
@@ -344,29 +358,8 @@ def test_momentum_in_motion_is_marked_and_no_label_ends_the_page(page, job, tmp_
     assert page.problems == []
 
 
-def test_minibatches_are_marked_as_without_a_bound(job, tmp_path, page):
-    names = ("inefficiency", "speed_unevenness", "path_excess")
-    columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
-    columns += list(interactive.LAWS.values())
-    rows = pd.DataFrame({"realisation": ["0", "ensemble"], "start": "cold", "time_lambda_1": 3.0})
-    rows = rows.assign(time=1.0, n=8, confidence=0.95, **dict.fromkeys(columns, 0.5))
-    both = [rows.assign(ensemble=name, dynamics=name) for name in ("sgd", "gradient_descent")]
-    (tmp_path / "results/studies/s").mkdir(parents=True)
-    path = "results/studies/s/speed_limits.csv"
-    front = ["ensemble", "dynamics", "n"]
-    table = pd.concat(both, ignore_index=True)
-    write_table(table[[*front, *table.columns.difference(front)]], tmp_path / path)
-    described = [
-        {"path": name, "settings": {"n": 8, "dynamics": name}}
-        for name in ("sgd", "gradient_descent")
-    ]
-    job(
-        interactive.main,
-        inputs={path: path},
-        outputs={"page": "page.html"},
-        settings={"studies": {"s": described}},
-    )
-    page.set_content((tmp_path / "page.html").read_text(encoding="utf-8"))
+def test_minibatches_are_marked_as_without_a_bound(drawn_page):
+    page = drawn_page(("a", "sgd", "noisy"), ("b", "gradient_descent", "exact"))
     assert page.locator("#ends").inner_text().count("\u2021") == 1
     assert "minibatches, whose noise" in page.locator("#footer").inner_text()
     assert page.problems == []
