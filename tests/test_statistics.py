@@ -160,7 +160,7 @@ def test_two_groups_of_three_and_more_have_welchs_interval_and_at_least_its_p_va
     ],
 )
 def test_scatter_that_differs_between_values_is_no_evidence(monkeypatch, runs, scatter):
-    """As often as the level says, at most; permutations alone find a trend in up to 29 %."""
+    """As often as the level says, at most; permutations alone find a trend in up to 35 %."""
     for limit in ("EXACT_PERMUTATION_LIMIT", "RANDOM_PERMUTATIONS"):
         monkeypatch.setattr(statistics, limit, 1000)
     x, spread = np.repeat(np.arange(len(runs)), runs), np.repeat(scatter, runs)
