@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from pipeline.tables import comparable, shown_p_value, significance_level
 from plots import results, style
+from plots.outcomes import without_value
 from plots.style import Abscissa
 
 MARKS = {
@@ -40,6 +41,7 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
     shown = style.ensembles(speed_limits)
     against = style.abscissa(speed_limits)
     colours = style.palette(len(against.series), sequential=False)
+    places = dict(zip(against.positions, style.beside(against, against.positions, 0), strict=True))
     gaps = False
     for panel, letter, start in zip(axes[0], "ab", style.STARTS, strict=True):
         ends = results.last_rows(speed_limits, start)
@@ -55,10 +57,9 @@ def draw(speed_limits: pd.DataFrame, trends: pd.DataFrame) -> Figure:
         headroom(panel)
         plot_trend(panel, ends, against, trends[trends["start"] == start])
         style.log_axes(panel, "y")
-        with_value = set(ends.loc[ends["inefficiency"].notna(), "ensemble"])
-        without = [path for path in against.positions if path not in with_value]
-        style.mark_without_value(panel, style.beside(against, without, 0))
-        gaps |= len(without) > 0
+        empty = without_value(ends, "inefficiency", "ensemble", places)
+        style.mark_without_value(panel, empty)
+        gaps |= len(empty) > 0
     several = results.has_interval(speed_limits, "inefficiency")
     size = results.with_interval(results.run_count(speed_limits), speed_limits, several)
     last = pd.concat([results.last_rows(speed_limits, start) for start in style.STARTS])

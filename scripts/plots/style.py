@@ -246,14 +246,12 @@ def once(
         same.setdefault(curve.tobytes() or ensemble.path.encode(), []).append(ensemble)
     shared = [alike for alike in same.values() if len(alike) > 1]
     if shared:
-        where = {"transform": axes.transAxes, "fontsize": 6, "color": GREY, "va": place}
+        at, side = {"top": (0.97, "right"), "bottom": (0.03, "left")}[place]
+        where = {"transform": axes.transAxes, "ha": side, "va": place}
         told = (
             "black: the same runs" if len(shared) == 1 else "the same runs: in the first's colour"
         )
-        if place == "top":
-            axes.text(0.97, 0.97, told, ha="right", **where)
-        else:
-            axes.text(0.03, 0.03, told, ha="left", **where)
+        axes.text(at, at, told, fontsize=6, color=GREY, **where)
     if len(shared) == 1:
         shared[0][0] = shared[0][0]._replace(colour="black")
     return [of[0] for of in same.values()]

@@ -33,24 +33,23 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
     """
     figure, axes = style.new_figure(1, 3, style.DOUBLE_COLUMN, 2.6)
     shown = style.ensembles(training_curves)
-    marked = 0
+    of = {e.path: training_curves[training_curves["ensemble"] == e.path] for e in shown}
+    warm = {
+        path: warm_time(rows, warm_starts[warm_starts["ensemble"] == path])
+        for path, rows in of.items()
+    }
     # Said in the lower left corner, which falling losses leave free.
     drawn = style.once(axes[0, 0], training_curves, shown, list(PANELS), "bottom")
     for panel, letter, (column, label) in zip(axes[0], "abc", PANELS.items(), strict=True):
         factor = 100.0 if column == "test_accuracy" else 1.0
-        means = {}
-        for ensemble in shown:
-            rows = training_curves[training_curves["ensemble"] == ensemble.path]
-            means[ensemble.path] = spread(rows, column) * factor
+        means = {path: spread(rows, column) * factor for path, rows in of.items()}
         for ensemble in drawn:
             plot_mean(panel, means[ensemble.path], ensemble.colour)
         style.thin_bands(panel)
         for ensemble in shown:
-            rows = training_curves[training_curves["ensemble"] == ensemble.path]
-            warm = warm_time(rows, warm_starts[warm_starts["ensemble"] == ensemble.path])
-            if warm is not None:
-                plot_warm_start(panel, means[ensemble.path]["mean"], ensemble.colour, warm)
-                marked += 1
+            reached = warm[ensemble.path]
+            if reached is not None:
+                plot_warm_start(panel, means[ensemble.path]["mean"], ensemble.colour, reached)
         panel.set_xlabel(r"Training time $\lambda_1 t$")
         panel.set_ylabel(label)
         style.panel_title(panel, letter, "")
@@ -73,7 +72,7 @@ def draw(training_curves: pd.DataFrame, warm_starts: pd.DataFrame) -> Figure:
     several = training_curves["realisation"].nunique() > 1
     count = results.run_count(training_curves)
     kinds = {"measured": f"mean of {count}" if several else f"{count} each"}
-    marker = "warm start $t_{\\mathrm{w}}$" if marked else None
+    marker = "warm start $t_{\\mathrm{w}}$" if set(warm.values()) != {None} else None
     band = "smallest to largest run" if several else None
     style.curve_legend(figure, kinds, band, marker)
     return figure

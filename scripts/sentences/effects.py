@@ -45,14 +45,23 @@ def evidence(row: pd.Series, level: float) -> str:
 
 def holds_no_effect(row: pd.Series) -> bool:
     """Return whether the interval of a slope, effect or correlation holds that of no effect."""
-    column = next((name for name in ("slope", "effect", "correlation") if name in row), "")
+    low, high, same = _interval_beside_no_effect(row)
+    return bool(low <= same <= high)
+
+
+def without_claim(row: pd.Series, level: float) -> str:
+    """Return why nothing is claimed where the interval speaks against the test; else nothing."""
+    low, high, same = _interval_beside_no_effect(row)
+    if low > same or high < same:
+        return f"although its interval has no {same:g}"
+    return f"for its interval has {same:g}" if row["p_adjusted"] <= level else ""
+
+
+def _interval_beside_no_effect(row: pd.Series) -> tuple[float, float, float]:
+    """Return the ends of the interval of what a row tests, and its value without an effect."""
+    column = next((name for name in ("effect", "slope", "correlation") if name in row), "")
     low, high = (row.get(f"{column}_{end}", math.nan) for end in ("low", "high"))
-    return bool(low <= (no_effect(row) if column == "effect" else 0.0) <= high)
-
-
-def leaves_out(row: pd.Series, column: str, value: float) -> bool:
-    """Return whether the interval of a column lies on one side of a value."""
-    return bool(row[f"{column}_low"] > value or row[f"{column}_high"] < value)
+    return low, high, no_effect(row) if column == "effect" else 0.0
 
 
 def tested(row: pd.Series) -> str:
@@ -95,11 +104,9 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
     name, axis = NAMES[row["quantity"]], words(row["against"])
     if evidence(row, significance_level(confidence)) == "none":
         told = f"slope {interval(row, 'slope', confidence)}; {tested(row)}"
-        if leaves_out(row, "slope", 0.0):
-            claimed = f"No trend of {name} with {axis} is claimed"
-            return f"{claimed}, although its interval has no 0 ({told})."
-        if row["p_adjusted"] <= significance_level(confidence):
-            return f"No trend of {name} with {axis} is claimed, for its interval has 0 ({told})."
+        why = without_claim(row, significance_level(confidence))
+        if why:
+            return f"No trend of {name} with {axis} is claimed, {why} ({told})."
         return f"No evidence of a trend of {name} with {axis} ({told})."
     verb = "grows" if row["slope"] > 0 else "falls"
     laws = {
@@ -123,16 +130,11 @@ def comparison_sentence(row: pd.Series, confidence: float) -> str:
     effect = interval(row, "effect", confidence)
     if evidence(row, significance_level(confidence)) == "none":
         told = f"{row['kind']} {effect}; {tested(row)}"
-        same = no_effect(row)
-        if leaves_out(row, "effect", same):
+        why = without_claim(row, significance_level(confidence))
+        if why:
             return (
                 f"No difference of {name} of {where}{value} from that of {reference} is claimed, "
-                f"although its interval has no {same:g} ({told})."
-            )
-        if row["p_adjusted"] <= significance_level(confidence):
-            return (
-                f"No difference of {name} of {where}{value} from that of {reference} is claimed, "
-                f"for its interval has {same:g} ({told})."
+                f"{why} ({told})."
             )
         return (
             f"No evidence that {name} of {where}{value} differs from that of {reference} ({told})."

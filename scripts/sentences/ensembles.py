@@ -156,8 +156,6 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         return []
     flow = outcomes[(outcomes.get("dynamics") == "gradient_flow") & (outcomes["at"] == "end")]
     bound = flow["discretisation"].abs().fillna(0.0)
-    if not (bound > TOLD_DISCRETISATION).any():
-        return []
     told = flow.get("path_excess", bound).notna()  # else too little is known of the path
     lost = ~told & (bound > TOLD_DISCRETISATION) & (flow["realisation"] != "ensemble")
     left_out = ""
@@ -166,6 +164,7 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         left_out = f"left out in {cases}, where they are off by up to {percent(bound[lost].max())}"
     if not (bound[told] > TOLD_DISCRETISATION).any():
         return [f"Squared path lengths of the integrated flow are {left_out}."] if left_out else []
+    more = f"They are {left_out}. " if left_out else ""
     worst = flow[told].iloc[bound[told].to_numpy().argmax()]
     where = f"{name_of(worst, axes)}, {worst['start']} start"
     return [
@@ -173,8 +172,7 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         f"off by at most {percent(bound[told].max())} ({where}), "
         "the error of the integrator's velocities (with ReLUs by their boundaries, crossed again "
         "and again); T/T_SL, in which no path length enters, is not. "
-        f"{f'They are {left_out}. ' if left_out else ''}As a rule a smaller relative_tolerance "
-        "lowers this bound."
+        f"{more}As a rule a smaller relative_tolerance lowers this bound."
     ]
 
 

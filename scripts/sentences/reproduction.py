@@ -177,7 +177,7 @@ def slope(trends: pd.DataFrame, start: str, agrees: Callable, level: float) -> l
         p = row["p_value"]
         told = "slope on ln n" + (f", {shown_p_value(p, level)}" if math.isfinite(p) else "")
         digits = digits_apart(numbers, (-FLAT_SLOPE, 0.0, FLAT_SLOPE))
-        found.append(Measured(told, *numbers, agrees(*numbers, row["p_value"]), digits))
+        found.append(Measured(told, *numbers, agrees(*numbers, p), digits))
     return found
 
 

@@ -333,15 +333,15 @@ def trend(
     cells = [cell for of_stratum in shared for cell in of_stratum]
     low = high = math.nan
     p_welch = 0.0
-    fewest, most = (extreme(map(len, cells)) for extreme in (min, max))
-    own = fewest > 1 and most >= FEWEST_IN_CELL
-    if own:
+    sizes = list(map(len, cells))
+    fewest, most = min(sizes), max(sizes)
+    if fewest > 1 and most >= FEWEST_IN_CELL:
         low, high, p_welch = _own_scatter(slope, centred, y, cells, confidence)
-    if most > 1 and not (own and fewest >= FEWEST_IN_CELL):
+    if most > 1 and fewest < FEWEST_IN_CELL:
         deviations = np.zeros(len(y))
         for cell in cells:
             deviations[cell] = y[cell] - y[cell].mean()
-        order, equal = np.concatenate(cells), len(set(map(len, cells))) == 1
+        order, equal = np.concatenate(cells), fewest == most
         rows = np.concatenate(
             [generator.choice(cell if equal else order, (resamples, len(cell))) for cell in cells],
             axis=1,
