@@ -1264,6 +1264,17 @@ def test_energetic_inefficiency_with_noise_is_not_compared(dynamics):
     }
 
 
+@pytest.mark.parametrize("dynamics", ["sgd", "langevin"])
+def test_what_has_no_energetic_inefficiency_is_told_with_the_reason(dynamics):
+    table = optimiser_runs().query("start == 'cold'")
+    table = pd.concat([table, table[table["model"] == "b"].assign(model="c", dynamics=dynamics)])
+    found = along_axes(table, {"model": ["a", "b", "c"]}, SETTINGS)[1]
+    wanted = found[(found["quantity"] == "energetic_inefficiency") & found["p_value"].isna()]
+    told = " ".join(too_few(wanted))
+    assert told.startswith("Nothing to compare for model c on the energetic inefficiency: ")
+    assert "not both have them (with the noise of minibatches or of a temperature" in told
+
+
 def test_runs_whose_energy_has_dropped_are_no_sample_of_an_ensemble_with_others():
     table = optimiser_runs().reset_index(drop=True)
     risen = (table["model"] == "b") & (table["start"] == "warm") & (table["realisation"] == "2")
@@ -1271,12 +1282,29 @@ def test_runs_whose_energy_has_dropped_are_no_sample_of_an_ensemble_with_others(
     found = along_axes(table, {"model": ["a", "b"]}, SETTINGS)[1]
     found = found[found["quantity"] == "energetic_inefficiency"].set_index("start")
     assert math.isfinite(found.loc["cold", "p_value"]) and math.isnan(found.loc["warm", "p_value"])
-    gone = table["kinematic_inefficiency"].mask(risen)  # one that has diverged is told of
-    found = along_axes(table.assign(kinematic_inefficiency=gone), {"model": ["a", "b"]}, SETTINGS)[
-        1
-    ]
+    table.loc[risen, ["inefficiency", "kinematic_inefficiency"]] = np.nan  # diverged: told of
+    found = along_axes(table, {"model": ["a", "b"]}, SETTINGS)[1]
     found = found[found["quantity"] == "energetic_inefficiency"].set_index("start")
     assert found.loc["warm", "points"] == 11
+
+
+@pytest.mark.parametrize("name", ["kinematic_inefficiency", "path_excess", "speed_unevenness"])
+def test_runs_whose_path_is_known_are_no_sample_of_an_ensemble_with_others(name):
+    """The action of a run of gradient flow that is off its loss drop says nothing of its path."""
+    table = runs(sizes=(8,), realisations=6).reset_index(drop=True)
+    table["dynamics"] = np.where(table["model"] == "a", "gradient_descent", "gradient_flow")
+    table[name] = table["kinematic_inefficiency"]
+    rough = (table["model"] == "b") & (table["realisation"] == "2")
+    axes = {"model": ["a", "b"]}
+
+    def compared(table):
+        return along_axes(table, axes, SETTINGS)[1].set_index("quantity").loc[name]
+
+    assert compared(table)["points"] == 12
+    table.loc[rough, list({name, "kinematic_inefficiency"})] = np.nan
+    assert math.isnan(compared(table)["p_value"]) and compared(table)["points"] == 6
+    table.loc[rough, "inefficiency"] = np.nan  # one that has diverged is told of
+    assert compared(table)["points"] == 11
 
 
 def test_rounding_is_no_effect():

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 OF_LOSS_DROP = ("inefficiency", "prediction_ratio", "speed_limit_time")
+OF_PATH = ("energetic_inefficiency", "kinematic_inefficiency", "path_excess", "speed_unevenness")
 MOMENTUM = ("heavy_ball", "nesterov")
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
 
@@ -88,8 +89,9 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
 
     T/T_SL at a temperature is only bounded, more loosely the higher it is: a difference may be the
     bound's. In motion it leaves the kinetic energy out. ``energetic_inefficiency`` is no bound with
-    the noise of minibatches or of a temperature. Where the loss or energy of one run has not
-    dropped, which has none of it, the others of its ensemble are no sample of all.
+    the noise of minibatches or of a temperature. Where a run that has not diverged lacks a value,
+    for its loss or energy has not dropped, or too little is known of its path, the others of its
+    ensemble are no sample of all.
     ``discretisation`` is that of heat at a temperature, of action elsewhere: not compared where the
     table has both.
 
@@ -97,42 +99,45 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
         table: rows of ``outcomes``, or of ``speed_limits`` at one time each, with dynamics and
             temperature where their runs read them.
     """
-    without = at_a_temperature(table) | in_motion(table) | of_risen(table, "inefficiency")
-    left_out = dict.fromkeys(OF_LOSS_DROP, without)
-    name = "energetic_inefficiency"
-    if name in table:
-        noisy = (dynamics_of(table) == "sgd") | at_a_temperature(table)
-        left_out[name] = noisy | of_risen(table, name)
     bounded = at_a_temperature(table)
+    without = bounded | in_motion(table) | lacking(table, "inefficiency")
+    left_out = dict.fromkeys(OF_LOSS_DROP, without)
+    left_out |= {name: lacking(table, name) for name in OF_PATH if name in table}
+    if "energetic_inefficiency" in table:
+        left_out["energetic_inefficiency"] |= (dynamics_of(table) == "sgd") | bounded
     left_out["discretisation"] = bounded & ~bounded.all()
     return table.assign(**{q: table[q].mask(where) for q, where in left_out.items() if q in table})
 
 
-def risen(table: pd.DataFrame, name: str = "inefficiency") -> pd.Series:
-    """Return for every row whether its loss or energy has not dropped, so that it has no ``name``.
+def risen(table: pd.DataFrame) -> pd.Series:
+    """Return for every row whether its loss has not dropped, so that it has no T/T_SL.
 
-    Not at a temperature, where T/T_SL is no quantity of the loss drop alone.
+    Not at a temperature, where T/T_SL is no quantity of the loss drop alone, nor of Adam.
 
     Args:
-        table: with kinematic_inefficiency, which all but diverged runs have.
-        name: inefficiency or energetic_inefficiency.
+        table: with inefficiency and discretisation, of which diverged runs have neither.
     """
-    if "kinematic_inefficiency" not in table:
+    if "inefficiency" not in table:
         return pd.Series(False, table.index)
-    without = table[name].isna() & table["kinematic_inefficiency"].notna()
-    without &= ~at_a_temperature(table)
-    return without & ((name != "inefficiency") | (dynamics_of(table) != "adam"))
+    without = table["inefficiency"].isna() & _whole(table)
+    return without & ~at_a_temperature(table) & (dynamics_of(table) != "adam")
 
 
-def of_risen(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return for every row whether a run of its ensemble is ``risen`` there.
+def lacking(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return for every row whether a run of its ensemble that has not diverged has no ``name``.
 
     Args:
         table: as ``risen``, at one time of each run and start.
-        name: inefficiency or energetic_inefficiency.
+        name: column.
     """
     ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
-    return risen(table, name).groupby(ensembles).transform("any")
+    return (table[name].isna() & _whole(table)).groupby(ensembles).transform("any")
+
+
+def _whole(table: pd.DataFrame) -> pd.Series:
+    """Return for every row whether its run has not diverged: those have nothing along the path."""
+    known = [name for name in (*OF_PATH, "inefficiency", "discretisation") if name in table]
+    return table[known].notna().any(axis=1)
 
 
 def fitted_kernel(kinds: Iterable[str]) -> str:

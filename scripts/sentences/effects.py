@@ -29,6 +29,11 @@ COUNTED = {
     "student of draws": "draws of samples",
 }  # fmt: skip
 LEVELS = {"between": "between ensembles", "within": "among runs of equal settings"}
+# Why runs that have not diverged may have nothing to compare
+WITHOUT = {
+    "drift": "a drift of 0 has no logarithm",
+    "energetic_inefficiency": "with the noise of minibatches or of a temperature there is none",
+}
 
 
 def evidence(row: pd.Series, level: float) -> str:
@@ -82,14 +87,15 @@ def too_few(rows: pd.DataFrame) -> list[str]:
         names = ", ".join(NAMES[q] for q in group["quantity"])
         count = int(group["points"].max())
         if not math.isfinite(least):  # Adam, or all but one value have diverged
-            zero = " (a drift of 0 has no logarithm)" if "drift" in set(group["quantity"]) else ""
-            without = f"Fewer than two values of {names} to compare for {about}{zero}."
+            why = "; ".join(WITHOUT[q] for q in group["quantity"] if q in WITHOUT)
+            why = f" ({why})" if why else ""
+            without = f"Fewer than two values of {names} to compare for {about}{why}."
             if count:
                 of = "both" if "value" in rows else "two of its values"
                 without = (
-                    f"Nothing to compare for {about} on {names}: not {of} have them, none of these "
-                    "agree in all other settings (one may not read what the other varies), or runs "
-                    "do not scatter."
+                    f"Nothing to compare for {about} on {names}: not {of} have them{why}, none of "
+                    "these agree in all other settings (one may not read what the other varies), "
+                    "or runs do not scatter."
                 )
             sentences.append(without)
             continue
