@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from pipeline.outcomes import correlations as measured_correlations
 from pipeline.settings import FIGURES
 from pipeline.stores import write_table
+from pipeline.tables import OF_PATH
 from plots import naming, residue_projections, results, style, theory
 from plots.inefficiency_size import trend_text
 from speedlimits.ntk_dynamics import predict
@@ -744,6 +745,9 @@ def test_subsets_are_the_axis_where_nothing_else_varies():
     both = study([{"subset": s, "n": n} for s in (1, 2) for n in (16, 64)], 2)["speed_limits"]
     figure = importlib.import_module("plots.outcomes").draw(outcomes(both, 2))
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["16", "64"]
+    bars = [bar for drawn in figure.axes[0].containers for bar in drawn.lines[0].get_xdata()]
+    assert len(set(bars)) == 4 and sum(bar < 32 for bar in bars) == 2
+    assert "subsets side by side" in [t.get_text() for t in figure.legends[-1].texts][0]
 
 
 def test_long_labels_of_ticks_are_folded_between_words():
@@ -933,9 +937,9 @@ def test_a_slope_is_told_with_the_sign_of_its_ends():
 
 
 def test_runs_without_a_value_do_not_move_the_line_of_the_trend(tables):
-    limits = tables["speed_limits"]
-    lost = (limits["n"] == 16) & (limits["realisation"] == "0")
-    limits = limits.assign(inefficiency=limits["inefficiency"].mask(lost))
+    limits = tables["speed_limits"].copy()
+    lost = (limits["n"] == 16) & (limits["realisation"] == "0")  # diverged
+    limits.loc[lost, list({*OF_PATH, "inefficiency", "discretisation"} & {*limits})] = np.nan
     figure = draw("inefficiency_size", tables | {"speed_limits": limits})
     runs = results.last_rows(limits, "cold").query("realisation != 'ensemble'")
     runs = runs[runs["inefficiency"].notna()]

@@ -1,5 +1,6 @@
 """What every ensemble of a study came to at the end, along the study's axis."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -56,8 +57,8 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         panels: six times start, column, title and label.
 
     Returns:
-        Six panels: ensembles with intervals, single runs as dots left of them, prediction hollow
-        right of them, a cross where no run has a value.
+        Six panels: ensembles with intervals, those of several subsets side by side, single runs as
+        dots left of them, prediction hollow right of them, a cross where no run has a value.
     """
     figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 5.0)
     ends = predicted_from_rest(outcomes[outcomes["at"] == "end"])
@@ -65,6 +66,9 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
     numeric = axis not in (None, "subset") and pd.api.types.is_numeric_dtype(ends[axis])
     series = dict(naming.in_order(ends.groupby(series_label(ends, others), sort=False), ends))
     colours = style.palette(len(series), sequential=False)
+    subsets = list(ends["subset"].unique())
+    together = axis == "subset" or len(subsets) == 1
+    draws = [subsets] if together else [[subset] for subset in subsets]
     places, gaps, shown = ticks(ends, axis, numeric), False, set()
     words = [] if axis is None or numeric else [naming.describe(axis, value) for value in places]
     numbered = naming.crowded([naming.folded(text) for text in words])
@@ -75,11 +79,13 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         axes.ravel(), "abcdef", panels, strict=True
     ):
         drawn = False
-        step = aside(places, numeric, len(series))
-        for k, (colour, (name, rows)) in enumerate(zip(colours, series.items(), strict=True)):
-            shift = (k - (len(series) - 1) / 2) * step
-            of_start = rows[rows["start"] == start]
-            if plot(panel, of_start, column, colour, places, (axis, numeric, shift, step / 3)):
+        slots = len(series) * len(draws)
+        step = aside(places, numeric, slots)
+        marks = itertools.product(zip(colours, series.items(), strict=True), draws)
+        for k, ((colour, (name, rows)), draw_of_samples) in enumerate(marks):
+            shift = (k - (slots - 1) / 2) * step
+            one = (rows["start"] == start) & (rows["subset"].isin(draw_of_samples))
+            if plot(panel, rows[one], column, colour, places, (axis, numeric, shift, step / 3)):
                 drawn = True
                 shown.add(name)
         style.panel_title(panel, letter, title)
@@ -101,7 +107,7 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
         handles += style.colour_handles([style.Ensemble("", *pair) for pair in pairs])
     if handles:
         style.legend_above(figure, handles)
-    legend(figure, ends, gaps)
+    legend(figure, ends, gaps, "" if together else ", subsets side by side")
     return figure
 
 
@@ -269,12 +275,19 @@ def set_ticks(
     axes.set_xticks(list(places.values()), labels, **kind)
 
 
-def legend(figure: Figure, ends: pd.DataFrame, gaps: bool) -> None:
-    """Say what the marks are, crosses if there are ``gaps``, and how many runs an ensemble has."""
+def legend(figure: Figure, ends: pd.DataFrame, gaps: bool, more: str) -> None:
+    """Say what the marks are, crosses if there are ``gaps``, and how many runs an ensemble has.
+
+    Args:
+        figure: the figure.
+        ends: rows of the table outcomes.
+        gaps: whether there are crosses.
+        more: what to say of ensembles beside.
+    """
     size = f"ensemble of {results.run_count(ends)}"
     size = results.with_interval(size, ends, results.has_any_interval(ends))
     diverged = int((ends["diverged"] > 0)[ends["realisation"].astype(str) != "ensemble"].sum())
-    more = f"; {diverged} rows of diverged runs not shown" if diverged else ""
+    more += f"; {diverged} rows of diverged runs not shown" if diverged else ""
     kinds = {
         f"{size}{more}": MARK | {"color": "black"},
         "single runs": {"linestyle": "none", "marker": ".", "color": "black"},
@@ -287,4 +300,4 @@ def legend(figure: Figure, ends: pd.DataFrame, gaps: bool) -> None:
         Line2D([], [], label=text, **{k: v for k, v in kind.items() if k not in drop})
         for text, kind in kinds.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if diverged or gaps else 3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if more or gaps else 3)
