@@ -146,3 +146,40 @@ def test_label_noise_is_nested_and_leaves_inputs_and_test_labels_alone(job):
     for p in labels:  # binomial with chance 0.9 p: within four deviations
         assert abs(wrong[p].mean() - 0.9 * p) < 4 * np.sqrt(0.9 * p * (1 - 0.9 * p) / 400)
     assert not np.array_equal(noisy(job, 0.5, seed=6)["train_labels"], labels[0.5])
+
+
+LAZY = RUN | {"n": 8, "depth": 2, "width": 32, "subtract_start": True, "output_scale": 1e6,
+              "dynamics": "gradient_descent", "learning_rate": 0.2, "final_time": 30}  # fmt: skip
+
+
+def test_the_residue_at_the_end_of_a_lazy_run_is_that_of_its_training(train_with, spectrum_with):
+    """Weights that have moved by 1e-6 and would be stored with fewer digits than they had."""
+    run = train_with(LAZY)
+    assert run["geodesic_length"].values[-1] < 1e-5
+    found = spectrum_with(LAZY | {"moment": "end"}, manifest="snapshots.json")
+    residue = found["residue_projections_full"].values.sum()
+    losses = run["train_loss"].values
+    assert losses[-1] < 0.1 * losses[0]
+    np.testing.assert_allclose(residue / 2, losses[-1], rtol=1e-6)
+
+
+def test_lazy_weights_that_rounding_moves_as_far_as_training_are_refused(
+    train_with, tmp_path, monkeypatch
+):
+    """What is let through is right to a few per cent, what is refused would be wrong by more."""
+    lengths = {}
+    for scale, precision in ((1e3, "float64"), (1e3, "float32"), (1e6, "float64")):
+        run = train_with(LAZY | {"output_scale": scale, "precision": precision})
+        drop = run["train_loss"].values[0] - run["train_loss"].values[1:]
+        bound = run["geodesic_length"].values[1:] ** 2 / drop
+        lengths[scale, precision] = scale * run["path_length"].values[1:], scale**2 * bound
+    for wanted, found in zip(lengths[1e3, "float64"], lengths[1e3, "float32"], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0.01)
+    with pytest.raises(SystemExit):
+        train_with(LAZY | {"precision": "float32"})
+    told = (tmp_path / "job.log").read_text()
+    assert "rounding to float32 by" in told and "set precision: float64" in told
+    monkeypatch.setattr("pipeline.training.LARGEST_ROUNDING", np.inf)
+    run = train_with(LAZY | {"precision": "float32"})
+    path = 1e6 * run["path_length"].values[-1]
+    assert abs(path / lengths[1e6, "float64"][0][-1] - 1) > 0.3

@@ -308,7 +308,7 @@ def test_memory_of_a_run_is_that_of_few_snapshots(tmp_path):
     staged.next_snapshot = count
     tracemalloc.start()
     try:
-        run = training.as_dataset(staged.recorded(), {})
+        run = training.as_dataset(staged.recorded(), {}, "float32")
         assert tracemalloc.get_traced_memory()[1] < 1.1 * (8 + 4) * count * weights
         write_snapshots(run, tmp_path / "run.zarr", tmp_path / "run.json")
         del run

@@ -328,6 +328,10 @@ def noisy_run(seed=0, **settings):
                 ("snapshot", "layer", "vector", "other_vector"),
                 vectors @ np.swapaxes(vectors, -1, -2),
             ),
+            layer_product_integrals=(
+                ("snapshot", "layer", "position", "other_position"),
+                (np.cumsum(vectors, axis=0) @ np.swapaxes(vectors, -1, -2))[..., :2, :2],
+            ),
         )
         .assign_attrs(
             config=json.dumps(config),

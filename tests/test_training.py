@@ -80,8 +80,9 @@ def test_lambda_1_is_the_largest_eigenvalue(trained):
     assert read_json("unit.json")["lambda_1"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_store_describes_itself(trained):
-    run = trained(final_time=1)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_store_describes_itself(trained, precision):
+    run = trained(final_time=1, precision=precision)
     for name, variable in run.variables.items():
         assert {"units", "long_name"} <= set(variable.attrs), name
     assert {"config", "versions", "device", "start_seed", "lambda_1", "parameter_ranges"} <= set(
@@ -91,7 +92,7 @@ def test_store_describes_itself(trained):
     counts = {"samples": "train_inputs", "test_samples": "test_inputs"}
     assert all(int(run.attrs[key]) == len(data[name]) for key, name in counts.items())
     assert int(run.attrs["outputs"]) == 10
-    assert run["weights"].dtype == np.float32 and run["action"].dtype == np.float64
+    assert run["weights"].dtype == np.dtype(precision) and run["action"].dtype == np.float64
     difference = run["weights"].values[-1].astype(float) - run["weights"].values[0]
     assert np.linalg.norm(difference) == pytest.approx(float(run["geodesic_length"][-1]), rel=1e-4)
     squared = run["distance_squared"].values
@@ -238,7 +239,7 @@ def test_distances_between_snapshots_have_the_digits_of_the_weights():
     recorded = dict.fromkeys(RECORDED, np.zeros(4)) | {"weights": weights, "time": np.arange(4.0)}
     apart = ((weights[:, None] - weights) ** 2).sum(axis=2)
     recorded["geodesic_length"] = np.sqrt(apart[0])
-    found = as_dataset(recorded, {})
+    found = as_dataset(recorded, {}, "float32")
     np.testing.assert_allclose(found["distance_squared"], apart, rtol=1e-12)
 
 

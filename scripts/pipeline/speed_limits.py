@@ -52,7 +52,7 @@ WITHOUT_CLOCK = ("kinematic_inefficiency", "path_excess")
 # temperature the cost of a coupling; descent is the loss drop, or there that of the free energy.
 SAMPLED = (
     "drop", "geodesic2", "path2", "action", "transport2", "descent", "curvature_heat", "products",
-    "energy_drop", "metric2",
+    "mean_products", "energy_drop", "metric2",
 )  # fmt: skip
 # Own choice: then the standard error of a layer's second moment is at most a quarter of it, and
 # what its logarithm and inverse are biased by less than a tenth.
@@ -182,11 +182,14 @@ def at_temperature(runs: list[xr.Dataset], start: int, found: dict) -> dict:
     if nothing_bounded(start, law, len(runs)):
         return changed | {"transport2": nothing, "descent": nothing}
     products = np.stack([run["layer_products"].values[later] for run in runs])
+    integrals = np.stack([run["layer_product_integrals"].values for run in runs])
+    times = runs[0]["time"].values
     return changed | {
         "transport2": langevin_ensembles.transport_cost(
             products, found["time"], law, changed["temperature"]
         ),
         "products": products[..., :2, :2],
+        "mean_products": np.diff(integrals, axis=1) / np.diff(times)[:, None, None, None],
         "realisations": len(runs),
         "descent": None,
     }
@@ -196,17 +199,19 @@ def completed(m: dict) -> dict:
     """Return means (or one run) with the drop of the free energy, where it follows from the rest.
 
     Args:
-        m: the names of ``measured``, each (..., M); the inner products of displacement and start
-            (..., M, layers, 2, 2).
+        m: the names of ``measured``, each (..., M); the inner products of displacement and start,
+            and their means over the time since the snapshot before, (..., M, layers, 2, 2).
     """
     if m.get("descent") is not None:
         # what few starts predict of the linearised network can contradict itself
         return m | {"transport2": np.where(m["transport2"] < 0, np.nan, m["transport2"])}
-    products, law = m["products"], m["law"]
+    law, products = m["law"], m["mean_products"]
     moments = langevin_ensembles.second_moments(products, law)
     errors = langevin_ensembles.moment_errors(products, moments, law, m["realisations"])
+    information = langevin_ensembles.information_integral(m["time"], moments, law, errors)
+    moments = langevin_ensembles.second_moments(m["products"], law)
     least, most = langevin_ensembles.free_energy_drops(
-        m["time"], m["drop"], m["curvature_heat"], moments, law, m["temperature"], errors
+        m["drop"], m["curvature_heat"], information, moments, law, m["temperature"]
     )
     return m | {"descent": least, "descent_most": most}
 

@@ -64,6 +64,25 @@ RECORDED_WITH_NOISE = {
     "heat": ("loss", "heat -int grad L o d theta (midpoint of each step) since the start"),
     "curvature_heat": ("loss", "temperature x integral of the loss's Laplacian, by Stein's lemma"),
 }
+# the same of every layer: (dimension, units, long_name)
+LAYER_PRODUCTS = {
+    "layer_products": (
+        "vector",
+        "weight^2",
+        "inner products of theta - theta_0, theta_0 and the noise B per layer",
+    ),
+    "layer_product_integrals": (
+        "position",
+        "weight^2 * time",
+        "integrals of the inner products of theta - theta_0 and theta_0 per layer since the start",
+    ),
+}
+
+
+# Rounding of the weights over how far they have moved. Own choice: on lazy fully connected networks
+# (output_scale 1e2 to 1e6, float32 against float64) T_SL is off by up to 3 % then, which falls as
+# its square, and l_gamma at the end by 1 %; at ten times as much by a factor 2, and a half.
+LARGEST_ROUNDING = 0.4
 
 
 def learning_rate(settings: dict, lambda_1: float) -> float:
@@ -178,6 +197,7 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
         return 0.5 * (targets - outputs).cpu().double().square().sum().item()
 
     def record(evolution: Evolution) -> dict[str, float | np.ndarray]:
+        check_rounding(evolution, problem.inputs.dtype)
         train_loss, gradient = loss.loss_and_gradient(evolution.weights)
         found = {
             "train_loss": train_loss,
@@ -196,7 +216,8 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
                 found["test_accuracy"] = correct.cpu().double().mean().item()
         if isinstance(evolution, LangevinDynamics):
             found |= {name: getattr(evolution, name) for name in RECORDED_WITH_NOISE}
-            found["layer_products"] = evolution.layer_products(layers).cpu().numpy()
+            for name in LAYER_PRODUCTS:
+                found[name] = getattr(evolution, name)(layers).cpu().numpy()
         if isinstance(evolution, Adam):
             found["inverse_metric_integral"] = evolution.inverse_metric_integral.cpu().numpy()
         return found
@@ -204,16 +225,39 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
     return record
 
 
-def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
+def check_rounding(evolution: Evolution, dtype: torch.dtype) -> None:
+    """Refuse weights that rounding to the precision of the network moves as far as training has.
+
+    Args:
+        evolution: at a snapshot.
+        dtype: of the network.
+
+    Raises:
+        ValueError: if rounding is more than LARGEST_ROUNDING of the displacement, unless that is 0.
+    """
+    weights, moved = evolution.weights, evolution.displacement.norm().item()
+    rounded = (weights.to(dtype) - weights).norm().item()
+    if moved > 0 and rounded > LARGEST_ROUNDING * moved:
+        raise ValueError(
+            f"by time {evolution.time:.3g} the weights have moved by {moved:.3g}, and rounding to "
+            f"{str(dtype).removeprefix('torch.')} by {rounded:.3g} for the network, so that losses "
+            "and lengths are those of rounding; set precision: float64, or raise first_snapshot, "
+            "lower output_scale, or scale up small targets"
+        )
+
+
+def as_dataset(recorded: dict[str, np.ndarray], attributes: dict, precision: str) -> xr.Dataset:
     """Return the run as a dataset with units and names.
 
     Args:
         recorded: weights (M, P) float64, scalars (M,) and what ``recorder_of`` adds, of
             ``StagedTrajectory.run``.
         attributes: attributes of the dataset.
+        precision: of the network, and of the weights in the dataset: coarser ones are another
+            function than was trained, by more than its residue where weights have hardly moved.
 
     Returns:
-        The dataset: weights in float32, everything else in float64.
+        The dataset, in float64 but for the weights.
     """
     weights = recorded["weights"]
     squared = np.empty((len(weights), len(weights)))
@@ -229,15 +273,12 @@ def as_dataset(recorded: dict[str, np.ndarray], attributes: dict) -> xr.Dataset:
     for name, described in RECORDED_WITH_NOISE.items():
         if name in recorded:
             variables[name] = variable("snapshot", recorded[name].astype(float), *described)
-    if "layer_products" in recorded:
-        variables["layer_products"] = variable(
-            ("snapshot", "layer", "vector", "other_vector"),
-            recorded["layer_products"],
-            "weight^2",
-            "inner products of theta - theta_0, theta_0 and the noise B per layer",
-        )
+    for name, (vectors, *described) in LAYER_PRODUCTS.items():
+        if name in recorded:
+            pairs = ("snapshot", "layer", vectors, f"other_{vectors}")
+            variables[name] = variable(pairs, recorded[name], *described)
     variables["weights"] = variable(
-        ("snapshot", "parameter"), weights.astype(np.float32), "weight", "weights theta"
+        ("snapshot", "parameter"), weights.astype(precision), "weight", "weights theta"
     )
     variables["distance_squared"] = variable(
         ("snapshot", "other_snapshot"),
@@ -324,7 +365,7 @@ def run_and_store(
 
     Args:
         trajectory: the run, from its start or its last checkpoint.
-        settings: ``beyond_stability``, where the dynamics has it.
+        settings: ``precision`` and, where the dynamics has it, ``beyond_stability``.
         attributes: of ``run_attributes``.
         store: folder of the Zarr store.
         manifest: its manifest, which makes it valid.
@@ -333,19 +374,20 @@ def run_and_store(
         DivergenceError: if the run diverged and ``beyond_stability`` is false; what there is of it
             lies beside the store then.
     """
-    diverged = Path(store).with_name("diverged.zarr")
+    diverged, precision = Path(store).with_name("diverged.zarr"), settings["precision"]
     remove(diverged)
     try:
-        run = as_dataset(trajectory.run(), attributes)
+        run = as_dataset(trajectory.run(), attributes, precision)
     except DivergenceError as error:
         so_far = trajectory.recorded()
         if settings.get("beyond_stability", False):
             print(f"recorded as the outcome: {error}")
             whole = padded(so_far, trajectory.times)
-            write_snapshots(as_dataset(whole, attributes | {"diverged": "1"}), store, manifest)
+            attributes = attributes | {"diverged": "1"}
+            write_snapshots(as_dataset(whole, attributes, precision), store, manifest)
             remove(trajectory.stage)
             return
-        write_zarr(as_dataset(so_far, attributes), diverged)
+        write_zarr(as_dataset(so_far, attributes, precision), diverged)
         advice = (
             "lower learning_rate or use dynamics: gradient_flow; if that diverges as well, look "
             "into network and data"

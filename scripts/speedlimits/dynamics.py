@@ -290,6 +290,9 @@ class LangevinDynamics(_ConstantStep):
             loss. Its mean is temperature x sum <laplacian L(theta_{n+1})> step (Stein's lemma),
             with the share of ReLU kinks.
         noise: B_t = sum dB_n, the noise so far, variance 2 t / beta per weight, shape (P,).
+        displacement_integral: int (theta - theta_0) dt by the trapezoidal rule, shape (P,).
+        square_integral: int (theta - theta_0)^2 dt of every weight, likewise: from above, for
+            inside a step the mean square of the diffusion is convex in time.
 
     Args:
         loss_and_gradient: see ``Evolution``.
@@ -304,7 +307,7 @@ class LangevinDynamics(_ConstantStep):
     """
 
     _SCALARS = _ConstantStep._SCALARS + ("heat", "curvature_heat")
-    _TENSORS = _ConstantStep._TENSORS + ("noise",)
+    _TENSORS = _ConstantStep._TENSORS + ("noise", "displacement_integral", "square_integral")
 
     def __init__(
         self,
@@ -322,6 +325,8 @@ class LangevinDynamics(_ConstantStep):
         super().__init__(loss_and_gradient, theta_0, step, lambda_1=lambda_1)
         self.heat = self.curvature_heat = 0.0
         self.noise = torch.zeros_like(self.theta_0)
+        self.displacement_integral = torch.zeros_like(self.theta_0)
+        self.square_integral = torch.zeros_like(self.theta_0)
 
     def layer_products(self, layers: Sequence[tuple[int, int]]) -> Tensor:
         """Inner products of u = theta - theta_0, theta_0 and B over the weights of each layer.
@@ -336,11 +341,30 @@ class LangevinDynamics(_ConstantStep):
         parts = [vectors[:, start:stop] for start, stop in layers]
         return torch.stack([part @ part.T for part in parts])
 
+    def layer_product_integrals(self, layers: Sequence[tuple[int, int]]) -> Tensor:
+        """Integrals over the time so far of the inner products of u and theta_0 in each layer.
+
+        Args:
+            layers: (start, stop) of each layer inside theta.
+
+        Returns:
+            Shape (layers, 2, 2), float64, in the order u, theta_0.
+        """
+        mixed = self.displacement_integral * self.theta_0
+        fixed = self.time * self.theta_0.square()
+        parts = torch.stack([self.square_integral, mixed, mixed, fixed])
+        sums = [parts[:, start:stop].sum(dim=1).reshape(2, 2) for start, stop in layers]
+        return torch.stack(sums)
+
     def _take_step(self) -> None:
         before, self._kick = self._gradient, self._noise()
-        move = self._move()
+        move, from_here = self._move(), self.displacement
         super()._take_step()
-        after, kick = self._gradient, self._kick
+        after, kick, to_here = self._gradient, self._kick, self.displacement
+        half = 0.5 * self.step
+        self.displacement_integral = self.displacement_integral + half * (from_here + to_here)
+        squares = from_here.square() + to_here.square()
+        self.square_integral = self.square_integral + half * squares
         self.heat -= 0.5 * torch.dot(before + after, move).item()
         self.curvature_heat += 0.5 * torch.dot(after - before, kick).item()
         self.noise = self.noise + kick

@@ -166,57 +166,49 @@ def largest_entropy_gain(moments: ArrayLike, start: StartDistribution) -> Array:
 def information_integral(
     times: ArrayLike, moments: ArrayLike, start: StartDistribution, errors: ArrayLike = 0.0
 ) -> Array:
-    """int_0^t sum_l P_l / q_l dt, which the Fisher information of p_t is never below.
+    """Bound from below on int_0^t sum_l P_l / q_l dt, itself one on that of the Fisher information.
 
-    By Cramer and Rao int |grad p|^2 / p >= tr C^-1 >= sum_i 1 / C_ii >= sum_l P_l / q_l. Between
-    the times q_l is interpolated linearly, as free diffusion has it, and integrated exactly.
+    By Cramer and Rao int |grad p|^2 / p >= tr C^-1 >= sum_i 1 / C_ii >= sum_l P_l / q_l, and the
+    mean of 1/q_l over a time is at least one over that of q_l (Jensen), however q_l goes.
 
     Args:
         times: t after the start, increasing, shape (M,).
-        moments: q_l at these times, shape (..., M, layers).
+        moments: means of q_l over the time up to each of these since the one before, or the start,
+            shape (..., M, layers).
         start: the distribution of theta_0, at t = 0.
-        errors: relative standard errors of q_l, shape (..., M, layers) or a number; SURE of them
-            are taken off every layer's part.
+        errors: relative standard errors of ``moments``, shape (..., M, layers) or a number; SURE of
+            them are taken off every layer's part.
 
     Returns:
-        The integral up to each time, in time / weight^2, shape (..., M).
+        The bound up to each time, in time / weight^2, shape (..., M).
     """
-    moments = np.asarray(moments, dtype=np.float64)
-    first = np.broadcast_to(start.variances, (*moments.shape[:-2], 1, moments.shape[-1]))
-    before = np.concatenate([first, moments[..., :-1, :]], axis=-2)
     spans = np.diff(np.asarray(times, dtype=np.float64), prepend=0.0)[:, None]
-    change = (moments - before) / before
-    small = np.abs(change) < 1e-8  # then ln(1 + x) / x = 1 - x / 2 to double precision
-    safe = np.where(small, 1.0, change)
-    mean = np.where(small, 1.0 - 0.5 * change, np.log1p(safe) / safe) / before
     certain = np.maximum(1.0 - SURE * np.asarray(errors, dtype=np.float64), 0.0)
-    return np.cumsum(np.sum(spans * start.sizes * mean * certain, axis=-1), axis=-1)
+    parts = spans * start.sizes * certain / np.asarray(moments, dtype=np.float64)
+    return np.cumsum(np.sum(parts, axis=-1), axis=-1)
 
 
 def free_energy_drops(
-    times: ArrayLike,
     loss_drop: ArrayLike,
     curvature_heat: ArrayLike,
+    information: ArrayLike,
     moments: ArrayLike,
     start: StartDistribution,
     temperature: float,
-    errors: ArrayLike = 0.0,
 ) -> tuple[Array, Array]:
     """Bounds on F_0 - F_t = <L_0 - L_t> + (S_t - S_0) / beta from below and from above.
 
-    From below the entropy is integrated, dS/dt = -<laplacian L> + beta^-1 int |grad p|^2 / p, with
-    `information_integral`; F never grows, so that the largest value so far is taken. From above
-    `largest_entropy_gain`.
+    From below the entropy is integrated, dS/dt = -<laplacian L> + beta^-1 int |grad p|^2 / p; F
+    never grows, so that the largest value so far is taken. From above `largest_entropy_gain`.
 
     Args:
-        times: t after the start, increasing, shape (M,).
-        loss_drop: <L_0 - L_t>, shape (..., M).
+        loss_drop: <L_0 - L_t> at increasing times t, shape (..., M).
         curvature_heat: beta^-1 int <laplacian L> dt, shape (..., M).
+        information: of `information_integral`, shape (..., M); with the errors of its moments,
+            else the largest value so far would be that of the luckiest time.
         moments: q_l, shape (..., M, layers).
         start: the distribution of theta_0.
         temperature: beta^-1; at 0 both are the loss drop.
-        errors: relative standard errors of q_l, as in `information_integral`: without them the
-            largest value so far would be that of the luckiest time.
 
     Returns:
         (lower bound, upper bound), each (..., M), in units of the loss. NaN where the lower bound
@@ -227,8 +219,8 @@ def free_energy_drops(
         return drop, drop
     moments = np.asarray(moments, dtype=np.float64)
     valid = np.all(np.isfinite(moments), axis=-1)
-    information = information_integral(times, moments, start, errors)
-    lower = drop - np.asarray(curvature_heat, float) + temperature**2 * information
+    lower = drop - np.asarray(curvature_heat, float)
+    lower = lower + temperature**2 * np.asarray(information, float)
     lower = np.fmax.accumulate(lower, axis=-1)
     upper = drop + temperature * largest_entropy_gain(moments, start)
     nothing = ~valid | ~(lower > 0)
