@@ -789,6 +789,11 @@ def test_kernel_of_a_chain_starts_without_the_compiler_of_torch():
     [
         (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.zeros(2, 2), r"layer 1 \(Batch"),
         (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), torch.zeros(2, 2), r"layer 1 \(Dropout"),
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)).eval(),
+            torch.zeros(2, 2),
+            "without running statistics",
+        ),
         (nn.Linear(2, 2), torch.zeros(2, 2, dtype=torch.long), "torch.int64"),
         (nn.Linear(2, 2), torch.zeros(2, 2, dtype=torch.float64), "torch.float64"),
         (nn.Linear(2, 2), torch.zeros(0, 2), "no samples"),

@@ -187,6 +187,7 @@ BAD = [
     (nn.Sequential(nn.Linear(D, C), nn.Dropout(0.5)), X, Y, "is random"),
     (Random(D, C), X, Y, "is random"),
     (Mean(D, C), X, Y, "depends on the others of its batch"),
+    (nn.Linear(D, C), np.ma.masked_greater(X.numpy(), 1.0), Y, "inputs are masked at [1-9]"),
     (frozen(), X, Y, "bias are frozen"),
     (nn.Flatten(), X, Y, "no weights"),
     (nn.Linear(D, C + 1), X, Y, r"must give \(8, 2\)"),

@@ -623,6 +623,22 @@ def pruned(*, input_shape, outputs):
     importlib.import_module("torch.nn.utils.prune").l1_unstructured(network.last, "weight", 0.3)
     return network
 
+def behind_zeros(layer, input_shape, outputs):
+    head = nn.Linear(5, outputs, dtype=torch.float64)
+    nn.init.zeros_(head.weight)
+    return nn.Sequential(fine(input_shape=input_shape, outputs=5), layer, head)
+
+def mixing_behind_zeros(*, input_shape, outputs):
+    mixing = Wrapped(nn.Identity(), lambda h: h - h.mean(0))
+    return behind_zeros(mixing, input_shape, outputs)
+
+def dropout_behind_zeros(*, input_shape, outputs):
+    return behind_zeros(nn.Dropout(0.5), input_shape, outputs)
+
+def batch_norm_of_the_batch(*, input_shape, outputs):
+    layer = nn.BatchNorm1d(5, track_running_stats=False, dtype=torch.float64)
+    return behind_zeros(layer, input_shape, outputs).eval()
+
 def softmax(*, input_shape, outputs):
     return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Softmax(dim=1))
 """
@@ -640,6 +656,9 @@ REFUSED = {
     "mixing": "depends on the others of its batch",
     "little_mixing": "depends on the others of its batch",
     "dropout": "it is random (dropout?)",
+    "mixing_behind_zeros": "depends on the others of its batch",
+    "dropout_behind_zeros": "it is random (dropout?)",
+    "batch_norm_of_the_batch": "1 is batch normalisation without running statistics",
     "frozen": "last.bias are frozen",
     "integers": "count are torch.int64; they must be float",
     "complex_": "phase are torch.complex",

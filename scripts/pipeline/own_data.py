@@ -248,7 +248,7 @@ def _check_inputs(path: str | Path, found: dict[str, Lazy], part: str) -> tuple[
             "channels); write it as (n, channels, height, width), by .transpose(0, 3, 1, 2)"
         )
     if dtype.newbyteorder("=") not in FLOATS:
-        hint = "write it by .astype(numpy.float32)"
+        hint = "write it by .astype(numpy.float32)" if dtype.kind in "bf" else "real numbers"
         hint = "grey values 0 to 255: divide by 255" if dtype.kind in "iu" else hint
         raise DataError(
             f"{path}: {name} has the type {dtype}; it must be float32 or float64 ({hint})"

@@ -40,11 +40,8 @@ def check_inputs(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None
     """
     for name, layer in network.named_modules():
         label = f"layer {name or '(the network)'} ({type(layer).__name__})"
-        if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"{label} is in training mode and mixes samples, so a per-sample Jacobian does "
-                f"not exist; call network.eval() first"
-            )
+        if why := mixing_normalisation(layer):
+            raise ValueError(f"{label} has no per-sample Jacobian {why}")
         if layer.training and isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise ValueError(f"{label} is in training mode and random; call network.eval() first")
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -63,6 +60,26 @@ def check_inputs(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None
             sample = int((~x.isfinite()).nonzero()[0, 0])
             raise ValueError(f"{word} hold a value that is not finite, in sample {sample}")
         _check_runs(network, x, word)
+
+
+def mixing_normalisation(layer: nn.Module) -> str:
+    """Return when a layer that is batch normalisation mixes samples, and what to do about it.
+
+    Args:
+        layer: any layer.
+
+    Returns:
+        To be read after the layer's name; empty if it mixes none.
+    """
+    if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return ""
+    if layer.running_mean is None:
+        return (
+            "without running statistics, where it mixes samples also after eval(); set "
+            "track_running_stats=True"
+        )
+    mixes = "in training mode, which mixes samples; call network.eval()"
+    return mixes if layer.training else ""
 
 
 def _check_runs(network: nn.Module, inputs: Tensor, name: str) -> None:

@@ -11,8 +11,8 @@ bound what is wanted (derived here; docs/theory.md, section 6.3), whatever the s
     F_0 - F_T      <= <L_0 - L_T> + temperature x that bound
     T >= T_SL      >= the quotient of the first and the last
 
-All are equalities if p_T is Gaussian and isotropic in every layer. Quantities are in units of the
-loss, weights and training time.
+The first three are equalities if p_T is Gaussian, isotropic in every layer and uncorrelated between
+layers. Quantities are in units of the loss, weights and training time.
 """
 
 from __future__ import annotations

@@ -255,6 +255,10 @@ def _tensor(name: str, values: object) -> Tensor:
         ValueError: in one sentence, if it is neither.
     """
     kind = type(values).__name__
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{name} are masked at {np.ma.count_masked(values)} places; leave these samples out"
+        )
     if isinstance(values, np.ndarray) and values.dtype.kind in "biufc":
         # Views backwards and foreign byte orders, which torch does not take, are numbers too.
         values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))

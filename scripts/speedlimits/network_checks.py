@@ -16,6 +16,7 @@ from speedlimits.jacobian import (
     count_outputs,
     differ,
     jacobian_product,
+    mixing_normalisation,
     obstacle_to_torch_func,
     per_sample_jacobian,
     size_of,
@@ -62,10 +63,10 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
         if tensor.layout != torch.strided:
             raise ValueError(f"{name} is sparse; make it dense (to_dense)")
     for name, layer in network.named_modules():
-        if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if why := mixing_normalisation(layer):
             raise ValueError(
-                f"the layer {name or type(layer).__name__} is batch normalisation in training "
-                "mode, which mixes samples; call network.eval() or normalise over layers or groups"
+                f"the layer {name or type(layer).__name__} is batch normalisation {why}, or "
+                "normalise over layers or groups"
             )
     if not inputs.is_floating_point():
         raise ValueError(
@@ -73,6 +74,29 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
             "can take them by x.long() in the network)"
         )
     part = inputs[:CHECKED_SAMPLES].to(next(iter(parameters.values())))
+    _check_outputs(network, part, outputs)
+    _check_leaves(network, part)
+    try:
+        moved = copied(network)
+    except ValueError:  # who needs a copy says why there is none
+        return
+    _move(list(moved.parameters()))
+    if torch.isfinite(_outputs(moved, part)).all():
+        _check_outputs(moved, part, outputs)  # of what layers of zeros hide at the start
+
+
+def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
+    """Raise ValueError unless a network is a function of weights and sample with C outputs.
+
+    Args:
+        network: to be checked.
+        part: some of its inputs, shape (N, ...).
+        outputs: wanted number of outputs C.
+
+    Raises:
+        ValueError: says in one sentence what is wrong with the network.
+    """
+    dtype = next(network.parameters()).dtype
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     first, again = _outputs(network, part), _outputs(network, part)
     if not isinstance(first, Tensor) or first.shape != (len(part), outputs):
@@ -80,9 +104,9 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
         raise ValueError(
             f"the network maps {len(part)} inputs to {shape}; it must give ({len(part)}, {outputs})"
         )
-    if first.dtype != dtypes[0]:
+    if first.dtype != dtype:
         raise ValueError(
-            f"the outputs are {first.dtype}, the weights {dtypes[0]}; compute in the precision of "
+            f"the outputs are {first.dtype}, the weights {dtype}; compute in the precision of "
             "the weights"
         )
     if not torch.isfinite(first).all():
@@ -110,7 +134,16 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
             "the output of a sample depends on the others of its batch; a network without "
             "per-sample outputs has no kernel"
         )
-    _check_leaves(network, part)
+
+
+@torch.no_grad()
+def _move(parameters: list[Tensor]) -> None:
+    """Move weights in place by a hundredth of their size, those that are zero by a hundredth."""
+    for number, weights in enumerate(parameters):
+        random = torch.Generator(weights.device).manual_seed(number)
+        size = weights.square().mean().sqrt() if weights.numel() else 0.0
+        step = torch.empty_like(weights).normal_(generator=random)
+        weights += MOVED * (size if size > 0 else 1.0) * step
 
 
 @torch.enable_grad()
@@ -346,14 +379,12 @@ def _check_untrained(network: nn.Module, inputs: Tensor) -> None:
         gradients = _reverse_gradient(network, inputs)
     before = network(inputs)
     rounding = torch.finfo(before.dtype).eps ** 0.5 * before.abs().max()
-    random = torch.Generator(before.device).manual_seed(0)
     found = []
     for (name, weights), gradient in zip(network.named_parameters(), gradients, strict=True):
         if gradient.any() or not weights.numel():
             continue
-        kept, size = weights.clone(), weights.square().mean().sqrt()
-        step = torch.empty_like(weights).normal_(generator=random)
-        weights += MOVED * (size if size > 0 else 1.0) * step
+        kept = weights.clone()
+        _move([weights])
         if (network(inputs) - before).abs().max() > rounding:
             found.append(name)
         weights.copy_(kept)
@@ -395,5 +426,5 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     if apart > DERIVATIVE_TOLERANCE * size_of(batch) * size_of(weights):
         raise ValueError(
             "the forward derivative of the network does not agree with the reverse one; a custom "
-            "derivative or a hook makes one of them wrong"
+            "derivative, a hook or a part under no_grad makes one of them wrong"
         )

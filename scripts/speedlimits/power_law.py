@@ -186,7 +186,7 @@ def growth_constant(alpha: float, delta: float) -> float:
 
 
 def infinite_loss_drop(alpha: float, delta: float, times: ArrayLike) -> Array:
-    """Loss drop over c of infinitely many modes, up to exponentially small terms.
+    """Loss drop over c of infinitely many modes, but for terms exponential in tau^(1/(1+alpha)).
 
     With tau = lambda_1 T, (L_0 - L_T)/c = 1/2 [zeta(delta) - Gamma(s) (2 tau)^-s / alpha], which at
     s = 0 becomes 1/2 [gamma_E + (ln 2 tau + gamma_E)/alpha]. zeta is continued below 1, where it
@@ -195,7 +195,7 @@ def infinite_loss_drop(alpha: float, delta: float, times: ArrayLike) -> Array:
     Args:
         alpha: exponent of the eigenvalues, above 0.
         delta: exponent of the residue projections, with s > -1.
-        times: tau, large against 1, any shape.
+        times: tau with tau^(1/(1 + alpha)) large against 1, any shape.
 
     Returns:
         The loss drop in units of c = Delta_1^2, shape of ``times`` (docs/theory.md, section 5).
@@ -211,7 +211,7 @@ def infinite_loss_drop(alpha: float, delta: float, times: ArrayLike) -> Array:
 
 
 def infinite_geodesic_length_squared(alpha: float, delta: float, times: ArrayLike) -> Array:
-    """l_geo^2 lambda_1/c of infinitely many modes, up to exponentially small terms.
+    """l_geo^2 lambda_1/c of infinitely many modes, with the same terms left out.
 
     l_geo^2 lambda_1/c = zeta(delta - alpha) + Gamma(s - 1) (2^{1-s} - 2) tau^{1-s} / alpha, and at
     s = 1 gamma_E + (ln(tau/2) + gamma_E)/alpha.
@@ -219,7 +219,7 @@ def infinite_geodesic_length_squared(alpha: float, delta: float, times: ArrayLik
     Args:
         alpha: exponent of the eigenvalues, above 0.
         delta: exponent of the residue projections, with s > -1.
-        times: tau = lambda_1 T, large against 1, any shape.
+        times: tau = lambda_1 T as for the loss drop, any shape.
 
     Returns:
         The squared length in units of c/lambda_1, shape of ``times`` (docs/theory.md, section 5).
@@ -246,7 +246,8 @@ def inefficiency_asymptote(
 
     The amplitude c of the residue drops out and lambda_1 sets the unit of time, so fitted exponents
     and the measured lambda_1 are all that is needed to draw the curve beside measured data. A
-    spectrum of K modes follows it while 1 << lambda_1 T << K^alpha.
+    spectrum of K modes follows it while (lambda_1 T)^(1/(1 + alpha)) >> 1 and lambda_1 T <<
+    K^alpha.
 
     Args:
         alpha: exponent of the eigenvalues, above 0.
