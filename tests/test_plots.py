@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 from figure import read
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from pipeline.outcomes import correlations as measured_correlations
@@ -781,6 +782,12 @@ def test_a_single_time_is_a_visible_point(tables):
         assert len(single) >= len(SIZES), name
         assert all(line.get_marker() == "o" for line in single), name
         assert {line.get_markerfacecolor() for line in single} > {"none"}, name  # predicted
+        bars = [part for part in lines[0].axes.collections if isinstance(part, LineCollection)]
+        ends = [bar.get_segments()[0] for bar in bars if bar.get_linewidth()[0] == 3]
+        assert len(ends) == len(SIZES), name  # with their intervals
+        lengths = np.abs(np.diff(ends, axis=1))[:, 0]
+        along = 1 if name == "inefficiency_time" else 0
+        assert (lengths[:, along] > 0).all() and (lengths[:, 1 - along] == 0).all(), name
 
 
 def test_curves_are_those_of_the_tables(tables, drawn):

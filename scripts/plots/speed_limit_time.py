@@ -53,7 +53,7 @@ def plot_ensemble(axes: Axes, table: pd.DataFrame, start: str, ensemble: style.E
         axes.plot(limit, time, color=ensemble.colour, **style.line(kind, limit))
     if results.has_interval(rows, "speed_limit_time"):
         low, high = (rows[f"speed_limit_time_{end}"] * rate for end in ("low", "high"))
-        axes.fill_betweenx(time, low, high, color=ensemble.colour, **style.BAND)
+        style.plot_band(axes, time, low, high, ensemble.colour, sideways=True)
     return True
 
 

@@ -257,14 +257,33 @@ def once(
     return [of[0] for of in same.values()]
 
 
-def plot_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:
-    """Shade an interval; nothing where it is undefined, as for a single realisation."""
-    x, low, high = (np.asarray(values, float) for values in (x, low, high))
+def plot_band(
+    axes: Axes,
+    at: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    colour: str,
+    *,
+    sideways: bool = False,
+) -> None:
+    """Shade an interval; nothing where it is undefined, as for a single realisation.
+
+    Args:
+        axes: panel.
+        at: abscissae, or ordinates of intervals that lie ``sideways``.
+        low: lower ends.
+        high: upper ends.
+        colour: of the ensemble.
+        sideways: whether the intervals are of the abscissa.
+    """
+    at, low, high = (np.asarray(values, float) for values in (at, low, high))
     count = np.sum(np.isfinite(low) & np.isfinite(high))
     if count == 1:  # a band of no width
-        axes.vlines(x, low, high, color=colour, linewidth=3, alpha=BAND["alpha"])
+        bars = axes.hlines if sideways else axes.vlines
+        bars(at, low, high, color=colour, linewidth=3, alpha=BAND["alpha"])
     elif count:
-        axes.fill_between(x, low, high, color=colour, **BAND)
+        fill = axes.fill_betweenx if sideways else axes.fill_between
+        fill(at, low, high, color=colour, **BAND)
 
 
 def thin_bands(axes: Axes) -> None:
