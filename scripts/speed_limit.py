@@ -15,6 +15,7 @@ from pipeline.speed_limits import (
     warn_of_discretisation,
     warn_of_first_snapshot,
     warn_of_noise,
+    warn_of_rounding,
 )
 from pipeline.stores import (
     provenance,
@@ -45,6 +46,8 @@ def main(snakemake) -> None:
         ends = table[table["realisation"] == "ensemble"].groupby("start").tail(1).set_index("start")
         print(ends.T.to_string())
         (warn_of_noise if "note" in table else warn_of_discretisation)(table)
+        if "note" not in table:
+            warn_of_rounding(table)
         warn_of_first_snapshot(table)
         couplings = {name: transport(runs, snapshot) for name, (snapshot, _) in starts.items()}
         columns = {name: described(name) for name in couplings["cold"]}

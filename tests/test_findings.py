@@ -57,6 +57,7 @@ from sentences.ensembles import (
     range_sentences,
     regime_lines,
     regime_summary,
+    rounding_sentence,
     transient_lines,
     transient_summary,
     transport_sentence,
@@ -508,7 +509,7 @@ def test_findings_say_what_bounds_other_dynamics():
 
 
 def test_bounds_at_a_temperature_are_in_no_test():
-    """A bound gets looser with the temperature: that it falls says nothing of T/T_SL."""
+    """A bound is looser at some temperatures: that it falls says nothing of T/T_SL."""
     table = runs(slope=-1.0, realisations=8).assign(dynamics="langevin")
     table = table.rename(columns={"width": "temperature"})
     exact = table.assign(temperature=table["temperature"].replace(8, 0.0))
@@ -523,8 +524,10 @@ def test_bounds_at_a_temperature_are_in_no_test():
     assert found["test_error", "within"] == 16
     text, _ = written(exact, axes)
     assert "T/T_SL falls" not in text and "where the bound falls, T/T_SL itself may rise" in text
-    assert re.search(r"between [\d.]+ \(temperature 64, model \w, a lower bound\) and", text)
-    assert re.search(r"and [\d.]+ \(temperature 0, model \w\); 5 others are lower bounds\.", text)
+    known = (
+        r"ends between [\d.]+ \(temperature 0, model \w\) and [\d.]+ \(temperature 0, model \w\)"
+    )
+    assert re.search(known + r"; at temperatures above 0 it is at least [\d.]+ \(temp", text)
     flow, _ = along_axes(exact.assign(dynamics="gradient_flow"), axes, SETTINGS)
     assert (flow["p_adjusted"] < 0.05).any()
 
@@ -1066,7 +1069,7 @@ def test_the_only_ensemble_with_a_warm_start_is_named():
     assert cold == "From the cold start T/T_SL ends at 2 in 2 of 3 ensembles."
     noisy = pd.DataFrame(three).assign(dynamics="langevin", temperature=0.1)
     (cold,) = range_sentences(noisy, {"case": ["a", "b", "c"]})[:1]
-    assert cold == "From the cold start T/T_SL ends at 2 in 2 of 3 ensembles, a lower bound."
+    assert cold == "From the cold start T/T_SL at the end is at least 2 in 2 of 3 ensembles."
     shared = [rows[0] | {"case": np.nan}, *(r | {"start": "warm"} for r in rows[:2])]
     cold, warm = range_sentences(pd.DataFrame(shared), {"case": ["a", "b"]})
     assert cold == "From the cold start T/T_SL ends at 2."  # one run, of two thresholds
@@ -1305,6 +1308,16 @@ def test_runs_whose_path_is_known_are_no_sample_of_an_ensemble_with_others(name)
     assert math.isnan(compared(table)["p_value"]) and compared(table)["points"] == 6
     table.loc[rough, "inefficiency"] = np.nan  # one that has diverged is told of
     assert compared(table)["points"] == 11
+
+
+def test_path_lengths_left_out_for_the_rounding_of_weights_are_told():
+    table = runs(sizes=(8,), realisations=3).assign(discretisation=0.01, path_excess=1.5)
+    assert rounding_sentence(table) == []
+    table.loc[1, "path_excess"] = np.nan
+    (told,) = rounding_sentence(table)
+    assert "left out in 1 case (runs and starts)" in told and "more than 5 % of them" in told
+    table.loc[1, "discretisation"] = 0.3  # left out for that
+    assert rounding_sentence(table) == []
 
 
 def test_rounding_is_no_effect():

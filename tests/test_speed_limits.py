@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from conftest import RUN
 
 from pipeline import speed_limits
 from speedlimits import ntk_dynamics, power_law
@@ -104,7 +105,14 @@ def test_columns_of_an_ensemble_at_a_temperature(trained):
         each = [run[name].values[1:] - run[name].values[0] for run in runs]
         np.testing.assert_allclose(one[name], each[1], rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(whole[name], np.mean(each, axis=0), rtol=1e-9, atol=1e-12)
-    assert (whole["note"] == "").all() and one["note"].str.contains("10 weights over all").all()
+    assert (whole["note"] == "").all() and one["note"].str.contains("10 weights in one run").all()
+    hot = [run.assign(curvature_heat=100 + run["curvature_heat"]) for run in runs]
+    for run in hot:
+        run["curvature_heat"][0] = 0.0
+    table = speed_limits.start_table("cold", 0, hot, [KERNEL] * 4, fits, SETTINGS)
+    whole = table[table["realisation"] == "ensemble"]
+    assert whole["inefficiency"].isna().all()
+    assert (whole["note"] == speed_limits.NOT_POSITIVE).all()
 
 
 def test_the_two_factors_of_a_run_are_those_of_its_lengths(trained):
@@ -169,6 +177,8 @@ def flow_run(loss=(3.0, 2.0, 1.0), noise=0.0, seed=0, **changes):
         "path_length": 1.01 * points,
         "velocity_noise": noise * (loss[0] - loss),
         "kinetic_energy": np.zeros(3),
+        "gradient_norm": np.ones(3),
+        "gradient_rounding": np.zeros(3),
     } | changes
     squared = np.subtract.outer(points, points) ** 2
     return xr.Dataset(
@@ -298,11 +308,32 @@ def test_rows_in_any_order_and_rises_of_the_loss_tell_no_early_drop(capsys):
         assert told in shown if told else shown == ""
 
 
+def test_path_lengths_that_rounding_of_weights_makes_are_left_out(train_with, capsys):
+    """Where the loss has come to its floor, the path goes on by the rounding of the gradient."""
+    settings = RUN | {"n": 16, "width": 32, "subtract_start": True, "output_scale": 1e3}
+    settings |= {"dynamics": "gradient_descent"}
+    settings |= {"first_snapshot": 1, "final_time": 3e4, "snapshots_per_decade": 10}
+    exact, coarse = (train_with(settings | {"precision": p}) for p in ("float64", "float32"))
+    assert not exact["gradient_rounding"].any()
+    longer = coarse["path_length"].values / np.maximum(exact["path_length"].values, 1e-300) - 1
+    told = speed_limits.path_rounding(coarse) / np.maximum(coarse["path_length"].values, 1e-300)
+    assert longer[-1] > 0.1 and told[-1] == pytest.approx(longer[-1] / (1 + longer[-1]), rel=0.3)
+    assert np.all(told[longer < 1e-3] < 0.01)
+    kept = np.isfinite(speed_limits.measured([coarse], 0)["path"][0])
+    assert np.all(np.abs(longer[1:][kept]) < 0.07) and not kept[-1]
+    assert kept[longer[1:] < 0.02].all()
+    assert np.isfinite(speed_limits.measured([exact], 0)["path"]).all()
+    table = speed_limits.start_table("cold", 0, [coarse], [KERNEL], NO_FIT, SETTINGS)
+    speed_limits.warn_of_rounding(table)
+    assert "set precision: float64" in capsys.readouterr().out
+    assert np.isfinite(table["inefficiency"]).all() and table["path_excess"].isna().any()
+
+
 def test_heat_off_the_loss_drop_in_either_direction_is_warned_of(capsys):
     for heat, told in ((1.0, False), (1.3, True), (0.7, True)):
         table = pd.DataFrame(
             {"note": [""], "start": ["cold"], "heat": [heat], "loss_drop": [1.0],
-             "free_energy_drop_most": [-2.0]}
+             "free_energy_drop_most": [-2.0], "time": [1.0], "realisation": ["ensemble"]}
         )  # fmt: skip
         speed_limits.warn_of_noise(table)
         shown = capsys.readouterr().out
@@ -311,6 +342,21 @@ def test_heat_off_the_loss_drop_in_either_direction_is_warned_of(capsys):
     assert (
         capsys.readouterr().out == "no T_SL at this temperature from the cold start: of a reason\n"
     )
+    run = table.assign(note="of another", realisation="0", heat=1.0)
+    later = table.assign(time=2.0, note="", heat=1.0)
+    speed_limits.warn_of_noise(pd.concat([run, later]))
+    assert capsys.readouterr().out == (
+        "no T_SL of single runs at this temperature from the cold start at 1 of 2 times: of "
+        "another\n"
+    )
+
+
+def test_a_prediction_at_a_temperature_below_the_bound_is_none():
+    """T_SL of one start with small residues may be above T, which no law of motion allows."""
+    guess = {"descent": np.ones(3), "transport2": np.array([0.5, 1.0, 2.0]), "time": np.ones(3)}
+    found = speed_limits.completed(guess | {"at_temperature": True})
+    np.testing.assert_array_equal(found["transport2"], [0.5, 1.0, np.nan])
+    np.testing.assert_array_equal(speed_limits.completed(guess)["transport2"], [0.5, 1.0, 2.0])
 
 
 def noisy_run(seed=0, **settings):

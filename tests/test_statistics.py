@@ -19,6 +19,21 @@ def interval(samples, statistic, confidence=0.95, resamples=2000, seed=1):
     )
 
 
+def test_bootstrap_in_parts_is_the_bootstrap(monkeypatch):
+    """As where the means over all resamples at once would fill the memory."""
+    sample = np.random.default_rng(1).normal(5, 1, size=(4, 30))
+
+    def ends():
+        return statistics.bootstrap_interval(
+            {"x": sample, "y": sample[::-1] ** 2}, lambda x, y: x / y, confidence=0.9,
+            resamples=100, generator=np.random.default_rng(2),
+        )  # fmt: skip
+
+    whole = ends()
+    monkeypatch.setattr(statistics, "MEANS_BYTES", 7 * 480)
+    np.testing.assert_allclose(ends(), whole, rtol=1e-12)
+
+
 @pytest.mark.parametrize("count", [2, 3, 40])
 def test_interval_of_a_mean_is_students(count):
     values = np.random.default_rng(0).normal(size=(count, 5))

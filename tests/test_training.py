@@ -123,6 +123,16 @@ def test_w2_is_l_geo_where_weights_have_moved_by_less_than_float32_resolves(trai
     assert found["other_over_identity"] > 1e6
 
 
+def test_couplings_of_one_start_stored_in_float32_cost_the_same(trained):
+    """Three runs from one start: what rounding of stored weights says is no cheaper assignment."""
+    lazy = {"subtract_start": True, "output_scale": 300, "precision": "float32", "final_time": 5}
+    run = trained(dynamics="sgd", batch_size=5, **lazy)
+    others = [trained(only_train=True, dynamics="sgd", batch_size=b, **lazy) for b in (3, 4)]
+    found = speed_limits.transport([run, *others], 0)
+    assert found["other_over_identity"] == pytest.approx(1, abs=1e-3)
+    assert found["identity_is_optimal"]
+
+
 def test_starts_that_have_not_moved_have_no_ratios_of_costs(trained):
     run = trained(final_time=1)
     still = run.isel(snapshot=[0, 0], other_snapshot=[0, 0])
@@ -327,7 +337,8 @@ def test_langevin_tables_bound_the_closed_form(trained, temperature):
 def test_what_cannot_be_bounded_says_why():
     law = langevin_ensembles.StartDistribution([12, 40], [1.0, 1.0], True)
     assert speed_limits.nothing_bounded(0, law, 3) == ""
-    assert "12 weights over all realisations" in speed_limits.nothing_bounded(0, law, 1)
+    assert "12 weights in one run" in speed_limits.nothing_bounded(0, law, 1)
+    assert "24 weights over all realisations" in speed_limits.nothing_bounded(0, law, 2)
     assert "warm start" in speed_limits.nothing_bounded(2, law, 3)
     assert "minus infinity" in speed_limits.nothing_bounded(0, None, 3)
 
@@ -574,7 +585,8 @@ def test_snapshots_record_and_tell_what_the_evolution_says_of_itself(tmp_path, c
     )
     evolution.velocity_noise = 0.25  # as of gradient flow
     recorded = StagedTrajectory(evolution, np.array([1.0]), lambda e: {}, tmp_path).run()
-    for name in RECORDED.keys() - {"train_loss", "test_loss", "test_accuracy", "geodesic_length"}:
+    of_the_recorder = {"test_loss", "test_accuracy", "gradient_rounding"}
+    for name in RECORDED.keys() - {"train_loss", "geodesic_length"} - of_the_recorder:
         assert recorded[name][-1] == getattr(evolution, name) != 0, name
     assert recorded["train_loss"][-1] == evolution.loss
     assert recorded["geodesic_length"][-1] == evolution.displacement.norm()

@@ -14,20 +14,26 @@ import math
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.integrate import cumulative_trapezoid
 
 from pipeline.seeds import SAME_DRAWS, derived_seed
-from pipeline.tables import above_noise, fitted_kernel
+from pipeline.tables import (
+    LARGEST_DISCRETISATION,
+    LARGEST_PATH_ROUNDING,
+    MOMENTUM,
+    above_noise,
+    fitted_kernel,
+)
 from speedlimits import langevin_ensembles
 from speedlimits import speed_limit as sl
 from speedlimits.langevin_ensembles import StartDistribution
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
 from speedlimits.statistics import bootstrap_interval
-from speedlimits.transport import cheapest_other_cost, compare_couplings
+from speedlimits.transport import ROUNDING, cheapest_other_cost, compare_couplings
 
 RECORDED = ("time", "train_loss", "path_length", "action", "velocity_noise", "kinetic_energy")
 PREDICTORS = ("full", "quadrature")  # a file holds one of the two
-LARGEST_DISCRETISATION = 0.1  # own choice: then l_gamma may be off by some 5 %
 LARGEST_UNSEEN_DROP = 0.5  # own choice, of the loss drop: then most of the training is not seen
 # name: function of the means over realisations; the intervals resample the realisations
 ENSEMBLE = {
@@ -54,6 +60,10 @@ SAMPLED = (
     "drop", "geodesic2", "path2", "action", "transport2", "descent", "curvature_heat", "products",
     "mean_products", "energy_drop", "metric2",
 )  # fmt: skip
+NOT_POSITIVE = (
+    "the lower bound on the free energy's drop is not positive, and so says nothing (more "
+    "realisations, a wider network, denser or earlier snapshots, or another temperature)"
+)
 # Own choice: then the standard error of a layer's second moment is at most a quarter of it, and
 # what its logarithm and inverse are biased by less than a tenth.
 LEAST_WEIGHTS = 30
@@ -69,8 +79,8 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
     Returns:
         time (M,), drop, energy_drop, geodesic2, metric2 (the same in Adam's mean metric),
         transport2, descent, path, path2, action; path and action of gradient flow are NaN where its
-        action is off the loss drop by more than LARGEST_DISCRETISATION, those at a temperature
-        everywhere.
+        action is off the loss drop by more than LARGEST_DISCRETISATION, paths where rounding of the
+        weights may be more than LARGEST_PATH_ROUNDING of them, both at a temperature everywhere.
     """
     later = slice(start + 1, None)
     since = {
@@ -92,6 +102,10 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
             rough = np.abs(error) > LARGEST_DISCRETISATION
             for name in ("path_length", "action"):
                 since[name][r, rough] = np.nan
+        if settings_of(run)["dynamics"] in ("gradient_flow", "gradient_descent", *MOMENTUM):
+            added = path_rounding(run)[later] - path_rounding(run)[start]
+            rounded = added > LARGEST_PATH_ROUNDING * since["path_length"][r]
+            since["path_length"][r, rounded] = np.nan
     found = {
         "time": since["time"][0],
         "drop": -since["train_loss"],
@@ -106,6 +120,17 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
         "action_with_noise": action_with_noise,
     }
     return found | at_temperature(runs, start, found) if temperature_of(runs) else found
+
+
+def path_rounding(run: xr.Dataset) -> np.ndarray:
+    """Return by how much rounding of the weights has lengthened a path, at most, per snapshot.
+
+    The part of the gradient that rounding makes is orthogonal to the rest, as good as all
+    directions are, so that the speed would be sqrt(|grad L|^2 - its square).
+    """
+    speed, part = (run[name].values for name in ("gradient_norm", "gradient_rounding"))
+    added = speed - np.sqrt(np.maximum(speed**2 - part**2, 0.0))
+    return cumulative_trapezoid(added, run["time"].values, initial=0.0)
 
 
 def settings_of(run: xr.Dataset) -> dict:
@@ -155,9 +180,10 @@ def nothing_bounded(start: int, distribution: StartDistribution | None, realisat
         )
     known = int(distribution.sizes.min()) * realisations
     if known < LEAST_WEIGHTS:
+        of = "over all realisations" if realisations > 1 else "in one run"
         return (
-            f"its smallest layer has {known} weights over all realisations; the entropy needs "
-            f"{LEAST_WEIGHTS} (more realisations, or a wider network)"
+            f"its smallest layer has {known} weights {of}; the entropy needs {LEAST_WEIGHTS} (a "
+            "wider network or, for the ensemble, more realisations)"
         )
     return ""
 
@@ -204,14 +230,22 @@ def completed(m: dict) -> dict:
     """
     if m.get("descent") is not None:
         # what few starts predict of the linearised network can contradict itself
-        return m | {"transport2": np.where(m["transport2"] < 0, np.nan, m["transport2"])}
-    law, products = m["law"], m["mean_products"]
-    moments = langevin_ensembles.second_moments(products, law)
-    errors = langevin_ensembles.moment_errors(products, moments, law, m["realisations"])
+        impossible = m["transport2"] < 0
+        if m.get("at_temperature"):
+            impossible |= m["transport2"] > (1 + 1e-9) * m["time"] * m["descent"]  # T_SL > T
+        return m | {"transport2": np.where(impossible, np.nan, m["transport2"])}
+    law = m["law"]
+
+    def known(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        moments = langevin_ensembles.second_moments(products, law)
+        return moments, langevin_ensembles.moment_errors(products, moments, law, m["realisations"])
+
+    moments, errors = known(m["mean_products"])
     information = langevin_ensembles.information_integral(m["time"], moments, law, errors)
-    moments = langevin_ensembles.second_moments(m["products"], law)
+    moments, errors = known(m["products"])
+    gain = langevin_ensembles.largest_entropy_gain(moments, law, errors)
     least, most = langevin_ensembles.free_energy_drops(
-        m["drop"], m["curvature_heat"], information, moments, law, m["temperature"]
+        m["drop"], m["curvature_heat"], information, gain, m["temperature"]
     )
     return m | {"descent": least, "descent_most": most}
 
@@ -254,6 +288,7 @@ def predicted_at_temperature(
     nothing, law = np.full(found["drop"].shape, np.nan), found["law"]
     whole = {name: nothing for name in ("drop", "geodesic2", "path2", "action")}
     whole |= {"time": found["time"], "transport2": nothing, "descent": nothing}
+    whole |= {"at_temperature": True}
     linear = law is not None and law.gaussian and len(law.sizes) == 1
     if start > 0 or kind != "full" or not linear:
         return whole
@@ -383,6 +418,8 @@ def start_table(
         reasons = [nothing_bounded(snapshot, found["law"], count) for count in (1, len(runs))]
         whole = table["realisation"] == "ensemble"
         table["note"] = np.where(whole, reasons[1], reasons[0])
+        silent = table["free_energy_drop_least"].isna() & table["loss_drop"].notna()
+        table.loc[silent & (table["note"] == ""), "note"] = NOT_POSITIVE
         table[list(law)] = np.nan  # the power law of gradient flow
     if settings_of(runs[0])["dynamics"] == "adam":
         blank = [n for n in table if n.startswith((*ENSEMBLE, "discretisation", "time_lambda"))]
@@ -406,9 +443,11 @@ def transport(runs: list[xr.Dataset], start: int) -> dict:
     starts, ends = (
         np.stack([run["weights"][k].values for run in runs]).astype(float) for k in (start, last)
     )
-    # Weights are stored in float32, distances of a run's own snapshots in float64.
+    # Weights are stored as the network takes them, distances of a run's own snapshots in float64.
     own = np.array([run["distance_squared"].values[start, last] for run in runs])
-    found = compare_couplings(starts, ends, own)
+    scale = np.linalg.norm(starts, axis=1).max() / np.sqrt(max(own.mean(), np.finfo(float).tiny))
+    rounding = max(ROUNDING, 4 * np.finfo(runs[0]["weights"].dtype).eps * scale)
+    found = compare_couplings(starts, ends, own, rounding)
     other = cheapest_other_cost(starts, ends, own)
     moved = found.identity_cost > 0  # else a run has diverged at once, or there is no gradient
     return {
@@ -434,6 +473,20 @@ def warn_of_discretisation(table: pd.DataFrame) -> None:
         )
 
 
+def warn_of_rounding(table: pd.DataFrame) -> None:
+    """Print a warning where path lengths are left out for the rounding of weights."""
+    runs = table[table["realisation"].astype(str) != "ensemble"]
+    known = runs["loss_drop"].notna() & (runs["discretisation"].abs() <= LARGEST_DISCRETISATION)
+    lost = runs["path_length"].isna() & known
+    if lost.any():
+        print(
+            f"warning: path lengths are left out from time {runs.loc[lost, 'time'].min():.3g} on, "
+            "where rounding of the weights to the network's precision may be more than "
+            f"{100 * LARGEST_PATH_ROUNDING:.0f} % of them (T/T_SL is not affected): set precision: "
+            "float64, or an earlier final_time"
+        )
+
+
 def warn_of_first_snapshot(table: pd.DataFrame) -> None:
     """Print a warning where most of the loss drop lies before the first recorded time."""
     whole = table[(table["realisation"].astype(str) == "ensemble") & (table["start"] == "cold")]
@@ -451,8 +504,13 @@ def warn_of_first_snapshot(table: pd.DataFrame) -> None:
 
 def warn_of_noise(table: pd.DataFrame) -> None:
     """Print why T_SL is missing at a temperature, and where the heat is off the loss drop."""
-    for (start, note), _ in table[table["note"] != ""].groupby(["start", "note"], sort=False):
-        print(f"no T_SL at this temperature from the {start} start: {note}")
+    times = table["time"].nunique()
+    for (start, note), rows in table[table["note"] != ""].groupby(["start", "note"], sort=False):
+        whole = rows["realisation"].astype(str) == "ensemble"
+        of = "" if whole.any() else " of single runs"
+        count = (rows[whole] if whole.any() else rows)["time"].nunique()
+        at = "" if count == times else f" at {count} of {times} times"
+        print(f"no T_SL{of} at this temperature from the {start} start{at}: {note}")
     off = (table["heat"] - table["loss_drop"]).abs() / table["free_energy_drop_most"].abs()
     if off.max() > LARGEST_DISCRETISATION:
         print(

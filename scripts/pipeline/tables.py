@@ -11,6 +11,8 @@ import xarray as xr
 OF_LOSS_DROP = ("inefficiency", "prediction_ratio", "speed_limit_time")
 OF_PATH = ("energetic_inefficiency", "kinematic_inefficiency", "path_excess", "speed_unevenness")
 MOMENTUM = ("heavy_ball", "nesterov")
+LARGEST_DISCRETISATION = 0.1  # own choice: then l_gamma may be off by some 5 %
+LARGEST_PATH_ROUNDING = 0.05  # own choice, of l_gamma: as much
 THRESHOLD = "warm_start_accuracy"  # the axis that trains nothing anew
 
 

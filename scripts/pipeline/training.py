@@ -46,6 +46,11 @@ RECORDED = {
     "test_loss": ("loss", "test loss, 1/2 sum over test samples and outputs"),
     "test_accuracy": ("1", "test accuracy"),
     "gradient_norm": ("loss / weight", "gradient norm |grad L|"),
+    "gradient_rounding": (
+        "loss / weight",
+        "what rounding of the weights to the network's precision adds to the gradient; 0 where it "
+        "is too little to lengthen the path",
+    ),
     "path_length": ("weight", "path length l_gamma, integral of |d theta/dt| from the start"),
     "action": ("weight^2 / time", "action, integral of |d theta/dt|^2 from the start"),
     "velocity_noise": (
@@ -79,10 +84,15 @@ LAYER_PRODUCTS = {
 }
 
 
-# Rounding of the weights over how far they have moved. Own choice: on lazy fully connected networks
-# (output_scale 1e2 to 1e6, float32 against float64) T_SL is off by up to 3 % then, which falls as
-# its square, and l_gamma at the end by 1 %; at ten times as much by a factor 2, and a half.
-LARGEST_ROUNDING = 0.4
+# Rounding of the weights over how far they have moved. Own choice: on lazy networks (output_scale
+# 1e2 to 1e6, float32 against float64) T_SL is off by up to 3 % then at the first snapshot, which
+# falls as the square: at 0.3 by up to 24 % (a transformer, whose weights stay while its biases,
+# which start at 0, move), at 1 by up to a factor 2.
+LARGEST_ROUNDING = 0.1
+# Of lambda_1 |rounding of the weights| T, which the rounding of gradients adds to a path at most,
+# over the path: a tenth of what matters, for lambda_1 grows in training.
+LEAST_PATH_ROUNDING = 0.005
+MARGIN_OF_STABILITY = 0.1  # own choice: of 2 - step lambda_1, at or beyond the limit too
 
 
 def learning_rate(settings: dict, lambda_1: float) -> float:
@@ -197,11 +207,12 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
         return 0.5 * (targets - outputs).cpu().double().square().sum().item()
 
     def record(evolution: Evolution) -> dict[str, float | np.ndarray]:
-        check_rounding(evolution, problem.inputs.dtype)
+        rounded = check_rounding(evolution, problem.inputs.dtype)
         train_loss, gradient = loss.loss_and_gradient(evolution.weights)
         found = {
             "train_loss": train_loss,
             "gradient_norm": gradient.norm().item(),
+            "gradient_rounding": gradient_rounding(evolution, loss, gradient, rounded),
             "test_loss": math.nan,
             "test_accuracy": math.nan,
         }
@@ -225,25 +236,64 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
     return record
 
 
-def check_rounding(evolution: Evolution, dtype: torch.dtype) -> None:
-    """Refuse weights that rounding to the precision of the network moves as far as training has.
+def check_rounding(evolution: Evolution, dtype: torch.dtype) -> float:
+    """Refuse weights that rounding to the precision of the network moves about as far as training.
 
     Args:
         evolution: at a snapshot.
         dtype: of the network.
 
+    Returns:
+        How far rounding moves the weights, in weight.
+
     Raises:
-        ValueError: if rounding is more than LARGEST_ROUNDING of the displacement, unless that is 0.
+        ValueError: if that is more than LARGEST_ROUNDING of the displacement, unless that is 0.
     """
-    weights, moved = evolution.weights, evolution.displacement.norm().item()
-    rounded = (weights.to(dtype) - weights).norm().item()
+    weights, moved = evolution.weights.to(dtype).double(), evolution.displacement.norm().item()
+    rounded = (weights - evolution.theta_0 - evolution.displacement).norm().item()
     if moved > 0 and rounded > LARGEST_ROUNDING * moved:
+        finer = "set precision: float64, or " if dtype != torch.float64 else ""
         raise ValueError(
             f"by time {evolution.time:.3g} the weights have moved by {moved:.3g}, and rounding to "
             f"{str(dtype).removeprefix('torch.')} by {rounded:.3g} for the network, so that losses "
-            "and lengths are those of rounding; set precision: float64, or raise first_snapshot, "
-            "lower output_scale, or scale up small targets"
+            f"and lengths are those of rounding; {finer}raise first_snapshot, lower output_scale, "
+            "or scale up small targets"
         )
+    return rounded
+
+
+def gradient_rounding(
+    evolution: Evolution, loss: TrainingLoss, gradient: torch.Tensor, rounded: float
+) -> float:
+    """Return what rounding of the weights adds to the gradient, from one at weights rounded anew.
+
+    Where the loss has come to its floor the path goes on by this much per unit of time. Weights
+    that descend in steps have followed the roundings before: on a mode lambda their gradient's
+    square is 2 / (2 - step lambda) times that of the rounding, here with lambda_1 (derived here).
+
+    Args:
+        evolution: at a snapshot.
+        loss: training loss.
+        gradient: of the loss there, shape (P,).
+        rounded: of ``check_rounding``.
+
+    Returns:
+        Its norm, in loss / weight; 0 where it cannot lengthen the path by more than
+        LEAST_PATH_ROUNDING of it.
+    """
+    most = (evolution.lambda_1 or math.inf) * rounded * evolution.time
+    if not most > LEAST_PATH_ROUNDING * evolution.path_length:
+        return 0.0
+    dtype = loss.inputs.dtype
+    weights = evolution.weights.to(dtype)
+    digit = torch.nextafter(weights.abs(), torch.full_like(weights, math.inf)) - weights.abs()
+    chance = torch.Generator(weights.device).manual_seed(0)
+    share = torch.empty_like(evolution.theta_0).uniform_(-0.5, 0.5, generator=chance)
+    _, other = loss.loss_and_gradient(evolution.weights + share * digit.double())
+    descends = type(evolution) is GradientDescent
+    followed = evolution.step * (evolution.lambda_1 or 0.0) if descends else 0.0
+    square = (other - gradient).square().sum().item() / 2
+    return math.sqrt(square * 2 / max(2 - followed, MARGIN_OF_STABILITY))
 
 
 def as_dataset(recorded: dict[str, np.ndarray], attributes: dict, precision: str) -> xr.Dataset:

@@ -8,6 +8,8 @@ import pandas as pd
 
 from pipeline.outcomes import independent, joined
 from pipeline.tables import (
+    LARGEST_DISCRETISATION,
+    LARGEST_PATH_ROUNDING,
     at_a_temperature,
     dynamics_of,
     fitted_kernel,
@@ -38,9 +40,9 @@ def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
     if not at_a_temperature(outcomes).any():
         return []
     return [
-        "At temperatures above 0 T/T_SL is a lower bound over the distribution of starts, and a "
-        "looser one at higher temperatures: where the bound falls, T/T_SL itself may rise. "
-        "Neither trends nor differences of it are tested there."
+        "At temperatures above 0 T/T_SL is a lower bound over the distribution of starts, which is "
+        "looser at some temperatures than at others: where the bound falls, T/T_SL itself may "
+        "rise. Neither trends nor differences of it are tested there."
     ]
 
 
@@ -173,6 +175,24 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         "the error of the integrator's velocities (with ReLUs by their boundaries, crossed again "
         "and again); T/T_SL, in which no path length enters, is not. "
         f"{more}As a rule a smaller relative_tolerance lowers this bound."
+    ]
+
+
+def rounding_sentence(outcomes: pd.DataFrame) -> list[str]:
+    """Return a sentence where path lengths are left out for the rounding of weights."""
+    if not {"discretisation", "path_excess"} <= {*outcomes}:
+        return []
+    runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
+    runs = runs[~at_a_temperature(runs) & (dynamics_of(runs) != "adam")]
+    known = runs["discretisation"].abs() <= LARGEST_DISCRETISATION
+    lost = (known & runs["path_excess"].isna()).sum()
+    if not lost:
+        return []
+    cases = f"{lost} case{'s' if lost > 1 else ''} (runs and starts)"
+    return [
+        f"Path lengths are left out in {cases}, where rounding of the weights to the network's "
+        f"precision may be more than {percent(LARGEST_PATH_ROUNDING)} of them (precision: float64 "
+        "tells them); T/T_SL, in which none enters, is given."
     ]
 
 
@@ -447,7 +467,7 @@ def _reservation(row: pd.Series) -> str:
 def range_sentences(
     outcomes: pd.DataFrame, axes: dict, warm_starts: pd.DataFrame | None = None
 ) -> list[str]:
-    """Return a sentence per start: the lowest and highest T/T_SL of an ensemble at the end.
+    """Return a sentence per start: the lowest and highest T/T_SL, or bound on it, at the end.
 
     Others say why ensembles have no warm start.
 
@@ -462,33 +482,49 @@ def range_sentences(
         # Cold starts that ensembles share stand once; a warm start that is not reached has no row.
         every = whole["ensemble"].nunique() if warm_starts is None else len(warm_starts)
         count = len(rows) if start == "cold" else every
-        rows = rows[rows["inefficiency"].notna()]
-        if len(rows) == 0:
-            continue
-        low = rows.loc[rows["inefficiency"].idxmin()]
-        high = rows.loc[rows["inefficiency"].idxmax()]
-        ends = [f"{row['inefficiency']:.3g}" for row in (low, high)]
-        bound = at_a_temperature(pd.DataFrame([low, high]))
-        names = [
-            name_of(row, axes) + (", a lower bound" if below else "")
-            for row, below in zip((low, high), bound, strict=True)
-        ]
-        part = f" in {len(rows)} of {count} ensembles" if len(rows) < count else ""
-        if ends[0] != ends[1]:
-            text = f"between {ends[0]} ({names[0]}) and {ends[1]} ({names[1]}){part}"
-        elif part and len(rows) == 1:
-            text = f"at {ends[0]} ({names[0]}, the only ensemble that has it)"
-        else:
-            where = part or (" in every ensemble" if count > 1 else "")
-            text = f"at {ends[0]}{where}{', a lower bound' if bound.all() else ''}"
-        inside = at_a_temperature(rows).sum() - bound.sum()
-        if inside and ends[0] != ends[1]:
-            others = "others are lower bounds" if inside > 1 else "other is a lower bound"
-            text += f"; {inside} {others}"
-        sentences.append(f"From the {start} start T/T_SL ends {text}.")
+        noisy = at_a_temperature(rows)
+        kinds = (noisy, ("at least", "at least", "to")), (~noisy, ("at", "between", "and"))
+        counts = noisy.sum(), count - noisy.sum()
+        bounded, known = (
+            _ends(rows[kind], axes, words, its_count, several=count > its_count)
+            for (kind, words), its_count in zip(kinds, counts, strict=True)
+        )
+        if known:
+            more = f"; at temperatures above 0 it is {bounded}" if bounded else ""
+            sentences.append(f"From the {start} start T/T_SL ends {known}{more}.")
+        elif bounded:
+            sentences.append(f"From the {start} start T/T_SL at the end is {bounded}.")
     if len(whole) and warm_starts is not None:
         sentences += _missing_warm_starts(whole, warm_starts, axes)
     return sentences
+
+
+def _ends(
+    rows: pd.DataFrame, axes: dict, words: tuple[str, str, str], count: int, *, several: bool
+) -> str:
+    """Return the lowest and highest T/T_SL of ensembles with their names; empty without any.
+
+    Args:
+        rows: of the table outcomes.
+        axes: axis -> values of the study.
+        words: before a single value, before the lower one of two, and between the two.
+        count: number of ensembles that might have one.
+        several: whether there are others, of which another value is told.
+    """
+    at, between, and_ = words
+    rows = rows[rows["inefficiency"].notna()]
+    if len(rows) == 0:
+        return ""
+    both = [rows.loc[index] for index in (rows["inefficiency"].idxmin(),
+                                          rows["inefficiency"].idxmax())]  # fmt: skip
+    low, high = (f"{row['inefficiency']:.3g}" for row in both)
+    names = [name_of(row, axes) for row in both]
+    part = f" in {len(rows)} of {count} ensembles" if len(rows) < count else ""
+    if low != high:
+        return f"{between} {low} ({names[0]}) {and_} {high} ({names[1]}){part}"
+    if len(rows) == 1 and (part or several):
+        return f"{at} {low} ({names[0]}{', the only ensemble that has it' if part else ''})"
+    return f"{at} {low}{part or (' in every ensemble' if count > 1 else '')}"
 
 
 def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: dict) -> list[str]:

@@ -147,7 +147,9 @@ def moment_errors(
     return np.sqrt(2.0 * np.maximum(1.0 - fourth, 0.0) / (start.sizes * realisations))
 
 
-def largest_entropy_gain(moments: ArrayLike, start: StartDistribution) -> Array:
+def largest_entropy_gain(
+    moments: ArrayLike, start: StartDistribution, errors: ArrayLike = 0.0
+) -> Array:
     """Bound from above S_T - S_0 <= sum_l P_l / 2 ln(q_l / s_l), equal for a Gaussian of q_l.
 
     Independent Gaussians have the largest entropy at given second moments. A uniform start adds
@@ -156,12 +158,15 @@ def largest_entropy_gain(moments: ArrayLike, start: StartDistribution) -> Array:
     Args:
         moments: q_l, shape (..., layers).
         start: the distribution of theta_0.
+        errors: relative standard errors of q_l, shape (..., layers) or a number; every q_l is
+            raised by SURE of them.
 
     Returns:
         The bound in nats, shape (...). Moments of R realisations lower it by about 1 / (2 R) nats
         per layer (Jensen).
     """
-    ratio = np.asarray(moments, dtype=np.float64) / start.variances
+    surely = 1.0 + SURE * np.asarray(errors, dtype=np.float64)
+    ratio = surely * np.asarray(moments, dtype=np.float64) / start.variances
     return np.sum(0.5 * start.sizes * np.log(ratio), axis=-1) + start.negentropy
 
 
@@ -194,22 +199,20 @@ def free_energy_drops(
     loss_drop: ArrayLike,
     curvature_heat: ArrayLike,
     information: ArrayLike,
-    moments: ArrayLike,
-    start: StartDistribution,
+    entropy_gain: ArrayLike,
     temperature: float,
 ) -> tuple[Array, Array]:
     """Bounds on F_0 - F_t = <L_0 - L_t> + (S_t - S_0) / beta from below and from above.
 
     From below the entropy is integrated, dS/dt = -<laplacian L> + beta^-1 int |grad p|^2 / p; F
-    never grows, so that the largest value so far is taken. From above `largest_entropy_gain`.
+    never grows, so that the largest value so far is taken.
 
     Args:
         loss_drop: <L_0 - L_t> at increasing times t, shape (..., M).
         curvature_heat: beta^-1 int <laplacian L> dt, shape (..., M).
         information: of `information_integral`, shape (..., M); with the errors of its moments,
             else the largest value so far would be that of the luckiest time.
-        moments: q_l, shape (..., M, layers).
-        start: the distribution of theta_0.
+        entropy_gain: of `largest_entropy_gain`, shape (..., M).
         temperature: beta^-1; at 0 both are the loss drop.
 
     Returns:
@@ -219,14 +222,11 @@ def free_energy_drops(
     drop = np.asarray(loss_drop, dtype=np.float64)
     if temperature == 0:
         return drop, drop
-    moments = np.asarray(moments, dtype=np.float64)
-    valid = np.all(np.isfinite(moments), axis=-1)
+    upper = drop + temperature * np.asarray(entropy_gain, float)
     lower = drop - np.asarray(curvature_heat, float)
     lower = lower + temperature**2 * np.asarray(information, float)
     lower = np.fmax.accumulate(lower, axis=-1)
-    upper = drop + temperature * largest_entropy_gain(moments, start)
-    nothing = ~valid | ~(lower > 0)
-    return np.where(nothing, np.nan, lower), np.where(valid, upper, np.nan)
+    return np.where(np.isfinite(upper) & (lower > 0), lower, np.nan), upper
 
 
 def linearised(

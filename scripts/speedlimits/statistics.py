@@ -18,6 +18,7 @@ SAME_RUNS = 1e-6
 # leaves three such cells no power at 0.05, and the slope of unequally many an interval that holds
 # it in 91 % instead of 95 %.
 FEWEST_IN_CELL = 3
+MEANS_BYTES = 2e8  # own choice: of the means over resamples that are held at once
 EXACT_PERMUTATION_LIMIT = 100_000  # own choice, above 9 against 9: enumerated within a second
 # Of more, so many random ones at most, and no more once so many reach the value: own choice, a
 # sampling error of 3 % of the p-value, of 10 % at 0.001.
@@ -67,7 +68,7 @@ def bootstrap_interval(
 
     Args:
         samples: name -> values, shape (R, ...), one row per realisation.
-        statistic: called with the named means, each of shape (1 + resamples, ...).
+        statistic: called with the named means of some or all resamples, each of shape (B, ...).
         confidence: confidence level, for example 0.95.
         resamples: number of bootstrap resamples.
         generator: random stream.
@@ -88,11 +89,14 @@ def bootstrap_interval(
     resampled = resampled_rows(count, resamples if count > 1 else 0, generator)
     rows = np.concatenate([np.arange(count)[None], resampled])
     weights = shares(rows, count)
-    means = {
-        name: np.tensordot(weights, np.asarray(values, float), axes=1)
-        for name, values in samples.items()
-    }
-    draws = statistic(**means)
+    given = {name: np.asarray(values, float) for name, values in samples.items()}
+    size = sum(values[0].nbytes for values in given.values())
+    draws = np.concatenate(
+        [
+            statistic(**{name: np.tensordot(part, v, axes=1) for name, v in given.items()})
+            for part in np.array_split(weights, math.ceil(len(weights) * size / MEANS_BYTES))
+        ]
+    )
     same = all(map(one_and_the_same, samples.values()))
     return interval_of_draws(
         draws[0],

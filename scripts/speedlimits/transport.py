@@ -117,7 +117,10 @@ def fitted_gaussian_wasserstein_squared(starts: ArrayLike, ends: ArrayLike) -> f
 
 
 def compare_couplings(
-    starts: ArrayLike, ends: ArrayLike, own_costs: ArrayLike | None = None
+    starts: ArrayLike,
+    ends: ArrayLike,
+    own_costs: ArrayLike | None = None,
+    rounding: float = ROUNDING,
 ) -> CouplingComparison:
     """Cost of coupling each start with its own end, and of the optimal assignment.
 
@@ -129,6 +132,8 @@ def compare_couplings(
         ends: theta_T of each realisation in the same order, shape (R, P).
         own_costs: |theta_T - theta_0|^2 of each realisation, shape (R,), where it is known better
             than from weights that have been rounded; None takes it from starts and ends.
+        rounding: part of the cost by which assignments differ that are equal but for the rounding
+            of weights.
 
     Returns:
         Both costs per realisation, the assignment, and whether the identity is optimal.
@@ -144,7 +149,7 @@ def compare_couplings(
         identity_cost=identity,
         optimal_cost=min(optimal, identity),
         assignment=assignment,
-        identity_is_optimal=identity - optimal <= ROUNDING * identity,
+        identity_is_optimal=identity - optimal <= rounding * identity,
     )
 
 
