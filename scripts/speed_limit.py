@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.columns import described
 from pipeline.log import logged
 from pipeline.speed_limits import (
+    settings_of,
     start_table,
     transport,
     warn_of_discretisation,
@@ -45,9 +46,11 @@ def main(snakemake) -> None:
         table = pd.concat(tables, ignore_index=True)
         ends = table[table["realisation"] == "ensemble"].groupby("start").tail(1).set_index("start")
         print(ends.T.to_string())
-        (warn_of_noise if "note" in table else warn_of_discretisation)(table)
-        if "note" not in table:
-            warn_of_rounding(table)
+        if "note" in table:
+            warn_of_noise(table)
+        else:
+            warn_of_discretisation(table)
+            warn_of_rounding(table, settings_of(runs[0])["dynamics"])
         warn_of_first_snapshot(table)
         couplings = {name: transport(runs, snapshot) for name, (snapshot, _) in starts.items()}
         columns = {name: described(name) for name in couplings["cold"]}

@@ -628,6 +628,18 @@ def behind_zeros(layer, input_shape, outputs):
     nn.init.zeros_(head.weight)
     return nn.Sequential(fine(input_shape=input_shape, outputs=5), layer, head)
 
+class Covariance(nn.Linear):
+    # Weights that must not move by a hundredth of the largest.
+    def __init__(self, size, outputs):
+        super().__init__(size, outputs, dtype=torch.float64)
+        self.sizes = nn.Parameter(torch.logspace(0, -6, size, dtype=torch.float64))
+    def forward(self, x):
+        factor = torch.linalg.cholesky(torch.diag(self.sizes))
+        return super().forward(x.flatten(1) @ factor)
+
+def of_a_covariance(*, input_shape, outputs):
+    return Covariance(math.prod(input_shape), outputs)
+
 def mixing_behind_zeros(*, input_shape, outputs):
     mixing = Wrapped(nn.Identity(), lambda h: h - h.mean(0))
     return behind_zeros(mixing, input_shape, outputs)
@@ -656,7 +668,7 @@ REFUSED = {
     "mixing": "depends on the others of its batch",
     "little_mixing": "depends on the others of its batch",
     "dropout": "it is random (dropout?)",
-    "mixing_behind_zeros": "depends on the others of its batch",
+    "mixing_behind_zeros": "has no kernel (as soon as weights that start at zero have moved)",
     "dropout_behind_zeros": "it is random (dropout?)",
     "batch_norm_of_the_batch": "1 is batch normalisation without running statistics",
     "frozen": "last.bias are frozen",
@@ -714,7 +726,14 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(module, factory):
 
 @pytest.mark.parametrize(
     "factory",
-    ["fine", "batch_norm_of_evaluation", "dropout_of_evaluation", "transposed", "zeros_last"],
+    [
+        "fine",
+        "batch_norm_of_evaluation",
+        "dropout_of_evaluation",
+        "transposed",
+        "zeros_last",
+        "of_a_covariance",
+    ],
 )
 def test_what_has_one_is_drawn_by_the_seed_and_leaves_torch_alone(module, factory):
     name = module(NETWORKS)

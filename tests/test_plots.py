@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from pipeline.outcomes import correlations as measured_correlations
 from pipeline.settings import FIGURES
 from pipeline.stores import write_table
-from pipeline.tables import OF_PATH
+from pipeline.tables import OF_LOSS_DROP, OF_PATH
 from plots import naming, residue_projections, results, style, theory
 from plots.inefficiency_size import trend_text
 from speedlimits.ntk_dynamics import predict
@@ -946,7 +946,7 @@ def test_a_slope_is_told_with_the_sign_of_its_ends():
 def test_runs_without_a_value_do_not_move_the_line_of_the_trend(tables):
     limits = tables["speed_limits"].copy()
     lost = (limits["n"] == 16) & (limits["realisation"] == "0")  # diverged
-    limits.loc[lost, list({*OF_PATH, "inefficiency", "discretisation"} & {*limits})] = np.nan
+    limits.loc[lost, list({*OF_PATH, *OF_LOSS_DROP, "loss_drop"} & {*limits})] = np.nan
     figure = draw("inefficiency_size", tables | {"speed_limits": limits})
     runs = results.last_rows(limits, "cold").query("realisation != 'ensemble'")
     runs = runs[runs["inefficiency"].notna()]

@@ -415,10 +415,10 @@ def test_regimes_are_of_the_start_whichever_row_stands_first():
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ([3.0001, 3.0, 3.0], "ends at 3 in every ensemble"),
-        ([1.0, 2.0, 3.0], "ends between 1 (n 8) and 3 (n 32)"),
-        ([1.0, 3.0, 2.0], "ends between 1 (n 8) and 2 (n 32)"),
-        ([1.0, 0.3, np.nan], "ends at 1 (n 8, the only ensemble that has it)"),
+        ([3.0001, 3.0, 3.0], "at 3 in every one of them"),
+        ([1.0, 2.0, 3.0], "between 1 (n 8) and 3 (n 32)"),
+        ([1.0, 3.0, 2.0], "between 1 (n 8) and 2 (n 32)"),
+        ([1.0, 0.3, np.nan], "at 1 (n 8, the only one there that has it)"),
     ],
 )
 def test_ranges_say_which_of_their_ends_are_bounds(values, told):
@@ -428,7 +428,8 @@ def test_ranges_say_which_of_their_ends_are_bounds(values, told):
     table = table.assign(dynamics=["sgd", "langevin", "sgd"], temperature=[np.nan, 0.1, np.nan])
     (sentence,) = range_sentences(table, {"n": [8, 16, 32]})
     bound = f"at temperatures above 0 it is at least {values[1]:g} (n 16)."
-    assert sentence == f"From the cold start T/T_SL {told}; {bound}"
+    known = f"From the cold start T/T_SL ends without a temperature above 0 {told}"
+    assert sentence == f"{known}; {bound}"
 
 
 def test_noise_has_no_energy_that_bounds_it():

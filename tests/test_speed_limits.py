@@ -308,23 +308,33 @@ def test_rows_in_any_order_and_rises_of_the_loss_tell_no_early_drop(capsys):
         assert told in shown if told else shown == ""
 
 
-def test_path_lengths_that_rounding_of_weights_makes_are_left_out(train_with, capsys):
+@pytest.mark.parametrize(
+    ("changes", "near"),
+    [
+        ({"dynamics": "gradient_descent", "learning_rate": 0.5, "final_time": 3e4}, 0.5),
+        ({"dynamics": "gradient_descent", "learning_rate": 0.9, "final_time": 3e4}, 0.5),
+        ({"dynamics": "gradient_descent", "learning_rate": 0.99, "final_time": 1.5e4}, 0.5),
+        ({"dynamics": "gradient_flow", "relative_tolerance": 2e-3, "final_time": 1e5}, 1.0),
+    ],
+)  # fmt: skip
+def test_path_lengths_that_rounding_of_weights_makes_are_left_out(
+    train_with, capsys, changes, near
+):
     """Where the loss has come to its floor, the path goes on by the rounding of the gradient."""
     settings = RUN | {"n": 16, "width": 32, "subtract_start": True, "output_scale": 1e3}
-    settings |= {"dynamics": "gradient_descent"}
-    settings |= {"first_snapshot": 1, "final_time": 3e4, "snapshots_per_decade": 10}
+    settings |= {"first_snapshot": 1, "snapshots_per_decade": 10} | changes
     exact, coarse = (train_with(settings | {"precision": p}) for p in ("float64", "float32"))
     assert not exact["gradient_rounding"].any()
-    longer = coarse["path_length"].values / np.maximum(exact["path_length"].values, 1e-300) - 1
-    told = speed_limits.path_rounding(coarse) / np.maximum(coarse["path_length"].values, 1e-300)
-    assert longer[-1] > 0.1 and told[-1] == pytest.approx(longer[-1] / (1 + longer[-1]), rel=0.3)
-    assert np.all(told[longer < 1e-3] < 0.01)
+    length, there = (run["path_length"].values[1:] for run in (exact, coarse))
+    longer = (there - length) / there
+    told = speed_limits.path_rounding(coarse)[1:] / there
+    assert longer[-1] > 0.1 and told[-1] == pytest.approx(longer[-1], rel=near)
     kept = np.isfinite(speed_limits.measured([coarse], 0)["path"][0])
-    assert np.all(np.abs(longer[1:][kept]) < 0.07) and not kept[-1]
-    assert kept[longer[1:] < 0.02].all()
+    assert np.all(np.abs(longer[kept]) < 0.06) and not kept[-1]
+    assert kept[: len(kept) // 2].all()
     assert np.isfinite(speed_limits.measured([exact], 0)["path"]).all()
     table = speed_limits.start_table("cold", 0, [coarse], [KERNEL], NO_FIT, SETTINGS)
-    speed_limits.warn_of_rounding(table)
+    speed_limits.warn_of_rounding(table, changes["dynamics"])
     assert "set precision: float64" in capsys.readouterr().out
     assert np.isfinite(table["inefficiency"]).all() and table["path_excess"].isna().any()
 
@@ -344,7 +354,8 @@ def test_heat_off_the_loss_drop_in_either_direction_is_warned_of(capsys):
     )
     run = table.assign(note="of another", realisation="0", heat=1.0)
     later = table.assign(time=2.0, note="", heat=1.0)
-    speed_limits.warn_of_noise(pd.concat([run, later]))
+    warm = table.assign(time=7.0, note="", heat=1.0, start="warm")
+    speed_limits.warn_of_noise(pd.concat([run, later, warm]))
     assert capsys.readouterr().out == (
         "no T_SL of single runs at this temperature from the cold start at 1 of 2 times: of "
         "another\n"

@@ -123,10 +123,17 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
 
 
 def path_rounding(run: xr.Dataset) -> np.ndarray:
-    """Return by how much rounding of the weights has lengthened a path, at most, per snapshot.
+    """Return about how much rounding of the weights has lengthened a path by each snapshot.
 
     The part of the gradient that rounding makes is orthogonal to the rest, as good as all
-    directions are, so that the speed would be sqrt(|grad L|^2 - its square).
+    directions are, so that the speed would be sqrt(|grad L|^2 - its square). Gradient flow and
+    momentum follow less of it.
+
+    Args:
+        run: trajectory with its M snapshots.
+
+    Returns:
+        Shape (M,), in weight.
     """
     speed, part = (run[name].values for name in ("gradient_norm", "gradient_rounding"))
     added = speed - np.sqrt(np.maximum(speed**2 - part**2, 0.0))
@@ -473,10 +480,12 @@ def warn_of_discretisation(table: pd.DataFrame) -> None:
         )
 
 
-def warn_of_rounding(table: pd.DataFrame) -> None:
+def warn_of_rounding(table: pd.DataFrame, dynamics: str) -> None:
     """Print a warning where path lengths are left out for the rounding of weights."""
     runs = table[table["realisation"].astype(str) != "ensemble"]
-    known = runs["loss_drop"].notna() & (runs["discretisation"].abs() <= LARGEST_DISCRETISATION)
+    known = runs["loss_drop"].notna()
+    if dynamics == "gradient_flow":  # else they are left out for the discretisation
+        known &= runs["discretisation"].abs() <= LARGEST_DISCRETISATION
     lost = runs["path_length"].isna() & known
     if lost.any():
         print(
@@ -504,8 +513,8 @@ def warn_of_first_snapshot(table: pd.DataFrame) -> None:
 
 def warn_of_noise(table: pd.DataFrame) -> None:
     """Print why T_SL is missing at a temperature, and where the heat is off the loss drop."""
-    times = table["time"].nunique()
     for (start, note), rows in table[table["note"] != ""].groupby(["start", "note"], sort=False):
+        times = table.loc[table["start"] == start, "time"].nunique()
         whole = rows["realisation"].astype(str) == "ensemble"
         of = "" if whole.any() else " of single runs"
         count = (rows[whole] if whole.any() else rows)["time"].nunique()

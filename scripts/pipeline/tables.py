@@ -102,7 +102,9 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
             temperature where their runs read them.
     """
     bounded = at_a_temperature(table)
-    without = bounded | in_motion(table) | lacking(table, "inefficiency")
+    without = bounded | in_motion(table)
+    if "inefficiency" in table:
+        without |= lacking(table, "inefficiency")
     left_out = dict.fromkeys(OF_LOSS_DROP, without)
     left_out |= {name: lacking(table, name) for name in OF_PATH if name in table}
     if "energetic_inefficiency" in table:
@@ -117,7 +119,7 @@ def risen(table: pd.DataFrame) -> pd.Series:
     Not at a temperature, where T/T_SL is no quantity of the loss drop alone, nor of Adam.
 
     Args:
-        table: with inefficiency and discretisation, of which diverged runs have neither.
+        table: with inefficiency, and what tells which runs have diverged (``_whole``).
     """
     if "inefficiency" not in table:
         return pd.Series(False, table.index)
@@ -137,8 +139,10 @@ def lacking(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _whole(table: pd.DataFrame) -> pd.Series:
-    """Return for every row whether its run has not diverged: those have nothing along the path."""
-    known = [name for name in (*OF_PATH, "inefficiency", "discretisation") if name in table]
+    """Return for every row whether its run has not diverged, and so has values along the path."""
+    if "diverged" in table:
+        return table["diverged"] == 0
+    known = [name for name in (*OF_PATH, *OF_LOSS_DROP, "loss_drop") if name in table]
     return table[known].notna().any(axis=1)
 
 

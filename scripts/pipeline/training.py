@@ -90,9 +90,12 @@ LAYER_PRODUCTS = {
 # which start at 0, move), at 1 by up to a factor 2.
 LARGEST_ROUNDING = 0.1
 # Of lambda_1 |rounding of the weights| T, which the rounding of gradients adds to a path at most,
-# over the path: a tenth of what matters, for lambda_1 grows in training.
-LEAST_PATH_ROUNDING = 0.005
-MARGIN_OF_STABILITY = 0.1  # own choice: of 2 - step lambda_1, at or beyond the limit too
+# over the path: a hundredth of what matters, for lambda_1 grows in training, and the path from a
+# warm start is a part of the whole.
+LEAST_PATH_ROUNDING = 0.0005
+# Own choices, of 2 - step lambda_1: the least, and what counts where lambda_1 of the start is above
+# the limit, so that it is not that of the run.
+LEAST_MARGIN, MARGIN_BEYOND = 0.02, 0.2
 
 
 def learning_rate(settings: dict, lambda_1: float) -> float:
@@ -265,11 +268,13 @@ def check_rounding(evolution: Evolution, dtype: torch.dtype) -> float:
 def gradient_rounding(
     evolution: Evolution, loss: TrainingLoss, gradient: torch.Tensor, rounded: float
 ) -> float:
-    """Return what rounding of the weights adds to the gradient, from one at weights rounded anew.
+    """Estimate what rounding of the weights adds to the gradient, from one at weights rounded anew.
 
-    Where the loss has come to its floor the path goes on by this much per unit of time. Weights
-    that descend in steps have followed the roundings before: on a mode lambda their gradient's
-    square is 2 / (2 - step lambda) times that of the rounding, here with lambda_1 (derived here).
+    Where the loss has come to its floor the path goes on by this much per unit of time. Weights are
+    rounded to the nearest number in training, by d^2/12 on average, and here to one of two by
+    chance, by d^2/6; both differ by d^2/4. Weights that descend in steps have followed the
+    roundings before: those on a stiff mode lambda alternate with them, and its gradient is
+    2 / (2 - step lambda) times that of the rounding, here with lambda_1 for all (derived here).
 
     Args:
         evolution: at a snapshot.
@@ -281,19 +286,20 @@ def gradient_rounding(
         Its norm, in loss / weight; 0 where it cannot lengthen the path by more than
         LEAST_PATH_ROUNDING of it.
     """
-    most = (evolution.lambda_1 or math.inf) * rounded * evolution.time
+    followed = 1.0
+    if type(evolution) is GradientDescent and evolution.lambda_1:
+        margin = 2 - evolution.step * evolution.lambda_1
+        followed = 2 / (max(margin, LEAST_MARGIN) if margin > 0 else MARGIN_BEYOND)
+    most = (evolution.lambda_1 or math.inf) * rounded * evolution.time * followed
     if not most > LEAST_PATH_ROUNDING * evolution.path_length:
         return 0.0
     dtype = loss.inputs.dtype
     weights = evolution.weights.to(dtype)
     digit = torch.nextafter(weights.abs(), torch.full_like(weights, math.inf)) - weights.abs()
-    chance = torch.Generator(weights.device).manual_seed(0)
-    share = torch.empty_like(evolution.theta_0).uniform_(-0.5, 0.5, generator=chance)
-    _, other = loss.loss_and_gradient(evolution.weights + share * digit.double())
-    descends = type(evolution) is GradientDescent
-    followed = evolution.step * (evolution.lambda_1 or 0.0) if descends else 0.0
-    square = (other - gradient).square().sum().item() / 2
-    return math.sqrt(square * 2 / max(2 - followed, MARGIN_OF_STABILITY))
+    chance = torch.Generator().manual_seed(0)
+    share = torch.rand(weights.shape, generator=chance, dtype=torch.float64) - 0.5
+    _, other = loss.loss_and_gradient(evolution.weights + share.to(digit.device) * digit.double())
+    return followed * (other - gradient).norm().item() / math.sqrt(3)
 
 
 def as_dataset(recorded: dict[str, np.ndarray], attributes: dict, precision: str) -> xr.Dataset:

@@ -221,8 +221,10 @@ def plot_unread(axes: Axes, rows: pd.DataFrame, column: str, colour: str) -> boo
     for predicted in rows.loc[whole].get(f"{column}_predicted", pd.Series(dtype=float)):
         axes.plot([0.5], [predicted], color=colour, transform=middle, **HOLLOW)
     axes.margins(y=0.15)
-    axes.text(0.5, 0.03, "the same runs throughout", transform=axes.transAxes, ha="center",
-              fontsize=6, color=style.GREY)  # fmt: skip
+    said = "the same runs throughout"
+    if said not in [text.get_text() for text in axes.texts]:
+        axes.text(0.5, 0.03, said, transform=axes.transAxes, ha="center", fontsize=6,
+                  color=style.GREY)  # fmt: skip
     return True
 
 

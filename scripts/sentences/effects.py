@@ -32,7 +32,9 @@ LEVELS = {"between": "between ensembles", "within": "among runs of equal setting
 # Why runs that have not diverged may have nothing to compare
 WITHOUT = {
     "drift": "a drift of 0 has no logarithm",
-    "energetic_inefficiency": "with the noise of minibatches or of a temperature there is none",
+    "energetic_inefficiency": (
+        "there is none with the noise of minibatches or of a temperature, nor where a run lacks it"
+    ),
 }
 
 

@@ -185,6 +185,7 @@ def rounding_sentence(outcomes: pd.DataFrame) -> list[str]:
     runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
     runs = runs[~at_a_temperature(runs) & (dynamics_of(runs) != "adam")]
     known = runs["discretisation"].abs() <= LARGEST_DISCRETISATION
+    known |= runs["discretisation"].notna() & (dynamics_of(runs) != "gradient_flow")
     lost = (known & runs["path_excess"].isna()).sum()
     if not lost:
         return []
@@ -483,7 +484,11 @@ def range_sentences(
         every = whole["ensemble"].nunique() if warm_starts is None else len(warm_starts)
         count = len(rows) if start == "cold" else every
         noisy = at_a_temperature(rows)
-        kinds = (noisy, ("at least", "at least", "to")), (~noisy, ("at", "between", "and"))
+        without = "without a temperature above 0 " if noisy.any() else ""
+        kinds = (
+            (noisy, ("at least", "at least", "to")),
+            (~noisy, (f"{without}at", f"{without}between", "and")),
+        )
         counts = noisy.sum(), count - noisy.sum()
         bounded, known = (
             _ends(rows[kind], axes, words, its_count, several=count > its_count)
@@ -523,8 +528,10 @@ def _ends(
     if low != high:
         return f"{between} {low} ({names[0]}) {and_} {high} ({names[1]}){part}"
     if len(rows) == 1 and (part or several):
-        return f"{at} {low} ({names[0]}{', the only ensemble that has it' if part else ''})"
-    return f"{at} {low}{part or (' in every ensemble' if count > 1 else '')}"
+        only = f", the only {'one there' if several else 'ensemble'} that has it" if part else ""
+        return f"{at} {low} ({names[0]}{only})"
+    every = " in every one of them" if several else " in every ensemble"
+    return f"{at} {low}{part or (every if count > 1 else '')}"
 
 
 def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: dict) -> list[str]:

@@ -291,8 +291,8 @@ class LangevinDynamics(_ConstantStep):
             with the share of ReLU kinks.
         noise: B_t = sum dB_n, the noise so far, variance 2 t / beta per weight, shape (P,).
         displacement_integral: int (theta - theta_0) dt by the trapezoidal rule, shape (P,).
-        square_integral: int (theta - theta_0)^2 dt of every weight, likewise: from above, for
-            inside a step the mean square of the diffusion is convex in time.
+        square_integral: int (theta - theta_0)^2 dt of every weight, likewise: for the mean of the
+            scheme's diffusion, which is convex in time inside a step, from above.
 
     Args:
         loss_and_gradient: see ``Evolution``.

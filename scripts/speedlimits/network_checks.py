@@ -76,13 +76,29 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
     part = inputs[:CHECKED_SAMPLES].to(next(iter(parameters.values())))
     _check_outputs(network, part, outputs)
     _check_leaves(network, part)
+    _check_behind_zeros(network, part, outputs)
+
+
+def _check_behind_zeros(network: nn.Module, part: Tensor, outputs: int) -> None:
+    """Raise ValueError for what layers of zeros hide at the start, by a copy without them.
+
+    Raises:
+        ValueError: as ``_check_outputs``.
+    """
     try:
         moved = copied(network)
-    except ValueError:  # who needs a copy says why there is none
+        zeros = [p for p in moved.parameters() if p.numel() and not p.any()]
+        if {p.data_ptr() for p in zeros} & {p.data_ptr() for p in network.parameters()}:
+            return
+        _move(zeros)
+        if not zeros or not torch.isfinite(_outputs(moved, part)).all():
+            return
+    except ValueError:  # who needs a copy says why there is none; zeros may have to be zero
         return
-    _move(list(moved.parameters()))
-    if torch.isfinite(_outputs(moved, part)).all():
-        _check_outputs(moved, part, outputs)  # of what layers of zeros hide at the start
+    try:
+        _check_outputs(moved, part, outputs)
+    except ValueError as error:
+        raise ValueError(f"{error} (as soon as weights that start at zero have moved)") from None
 
 
 def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
@@ -140,10 +156,10 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
 def _move(parameters: list[Tensor]) -> None:
     """Move weights in place by a hundredth of their size, those that are zero by a hundredth."""
     for number, weights in enumerate(parameters):
-        random = torch.Generator(weights.device).manual_seed(number)
+        random = torch.Generator().manual_seed(number)
         size = weights.square().mean().sqrt() if weights.numel() else 0.0
-        step = torch.empty_like(weights).normal_(generator=random)
-        weights += MOVED * (size if size > 0 else 1.0) * step
+        step = torch.randn(weights.shape, generator=random, dtype=weights.dtype)
+        weights += MOVED * (size if size > 0 else 1.0) * step.to(weights.device)
 
 
 @torch.enable_grad()

@@ -94,7 +94,7 @@ def bootstrap_interval(
     draws = np.concatenate(
         [
             statistic(**{name: np.tensordot(part, v, axes=1) for name, v in given.items()})
-            for part in np.array_split(weights, math.ceil(len(weights) * size / MEANS_BYTES))
+            for part in np.array_split(weights, 1 + int(len(weights) * size / MEANS_BYTES))
         ]
     )
     same = all(map(one_and_the_same, samples.values()))
