@@ -365,7 +365,7 @@ def test_heat_off_the_loss_drop_in_either_direction_is_warned_of(capsys):
 def test_a_prediction_at_a_temperature_below_the_bound_is_none():
     """T_SL of one start with small residues may be above T, which no law of motion allows."""
     guess = {"descent": np.ones(3), "transport2": np.array([0.5, 1.0, 2.0]), "time": np.ones(3)}
-    found = speed_limits.completed(guess | {"at_temperature": True})
+    found = speed_limits.completed(guess | {"temperature": 0.1})
     np.testing.assert_array_equal(found["transport2"], [0.5, 1.0, np.nan])
     np.testing.assert_array_equal(speed_limits.completed(guess)["transport2"], [0.5, 1.0, 2.0])
 

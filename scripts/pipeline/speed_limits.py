@@ -23,6 +23,7 @@ from pipeline.tables import (
     MOMENTUM,
     above_noise,
     fitted_kernel,
+    left_out_for_rounding,
 )
 from speedlimits import langevin_ensembles
 from speedlimits import speed_limit as sl
@@ -90,21 +91,21 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
     action_with_noise = since["action"] + since["velocity_noise"]
     geodesic2 = np.stack([run["distance_squared"].values[start, later] for run in runs])
     for r, run in enumerate(runs):
-        flow = settings_of(run)["dynamics"] == "gradient_flow"
+        dynamics = settings_of(run)["dynamics"]
         sl.check_speed_limit(
             since["time"][r],
             since["action"][r],
             since["path_length"][r],
             np.sqrt(geodesic2[r]),
         )
-        if flow:
+        if dynamics == "gradient_flow":
             error = sl.discretisation(since["action"][r], -since["train_loss"][r])
             rough = np.abs(error) > LARGEST_DISCRETISATION
             for name in ("path_length", "action"):
                 since[name][r, rough] = np.nan
-        if settings_of(run)["dynamics"] in ("gradient_flow", "gradient_descent", *MOMENTUM):
-            added = path_rounding(run)[later] - path_rounding(run)[start]
-            rounded = added > LARGEST_PATH_ROUNDING * since["path_length"][r]
+        if dynamics in ("gradient_flow", "gradient_descent", *MOMENTUM):
+            added = path_rounding(run)
+            rounded = added[later] - added[start] > LARGEST_PATH_ROUNDING * since["path_length"][r]
             since["path_length"][r, rounded] = np.nan
     found = {
         "time": since["time"][0],
@@ -238,7 +239,7 @@ def completed(m: dict) -> dict:
     if m.get("descent") is not None:
         # what few starts predict of the linearised network can contradict itself
         impossible = m["transport2"] < 0
-        if m.get("at_temperature"):
+        if "temperature" in m:
             impossible |= m["transport2"] > (1 + 1e-9) * m["time"] * m["descent"]  # T_SL > T
         return m | {"transport2": np.where(impossible, np.nan, m["transport2"])}
     law = m["law"]
@@ -295,7 +296,7 @@ def predicted_at_temperature(
     nothing, law = np.full(found["drop"].shape, np.nan), found["law"]
     whole = {name: nothing for name in ("drop", "geodesic2", "path2", "action")}
     whole |= {"time": found["time"], "transport2": nothing, "descent": nothing}
-    whole |= {"at_temperature": True}
+    whole |= {"temperature": found["temperature"]}
     linear = law is not None and law.gaussian and len(law.sizes) == 1
     if start > 0 or kind != "full" or not linear:
         return whole
@@ -451,6 +452,7 @@ def transport(runs: list[xr.Dataset], start: int) -> dict:
         np.stack([run["weights"][k].values for run in runs]).astype(float) for k in (start, last)
     )
     # Weights are stored as the network takes them, distances of a run's own snapshots in float64.
+    # Rounding theta by eps/2 |theta| changes |u|^2 by 2 eps |u| |theta|, differences by twice that.
     own = np.array([run["distance_squared"].values[start, last] for run in runs])
     scale = np.linalg.norm(starts, axis=1).max() / np.sqrt(max(own.mean(), np.finfo(float).tiny))
     rounding = max(ROUNDING, 4 * np.finfo(runs[0]["weights"].dtype).eps * scale)
@@ -483,10 +485,7 @@ def warn_of_discretisation(table: pd.DataFrame) -> None:
 def warn_of_rounding(table: pd.DataFrame, dynamics: str) -> None:
     """Print a warning where path lengths are left out for the rounding of weights."""
     runs = table[table["realisation"].astype(str) != "ensemble"]
-    known = runs["loss_drop"].notna()
-    if dynamics == "gradient_flow":  # else they are left out for the discretisation
-        known &= runs["discretisation"].abs() <= LARGEST_DISCRETISATION
-    lost = runs["path_length"].isna() & known
+    lost = left_out_for_rounding(runs.assign(dynamics=dynamics), "path_length")
     if lost.any():
         print(
             f"warning: path lengths are left out from time {runs.loc[lost, 'time'].min():.3g} on, "

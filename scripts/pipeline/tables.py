@@ -102,13 +102,10 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
             temperature where their runs read them.
     """
     bounded = at_a_temperature(table)
-    without = bounded | in_motion(table)
-    if "inefficiency" in table:
-        without |= lacking(table, "inefficiency")
+    without = bounded | in_motion(table) | lacking(table, "inefficiency")
     left_out = dict.fromkeys(OF_LOSS_DROP, without)
-    left_out |= {name: lacking(table, name) for name in OF_PATH if name in table}
-    if "energetic_inefficiency" in table:
-        left_out["energetic_inefficiency"] |= (dynamics_of(table) == "sgd") | bounded
+    left_out |= {name: lacking(table, name) for name in OF_PATH}
+    left_out["energetic_inefficiency"] |= (dynamics_of(table) == "sgd") | bounded
     left_out["discretisation"] = bounded & ~bounded.all()
     return table.assign(**{q: table[q].mask(where) for q, where in left_out.items() if q in table})
 
@@ -119,11 +116,9 @@ def risen(table: pd.DataFrame) -> pd.Series:
     Not at a temperature, where T/T_SL is no quantity of the loss drop alone, nor of Adam.
 
     Args:
-        table: with inefficiency, and what tells which runs have diverged (``_whole``).
+        table: with what tells which runs have diverged (``_missing``).
     """
-    if "inefficiency" not in table:
-        return pd.Series(False, table.index)
-    without = table["inefficiency"].isna() & _whole(table)
+    without = _missing(table, "inefficiency")
     return without & ~at_a_temperature(table) & (dynamics_of(table) != "adam")
 
 
@@ -135,15 +130,37 @@ def lacking(table: pd.DataFrame, name: str) -> pd.Series:
         name: column.
     """
     ensembles = [table[key] for key in ("ensemble", "start", "at") if key in table]
-    return (table[name].isna() & _whole(table)).groupby(ensembles).transform("any")
+    return _missing(table, name).groupby(ensembles).transform("any")
 
 
-def _whole(table: pd.DataFrame) -> pd.Series:
-    """Return for every row whether its run has not diverged, and so has values along the path."""
+def _missing(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return for every row whether its run has no ``name`` though it has not diverged.
+
+    Diverged runs are those that the table calls so, else those without values along the path.
+    Nothing is missing where the table has no such column.
+    """
+    if name not in table:
+        return pd.Series(False, table.index)
     if "diverged" in table:
-        return table["diverged"] == 0
-    known = [name for name in (*OF_PATH, *OF_LOSS_DROP, "loss_drop") if name in table]
-    return table[known].notna().any(axis=1)
+        return table[name].isna() & (table["diverged"] == 0)
+    known = [column for column in (*OF_PATH, *OF_LOSS_DROP, "loss_drop") if column in table]
+    return table[name].isna() & table[known].notna().any(axis=1)
+
+
+def left_out_for_rounding(table: pd.DataFrame, path: str) -> pd.Series:
+    """Return for every row whether its path is left out for the rounding of weights.
+
+    That of gradient flow is left out too where its action is off its loss drop.
+
+    Args:
+        table: rows of runs with dynamics and discretisation.
+        path: column that holds the path's length, or a ratio of it.
+    """
+    error = table["discretisation"].abs()
+    known = error.notna() & (
+        (dynamics_of(table) != "gradient_flow") | (error <= LARGEST_DISCRETISATION)
+    )
+    return known & table[path].isna()
 
 
 def fitted_kernel(kinds: Iterable[str]) -> str:

@@ -8,13 +8,13 @@ import pandas as pd
 
 from pipeline.outcomes import independent, joined
 from pipeline.tables import (
-    LARGEST_DISCRETISATION,
     LARGEST_PATH_ROUNDING,
     at_a_temperature,
     dynamics_of,
     fitted_kernel,
     has_own_energy,
     in_motion,
+    left_out_for_rounding,
     of_kernel,
     predicted_from_rest,
     significance_level,
@@ -184,9 +184,7 @@ def rounding_sentence(outcomes: pd.DataFrame) -> list[str]:
         return []
     runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
     runs = runs[~at_a_temperature(runs) & (dynamics_of(runs) != "adam")]
-    known = runs["discretisation"].abs() <= LARGEST_DISCRETISATION
-    known |= runs["discretisation"].notna() & (dynamics_of(runs) != "gradient_flow")
-    lost = (known & runs["path_excess"].isna()).sum()
+    lost = left_out_for_rounding(runs, "path_excess").sum()
     if not lost:
         return []
     cases = f"{lost} case{'s' if lost > 1 else ''} (runs and starts)"
@@ -484,19 +482,15 @@ def range_sentences(
         every = whole["ensemble"].nunique() if warm_starts is None else len(warm_starts)
         count = len(rows) if start == "cold" else every
         noisy = at_a_temperature(rows)
-        without = "without a temperature above 0 " if noisy.any() else ""
-        kinds = (
-            (noisy, ("at least", "at least", "to")),
-            (~noisy, (f"{without}at", f"{without}between", "and")),
-        )
-        counts = noisy.sum(), count - noisy.sum()
-        bounded, known = (
-            _ends(rows[kind], axes, words, its_count, several=count > its_count)
-            for (kind, words), its_count in zip(kinds, counts, strict=True)
-        )
+        bounds, others = noisy.sum(), count - noisy.sum()
+        words = ("at least", "at least", "to")
+        bounded = _ends(rows[noisy], axes, words, bounds, several=others > 0)
+        words = ("at", "between", "and")
+        known = _ends(rows[~noisy], axes, words, others, several=bounds > 0)
         if known:
+            where = "without a temperature above 0 " if bounds else ""
             more = f"; at temperatures above 0 it is {bounded}" if bounded else ""
-            sentences.append(f"From the {start} start T/T_SL ends {known}{more}.")
+            sentences.append(f"From the {start} start T/T_SL ends {where}{known}{more}.")
         elif bounded:
             sentences.append(f"From the {start} start T/T_SL at the end is {bounded}.")
     if len(whole) and warm_starts is not None:
