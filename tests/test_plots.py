@@ -790,6 +790,17 @@ def test_a_single_time_is_a_visible_point(tables):
         assert (lengths[:, along] > 0).all() and (lengths[:, 1 - along] == 0).all(), name
 
 
+def test_single_times_that_hardly_differ_stand_inside_the_panel(tables):
+    limits = tables["speed_limits"]
+    last = limits.groupby(["ensemble", "realisation", "start"])["time"].transform("max")
+    limits = limits[limits["time"] == last]
+    limits = limits.assign(time_lambda_1=limits["time_lambda_1"] * (1 + 1e-4 * limits["n"]))
+    panel = draw("speed_limit_time", tables | {"speed_limits": limits}).axes[1]
+    marks = np.concatenate([line.get_xydata() for line in panel.lines if line.get_marker() == "o"])
+    heights = panel.transAxes.inverted().transform(panel.transData.transform(marks))[:, 1]
+    assert len(heights) == 2 * len(SIZES) and heights.max() < 0.97
+
+
 def test_curves_are_those_of_the_tables(tables, drawn):
     limits = tables["speed_limits"]
     time_panels = drawn("inefficiency_time").axes

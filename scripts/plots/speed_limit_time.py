@@ -61,6 +61,8 @@ def draw_bound(axes: Axes, said: str) -> None:
     """Draw T = T_SL, shade and name T < T_SL, and draw lines of inefficiency 10, 100, ..."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     left, bottom = [min(left, bottom)] * 2
+    highest = axes.dataLim.y1  # a single time has next to no margin of its own
+    top = max(top, highest * (highest / bottom) ** 0.04)
     ends = np.array([left, max(right, top)])
     axes.fill_between(ends, bottom / 10, ends, color=style.SHADE, linewidth=0, zorder=0)
     axes.plot(ends, ends, color="black", linewidth=0.8, zorder=1)
