@@ -46,13 +46,8 @@ from speedlimits.dynamics import GradientDescent, GradientFlow
 from speedlimits.ensembles import EnsembleLoss
 from speedlimits.exponents import fit_exponent, fit_window
 from speedlimits.gradient import TrainingLoss
-from speedlimits.kernel import (
-    empirical_ntk,
-    forward_operations,
-    kernel_product,
-    largest_eigenvalue,
-    spectrum_cost,
-)
+from speedlimits.kernel import empirical_ntk, forward_operations, spectrum_cost
+from speedlimits.kernel_products import kernel_product, largest_eigenvalue
 from speedlimits.networks import MODELS, drawn_network
 from speedlimits.ntk_dynamics import predict
 from speedlimits.spectrum import leading_eigenvectors, noise_floor

@@ -51,13 +51,8 @@ from gradient_flow import load_images
 from pipeline.config import validated
 from pipeline.runs import Plan, is_own, model_keys
 from speedlimits.gradient import TrainingLoss
-from speedlimits.kernel import (
-    empirical_ntk,
-    forward_operations,
-    kernel_product,
-    largest_eigenvalue,
-    spectrum_cost,
-)
+from speedlimits.kernel import empirical_ntk, forward_operations, spectrum_cost
+from speedlimits.kernel_products import kernel_product, largest_eigenvalue
 from speedlimits.networks import MODELS, drawn_network
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -51,7 +51,7 @@ def main() -> None:
     import torch
     from sklearn.datasets import load_digits
 
-    from speedlimits import gauss_newton, kernel, networks, spectrum
+    from speedlimits import gauss_newton, kernel, kernel_products, networks, spectrum
 
     torch.set_num_threads(1)
     digits = load_digits()
@@ -78,7 +78,7 @@ def main() -> None:
 
     def product(vector, model=network):
         inputs = images.to(next(model.parameters()).dtype)
-        return kernel.kernel_product(model, inputs, torch.from_numpy(vector)).numpy()
+        return kernel_products.kernel_product(model, inputs, torch.from_numpy(vector)).numpy()
 
     def explicit():
         matrix = kernel.empirical_ntk(network, images).numpy()

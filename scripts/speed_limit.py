@@ -10,7 +10,6 @@ import pandas as pd
 from pipeline.columns import described
 from pipeline.log import logged
 from pipeline.speed_limits import (
-    settings_of,
     start_table,
     transport,
     warn_of_discretisation,
@@ -50,7 +49,7 @@ def main(snakemake) -> None:
             warn_of_noise(table)
         else:
             warn_of_discretisation(table)
-            warn_of_rounding(table, settings_of(runs[0])["dynamics"])
+            warn_of_rounding(table)
         warn_of_first_snapshot(table)
         couplings = {name: transport(runs, snapshot) for name, (snapshot, _) in starts.items()}
         columns = {name: described(name) for name in couplings["cold"]}

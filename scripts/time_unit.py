@@ -10,7 +10,7 @@ from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
 from pipeline.problem import build_problem, check_start
 from pipeline.stores import provenance, write_json
-from speedlimits.kernel import largest_eigenvalue
+from speedlimits.kernel_products import largest_eigenvalue
 
 
 def main(snakemake) -> None:

@@ -22,6 +22,7 @@ from pipeline.training import (
     recorder_of,
     run_and_store,
     run_attributes,
+    start_lambda_1,
     wanted_times,
 )
 from pipeline.trajectory import StagedTrajectory, stage_folder
@@ -42,7 +43,12 @@ def main(snakemake) -> None:
         problem = build_problem(settings, snakemake.input.subset, realisation, device)
         loss = TrainingLoss(problem.network, problem.inputs, problem.targets)
         start = torch.nn.utils.parameters_to_vector(problem.network.parameters()).detach()
-        print(f"device {describe_device(device)}, {len(start)} weights, lambda_1 {lambda_1:.6g}")
+        own_lambda_1 = start_lambda_1(settings, problem, lambda_1, realisation)
+        other = "" if own_lambda_1 == lambda_1 else f", {own_lambda_1:.6g} at this start"
+        print(
+            f"device {describe_device(device)}, {len(start)} weights, "
+            f"lambda_1 {lambda_1:.6g}{other}"
+        )
         parts = {
             "settings": settings,
             "realisation": realisation,
@@ -51,7 +57,9 @@ def main(snakemake) -> None:
             "device": describe_device(device),
             "threads": snakemake.threads,
         }
-        evolution = build_evolution(settings, loss, start.double(), lambda_1, problem.start_seed)
+        evolution = build_evolution(
+            settings, loss, start.double(), lambda_1, own_lambda_1, problem.start_seed
+        )
         but_final_time = {k: v for k, v in settings.items() if k != "final_time"}
         trajectory = StagedTrajectory(
             evolution,
@@ -61,7 +69,13 @@ def main(snakemake) -> None:
             stage_folder(parts | {"settings": but_final_time}, FINISHED),
         )
         attributes = run_attributes(
-            settings, problem, lambda_1, describe_device(device), snakemake.threads, realisation
+            settings,
+            problem,
+            lambda_1,
+            own_lambda_1,
+            describe_device(device),
+            snakemake.threads,
+            realisation,
         )
         manifest = snakemake.output.manifest
         run_and_store(trajectory, settings, attributes, snakemake.params.store, manifest)

@@ -733,7 +733,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(kind, stop_at_step, tmp_path):
     torch.save(first.state(), tmp_path / "state.pt")
     second = EVOLUTIONS[kind](loss_and_gradient, theta_0)
     second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert second.time == first.time
+    assert (second.time, second.lambda_1) == (first.time, first.lambda_1)
+    assert second.speed(first.gradient) == first.speed(first.gradient)
     for time in (0.3, 0.5):
         second.advance(time)
     assert torch.equal(whole.weights, second.weights)
@@ -751,6 +752,7 @@ def test_flow_resumes_bit_for_bit_with_implicit_modes(tmp_path):
     assert state["_stiff_eigenvalues"].numel() > 0
     torch.save(state, tmp_path / "state.pt")
     second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.lambda_1 == first.lambda_1 == pytest.approx(float(model.rates.max()), rel=0.05)
     for flow in (whole, second):
         flow.advance(1e5)
     assert torch.equal(whole.weights, second.weights)

@@ -1315,9 +1315,9 @@ def test_path_lengths_left_out_for_the_rounding_of_weights_are_told():
     table.loc[1, "path_excess"] = np.nan
     (told,) = rounding_sentence(table)
     assert "left out in 1 case (runs and starts)" in told and "more than 5 % of them" in told
-    table.loc[1, "discretisation"] = 0.3
-    assert "in 1 case" in rounding_sentence(table.assign(dynamics="gradient_descent"))[0]
-    assert rounding_sentence(table.assign(dynamics="gradient_flow")) == []  # left out for that
+    assert "in 1 case" in rounding_sentence(table.assign(dynamics="adam", discretisation=np.nan))[0]
+    table.loc[1, "kinematic_inefficiency"] = np.nan  # as of a rough flow, or at a temperature
+    assert rounding_sentence(table) == []
 
 
 def test_rounding_is_no_effect():

@@ -22,7 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from speedlimits import blocks, gauss_newton, kernel, kernel_sequential, layers, networks  # noqa: E402
+from speedlimits import (  # noqa: E402
+    blocks,
+    gauss_newton,
+    kernel,
+    kernel_products,
+    kernel_sequential,
+    layers,
+    networks,
+)
 from speedlimits.ensembles import EnsembleLoss  # noqa: E402
 from speedlimits.jacobian import derivative_bytes, way_along_weights  # noqa: E402
 from speedlimits.spectrum import noise_floor  # noqa: E402
@@ -303,7 +311,7 @@ def test_networks_that_are_no_chains_equal_the_dense_reference(model, training):
     assert kernel.choose_route(network, x).name == "torch_func"
     dense = reverse_jacobian(network, torch.cat([x, z]))
     j = assert_kernels_equal(network, x, z, dense, 1e-12)
-    value = kernel.largest_eigenvalue(network, x, relative_tolerance=1e-8)
+    value = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-8)
     assert value == pytest.approx(float(torch.linalg.eigvalsh(j @ j.T)[-1]), rel=1e-7)
 
 
@@ -636,14 +644,14 @@ def test_what_torch_func_cannot_differentiate_equals_the_dense_reference(name):
     dense = finite_difference_jacobian(network, torch.cat([x, z]))
     j = assert_kernels_equal(network, x, z, dense, 1e-8)
     full = j @ j.T
-    value = kernel.largest_eigenvalue(network, x, relative_tolerance=1e-9)
+    value = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-9)
     assert value == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=1e-8)
     vector = torch.randn(SAMPLES * OUTPUTS, dtype=torch.float64)
     for other in ("rows",) if way == "rows" else (way, "twice", "rows"):
         for size in (1.0, 1e-200, 1e200):
-            product = kernel.kernel_product(network, x, size * vector, way=other, batch=3)
+            product = kernel_products.kernel_product(network, x, size * vector, way=other, batch=3)
             assert relative_error(product / size, full @ vector) < 1e-8
-        assert not kernel.kernel_product(network, x, 0 * vector, way=other).any()
+        assert not kernel_products.kernel_product(network, x, 0 * vector, way=other).any()
     sums = gauss_newton.gauss_newton(network, x, vector[:, None])
     assert relative_error(torch.from_numpy(sums.matrix), j.T @ j) < 1e-8
     assert relative_error(torch.from_numpy(sums.pulled), j.T @ vector[:, None]) < 1e-8
@@ -695,7 +703,7 @@ def test_operations_that_torch_func_may_have_wrong_equal_the_dense_reference(
     with torch.no_grad():
         full = kernel.empirical_ntk(network, x)
     assert relative_error(full, dense @ dense.T) < 1e-9
-    value = kernel.largest_eigenvalue(network, x, relative_tolerance=1e-9)
+    value = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-9)
     assert value == pytest.approx(float(torch.linalg.eigvalsh(dense @ dense.T)[-1]), rel=1e-8)
 
 
@@ -710,10 +718,14 @@ def test_largest_eigenvalue_is_within_its_tolerance(network):
     x = make_inputs()
     exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])
     for tolerance in (1e-3, 1e-8):
-        value = kernel.largest_eigenvalue(network, x, relative_tolerance=tolerance, batch=3)
+        value = kernel_products.largest_eigenvalue(
+            network, x, relative_tolerance=tolerance, batch=3
+        )
         assert value == pytest.approx(exact, rel=tolerance)
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
-    first, second = (kernel.largest_eigenvalue(network, x, generator=g) for g in generators)
+    first, second = (
+        kernel_products.largest_eigenvalue(network, x, generator=g) for g in generators
+    )
     assert first == second
 
 
@@ -726,20 +738,20 @@ def test_leading_eigenvalues_close_together_are_told_apart():
         size = nn.Sequential(*layers)(x.float()).shape[1]
         network = nn.Sequential(*layers, nn.Linear(size, 3)).double()
         exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])
-        assert kernel.largest_eigenvalue(network, x) == pytest.approx(exact, rel=1e-3)
+        assert kernel_products.largest_eigenvalue(network, x) == pytest.approx(exact, rel=1e-3)
 
 
 def test_largest_eigenvalue_of_one_sample_and_of_a_zero_jacobian():
     network, x = make_network("fully_connected"), make_inputs(1)
     exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])
-    assert kernel.largest_eigenvalue(network, x) == pytest.approx(exact, rel=1e-3)
-    assert kernel.largest_eigenvalue(network, torch.zeros_like(x)) == 0.0
+    assert kernel_products.largest_eigenvalue(network, x) == pytest.approx(exact, rel=1e-3)
+    assert kernel_products.largest_eigenvalue(network, torch.zeros_like(x)) == 0.0
 
 
 def test_kernel_product_equals_the_kernel_times_the_vector(network):
     x = make_inputs()
     vector = torch.randn(SAMPLES * OUTPUTS, dtype=torch.float64)
-    product = kernel.kernel_product(network, x, vector, batch=2)
+    product = kernel_products.kernel_product(network, x, vector, batch=2)
     assert relative_error(product, kernel.empirical_ntk(network, x) @ vector) < 1e-12
 
 
@@ -808,7 +820,7 @@ def test_kernel_of_a_chain_starts_without_the_compiler_of_torch():
     ],
 )
 def test_refusals_name_the_cause(network, inputs, message):
-    for function in (kernel.empirical_ntk, kernel.largest_eigenvalue):
+    for function in (kernel.empirical_ntk, kernel_products.largest_eigenvalue):
         with pytest.raises(ValueError, match=message):
             function(network, inputs)
 

@@ -400,6 +400,22 @@ def test_minibatches_that_diverge_are_told_with_their_size():
         evolution.advance(1000.0)
 
 
+def test_a_loss_of_all_that_explodes_after_the_last_minibatch_is_divergence():
+    """Steps test the loss of their own minibatch, before they are taken."""
+    losses = iter([1.0, 2e6])
+    descent = MinibatchDescent(
+        lambda theta: (next(losses), torch.ones(3)),
+        lambda theta, rows: (1.0, torch.ones(3)),
+        torch.zeros(3),
+        0.1,
+        batch_size=2,
+        samples=4,
+        seed=1,
+    )
+    with pytest.raises(DivergenceError, match="the loss is 2e\\+06 at time 0.2"):
+        descent.advance(0.2)
+
+
 def test_the_last_and_smaller_batch_counts_by_its_samples():
     x = torch.eye(3, dtype=torch.float64)
     descent = MinibatchDescent(

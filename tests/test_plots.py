@@ -1123,6 +1123,34 @@ def test_uneven_speed_below_one_is_explained(tables):
     assert any("below 1" in text and "25 %" in text for text in words[1])
 
 
+def test_notes_of_steps_and_of_equal_runs_stand_one_below_the_other():
+    """As of one training under several thresholds, far above the stability limit."""
+    given = study([{"width": width} for width in (8, 9)])
+    limits = given["speed_limits"]
+    first = limits["ensemble"] == limits["ensemble"].iloc[0]
+    numbers = limits.columns[limits.columns.get_loc("time") :]
+    limits.loc[~first, numbers] = limits.loc[first, numbers].to_numpy()
+    limits[["speed_unevenness", "discretisation"]] = [0.4, 10.0]
+    panel = draw("inefficiency_factors", given, render=True).axes[0]
+    notes = {text.get_text(): text.get_window_extent() for text in panel.texts}
+    (steps,) = (box for text, box in notes.items() if "up to 11-fold" in text)
+    assert not steps.overlaps(notes["black: the same runs"])
+    assert notes["black: the same runs"].y0 > panel.get_window_extent().y0
+
+
+def test_measured_ratios_of_lengths_that_are_missing_are_marked(tables):
+    """As where rounding makes the path, beside the prediction."""
+    given = tables["speed_limits"].copy()
+    names = ["path_excess", "path_excess_low", "path_excess_high"]
+    given.loc[given["ensemble"] == given["ensemble"].iloc[0], names] = np.nan
+    counts = {}
+    for case, limits in (("all", tables["speed_limits"]), ("missing", given)):
+        figure = draw("path_length_ratio", tables | {"speed_limits": limits})
+        marks = [line.get_marker() == "x" for line in figure.axes[2].lines]
+        counts[case] = sum(marks), "no value there" in texts(figure)
+    assert counts == {"all": (0, False), "missing": (2, True)}  # cold and warm
+
+
 @pytest.mark.parametrize("name", ["inefficiency_time", "inefficiency_factors", "speed_limit_time"])
 def test_finite_steps_below_the_speed_limit_are_not_called_forbidden(name, tables, drawn):
     """Large learning rates come there: T_SL bounds gradient flow alone."""

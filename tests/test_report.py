@@ -315,13 +315,17 @@ def test_studies_keep_their_tables_in_whatever_order_they_are_named(job, tmp_pat
 def drawn_page(page, job, tmp_path):
     """The interactive page of a study, in a browser, of ensembles at rest or in motion."""
 
-    def draw(*ensembles):
-        """Draw it from (folder, dynamics, label of the case) of each ensemble."""
+    def draw(*ensembles, without=()):
+        """Draw it from (folder, dynamics, label of the case) of each ensemble.
+
+        Columns ``without`` a value are empty.
+        """
         names = ("time_lambda_1", *interactive.FACTORS, "inefficiency_predicted")
         columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
         columns += list(interactive.LAWS.values())
         rows = pd.DataFrame({"start": ["cold", "warm"], "realisation": "ensemble"})
         rows = rows.assign(time=1.0, **dict.fromkeys(columns, 0.5))
+        rows[list(without)] = float("nan")
         tables = []
         for name, dynamics, _ in ensembles:
             front = pd.DataFrame({"ensemble": [name] * 2, "dynamics": dynamics, "n": 8})
@@ -355,6 +359,14 @@ def test_momentum_in_motion_is_marked_and_no_label_ends_the_page(drawn_page):
     assert warm.count("\u2020") == 1 and label in warm
     assert "kinetic energy T/T_SL leaves out" in page.locator("#footer").inner_text()
     assert "minibatches" not in page.locator("#footer").inner_text()
+    assert page.problems == []
+
+
+def test_a_single_run_has_one_dash_for_its_interval(drawn_page):
+    ends = ["inefficiency_low", "inefficiency_high"]
+    page = drawn_page(("flow", "gradient_flow", "f"), without=ends)
+    cells = page.locator("#ends tbody td").all_inner_texts()
+    assert cells.count("\u2013") == 1 and not any(" to " in cell for cell in cells)
     assert page.problems == []
 
 

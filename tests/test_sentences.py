@@ -240,6 +240,10 @@ def test_what_no_run_has_is_not_told_as_too_few_runs():
     none, few = correlation_lines(pd.DataFrame(rows), 0.95)
     assert none.startswith("Nothing to correlate with the test error among runs")
     assert few.startswith("Too few realisations (2 points)") and "test error" not in few
+    between = rows[0] | {"level": "between", "points": 2, "with": "drift"}
+    rows = [rows[0] | {"with": "drift"}, between]  # one run of each setting
+    _, single = correlation_lines(pd.DataFrame(rows), 0.95)
+    assert single.startswith("Too few realisations (0 points)") and "kernel's drift" in single
 
 
 def test_nothing_is_claimed_whose_interval_holds_no_effect():

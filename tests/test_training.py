@@ -29,6 +29,7 @@ from speedlimits import langevin_ensembles, linear_regression
 from speedlimits import speed_limit as sl
 from speedlimits.dynamics import Evolution, GradientDescent, GradientFlow
 from speedlimits.gradient import TrainingLoss
+from speedlimits.kernel import empirical_ntk
 from speedlimits.optimisers import Adam, HeavyBall, Nesterov
 from speedlimits.snapshots import snapshot_times
 
@@ -217,7 +218,7 @@ def test_settings_name_the_evolution_and_reach_it(dynamics, kind):
     loss = SimpleNamespace(loss_and_gradient=lambda theta: (1.0, theta))
     settings = {"dynamics": dynamics, "relative_tolerance": 0.0123, "momentum": 0.4}
     settings |= {"learning_rate": 0.1, "learning_rate_unit": "absolute"}
-    evolution = build_evolution(settings, loss, torch.ones(4), 2.5)
+    evolution = build_evolution(settings, loss, torch.ones(4), 1.5, 2.5)
     assert type(evolution) is kind and evolution.lambda_1 == 2.5
     if dynamics == "gradient_flow":
         assert evolution.relative_tolerance == 0.0123
@@ -261,7 +262,7 @@ def test_every_realisation_has_its_own_minibatches_and_noise():
     seeds = {1, 2}
     for dynamics in ("sgd", "langevin"):
         first, again, other = (
-            build_evolution(settings | {"dynamics": dynamics}, loss, torch.ones(4), 1.0, seed)
+            build_evolution(settings | {"dynamics": dynamics}, loss, torch.ones(4), 1.0, 1.0, seed)
             for seed in (1, 1, 2)
         )
         assert first.seed == again.seed
@@ -542,6 +543,33 @@ def test_learning_rate_above_the_limit_is_refused_with_both_numbers(trained, cap
     assert "lambda_1 = " in message
 
 
+def test_the_stability_limit_is_that_of_the_realisations_own_start(trained, subset_with, capsys):
+    """The unit of the learning rate is that of realisation 0, which narrow networks differ from."""
+    narrow = {"depth": 3, "width": 6, "dynamics": "gradient_descent", "final_time": 20}
+    subset_with(TRAINING | narrow)
+    largest = []
+    for realisation in range(6):
+        problem = build_problem(TRAINING | narrow, "n.nc", realisation, torch.device("cpu"))
+        kernel = empirical_ntk(problem.network, problem.inputs)
+        largest.append(torch.linalg.eigvalsh(kernel)[-1].item())
+    stiffest = int(np.argmax(largest))
+    limit = largest[0] / largest[stiffest]
+    assert limit < 0.9
+    settings = narrow | {"learning_rate_unit": "stability_limit", "realisation": stiffest}
+    run = trained(**settings, learning_rate=0.99 * limit)
+    assert run.attrs["own_lambda_1"] == pytest.approx(largest[stiffest], rel=2e-3)
+    assert run.attrs["lambda_1"] == pytest.approx(largest[0], rel=2e-3)
+    assert run.attrs["own_lambda_1"] * run["time"].values[1] < 2  # it is at the first step still
+    with pytest.raises(SystemExit):
+        trained(**settings, learning_rate=1.01 * limit, only_train=True)
+    message = capsys.readouterr().err
+    assert f"lambda_1 = {run.attrs['own_lambda_1']:.6g} at this start" in message
+    assert f"{run.attrs['lambda_1']:.6g} at that of realisation 0" in message
+    assert f"below {run.attrs['lambda_1'] / run.attrs['own_lambda_1']:.4g}," in message
+    beyond = settings | {"beyond_stability": True, "learning_rate": 1.01 * limit}
+    assert trained(**beyond, only_train=True).attrs["own_lambda_1"] == run.attrs["own_lambda_1"]
+
+
 @pytest.mark.parametrize(
     ("dynamics", "largest"),
     [("gradient_descent", 1.0), ("heavy_ball", 1.9), ("nesterov", 1.9 / 2.8), ("adam", np.inf)],
@@ -549,15 +577,15 @@ def test_learning_rate_above_the_limit_is_refused_with_both_numbers(trained, cap
 def test_learning_rates_below_the_limit_of_their_dynamics_are_taken(dynamics, largest):
     settings = {"dynamics": dynamics, "learning_rate_unit": "stability_limit", "momentum": 0.9}
     below = min(0.999 * largest, 1e6)
-    assert learning_rate(settings | {"learning_rate": below}, 4.0) == pytest.approx(below / 2)
+    assert learning_rate(settings | {"learning_rate": below}, 4.0, 4.0) == pytest.approx(below / 2)
     absolute = settings | {"learning_rate": below / 2, "learning_rate_unit": "absolute"}
-    assert learning_rate(absolute, 4.0) == below / 2
+    assert learning_rate(absolute, 4.0, 4.0) == below / 2
     if dynamics != "adam":
         settings["learning_rate"] = largest
         with pytest.raises(ValueError, match=f"{dynamics} diverges"):
-            learning_rate(settings, 4.0)
+            learning_rate(settings, 4.0, 4.0)
         beyond = settings | {"beyond_stability": True}
-        assert learning_rate(beyond, 4.0) == pytest.approx(largest / 2)
+        assert learning_rate(beyond, 4.0, 4.0) == pytest.approx(largest / 2)
 
 
 def test_gradient_descent_records_whole_steps_once(trained):
@@ -585,7 +613,7 @@ def test_snapshots_record_and_tell_what_the_evolution_says_of_itself(tmp_path, c
     )
     evolution.velocity_noise = 0.25  # as of gradient flow
     recorded = StagedTrajectory(evolution, np.array([1.0]), lambda e: {}, tmp_path).run()
-    of_the_recorder = {"test_loss", "test_accuracy", "gradient_rounding"}
+    of_the_recorder = {"test_loss", "test_accuracy", "speed_rounding"}
     for name in RECORDED.keys() - {"train_loss", "geodesic_length"} - of_the_recorder:
         assert recorded[name][-1] == getattr(evolution, name) != 0, name
     assert recorded["train_loss"][-1] == evolution.loss

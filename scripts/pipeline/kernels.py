@@ -33,10 +33,10 @@ from speedlimits.kernel import (
     PartialKernel,
     choose_route,
     empirical_ntk,
-    kernel_product,
     spectrum_cost,
     trace_outputs,
 )
+from speedlimits.kernel_products import kernel_product
 from speedlimits.spectrum import (
     LanczosState,
     eigenspace_overlap,

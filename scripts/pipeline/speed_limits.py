@@ -20,7 +20,6 @@ from pipeline.seeds import SAME_DRAWS, derived_seed
 from pipeline.tables import (
     LARGEST_DISCRETISATION,
     LARGEST_PATH_ROUNDING,
-    MOMENTUM,
     above_noise,
     fitted_kernel,
     left_out_for_rounding,
@@ -103,10 +102,9 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
             rough = np.abs(error) > LARGEST_DISCRETISATION
             for name in ("path_length", "action"):
                 since[name][r, rough] = np.nan
-        if dynamics in ("gradient_flow", "gradient_descent", *MOMENTUM):
-            added = path_rounding(run)
-            rounded = added[later] - added[start] > LARGEST_PATH_ROUNDING * since["path_length"][r]
-            since["path_length"][r, rounded] = np.nan
+        added = path_rounding(run)
+        rounded = added[later] - added[start] > LARGEST_PATH_ROUNDING * since["path_length"][r]
+        since["path_length"][r, rounded] = np.nan
     found = {
         "time": since["time"][0],
         "drop": -since["train_loss"],
@@ -126,19 +124,13 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
 def path_rounding(run: xr.Dataset) -> np.ndarray:
     """Return about how much rounding of the weights has lengthened a path by each snapshot.
 
-    The part of the gradient that rounding makes is orthogonal to the rest, as good as all
-    directions are, so that the speed would be sqrt(|grad L|^2 - its square). Gradient flow and
-    momentum follow less of it.
-
     Args:
         run: trajectory with its M snapshots.
 
     Returns:
         Shape (M,), in weight.
     """
-    speed, part = (run[name].values for name in ("gradient_norm", "gradient_rounding"))
-    added = speed - np.sqrt(np.maximum(speed**2 - part**2, 0.0))
-    return cumulative_trapezoid(added, run["time"].values, initial=0.0)
+    return cumulative_trapezoid(run["speed_rounding"].values, run["time"].values, initial=0.0)
 
 
 def settings_of(run: xr.Dataset) -> dict:
@@ -482,10 +474,10 @@ def warn_of_discretisation(table: pd.DataFrame) -> None:
         )
 
 
-def warn_of_rounding(table: pd.DataFrame, dynamics: str) -> None:
+def warn_of_rounding(table: pd.DataFrame) -> None:
     """Print a warning where path lengths are left out for the rounding of weights."""
     runs = table[table["realisation"].astype(str) != "ensemble"]
-    lost = left_out_for_rounding(runs.assign(dynamics=dynamics), "path_length")
+    lost = left_out_for_rounding(runs, "path_length")
     if lost.any():
         print(
             f"warning: path lengths are left out from time {runs.loc[lost, 'time'].min():.3g} on, "

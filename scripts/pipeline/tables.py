@@ -150,17 +150,14 @@ def _missing(table: pd.DataFrame, name: str) -> pd.Series:
 def left_out_for_rounding(table: pd.DataFrame, path: str) -> pd.Series:
     """Return for every row whether its path is left out for the rounding of weights.
 
-    That of gradient flow is left out too where its action is off its loss drop.
+    Its action is known then: where that is off the loss drop of gradient flow, or at a temperature,
+    there is none.
 
     Args:
-        table: rows of runs with dynamics and discretisation.
+        table: rows of runs.
         path: column that holds the path's length, or a ratio of it.
     """
-    error = table["discretisation"].abs()
-    known = error.notna() & (
-        (dynamics_of(table) != "gradient_flow") | (error <= LARGEST_DISCRETISATION)
-    )
-    return known & table[path].isna()
+    return table["kinematic_inefficiency"].notna() & table[path].isna()
 
 
 def fitted_kernel(kinds: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ from speedlimits.dynamics import (
     LangevinDynamics,
 )
 from speedlimits.gradient import TrainingLoss
+from speedlimits.kernel_products import largest_eigenvalue
 from speedlimits.layers import start_variances
 from speedlimits.networks import parameter_ranges
 from speedlimits.optimisers import (
@@ -38,6 +39,7 @@ from speedlimits.optimisers import (
     Nesterov,
     preconditioned_length_squared,
 )
+from speedlimits.rounding import moved_by_rounding, speed_rounding
 from speedlimits.snapshots import snapshot_times
 
 # name: (units, long_name)
@@ -46,10 +48,10 @@ RECORDED = {
     "test_loss": ("loss", "test loss, 1/2 sum over test samples and outputs"),
     "test_accuracy": ("1", "test accuracy"),
     "gradient_norm": ("loss / weight", "gradient norm |grad L|"),
-    "gradient_rounding": (
-        "loss / weight",
-        "what rounding of the weights to the network's precision adds to the gradient; 0 where it "
-        "is too little to lengthen the path",
+    "speed_rounding": (
+        "weight / time",
+        "what rounding of the weights to the network's precision adds to the speed, about; 0 where "
+        "it is too little to lengthen the path",
     ),
     "path_length": ("weight", "path length l_gamma, integral of |d theta/dt| from the start"),
     "action": ("weight^2 / time", "action, integral of |d theta/dt|^2 from the start"),
@@ -89,22 +91,31 @@ LAYER_PRODUCTS = {
 # 0.4, by 17 % at 1.1 and by a factor 2 at 3 (fully connected), by 24 % at 0.3 on a transformer,
 # whose weights stay while its biases, which start at 0, move.
 LARGEST_ROUNDING = 0.1
-# Of lambda_1 |rounding of the weights| T, which the rounding of gradients adds to a path at most,
-# over the path: a hundredth of what matters, for lambda_1 grows in training, and the path from a
-# warm start is a part of the whole.
-LEAST_PATH_ROUNDING = 0.0005
-# Own choices, of 2 - step lambda_1: the least, and what counts where lambda_1 of the start is above
-# the limit, so that it is not that of the run.
-LEAST_MARGIN, MARGIN_BEYOND = 0.02, 0.2
 
 
-def learning_rate(settings: dict, lambda_1: float) -> float:
+def start_lambda_1(settings: dict, problem: Problem, lambda_1: float, realisation: int) -> float:
+    """Return lambda_1 at the start of this realisation, where the dynamics has a step.
+
+    Args:
+        settings: ``dynamics``.
+        problem: network at its start, and data.
+        lambda_1: largest eigenvalue of the NTK at the start of realisation 0, which gradient flow
+            takes as well: it finds the largest curvature on its way.
+        realisation: number of the start.
+    """
+    if realisation == 0 or settings["dynamics"] == "gradient_flow":
+        return lambda_1
+    return largest_eigenvalue(problem.network, problem.inputs)
+
+
+def learning_rate(settings: dict, lambda_1: float, own_lambda_1: float) -> float:
     """Return the learning rate in units of training time, below the stability limit.
 
     Args:
         settings: ``dynamics``, ``learning_rate``, ``learning_rate_unit``, ``beyond_stability`` and,
             where the dynamics has one, ``momentum``.
-        lambda_1: largest eigenvalue of the NTK at the start.
+        lambda_1: largest eigenvalue of the NTK at the start of realisation 0, for the unit.
+        own_lambda_1: the same at this start, for the limit.
 
     Returns:
         The learning rate.
@@ -119,33 +130,44 @@ def learning_rate(settings: dict, lambda_1: float) -> float:
         rate *= unit
     dynamics = settings["dynamics"]
     factor = stability_factor(dynamics, settings.get("momentum", 0.0))
-    if rate >= factor * unit and not settings.get("beyond_stability", False):
+    limit = factor * 2 / own_lambda_1 if own_lambda_1 > 0 else math.inf
+    if rate >= limit and not settings.get("beyond_stability", False):
         times = "" if factor == 1 else f"{factor:.4g} times "
+        other = ""
+        if own_lambda_1 != lambda_1:
+            other = f" at this start, {lambda_1:.6g} at that of realisation 0, the unit"
         raise ValueError(
             f"the learning rate {rate:.6g} is at or above the stability limit, {times}2/lambda_1 = "
-            f"{factor * unit:.6g} (lambda_1 = {lambda_1:.6g}): {dynamics} diverges; lower "
-            "learning_rate, use dynamics: gradient_flow, or set beyond_stability: true"
+            f"{limit:.6g} (lambda_1 = {own_lambda_1:.6g}{other}): {dynamics} diverges; lower "
+            f"learning_rate, below {settings['learning_rate'] * limit / rate:.4g}, use dynamics: "
+            "gradient_flow, or set beyond_stability: true"
         )
     return rate
 
 
 def build_evolution(
-    settings: dict, loss: TrainingLoss, start: torch.Tensor, lambda_1: float, seed: int = 0
+    settings: dict,
+    loss: TrainingLoss,
+    start: torch.Tensor,
+    lambda_1: float,
+    own_lambda_1: float,
+    seed: int = 0,
 ):
     """Return the evolution that the settings name, at its start theta_0 of shape (P,).
 
-    The seed is that of the start; minibatches and Langevin noise derive theirs from it.
+    The seed is that of the start; minibatches and Langevin noise derive theirs from it. lambda_1 as
+    for ``learning_rate``.
     """
     evaluate, dynamics = loss.loss_and_gradient, settings["dynamics"]
     if dynamics == "gradient_flow":
         tolerance = settings["relative_tolerance"]
-        return GradientFlow(evaluate, start, relative_tolerance=tolerance, lambda_1=lambda_1)
-    rate = learning_rate(settings, lambda_1)
+        return GradientFlow(evaluate, start, relative_tolerance=tolerance, lambda_1=own_lambda_1)
+    rate = learning_rate(settings, lambda_1, own_lambda_1)
     if dynamics == "adam":
-        return Adam(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
+        return Adam(evaluate, start, rate, settings["momentum"], lambda_1=own_lambda_1)
     if dynamics in ("heavy_ball", "nesterov"):
         kind = HeavyBall if dynamics == "heavy_ball" else Nesterov
-        return kind(evaluate, start, rate, settings["momentum"], lambda_1=lambda_1)
+        return kind(evaluate, start, rate, settings["momentum"], lambda_1=own_lambda_1)
     if dynamics == "sgd":
         batch, samples = settings["batch_size"], len(loss.targets)
         if samples % batch:
@@ -161,14 +183,14 @@ def build_evolution(
             batch_size=batch,
             samples=samples,
             seed=derived_seed(seed, "minibatches"),
-            lambda_1=lambda_1,
+            lambda_1=own_lambda_1,
         )
     if dynamics == "langevin":
         noise = derived_seed(seed, "langevin noise")
         return LangevinDynamics(
-            evaluate, start, rate, settings["temperature"], noise, lambda_1=lambda_1
+            evaluate, start, rate, settings["temperature"], noise, lambda_1=own_lambda_1
         )
-    return GradientDescent(evaluate, start, rate, lambda_1=lambda_1)
+    return GradientDescent(evaluate, start, rate, lambda_1=own_lambda_1)
 
 
 def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> np.ndarray:
@@ -210,12 +232,12 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
         return 0.5 * (targets - outputs).cpu().double().square().sum().item()
 
     def record(evolution: Evolution) -> dict[str, float | np.ndarray]:
-        rounded = check_rounding(evolution, problem.inputs.dtype)
+        check_rounding(evolution, problem.inputs.dtype)
         train_loss, gradient = loss.loss_and_gradient(evolution.weights)
         found = {
             "train_loss": train_loss,
             "gradient_norm": gradient.norm().item(),
-            "gradient_rounding": gradient_rounding(evolution, loss, gradient, rounded),
+            "speed_rounding": speed_rounding(evolution, problem.inputs.dtype),
             "test_loss": math.nan,
             "test_accuracy": math.nan,
         }
@@ -239,21 +261,17 @@ def recorder_of(loss: TrainingLoss, problem: Problem):
     return record
 
 
-def check_rounding(evolution: Evolution, dtype: torch.dtype) -> float:
+def check_rounding(evolution: Evolution, dtype: torch.dtype) -> None:
     """Refuse weights that rounding to the precision of the network moves about as far as training.
 
     Args:
         evolution: at a snapshot.
         dtype: of the network.
 
-    Returns:
-        How far rounding moves the weights, in weight.
-
     Raises:
         ValueError: if that is more than LARGEST_ROUNDING of the displacement, unless that is 0.
     """
-    weights, moved = evolution.weights.to(dtype).double(), evolution.displacement.norm().item()
-    rounded = (weights - evolution.theta_0 - evolution.displacement).norm().item()
+    moved, rounded = evolution.displacement.norm().item(), moved_by_rounding(evolution, dtype)
     if moved > 0 and rounded > LARGEST_ROUNDING * moved:
         finer = "set precision: float64, or " if dtype != torch.float64 else ""
         raise ValueError(
@@ -262,44 +280,6 @@ def check_rounding(evolution: Evolution, dtype: torch.dtype) -> float:
             f"and lengths are those of rounding; {finer}raise first_snapshot, lower output_scale, "
             "or scale up small targets"
         )
-    return rounded
-
-
-def gradient_rounding(
-    evolution: Evolution, loss: TrainingLoss, gradient: torch.Tensor, rounded: float
-) -> float:
-    """Estimate what rounding of the weights adds to the gradient, from one at weights rounded anew.
-
-    Where the loss has come to its floor the path goes on by this much per unit of time. Weights are
-    rounded to the nearest number in training, by d^2/12 on average, and here to one of two by
-    chance, by d^2/6; both differ by d^2/4. Weights that descend in steps have followed the
-    roundings before: those on a stiff mode lambda alternate with them, and its gradient is
-    2 / (2 - step lambda) times that of the rounding, here with lambda_1 for all (derived here).
-
-    Args:
-        evolution: at a snapshot.
-        loss: training loss.
-        gradient: of the loss there, shape (P,).
-        rounded: of ``check_rounding``.
-
-    Returns:
-        Its norm, in loss / weight; 0 where it cannot lengthen the path by more than
-        LEAST_PATH_ROUNDING of it.
-    """
-    followed = 1.0
-    if isinstance(evolution, GradientDescent) and evolution.lambda_1:
-        margin = 2 - evolution.step * evolution.lambda_1
-        followed = 2 / (max(margin, LEAST_MARGIN) if margin > 0 else MARGIN_BEYOND)
-    most = (evolution.lambda_1 or math.inf) * rounded * evolution.time * followed
-    if not most > LEAST_PATH_ROUNDING * evolution.path_length:
-        return 0.0
-    dtype = loss.inputs.dtype
-    weights = evolution.weights.to(dtype)
-    digit = torch.nextafter(weights.abs(), torch.full_like(weights, math.inf)) - weights.abs()
-    chance = torch.Generator().manual_seed(0)
-    share = torch.rand(weights.shape, generator=chance, dtype=torch.float64) - 0.5
-    _, other = loss.loss_and_gradient(evolution.weights + share.to(digit.device) * digit.double())
-    return followed * (other - gradient).norm().item() / math.sqrt(3)
 
 
 def as_dataset(recorded: dict[str, np.ndarray], attributes: dict, precision: str) -> xr.Dataset:
@@ -384,7 +364,13 @@ def padded(recorded: dict[str, np.ndarray], times: np.ndarray) -> dict[str, np.n
 
 
 def run_attributes(
-    settings: dict, problem: Problem, lambda_1: float, device: str, threads: int, realisation: int
+    settings: dict,
+    problem: Problem,
+    lambda_1: float,
+    own_lambda_1: float,
+    device: str,
+    threads: int,
+    realisation: int,
 ) -> dict[str, str | int | float]:
     """Return the attributes of a run.
 
@@ -392,6 +378,7 @@ def run_attributes(
         settings: the rule's parameters.
         problem: network at its start, and data.
         lambda_1: largest eigenvalue of the NTK at the start of realisation 0.
+        own_lambda_1: of ``start_lambda_1``.
         device: its name.
         threads: of torch.
         realisation: number of the start.
@@ -409,6 +396,8 @@ def run_attributes(
         outputs=problem.targets.shape[1],
         parameter_ranges=json.dumps(parameter_ranges(problem.network)),
     )
+    if settings["dynamics"] != "gradient_flow":
+        found["own_lambda_1"] = own_lambda_1
     if settings["dynamics"] == "langevin":
         found["start_variances"] = json.dumps(start_variances(problem.network))
     return found

@@ -29,8 +29,10 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
     letters, notes = iter("abcdef"), {axes[0, 2]: style.forbidden(speed_limits)}
     for row, start in zip(axes, style.STARTS, strict=True):
         of_start = speed_limits[speed_limits["start"] == start]
+        note = discretisation_note(of_start)
         for panel, (column, (word, symbol)) in zip(row, COLUMNS.items(), strict=True):
-            for ensemble in style.once(panel, of_start, shown):
+            above = len(note.splitlines()) if panel is row[0] else 0
+            for ensemble in style.once(panel, of_start, shown, lines_above=above):
                 rows = results.select(of_start, start, ensemble.path)
                 style.plot_curve(panel, rows, column, ensemble)
                 style.plot_curve(panel, rows, f"{column}_predicted", ensemble, "predicted")
@@ -41,8 +43,8 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
                 style.note_bounds(panel, of_start, column)
             if len(of_start) == 0:
                 style.say(panel)
-        note = {"va": "top", "fontsize": 6, "color": style.GREY, "transform": row[0].transAxes}
-        row[0].text(0.03, 0.96, discretisation_note(of_start), **note)
+        kind = {"va": "top", "fontsize": 6, "color": style.GREY, "transform": row[0].transAxes}
+        row[0].text(0.03, 0.96, note, **kind)
     style.finish_bounded(axes.ravel(), notes)
     drawn = [name for column in COLUMNS for name in (column, f"{column}_predicted")]
     style.colour_legend(figure, style.with_values(shown, speed_limits, drawn))

@@ -90,10 +90,12 @@ def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> 
     """
     against = style.abscissa(speed_limits)
     colours = {e.path: e.colour for e in shown}
+    gaps = []
     for start in style.STARTS:
         ends = results.last_rows(speed_limits, start)
         for _, row in ends[ends["realisation"].astype(str) == "ensemble"].iterrows():
-            plot_end(axes, row, against, colours[row["ensemble"]], start)
+            gaps += plot_end(axes, row, against, colours[row["ensemble"]], start)
+    style.mark_without_value(axes, gaps)
     style.panel_title(axes, "c", "at the end")
     style.abscissa_ticks(axes, against, shown)
     if not against.column:  # names of any length, which stand above with their colours
@@ -105,11 +107,18 @@ def plot_ends(axes: Axes, speed_limits: pd.DataFrame, shown: list[Ensemble]) -> 
         if (speed_limits["start"] == s).any()
     ]
     hollow = {"mfc": "white", "mec": "black", "linestyle": "none", "marker": "o"}
-    return [*handles, Line2D([], [], label="open: from the NTK spectrum", **hollow)]
+    handles.append(Line2D([], [], label="open: from the NTK spectrum", **hollow))
+    if gaps:
+        handles.append(Line2D([], [], label="no value there", **style.WITHOUT_VALUE))
+    return handles
 
 
-def plot_end(axes: Axes, row: pd.Series, against: Abscissa, colour: str, start: str) -> None:
-    """Draw one ensemble's ratio at the last time with its interval, and the prediction."""
+def plot_end(axes: Axes, row: pd.Series, against: Abscissa, colour: str, start: str) -> list[float]:
+    """Draw one ensemble's ratio at the last time with its interval, and the prediction.
+
+    Returns:
+        The place of a ratio that is missing.
+    """
     steps = (-2, -1) if start == "cold" else (1, 2)
     x, aside = (style.beside(against, [row["ensemble"]], step) for step in steps)
     centre = np.sqrt(float(row["path_excess"]))
@@ -121,3 +130,4 @@ def plot_end(axes: Axes, row: pd.Series, against: Abscissa, colour: str, start: 
     axes.errorbar(x, [centre], yerr=reach, color=colour, **kind)
     hollow = {"mfc": "white", "mec": colour, "marker": style.MARKERS[start], "zorder": 2}
     axes.plot(aside, [np.sqrt(row["path_excess_predicted"])], **hollow)
+    return [] if np.isfinite(centre) else list(x)

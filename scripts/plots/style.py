@@ -223,6 +223,7 @@ def once(
     shown: Sequence[Ensemble],
     columns: Sequence[str] = ("inefficiency",),
     place: str = "top",
+    lines_above: int = 0,
 ) -> list[Ensemble]:
     """Return the ensembles to draw in a panel: one for those whose curves are the same.
 
@@ -235,6 +236,7 @@ def once(
         shown: all ensembles.
         columns: what is drawn against lambda_1 t.
         place: "top", in the right corner, or "bottom", in the left one, of the panel.
+        lines_above: of another note at the top of the panel.
     """
     whole = rows["realisation"].astype(str) == "ensemble"
     rows = rows[whole] if whole.any() else rows
@@ -247,11 +249,12 @@ def once(
     shared = [alike for alike in same.values() if len(alike) > 1]
     if shared:
         at, side = {"top": (0.97, "right"), "bottom": (0.03, "left")}[place]
-        where = {"transform": axes.transAxes, "ha": side, "va": place}
         told = (
             "black: the same runs" if len(shared) == 1 else "the same runs: in the first's colour"
         )
-        axes.text(at, at, told, fontsize=6, color=GREY, **where)
+        below = {"xytext": (0, -8.5 * lines_above), "textcoords": "offset points"}
+        frame = {"xycoords": "axes fraction", "ha": side, "va": place, "annotation_clip": False}
+        axes.annotate(told, (at, at), fontsize=6, color=GREY, **below, **frame)
     if len(shared) == 1:
         shared[0][0] = shared[0][0]._replace(colour="black")
     return [of[0] for of in same.values()]

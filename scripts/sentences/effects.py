@@ -195,10 +195,11 @@ def correlation_lines(table: pd.DataFrame, confidence: float) -> list[str]:
             few.append(row)
         else:
             sentences.append(correlation_sentence(row, confidence))
+    known = {row["with"] for _, row in table.iterrows() if row["points"]}
     for level, where in LEVELS.items():
         of_level = [row for row in few if row["level"] == level]
-        without = [NAMES[row["with"]] for row in of_level if row["points"] == 0]
-        undecided = [row for row in of_level if row["points"]]
+        without = [NAMES[row["with"]] for row in of_level if row["with"] not in known]
+        undecided = [row for row in of_level if row["with"] in known]
         if without:
             sentences.append(
                 f"Nothing to correlate with {', '.join(without)} {where}: no run has it and "

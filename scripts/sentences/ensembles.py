@@ -180,10 +180,9 @@ def integration_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
 
 def rounding_sentence(outcomes: pd.DataFrame) -> list[str]:
     """Return a sentence where path lengths are left out for the rounding of weights."""
-    if not {"discretisation", "path_excess"} <= {*outcomes}:
+    if not {"kinematic_inefficiency", "path_excess"} <= {*outcomes}:
         return []
     runs = outcomes[(outcomes["realisation"] != "ensemble") & (outcomes["at"] == "end")]
-    runs = runs[~at_a_temperature(runs) & (dynamics_of(runs) != "adam")]
     lost = left_out_for_rounding(runs, "path_excess").sum()
     if not lost:
         return []

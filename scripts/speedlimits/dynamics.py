@@ -137,6 +137,18 @@ class Evolution:
         """Kinetic energy, in units of the loss; 0 without inertia."""
         return 0.0
 
+    def step_gradient(self, theta: Tensor) -> Tensor:
+        """Return the gradient at theta, shape (P,), that the next step follows; not counted."""
+        return self._loss_and_gradient(theta)[1].to(torch.float64, copy=True)
+
+    def response(self, change: Tensor) -> Tensor:
+        """Return the change of the velocity, but for its sign, that one of the gradient makes."""
+        return change
+
+    def speed(self, gradient: Tensor) -> float:
+        """Return the speed |d theta/dt| at ``weights``, where the gradient is this one."""
+        return gradient.norm().item()
+
     def advance(self, until: float, on_step: Callable[[Evolution], None] | None = None) -> None:
         """Evolve to the training time ``until``; ``on_step(self)`` is called after every step.
 
@@ -199,6 +211,9 @@ class Evolution:
 class _ConstantStep(Evolution):
     """An evolution in steps of one size: time = step * steps."""
 
+    _SCALARS = Evolution._SCALARS + ("_last_length",)
+    _last_length = 0.0
+
     def __init__(self, loss_and_gradient, theta_0, step: float, *, lambda_1: float | None = None):
         if not (step > 0.0 and math.isfinite(step)):
             raise ValueError(f"the step is {step}; it must be positive and finite")
@@ -215,6 +230,10 @@ class _ConstantStep(Evolution):
             self._take_step()
             if on_step is not None:
                 on_step(self)
+
+    def speed(self, gradient: Tensor) -> float:
+        """Return the speed |d theta/dt| of the last step."""
+        return self._last_length / self.step
 
     def _take_step(self) -> None:
         self._shift(self._move())
@@ -477,6 +496,8 @@ class GradientFlow(Evolution):
             state["_stiff_eigenvalues"].to(device, copy=True),
         )
         self._curve = None
+        if self._refresh_at > 0:
+            self._estimate_lambda_1()
 
     def advance(self, until, on_step=None) -> None:
         """Evolve to exactly ``until``; a time already passed is left as it is.
@@ -603,9 +624,14 @@ class GradientFlow(Evolution):
                 self._next_step = abs(self.loss) / self.gradient_norm**2 or 1.0
 
     def _set_spectral_radius(self, radius: float) -> None:
-        self.lambda_1 = max([radius, *self._stiff.eigenvalues.tolist()])
         self.spectral_radius = SPECTRAL_RADIUS_SAFETY * radius
         self._refresh_at = self.gradients + REFRESH_AFTER_GRADIENTS
+        self._estimate_lambda_1()
+
+    def _estimate_lambda_1(self) -> None:
+        """Set lambda_1 from what the state holds, so that a resumed run has the same."""
+        radius = self.spectral_radius / SPECTRAL_RADIUS_SAFETY
+        self.lambda_1 = max([radius, *self._stiff.eigenvalues.tolist()])
 
     def _deflate_if_worthwhile(self) -> None:
         """Move the leading eigenpairs of the Hessian to the implicit part once steps need many

@@ -41,8 +41,6 @@ class HeavyBall(_ConstantStep):
     """
 
     _TENSORS = _ConstantStep._TENSORS + ("_velocity",)
-    _SCALARS = _ConstantStep._SCALARS + ("_last_length",)
-    _last_length = 0.0
 
     def __init__(
         self,
@@ -159,12 +157,30 @@ class Adam(_ConstantStep):
         slopes = self._gradient.abs()
         return 0.5 * self.memory * (slopes.square() / (slopes + ADAM_EPSILON)).sum().item()
 
+    def response(self, change: Tensor) -> Tensor:
+        """Return the change of the velocity that one of the gradient makes, of random sign.
+
+        It is in the metric D too: a weight's squared velocity s^2 = m^2 / D^2 without changes of
+        squared size r^2 in both is (m^2 - r^2) / (D^2 - r^2), which is less by
+        (1 - s^2) r^2 / D^2 for small ones. A weight that moves at full speed moves no faster.
+        """
+        metric = self._metric(self.steps)
+        velocity = self._mean(self.steps) / metric
+        slower = (1 - velocity.square()).clamp(min=0).sqrt()
+        return (change / metric).clamp(-1, 1) * slower
+
+    def _mean(self, count: int) -> Tensor:
+        return self._first_moment / (1 - self.momentum**count)
+
+    def _metric(self, count: int) -> Tensor:
+        return (self._second_moment / (1 - ADAM_BETA_2**count)).sqrt() + ADAM_EPSILON
+
     def _move(self) -> Tensor:
         gradient, count = self._gradient, self.steps + 1
         self._first_moment = torch.lerp(gradient, self._first_moment, self.momentum)
         self._second_moment = torch.lerp(gradient.square(), self._second_moment, ADAM_BETA_2)
-        mean = self._first_moment / (1 - self.momentum**count)
-        metric = (self._second_moment / (1 - ADAM_BETA_2**count)).sqrt() + ADAM_EPSILON
+        mean = self._mean(count)
+        metric = self._metric(count)
         self.inverse_metric_integral = self.inverse_metric_integral + self.step / metric
         self._speed_squared = (mean.square() / metric).sum().item()
         return -self.step * mean / metric
@@ -243,6 +259,12 @@ class MinibatchDescent(_ConstantStep):
         super().advance(until, on_step)
         loss, gradient = self._loss_and_gradient(self.weights)
         self.loss, self._gradient = loss, gradient.to(torch.float64, copy=True)
+        if self._diverged(self.loss, self._gradient):
+            self._raise_divergence(self.loss)
+
+    def step_gradient(self, theta: Tensor) -> Tensor:
+        """Return the gradient at theta of the next minibatch, times N/B, shape (P,)."""
+        return self._of_minibatch(theta)[1]
 
     def _rows(self) -> Tensor:
         """Return the samples of the next step."""
@@ -254,11 +276,16 @@ class MinibatchDescent(_ConstantStep):
     def _evaluate(self, displacement: Tensor) -> tuple[float, Tensor]:
         if not math.isfinite(self._explosion):  # the start itself
             return super()._evaluate(displacement)
+        loss, gradient, share = self._of_minibatch(self.theta_0 + displacement)
+        self.gradients += share
+        return loss, gradient
+
+    def _of_minibatch(self, theta: Tensor) -> tuple[float, Tensor, float]:
+        """Return loss and gradient of the next minibatch, as of all samples, and its share."""
         rows = self._rows().to(self.theta_0.device)
-        loss, gradient = self._minibatch(self.theta_0 + displacement, rows)
-        self.gradients += len(rows) / self.samples
+        loss, gradient = self._minibatch(theta, rows)
         factor = self.samples / len(rows)
-        return factor * loss, factor * gradient.to(torch.float64)
+        return factor * loss, factor * gradient.to(torch.float64), len(rows) / self.samples
 
     def _take_step(self) -> None:
         loss, gradient = self._evaluate(self.displacement)

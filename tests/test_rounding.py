@@ -1,0 +1,115 @@
+"""Rounding of weights: what it adds to the speed, against averages over where the weights are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from speedlimits.dynamics import GradientDescent, GradientFlow, LangevinDynamics
+from speedlimits.optimisers import Adam, HeavyBall, MinibatchDescent, Nesterov
+from speedlimits.rounding import largest_curvature, moved_by_rounding, speed_rounding
+
+SAMPLES, WEIGHTS = 30, 400
+RNG = np.random.default_rng(5)
+# One stiff mode, so that the largest curvature is most of what counts
+FEATURES = torch.from_numpy(RNG.normal(size=(SAMPLES, WEIGHTS)) + 1.0) * 1e5
+START = torch.from_numpy(RNG.normal(size=WEIGHTS).astype(np.float32)).double()
+LAMBDA_1 = torch.linalg.eigvalsh(FEATURES @ FEATURES.T)[-1].item()
+
+
+def loss_and_gradient(theta, rows=slice(None)):
+    """L = 1/2 |X (round(theta) - theta_0)|^2, whose least is the start itself."""
+    features = FEATURES[rows]
+    outputs = features @ (theta.float().double() - START)
+    return 0.5 * outputs.square().sum().item(), features.T @ outputs
+
+
+EVOLUTIONS = {
+    "flow": lambda: GradientFlow(loss_and_gradient, START),
+    "descent": lambda: GradientDescent(loss_and_gradient, START, 1.5 / LAMBDA_1),
+    "langevin": lambda: LangevinDynamics(loss_and_gradient, START, 0.5 / LAMBDA_1, 0.0, 1),
+    "heavy ball": lambda: HeavyBall(loss_and_gradient, START, 0.5 / LAMBDA_1, 0.5),
+    "nesterov": lambda: Nesterov(loss_and_gradient, START, 0.5 / LAMBDA_1, 0.5),
+    "minibatches": lambda: MinibatchDescent(
+        loss_and_gradient, loss_and_gradient, START, 0.5 / LAMBDA_1, batch_size=10,
+        samples=SAMPLES, seed=2,
+    ),
+    "adam": lambda: Adam(loss_and_gradient, START, 1e-6, 0.9),
+}  # fmt: skip
+
+
+def placed(kind, speed, seed):
+    """An evolution whose weights lie anywhere within their digits, with a speed far above them."""
+    evolution = EVOLUTIONS[kind]()
+    noise = torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, WEIGHTS)) * 1e-6
+    evolution.displacement = noise
+    evolution.time, evolution.path_length, evolution.steps = 1.0, 1e-9, 3
+    evolution._last_length = speed * getattr(evolution, "step", 1.0)
+    if kind == "adam":
+        evolution._second_moment = torch.linspace(1e16, 2e16, WEIGHTS, dtype=torch.float64)
+        evolution._first_moment = 0.8 * evolution._second_moment.sqrt()
+    return evolution
+
+
+@pytest.mark.parametrize("kind", EVOLUTIONS)
+def test_part_of_the_speed_is_that_of_gradients_of_roundings(kind):
+    """Mean square over places of the weights, times what descent in steps makes of them."""
+    parts, told = [], []
+    for seed in range(40):
+        evolution = placed(kind, 0.1 if kind == "adam" else 1e12, seed)
+        weights = evolution.weights
+        rows = evolution._rows() if kind == "minibatches" else slice(None)
+        features = FEATURES[rows] * (SAMPLES / len(FEATURES[rows])) ** 0.5
+        part = features.T @ (features @ (weights.float().double() - weights))
+        factor = 1.0
+        if kind in ("descent", "langevin", "minibatches"):
+            largest = torch.linalg.eigvalsh(features @ features.T)[-1].item()
+            factor = 2 / (2 - evolution.step * largest)
+        if kind == "adam":
+            second = evolution._second_moment / (1 - 0.999**3)
+            first = evolution._first_moment / (1 - 0.9**3)  # below the second's root
+            # the speed with the rounding less the one without, from both moments
+            squares = part.square().mean()  # the same for all weights here
+            faster = first.square() / second
+            slower = (first.square() - squares) / (second - squares)
+            part = (faster - slower).clamp(min=0).sqrt()
+        parts.append(factor * part.norm().item())
+        speed = evolution.speed(loss_and_gradient(weights)[1])
+        told.append(np.sqrt(speed**2 - (speed - speed_rounding(evolution, torch.float32)) ** 2))
+    rms = [np.sqrt(np.mean(np.square(values))) for values in (parts, told)]
+    assert rms[1] == pytest.approx(rms[0], rel=0.25)
+
+
+def test_all_of_the_speed_is_rounding_where_the_part_is_larger():
+    assert speed_rounding(placed("descent", 1e-3, 0), torch.float32) == pytest.approx(1e-3)
+
+
+def test_weights_without_digits_to_lose_and_short_paths_cost_no_gradient():
+    def counted(theta):
+        counted.calls += 1
+        return loss_and_gradient(theta)
+
+    counted.calls = 0
+    descent = GradientDescent(counted, START, 0.5 / LAMBDA_1, lambda_1=LAMBDA_1)
+    assert moved_by_rounding(descent, torch.float32) == 0  # float32 weights
+    assert speed_rounding(descent, torch.float32) == 0 and counted.calls == 1
+    descent.displacement = 1e-9 * torch.ones(WEIGHTS, dtype=torch.float64)
+    moved = moved_by_rounding(descent, torch.float32)
+    assert moved == pytest.approx(1e-9 * WEIGHTS**0.5, rel=0.05)  # below most weights' digits
+    descent.time = 1.0
+    for share, calls in ((4e-4, 1), (6e-4, 6)):  # of the path, with the factor of steps
+        descent.path_length = LAMBDA_1 * moved * (2 / 1.5) / share
+        speed_rounding(descent, torch.float32)
+        assert counted.calls == calls
+
+
+def test_largest_curvature_of_a_quadratic_loss():
+    def gradient(theta):
+        return FEATURES.T @ (FEATURES @ (theta - START))
+
+    direction = torch.from_numpy(RNG.normal(size=WEIGHTS))
+    found = largest_curvature(gradient, 2 * START, gradient(2 * START), direction)
+    assert found == pytest.approx(LAMBDA_1, rel=0.02) and found <= LAMBDA_1 * (1 + 1e-9)
+    flat = largest_curvature(lambda theta: torch.ones(WEIGHTS), START, torch.ones(WEIGHTS), START)
+    assert flat == 0
