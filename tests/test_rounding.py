@@ -76,7 +76,9 @@ def test_part_of_the_speed_is_that_of_gradients_of_roundings(kind):
             part = (faster - slower).clamp(min=0).sqrt()
         parts.append(factor * part.norm().item())
         speed = evolution.speed(loss_and_gradient(weights)[1])
-        told.append(np.sqrt(speed**2 - (speed - speed_rounding(evolution, torch.float32)) ** 2))
+        added = speed_rounding(evolution, torch.float32)
+        assert added < 0.1 * speed
+        told.append(np.sqrt(speed**2 - (speed - added) ** 2))
     rms = [np.sqrt(np.mean(np.square(values))) for values in (parts, told)]
     assert rms[1] == pytest.approx(rms[0], rel=0.25)
 
@@ -97,19 +99,51 @@ def test_weights_without_digits_to_lose_and_short_paths_cost_no_gradient():
     descent.displacement = 1e-9 * torch.ones(WEIGHTS, dtype=torch.float64)
     moved = moved_by_rounding(descent, torch.float32)
     assert moved == pytest.approx(1e-9 * WEIGHTS**0.5, rel=0.05)  # below most weights' digits
-    descent.time = 1.0
+    descent.time = 3.0
     for share, calls in ((4e-4, 1), (6e-4, 6)):  # of the path, with the factor of steps
-        descent.path_length = LAMBDA_1 * moved * (2 / 1.5) / share
+        descent.path_length = LAMBDA_1 * moved * 3 * (2 / 1.5) / share
+        speed_rounding(descent, torch.float32)
+        assert counted.calls == calls
+    descent.lambda_1 = None  # then nothing tells that it cannot matter, but weights without digits
+    descent.path_length = 1e30
+    for displacement, calls in ((0.0, 6), (1e-9, 11)):
+        descent.displacement = displacement * torch.ones(WEIGHTS, dtype=torch.float64)
         speed_rounding(descent, torch.float32)
         assert counted.calls == calls
 
 
+@pytest.mark.parametrize(("kind", "shares"), [("minibatches", (1.2e-4, 1.3e-4)), ("adam", ())])
+def test_a_few_samples_may_have_all_of_lambda_1_and_adams_speed_is_no_gradients(kind, shares):
+    evolution = placed(kind, 1e-3, 0)
+    evolution.lambda_1 = LAMBDA_1
+    moved = moved_by_rounding(evolution, torch.float32)
+    told = []
+    for share in shares:  # of the path; times three batches and 4/3 for steps, 5e-4 lies between
+        evolution.path_length = LAMBDA_1 * moved / share
+        told.append(speed_rounding(evolution, torch.float32) > 0)
+    assert told == [False, True][: len(shares)]
+    if kind == "adam":
+        evolution.path_length = 1e30
+        assert speed_rounding(evolution, torch.float32) > 0
+
+
+def test_gradients_that_do_not_change_are_not_rounded():
+    ones = torch.ones(WEIGHTS, dtype=torch.float64)
+    descent = GradientDescent(lambda theta: (theta.sum().item(), ones), START, 0.1)
+    descent.advance(1e-3)
+    descent.displacement = 1e-9 * ones
+    assert speed_rounding(descent, torch.float32) == 0
+
+
 def test_largest_curvature_of_a_quadratic_loss():
     def gradient(theta):
+        distances.append((theta - 2 * START).norm() / (2 * START).norm())
         return FEATURES.T @ (FEATURES @ (theta - START))
 
+    distances = []
     direction = torch.from_numpy(RNG.normal(size=WEIGHTS))
     found = largest_curvature(gradient, 2 * START, gradient(2 * START), direction)
     assert found == pytest.approx(LAMBDA_1, rel=0.02) and found <= LAMBDA_1 * (1 + 1e-9)
+    np.testing.assert_allclose(distances[1:], 3e-4, rtol=1e-6)
     flat = largest_curvature(lambda theta: torch.ones(WEIGHTS), START, torch.ones(WEIGHTS), START)
     assert flat == 0
