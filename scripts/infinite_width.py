@@ -21,7 +21,11 @@ from pipeline.seeds import derived_seed
 from pipeline.stores import read_table, write_table
 from pipeline.tables import of_one_kernel
 from speedlimits import infinite_width, ntk_dynamics
-from speedlimits.statistics import interval_of_draws, resampled_rows
+from speedlimits.statistics import (
+    interval_of_draws,
+    resampled_rows,
+    standard_deviation_interval,
+)
 from speedlimits.width_scaling import STATISTICS, fitted_power
 
 DEVIATIONS = ("deviation", "deviation_of_start", "deviation_in_training")
@@ -140,7 +144,7 @@ def compared(
 
 
 def with_means(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
-    """Return a table whose ensemble rows have means over runs, with bootstrap intervals.
+    """Return a table whose ensemble rows have means over runs, with intervals.
 
     Means of the kernel's drift and of the deviations, and standard deviations of the latter.
     """
@@ -153,19 +157,17 @@ def with_means(table: pd.DataFrame, settings: dict) -> pd.DataFrame:
         place = table["ensemble"] == path
         runs = table[place & ~whole]
         sample = runs.pivot(index="realisation", columns="time", values=quantity).to_numpy(float).T
-        stream = derived_seed(settings["seed"], "bootstrap", "infinite_width", path, column)
-        rows = resampled_rows(sample.shape[1], settings["resamples"], np.random.default_rng(stream))
-        function = STATISTICS[statistic] if sample.shape[1] > 1 else STATISTICS["mean"]
-        value, draws = function(sample), function(sample[:, rows]).T
-        low, high = interval_of_draws(
-            value,
-            draws,
-            confidence=settings["confidence"],
-            runs=sample.shape[1],
-            either_sign=column in DEVIATIONS,
-        )
-        if sample.shape[1] == 1 and statistic == "standard_deviation":
-            value = low  # no value
+        count, function = sample.shape[1], STATISTICS[statistic]
+        known = {"confidence": settings["confidence"], "runs": count}
+        if statistic == "mean":
+            stream = derived_seed(settings["seed"], "bootstrap", "infinite_width", path, column)
+            rows = resampled_rows(count, settings["resamples"], np.random.default_rng(stream))
+            value, draws = function(sample), function(sample[:, rows]).T
+            signs = quantity in DEVIATIONS
+            low, high = interval_of_draws(value, draws, either_sign=signs, **known)
+        else:
+            value = function(sample) if count > 1 else np.full(len(sample), np.nan)
+            low, high = standard_deviation_interval(value, **known)
         # a run that diverged leaves no ensemble, and no interval of its survivors
         low, high = (np.where(np.isfinite(value), ends, np.nan) for ends in (low, high))
         for end, values in {"": value, "_low": low, "_high": high}.items():

@@ -316,6 +316,7 @@ def test_rows_in_any_order_and_rises_of_the_loss_tell_no_early_drop(capsys):
         ({"dynamics": "gradient_descent", "learning_rate": 0.99, "final_time": 1.5e4}, 0.5),
         ({"dynamics": "langevin", "learning_rate": 0.9, "final_time": 3e4, "temperature": 0}, 0.5),
         ({"dynamics": "heavy_ball", "learning_rate": 0.1, "momentum": 0.9, "final_time": 5e4}, 0.5),
+        ({"dynamics": "heavy_ball", "learning_rate": 1.2, "momentum": 0.5, "final_time": 3e4}, 0.5),
         ({"dynamics": "nesterov", "learning_rate": 0.3, "momentum": 0.5, "final_time": 4e4}, 0.5),
         ({"dynamics": "sgd", "learning_rate": 0.5, "batch_size": 4, "final_time": 3e4}, 0.5),
         ({"dynamics": "adam", "learning_rate": 1e-6, "learning_rate_unit": "absolute",
@@ -344,6 +345,16 @@ def test_path_lengths_that_rounding_of_weights_makes_are_left_out(
     assert "set precision: float64" in capsys.readouterr().out
     name = "kinematic_inefficiency" if changes["dynamics"] == "adam" else "inefficiency"
     assert np.isfinite(table[name]).all() and table["path_excess"].isna().any()
+
+
+def test_paths_of_steps_that_are_longer_than_the_digits_are_kept(train_with):
+    """Near the limit, but with new roundings in each step, of which descent makes less."""
+    settings = RUN | {"n": 16, "width": 6, "subtract_start": True, "output_scale": 3e3}
+    settings |= {"dynamics": "gradient_descent", "learning_rate": 0.9, "final_time": 2e3}
+    exact, coarse = (train_with(settings | {"precision": p}) for p in ("float64", "float32"))
+    length, there = (run["path_length"].values[1:] for run in (exact, coarse))
+    assert np.all(np.abs((there - length) / there) < 0.03)
+    assert np.isfinite(speed_limits.measured([coarse], 0)["path"]).all()
 
 
 def test_rounding_of_a_run_is_told_by_the_largest_eigenvalue_of_its_own_start(train_with):

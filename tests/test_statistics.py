@@ -89,6 +89,20 @@ def test_ratio_of_averages_is_resampled_jointly():
     np.testing.assert_allclose(high, 3)
 
 
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_interval_of_a_standard_deviation_holds_it_as_often_as_it_says(count):
+    samples = 3.0 * np.random.default_rng(0).standard_normal((4000, count))
+    low, high = statistics.standard_deviation_interval(
+        samples.std(axis=1, ddof=1), confidence=0.9, runs=count
+    )
+    held = np.mean((low <= 3.0) & (high >= 3.0))
+    assert held == pytest.approx(0.9, abs=4 * np.sqrt(0.09 / 4000))
+    assert np.mean(low > 3.0) == pytest.approx(0.05, abs=4 * np.sqrt(0.0475 / 4000))
+    assert np.isnan(
+        statistics.standard_deviation_interval([1.0, 2.0], confidence=0.9, runs=1)
+    ).all()
+
+
 def test_one_realisation_has_no_interval():
     low, high = interval({"a": np.ones((1, 4))}, lambda a: a, resamples=100, seed=0)
     assert low.shape == (4,) and np.all(np.isnan(low)) and np.all(np.isnan(high))

@@ -11,6 +11,7 @@ import pytest
 import subset
 from conftest import ROOT, RUN
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy.stats import chi2
 
 from pipeline.columns import described
 from pipeline.stores import read_netcdf, read_table, write_table
@@ -153,6 +154,10 @@ def test_deviations_come_back_with_their_powers_and_intervals(tables):
         assert row["deviation"] == pytest.approx(group["deviation"].mean())
         assert row["deviation_standard_deviation"] == pytest.approx(group["deviation"].std())
         assert row["deviation_low"] < row["deviation"] < row["deviation_high"]
+        ends = [row[f"deviation_standard_deviation_{end}"] for end in ("high", "low")]
+        known_of_normal = chi2.ppf([0.025, 0.975], RUNS - 1)
+        squares = (RUNS - 1) * group["deviation"].var() / known_of_normal
+        np.testing.assert_allclose(ends, np.sqrt(squares))
         known = time == TIMES[-1]  # the kernel is known at the end
         assert np.isfinite(row["drift"]) == known
         if known:

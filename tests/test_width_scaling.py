@@ -72,6 +72,25 @@ def test_scatter_within_groups_is_that_of_an_analysis_of_variance():
         within_groups([1.0, 2.0], ["a", "b"])
 
 
+@pytest.mark.parametrize(("subsets", "each"), [(6, 2), (3, 3)])
+def test_scatter_of_few_runs_of_each_subset_has_the_error_that_its_interval_says(subsets, each):
+    """Of two runs the square of either is the same: half of them are independent."""
+    covered, groups = 0, np.repeat(np.arange(subsets), each)
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        means = generator.normal(size=subsets)
+        samples = [
+            means[groups] / width + generator.normal(size=len(groups)) * width**-0.5
+            for width in WIDTHS
+        ]
+        of = [groups] * len(WIDTHS)
+        found = fitted_power(
+            WIDTHS, samples, "standard_deviation", generator=generator, groups=of, **OPTIONS
+        )
+        covered += found["power_low"] <= -0.5 <= found["power_high"]
+    assert covered >= 176  # 3 standard deviations of 200 draws at 0.93 are 11
+
+
 def test_subsets_whose_means_differ_leave_the_power_of_the_scatter():
     """Each subset's mean falls as 1/w, far more than the scatter, which falls as w^-1/2."""
     powers, covered = [], 0

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from speedlimits.stability import heavy_ball_factor, nesterov_factor
+
 PLACE = ("dataset", "subset", "network", "dynamics")  # the folders above a run
 SUBSET_KEYS = ("n", "selection", "subset", "label_noise")
 # What a network of each name reads besides COMMON_NETWORK_KEYS.
@@ -81,7 +83,7 @@ def stability_factor(dynamics: str, momentum: float) -> float:
     1 for gradient descent and Langevin dynamics (and for minibatches, whose noise lowers it),
     1 + mu for heavy ball, (1 + mu) / (1 + 2 mu) for Nesterov's momentum mu, infinite for Adam.
     """
-    factors = {"heavy_ball": 1 + momentum, "nesterov": (1 + momentum) / (1 + 2 * momentum)}
+    factors = {"heavy_ball": heavy_ball_factor(momentum), "nesterov": nesterov_factor(momentum)}
     return factors.get(dynamics, math.inf if dynamics == "adam" else 1.0)
 
 

@@ -94,16 +94,16 @@ LARGEST_ROUNDING = 0.1
 
 
 def start_lambda_1(settings: dict, problem: Problem, lambda_1: float, realisation: int) -> float:
-    """Return lambda_1 at the start of this realisation, where the dynamics has a step.
+    """Return lambda_1 at the start of this realisation, where it limits the learning rate.
 
     Args:
         settings: ``dynamics``.
         problem: network at its start, and data.
         lambda_1: largest eigenvalue of the NTK at the start of realisation 0, which gradient flow
-            takes as well: it finds the largest curvature on its way.
+            takes as well, for it finds the largest curvature on its way, and Adam.
         realisation: number of the start.
     """
-    if realisation == 0 or settings["dynamics"] == "gradient_flow":
+    if realisation == 0 or settings["dynamics"] in ("gradient_flow", "adam"):
         return lambda_1
     return largest_eigenvalue(problem.network, problem.inputs)
 
@@ -396,7 +396,7 @@ def run_attributes(
         outputs=problem.targets.shape[1],
         parameter_ranges=json.dumps(parameter_ranges(problem.network)),
     )
-    if settings["dynamics"] != "gradient_flow":
+    if settings["dynamics"] not in ("gradient_flow", "adam"):
         found["own_lambda_1"] = own_lambda_1
     if settings["dynamics"] == "langevin":
         found["start_variances"] = json.dumps(start_variances(problem.network))

@@ -137,8 +137,16 @@ class Evolution:
         """Kinetic energy, in units of the loss; 0 without inertia."""
         return 0.0
 
-    def step_gradient(self, theta: Tensor) -> Tensor:
-        """Return the gradient at theta, shape (P,), that the next step follows; not counted."""
+    def step_gradient(self, theta: Tensor, ahead: int = 0) -> Tensor:
+        """Return the gradient at theta that a step follows; not counted.
+
+        Args:
+            theta: shape (P,).
+            ahead: number of steps before it, which decides nothing but of minibatches.
+
+        Returns:
+            Shape (P,), float64.
+        """
         return self._loss_and_gradient(theta)[1].to(torch.float64, copy=True)
 
     def response(self, change: Tensor) -> Tensor:

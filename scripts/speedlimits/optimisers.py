@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from speedlimits.dynamics import LossAndGradient, _ConstantStep
+from speedlimits.stability import heavy_ball_factor, nesterov_factor
 
 ADAM_BETA_2 = 0.999  # Kingma and Ba (2015), algorithm 1
 ADAM_EPSILON = 1e-8  # ibid.
@@ -60,6 +61,16 @@ class HeavyBall(_ConstantStep):
         self._velocity = torch.zeros_like(self.theta_0)
 
     @property
+    def stability_factor(self) -> float:
+        """The largest stable learning rate over 2/lambda_1."""
+        return heavy_ball_factor(self.momentum)
+
+    @property
+    def velocity(self) -> Tensor:
+        """Velocity v of the last step, a change of the weights, shape (P,)."""
+        return self._velocity
+
+    @property
     def mass(self) -> float:
         """Mass m = eta mu / (1 - mu)^2 in units of training time."""
         return self.learning_rate * self.momentum / (1 - self.momentum) ** 2
@@ -70,8 +81,18 @@ class HeavyBall(_ConstantStep):
         return 0.5 * self.mass * (self._last_length / self.step) ** 2
 
     def _move(self) -> Tensor:
-        self._velocity = self.momentum * self._velocity - self.learning_rate * self._gradient
-        return self._velocity
+        self._velocity, move = self.followed(self._velocity, self._gradient)
+        return move
+
+    def followed(self, velocity: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the velocity v after a step that follows a gradient, and the step, each (P,).
+
+        Args:
+            velocity: v before, shape (P,).
+            gradient: shape (P,).
+        """
+        velocity = self.momentum * velocity - self.learning_rate * gradient
+        return velocity, velocity
 
     def _step_description(self) -> str:
         return f"learning rate {self.learning_rate:.6g}, momentum {self.momentum:.6g}"
@@ -87,6 +108,11 @@ class Nesterov(HeavyBall):
     """
 
     @property
+    def stability_factor(self) -> float:
+        """The largest stable learning rate over 2/lambda_1."""
+        return nesterov_factor(self.momentum)
+
+    @property
     def kinetic_energy(self) -> float:
         """Kinetic energy of the last step; at the start the kick's, mu eta (1 - mu^2) |g|^2 / 2."""
         if self.steps:
@@ -94,9 +120,10 @@ class Nesterov(HeavyBall):
         kick = 0.5 * self.momentum * self.learning_rate * (1 - self.momentum**2)
         return kick * self._gradient.square().sum().item()
 
-    def _move(self) -> Tensor:
-        super()._move()
-        return self.momentum * self._velocity - self.learning_rate * self._gradient
+    def followed(self, velocity: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return velocity and step after a gradient; see ``HeavyBall``."""
+        velocity, _ = super().followed(velocity, gradient)
+        return velocity, self.momentum * velocity - self.learning_rate * gradient
 
 
 class Adam(_ConstantStep):
@@ -262,13 +289,22 @@ class MinibatchDescent(_ConstantStep):
         if self._diverged(self.loss, self._gradient):
             self._raise_divergence(self.loss)
 
-    def step_gradient(self, theta: Tensor) -> Tensor:
-        """Return the gradient at theta of the next minibatch, times N/B, shape (P,)."""
-        return self._of_minibatch(theta)[1]
+    def step_gradient(self, theta: Tensor, ahead: int = 0) -> Tensor:
+        """Return the gradient of that step's minibatch, times N/B; see ``Evolution``."""
+        return self._of_minibatch(theta, ahead)[1]
 
-    def _rows(self) -> Tensor:
-        """Return the samples of the next step."""
-        epoch, batch = divmod(self.steps, math.ceil(self.samples / self.batch_size))
+    def speed(self, gradient: Tensor) -> float:
+        """Return the speed |d theta/dt| of a step that follows this gradient."""
+        return gradient.norm().item()
+
+    @property
+    def batches(self) -> int:
+        """Number of minibatches of an epoch."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def _rows(self, ahead: int = 0) -> Tensor:
+        """Return the samples of the next step, or of one after it."""
+        epoch, batch = divmod(self.steps + ahead, self.batches)
         bits = np.random.Philox(key=self.seed, counter=epoch << 128)
         order = np.random.Generator(bits).permutation(self.samples)
         return torch.from_numpy(order[batch * self.batch_size : (batch + 1) * self.batch_size])
@@ -280,9 +316,9 @@ class MinibatchDescent(_ConstantStep):
         self.gradients += share
         return loss, gradient
 
-    def _of_minibatch(self, theta: Tensor) -> tuple[float, Tensor, float]:
-        """Return loss and gradient of the next minibatch, as of all samples, and its share."""
-        rows = self._rows().to(self.theta_0.device)
+    def _of_minibatch(self, theta: Tensor, ahead: int = 0) -> tuple[float, Tensor, float]:
+        """Return loss and gradient of a minibatch, as of all samples, and its share of them."""
+        rows = self._rows(ahead).to(self.theta_0.device)
         loss, gradient = self._minibatch(theta, rows)
         factor = self.samples / len(rows)
         return factor * loss, factor * gradient.to(torch.float64), len(rows) / self.samples

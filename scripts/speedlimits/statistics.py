@@ -26,15 +26,18 @@ RANDOM_PERMUTATIONS = EXACT_PERMUTATION_LIMIT
 ENOUGH_REACHED = 1000
 
 
-def resampled_rows(count: int, resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return bootstrap resamples of ``count`` realisations, shape (resamples, count).
+def resampled_rows(
+    count: int, resamples: int, generator: np.random.Generator, size: int | None = None
+) -> NDArray[np.int64]:
+    """Return bootstrap resamples of ``count`` realisations, shape (resamples, size).
 
     Args:
         count: number of realisations R.
         resamples: number of bootstrap resamples.
         generator: random stream.
+        size: of a resample; None means R.
     """
-    return generator.integers(0, count, size=(resamples, count))
+    return generator.integers(0, count, size=(resamples, count if size is None else size))
 
 
 def shares(rows: NDArray[np.int64], count: int) -> Array:
@@ -156,6 +159,35 @@ def interval_of_draws(
         np.where(positive, np.exp(logarithm), end)
         for logarithm, end in zip(logarithms, (low, high), strict=True)
     )
+
+
+def standard_deviation_interval(
+    value: ArrayLike, *, confidence: float, runs: int
+) -> tuple[Array, Array]:
+    """Return the interval of the standard deviation of normal runs, s sqrt((R - 1) / chi^2).
+
+    Of few runs no bootstrap knows it: resamples of one run alone have none. Of runs from Student's
+    distribution with 5 degrees of freedom a nominal 95 % holds it in 90 % of simulated cases.
+
+    Args:
+        value: unbiased standard deviation s of the runs, shape (...).
+        confidence: confidence level.
+        runs: number of runs R.
+
+    Returns:
+        Lower and upper end, shape (...), in the unit of s; NaN where there is one run.
+    """
+    from scipy.special import gammaincinv  # as in ``student_interval``
+
+    value = np.asarray(value, float)
+    if runs < 2:
+        return np.full_like(value, np.nan), np.full_like(value, np.nan)
+    tail = 0.5 * (1 - confidence)
+    low, high = (
+        value * np.sqrt((runs - 1) / (2 * gammaincinv(0.5 * (runs - 1), share)))
+        for share in (1 - tail, tail)
+    )
+    return low, high
 
 
 def student_interval(

@@ -132,8 +132,10 @@ def fitted_power(
     The runs of each width are resampled; the spread of the statistic gives the errors s_w of
     `weighted_power`, which fits every resample; `student_interval` makes an interval of their
     powers. Its degrees of freedom are those of one width, for the errors weigh the widths and are
-    no better known: a nominal 95 % holds the power in 93 to 100 % of simulated cases with 2 to 12
-    runs at each of five widths; with the degrees of all widths in 62 % of those with 2.
+    no better known: a nominal 95 % holds the power in 91 to 100 % of simulated cases with 2 to 12
+    normal runs at each of five widths, in 88 % with 8 skewed ones (log-normal, 0.8); with the
+    degrees of all widths in 62 % of those with 2. What is left of R runs within G groups are R - G
+    independent values, and a resample for the standard deviation takes one more.
 
     Args:
         widths: w, one per sample, distinct.
@@ -159,9 +161,14 @@ def fitted_power(
         return {**nothing, "points": points}
     samples = [within_groups(s, of) for s, of in zip(samples, labels, strict=True)]
     function = STATISTICS[statistic]
-    draws = np.stack(
-        [function(s[resampled_rows(len(s), resamples, generator)]) for s in samples], axis=-1
-    )
+    sizes = [
+        len(s) if statistic == "mean" else d + 1 for s, d in zip(samples, degrees, strict=True)
+    ]
+    rows = [
+        resampled_rows(len(s), resamples, generator, size)
+        for s, size in zip(samples, sizes, strict=True)
+    ]
+    draws = np.stack([function(s[r]) for s, r in zip(samples, rows, strict=True)], axis=-1)
     errors = draws.std(axis=0)
     if not np.all(errors > 0):
         return {**nothing, "points": points}
