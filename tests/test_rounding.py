@@ -55,7 +55,7 @@ def placed(kind, speed, seed):
     evolution._last_length = speed * getattr(evolution, "step", 1.0)
     if kind == "adam":
         evolution._second_moment = torch.linspace(1e16, 2e16, WEIGHTS, dtype=torch.float64)
-        evolution._first_moment = 0.8 * evolution._second_moment.sqrt()
+        evolution._first_moment = 4.0 * evolution._second_moment.sqrt()  # s = 0.8
     return evolution
 
 
