@@ -1,5 +1,7 @@
 """Training through the scripts: closed form of a linear model, resumption, warm start."""
 
+import itertools
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -565,9 +567,23 @@ def test_the_stability_limit_is_that_of_the_realisations_own_start(trained, subs
     message = capsys.readouterr().err
     assert f"lambda_1 = {run.attrs['own_lambda_1']:.6g} at this start" in message
     assert f"{run.attrs['lambda_1']:.6g} at that of realisation 0" in message
-    assert f"below {run.attrs['lambda_1'] / run.attrs['own_lambda_1']:.4g}," in message
+    told = float(re.search(r"learning_rate, below ([\d.]+),", message)[1])
+    assert 0.999 * limit < told <= run.attrs["lambda_1"] / run.attrs["own_lambda_1"]
     beyond = settings | {"beyond_stability": True, "learning_rate": 1.01 * limit}
     assert trained(**beyond, only_train=True).attrs["own_lambda_1"] == run.attrs["own_lambda_1"]
+
+
+def test_rates_below_the_one_that_is_told_are_taken():
+    units, values = ("absolute", "stability_limit"), (2.0, 2526.04, 3.7e-5, 6.86092e8)
+    for lambda_1, unit in itertools.product(values, units):
+        rate = 7.0 if unit == "stability_limit" else 7 / lambda_1
+        settings = {"dynamics": "gradient_descent", "learning_rate": rate}
+        settings["learning_rate_unit"] = unit
+        with pytest.raises(ValueError, match="learning_rate, below") as refused:
+            learning_rate(settings, lambda_1, 1.7 * lambda_1)
+        told = float(re.search(r"below ([\d.e+-]+),", str(refused.value))[1])
+        below = settings | {"learning_rate": told * (1 - 1e-9)}
+        assert learning_rate(below, lambda_1, 1.7 * lambda_1) > 0.999 * 2 / (1.7 * lambda_1)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import ROUND_FLOOR, Context
 from pathlib import Path
 
 import numpy as np
@@ -133,14 +134,18 @@ def learning_rate(settings: dict, lambda_1: float, own_lambda_1: float) -> float
     limit = factor * 2 / own_lambda_1 if own_lambda_1 > 0 else math.inf
     if rate >= limit and not settings.get("beyond_stability", False):
         times = "" if factor == 1 else f"{factor:.4g} times "
+        # down, so that all below what is told is below the limit
+        allowed = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(
+            settings["learning_rate"] * limit / rate
+        )
         other = ""
         if own_lambda_1 != lambda_1:
             other = f" at this start, {lambda_1:.6g} at that of realisation 0, the unit"
         raise ValueError(
             f"the learning rate {rate:.6g} is at or above the stability limit, {times}2/lambda_1 = "
             f"{limit:.6g} (lambda_1 = {own_lambda_1:.6g}{other}): {dynamics} diverges; lower "
-            f"learning_rate, below {settings['learning_rate'] * limit / rate:.4g}, use dynamics: "
-            "gradient_flow, or set beyond_stability: true"
+            f"learning_rate, below {allowed:.4g}, use dynamics: gradient_flow, or set "
+            "beyond_stability: true"
         )
     return rate
 

@@ -83,7 +83,8 @@ class Evolution:
     Args:
         loss_and_gradient: theta of shape (P,), float64 -> (L, grad L of shape (P,)).
         theta_0: weights at the start, shape (P,).
-        lambda_1: largest eigenvalue of the Hessian or NTK if known; only named in errors.
+        lambda_1: largest eigenvalue of the Hessian or NTK if known; named in errors, and for module
+            ``rounding``.
 
     Attributes:
         time: training time reached.
@@ -273,7 +274,7 @@ class GradientDescent(_ConstantStep):
         loss_and_gradient: see ``Evolution``.
         theta_0: weights at the start, shape (P,).
         learning_rate: eta > 0.
-        lambda_1: largest eigenvalue if known; only named in errors.
+        lambda_1: largest eigenvalue if known; named in errors, and for module ``rounding``.
 
     Raises:
         ValueError: if the learning rate is not positive.
@@ -327,7 +328,7 @@ class LangevinDynamics(_ConstantStep):
         step: step of training time, > 0.
         temperature: 1/beta >= 0, in units of the loss.
         seed: of the noise's own stream, a non-negative integer below 2^128.
-        lambda_1: largest eigenvalue if known; only named in errors.
+        lambda_1: largest eigenvalue if known; named in errors, and for module ``rounding``.
 
     Raises:
         ValueError: if the step is not positive or the temperature negative.

@@ -35,7 +35,7 @@ class HeavyBall(_ConstantStep):
         theta_0: weights at the start, shape (P,).
         learning_rate: eta > 0.
         momentum: mu in [0, 1).
-        lambda_1: largest eigenvalue if known; only named in errors.
+        lambda_1: largest eigenvalue if known; named in errors, and for module ``rounding``.
 
     Raises:
         ValueError: if the learning rate is not positive or the momentum not in [0, 1).
@@ -142,7 +142,7 @@ class Adam(_ConstantStep):
         theta_0: weights at the start, shape (P,).
         learning_rate: eta > 0.
         momentum: beta_1 in [0, 1).
-        lambda_1: largest eigenvalue if known; only named in errors.
+        lambda_1: largest eigenvalue if known; named in errors, and for module ``rounding``.
 
     Raises:
         ValueError: if the learning rate is not positive or the momentum not in [0, 1).
@@ -256,7 +256,7 @@ class MinibatchDescent(_ConstantStep):
         batch_size: B in [1, N].
         samples: N.
         seed: of the permutations.
-        lambda_1: largest eigenvalue if known; only named in errors.
+        lambda_1: largest eigenvalue if known; named in errors, and for module ``rounding``.
 
     Raises:
         ValueError: if the learning rate is not positive or the batch size not in [1, N].

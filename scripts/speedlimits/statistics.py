@@ -167,7 +167,8 @@ def standard_deviation_interval(
     """Return the interval of the standard deviation of normal runs, s sqrt((R - 1) / chi^2).
 
     Of few runs no bootstrap knows it: resamples of one run alone have none. Of runs from Student's
-    distribution with 5 degrees of freedom a nominal 95 % holds it in 90 % of simulated cases.
+    distribution with 5 degrees of freedom a nominal 95 % holds it in 94 to 88 % of simulated cases
+    with 2 to 8 runs, and in 84 % with 20.
 
     Args:
         value: unbiased standard deviation s of the runs, shape (...).
