@@ -331,7 +331,7 @@ def test_path_lengths_that_rounding_of_weights_makes_are_left_out(
     settings = RUN | {"n": 16, "width": 32, "subtract_start": True, "output_scale": 1e3}
     settings |= {"first_snapshot": 1, "snapshots_per_decade": 10} | changes
     exact, coarse = (train_with(settings | {"precision": p}) for p in ("float64", "float32"))
-    assert exact["speed_rounding"].max() < 1e-6 * exact["gradient_norm"].max()
+    assert not exact["speed_rounding"].any()
     length, there = (run["path_length"].values[1:] for run in (exact, coarse))
     longer = (there - length) / there
     told = speed_limits.path_rounding(coarse)[1:] / there

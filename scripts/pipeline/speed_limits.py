@@ -90,14 +90,13 @@ def measured(runs: list[xr.Dataset], start: int) -> dict[str, np.ndarray]:
     action_with_noise = since["action"] + since["velocity_noise"]
     geodesic2 = np.stack([run["distance_squared"].values[start, later] for run in runs])
     for r, run in enumerate(runs):
-        dynamics = settings_of(run)["dynamics"]
         sl.check_speed_limit(
             since["time"][r],
             since["action"][r],
             since["path_length"][r],
             np.sqrt(geodesic2[r]),
         )
-        if dynamics == "gradient_flow":
+        if settings_of(run)["dynamics"] == "gradient_flow":
             error = sl.discretisation(since["action"][r], -since["train_loss"][r])
             rough = np.abs(error) > LARGEST_DISCRETISATION
             for name in ("path_length", "action"):

@@ -92,6 +92,7 @@ LAYER_PRODUCTS = {
 # 0.4, by 17 % at 1.1 and by a factor 2 at 3 (fully connected), by 24 % at 0.3 on a transformer,
 # whose weights stay while its biases, which start at 0, move.
 LARGEST_ROUNDING = 0.1
+WITHOUT_LIMIT = ("gradient_flow", "adam")  # of the learning rate by lambda_1
 
 
 def start_lambda_1(settings: dict, problem: Problem, lambda_1: float, realisation: int) -> float:
@@ -104,7 +105,7 @@ def start_lambda_1(settings: dict, problem: Problem, lambda_1: float, realisatio
             takes as well, for it finds the largest curvature on its way, and Adam.
         realisation: number of the start.
     """
-    if realisation == 0 or settings["dynamics"] in ("gradient_flow", "adam"):
+    if realisation == 0 or settings["dynamics"] in WITHOUT_LIMIT:
         return lambda_1
     return largest_eigenvalue(problem.network, problem.inputs)
 
@@ -401,7 +402,7 @@ def run_attributes(
         outputs=problem.targets.shape[1],
         parameter_ranges=json.dumps(parameter_ranges(problem.network)),
     )
-    if settings["dynamics"] not in ("gradient_flow", "adam"):
+    if settings["dynamics"] not in WITHOUT_LIMIT:
         found["own_lambda_1"] = own_lambda_1
     if settings["dynamics"] == "langevin":
         found["start_variances"] = json.dumps(start_variances(problem.network))

@@ -161,14 +161,11 @@ def fitted_power(
         return {**nothing, "points": points}
     samples = [within_groups(s, of) for s, of in zip(samples, labels, strict=True)]
     function = STATISTICS[statistic]
-    sizes = [
-        len(s) if statistic == "mean" else d + 1 for s, d in zip(samples, degrees, strict=True)
-    ]
-    rows = [
-        resampled_rows(len(s), resamples, generator, size)
-        for s, size in zip(samples, sizes, strict=True)
-    ]
-    draws = np.stack([function(s[r]) for s, r in zip(samples, rows, strict=True)], axis=-1)
+    draws = []
+    for sample, degree in zip(samples, degrees, strict=True):
+        size = len(sample) if statistic == "mean" else degree + 1
+        draws.append(function(sample[resampled_rows(len(sample), resamples, generator, size)]))
+    draws = np.stack(draws, axis=-1)
     errors = draws.std(axis=0)
     if not np.all(errors > 0):
         return {**nothing, "points": points}
