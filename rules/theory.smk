@@ -46,8 +46,9 @@ rule theory_langevin:
         "../envs/torch.yaml"
     threads: COMPUTE["train_threads"]
     resources:
-        mem_mb=2000,
+        mem_mb=inputs.langevin_megabytes(SETTINGS),
         runtime=240,
+        kernel_memory_mb=int(1000 * CONFIG["kernel"]["memory_gb"]),
     params:
         settings=SETTINGS.of("theory_langevin"),
     message:

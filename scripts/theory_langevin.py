@@ -9,6 +9,8 @@ finished starts are kept, so that a killed job goes on with the next one.
 import quick_start  # noqa: F401
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,8 +23,10 @@ from pipeline.problem import Problem, build_problem
 from pipeline.runs import is_own, own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
-from pipeline.trajectory import Partway, stage_folder
+from pipeline.tables import LARGEST_DISCRETISATION
+from pipeline.trajectory import Partway, remembered, stage_folder
 from speedlimits import langevin_networks, linear_regression
+from speedlimits.dynamics import DivergenceError
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import empirical_ntk
 from speedlimits.networks import parameter_ranges
@@ -37,19 +41,34 @@ RATIOS = {  # of averages over starts
 }
 
 
-def start_spectrum(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+class Compute(NamedTuple):
+    """Where to compute, and the working memory of a kernel there."""
+
+    device: torch.device
+    memory_bytes: int
+
+
+def start_spectrum(problem: Problem, memory_bytes: int) -> dict[str, np.ndarray]:
     """Return eigenvalues, rounding noise set to 0, and residue projections of the full NTK."""
-    kernel = empirical_ntk(problem.network, problem.inputs).cpu().numpy()
+    kernel = empirical_ntk(problem.network, problem.inputs, memory_bytes=memory_bytes)
     with torch.no_grad():
         delta = (problem.targets - problem.network(problem.inputs)).double().cpu().numpy()
-    eigenvalues, projections = eigenvalues_and_projections(kernel, delta.reshape(-1, 1))
-    return without_noise(eigenvalues), projections
+    eigenvalues, projections = eigenvalues_and_projections(
+        kernel.cpu().numpy(), delta.reshape(-1, 1)
+    )
+    return {"eigenvalues": without_noise(eigenvalues), "projections": projections}
+
+
+def steps_of(final_time: float, settings: dict, lambda_1: float, largest_lambda_1: float) -> int:
+    """Return the number of steps of a member; see ``one_start``."""
+    return max(round(final_time / (2 * settings["step"]) * (largest_lambda_1 / lambda_1)), 1)
 
 
 def one_start(
     problem: Problem,
     spectrum: tuple[np.ndarray, np.ndarray],
     lambda_1: float,
+    largest_lambda_1: float,
     final_time: float,
     settings: dict,
     temperature: float,
@@ -58,10 +77,14 @@ def one_start(
 ) -> dict:
     """Return bounds and linearised values of one start at one temperature.
 
+    Without bounds, which is printed, where a member has diverged.
+
     Args:
         problem: network at its start theta_0 and training data.
         spectrum: of ``start_spectrum``.
-        lambda_1: of realisation 0, which sets the unit of time and the step for all of them.
+        lambda_1: of realisation 0, which sets the unit of time for all of them.
+        largest_lambda_1: of all, which sets the step for all of them: with realisation 0's narrow
+            networks would be stepped beyond the stability limit of others.
         final_time: in units of 1/lambda_1.
         settings: of the configuration's theory.langevin.
         temperature: beta^-1.
@@ -71,28 +94,36 @@ def one_start(
     eigenvalues, projections = spectrum
     theta_0 = torch.nn.utils.parameters_to_vector(problem.network.parameters()).detach().double()
     variance = settings["start_variance"]
-    cloud = langevin_networks.simulate_cloud(
-        TrainingLoss(problem.network, problem.inputs, problem.targets).loss_and_gradient,
-        theta_0,
-        [final_time / lambda_1],
-        step=settings["step"] * 2 / lambda_1,
-        temperature=temperature,
-        start_variance=variance,
-        seeds=seeds,
-        lambda_1=lambda_1,
-        on_step=on_step,
-    )
-    time, layers = float(cloud.times[0]), list(parameter_ranges(problem.network).values())
+    step = settings["step"] * 2 / largest_lambda_1
+    time = step * steps_of(final_time, settings, lambda_1, largest_lambda_1)
+    layers = list(parameter_ranges(problem.network).values())
     known = {"temperature": temperature, "start_variance": variance}
-    drop = cloud.loss_drops[0].mean()
-    measured = langevin_networks.bounds(
-        time,
-        langevin_networks.mean_displacement_squared(cloud.displacements[0]),
-        langevin_networks.layer_variances(cloud.displacements[0], layers),
-        [stop - start for start, stop in layers],
-        drop,
-        **known,
-    )
+    measured = dict.fromkeys((*AVERAGED[1:], "loss_drop", "heat"), np.nan)
+    try:
+        cloud = langevin_networks.simulate_cloud(
+            TrainingLoss(problem.network, problem.inputs, problem.targets).loss_and_gradient,
+            theta_0,
+            [time],
+            step=step,
+            temperature=temperature,
+            start_variance=variance,
+            seeds=seeds,
+            lambda_1=float(eigenvalues.max()),
+            on_step=on_step,
+        )
+    except DivergenceError as error:
+        print(f"no values of this start at temperature {temperature:g}: {error}")
+    else:
+        drop = cloud.loss_drops[0].mean()
+        measured = {"loss_drop": drop, "heat": cloud.heat[0].mean()}
+        measured |= langevin_networks.bounds(
+            time,
+            langevin_networks.mean_displacement_squared(cloud.displacements[0]),
+            langevin_networks.layer_variances(cloud.displacements[0], layers),
+            [stop - start for start, stop in layers],
+            drop,
+            **known,
+        )
     modes = langevin_networks.linearised_modes(eigenvalues, projections, len(theta_0), **known)
     exact = {
         "wasserstein_squared": linear_regression.wasserstein_squared(modes, time),
@@ -103,9 +134,9 @@ def one_start(
         "time": time,
         "time_lambda_1": time * lambda_1,
         "weights": len(theta_0),
-        "loss_drop": drop,
+        "loss_drop": measured["loss_drop"],
         "start_loss": 0.5 * projections.sum(),
-        "heat": cloud.heat[0].mean(),
+        "heat": measured["heat"],
         **{name: float(measured[name]) for name in ("wasserstein_squared", "free_energy_drop")},
         **{f"{name}_linearised": float(value) for name, value in exact.items()},
     }
@@ -121,20 +152,42 @@ def with_times(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def ensemble_row(rows: pd.DataFrame, settings: dict, stream: int) -> pd.DataFrame:
-    """Return the row of the ensemble: ratios of averages over starts, with intervals."""
-    numbers = rows.select_dtypes("number").mean().to_frame().T
+    """Return the row of the ensemble: ratios of averages over starts, with intervals.
+
+    Averages that lack a start are none: the others are no sample of all.
+    """
+    numbers = rows.select_dtypes("number").mean(skipna=False).to_frame().T
     samples = {name: rows[name].to_numpy(float)[:, None] for name in AVERAGED}
     table = with_times(numbers)
     for name in ("inefficiency", "speed_limit_time"):
-        low, high = bootstrap_interval(
-            samples,
-            lambda name=name, **m: RATIOS[name](m),
-            confidence=settings["confidence"],
-            resamples=settings["resamples"],
-            generator=np.random.default_rng(stream),
-        )
+        low = high = [np.nan]
+        if table[name].notna().all():
+            low, high = bootstrap_interval(
+                samples,
+                lambda name=name, **m: RATIOS[name](m),
+                confidence=settings["confidence"],
+                resamples=settings["resamples"],
+                generator=np.random.default_rng(stream),
+            )
         table[f"{name}_low"], table[f"{name}_high"] = float(low[0]), float(high[0])
     return table
+
+
+def warn_of_steps(whole: pd.DataFrame, where: str) -> None:
+    """Print a warning where the heat of an ensemble is not its loss drop.
+
+    Args:
+        whole: of ``ensemble_row``.
+        where: network and temperature.
+    """
+    row = whole.iloc[0]
+    off = abs(row["heat"] - row["loss_drop"]) / abs(row["free_energy_drop"])
+    if off > LARGEST_DISCRETISATION:
+        print(
+            f"warning: {where}: the heat is off the loss drop by {100 * off:.0f} % of the free "
+            "energy's drop: the steps are too long there, and T_SL of them means little; lower "
+            "theory.langevin.step"
+        )
 
 
 def kept_rows(partway: Partway) -> list[dict]:
@@ -151,19 +204,29 @@ def keep_rows(partway: Partway, rows: list[dict]) -> None:
 
 
 def network_table(
-    network: dict, subset: str, settings: dict, device, partway: Partway
+    network: dict, subset: str, settings: dict, compute: Compute, stage: Path, name: str
 ) -> pd.DataFrame:
     """Return the rows of one network: every temperature and start, and the ensembles."""
     seed, parts = settings["seed"], []
     problems = [
-        build_problem({**network, "seed": seed}, subset, r, device)
+        build_problem({**network, "seed": seed}, subset, r, compute.device)
         for r in range(settings["realisations"])
     ]
-    spectra = [start_spectrum(problem) for problem in problems]
-    lambda_1 = float(spectra[0][0].max())
+    partway, spectra = Partway(stage, name), []
+    for r, problem in enumerate(problems):
+        print(f"{network['model']}: NTK of start {r}, {r + 1} of {len(problems)}", flush=True)
+        found = remembered(
+            stage,
+            f"{name}_spectrum{r}",
+            lambda problem=problem: start_spectrum(problem, compute.memory_bytes),
+        )
+        spectra.append((found["eigenvalues"], found["projections"]))
+    each = [float(eigenvalues.max()) for eigenvalues, _ in spectra]
+    lambda_1, largest = each[0], max(each)
     temperatures = list(map(float, settings["temperatures"]))  # streams of 0 are those of 0.0
     starts = settings["realisations"]
-    steps = settings["members"] * max(round(network["final_time"] / (2 * settings["step"])), 1)
+    final_time = network["final_time"]
+    steps = settings["members"] * steps_of(final_time, settings, lambda_1, largest)
     progress = Progress(steps * starts * len(temperatures))
     finished = kept_rows(partway)
     for number, temperature in enumerate(temperatures):
@@ -179,7 +242,7 @@ def network_table(
                 progress.update(before + done, lambda: text)
 
             if len(finished) == number * starts + r:
-                known = (lambda_1, network["final_time"], settings, temperature, seeds, on_step)
+                known = (lambda_1, largest, final_time, settings, temperature, seeds, on_step)
                 finished.append(one_start(problem, spectrum, *known))
                 keep_rows(partway, finished)
         single = with_times(pd.DataFrame(finished[number * starts : (number + 1) * starts]))
@@ -189,6 +252,7 @@ def network_table(
         both = pd.concat([single, whole], ignore_index=True)
         parts.append(both.assign(temperature=temperature))
         print(f"{network['model']}, temperature {temperature}: {whole.T.to_string()}")
+        warn_of_steps(whole, f"{network['model']}, temperature {temperature:g}")
     keys = (*KEYS, *differing(settings["networks"]))
     head = {key: network.get(key, network.get("model_arguments", {}).get(key)) for key in keys}
     known = {key: settings[key] for key in ("start_variance", "members", "step", "realisations")}
@@ -213,6 +277,7 @@ def main(snakemake) -> None:
     settings = snakemake.params.settings
     with logged(snakemake.log[0]):
         device = choose_device("cpu", threads=snakemake.threads, deterministic=True)
+        compute = Compute(device, int(snakemake.resources.kernel_memory_mb * 1e6))
         stage = stage_folder(
             {
                 "settings": settings,
@@ -222,7 +287,7 @@ def main(snakemake) -> None:
             }
         )
         tables = [
-            network_table(network, path, settings, device, Partway(stage, f"network_{number}"))
+            network_table(network, path, settings, compute, stage, f"network_{number}")
             for number, (network, path) in enumerate(
                 zip(settings["networks"], snakemake.input, strict=True)
             )

@@ -2,6 +2,8 @@
 
 import quick_start  # noqa: F401
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -20,7 +22,11 @@ def closed_forms(modes: linear_regression.OrnsteinUhlenbeckModes, times: np.ndar
 
 
 def simulated(
-    data: langevin_linear.RegressionData, temperature: float, settings: dict, stream: int
+    data: langevin_linear.RegressionData,
+    temperature: float,
+    settings: dict,
+    stream: int,
+    on_share: Callable[[float], None],
 ) -> pd.DataFrame:
     """Return values, intervals and closed forms of an ensemble simulated by Euler-Maruyama.
 
@@ -28,12 +34,13 @@ def simulated(
     within its sampling error, and that of the continuum; they differ by the bias of the scheme.
     The assignment is solved in each eigendirection of X^T X, in which the components are
     independent: there its bias is of order 1/R, and not R^(-2/d) as in all directions at once.
+    ``on_share`` is called with the share of its steps that are done.
     """
     generator = np.random.default_rng(stream)
     d = data.inputs.shape[1]
     eigenvalues, basis = np.linalg.eigh(data.inputs.T @ data.inputs)
-    step = settings["step"] / eigenvalues[-1]
-    first = max(settings["first_simulated_time"], step)
+    first = settings["first_simulated_time"]
+    step = min(settings["step"] / eigenvalues[-1], first)
     wanted = np.geomspace(first, settings["final_time"], settings["simulated_times"])
     steps = np.unique(np.append(0, np.round(wanted / step).astype(int)))
     ensemble = langevin_linear.euler_maruyama(
@@ -45,6 +52,7 @@ def simulated(
         snapshot_steps=steps,
         temperature=temperature,
         generator=generator,
+        on_step=lambda step: on_share(step / steps[-1]),
     )
 
     def measure(part: langevin_linear.LangevinEnsemble) -> dict[str, np.ndarray]:
@@ -129,7 +137,6 @@ def three_routes(settings: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
     for ratio in settings["ratios"]:
         for temperature in settings["temperatures"]:
             told = f"simulating n/d = {ratio}, temperature {temperature}"
-            progress.update(len(checks), lambda told=told: told)
             routes = {"Marchenko-Pastur": limiting_modes(ratio, temperature, settings)}
             for d in settings["dimensions"]:
                 data = data_set(ratio, d, settings)
@@ -139,7 +146,11 @@ def three_routes(settings: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
             columns = {route: closed_forms(modes, times) for route, modes in routes.items()}
             small = data_set(ratio, settings["dimensions"][0], settings)
             stream = derived_seed(settings["seed"], "regression noise", ratio, temperature)
-            found = simulated(small, temperature, settings, stream)
+
+            def on_share(share: float, told: str = told) -> None:
+                progress.update(len(checks) + share, lambda: told)
+
+            found = simulated(small, temperature, settings, stream, on_share)
             shown = [
                 "time",
                 *QUANTITIES,

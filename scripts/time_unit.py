@@ -6,10 +6,13 @@ realisations changes no time.
 
 import quick_start  # noqa: F401
 
+import torch
+
 from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
 from pipeline.problem import build_problem, check_start
 from pipeline.stores import provenance, write_json
+from speedlimits.jacobian import transposed_product
 from speedlimits.kernel_products import largest_eigenvalue
 
 
@@ -32,10 +35,20 @@ def main(snakemake) -> None:
         lambda_1 = largest_eigenvalue(problem.network, problem.inputs)
         print(f"lambda_1 = {lambda_1:.6g} on {describe_device(device)}")
         if not lambda_1 > 0:
+            ones = torch.ones_like(problem.targets)
+            pulled = transposed_product(problem.network, problem.inputs, ones)
+            why = "outputs depend on no weight (dead ReLUs?)"
+            remedy = "take a larger width, another initialisation or another seed"
+            if any(gradient.any() for gradient in pulled):
+                why = (
+                    f"derivatives are so small that {settings['precision']} has no squares of them"
+                )
+                remedy = (
+                    "divide the inputs by their size (normalise: true does for inputs of your own)"
+                )
             raise ValueError(
-                f"lambda_1 is {lambda_1:g} at the start of realisation 0, whose outputs depend on "
-                "no weight (dead ReLUs?), and 1/lambda_1 is the unit of time; take a larger width, "
-                "another initialisation or another seed"
+                f"lambda_1 is {lambda_1:g} at the start of realisation 0, whose {why}, and "
+                f"1/lambda_1 is the unit of time; {remedy}"
             )
         write_json(
             {

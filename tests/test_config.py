@@ -1019,6 +1019,7 @@ def test_no_rule_has_the_name_that_a_study_may_get():
     [
         ("theory.langevin.set.dataset", "nope", "theory.langevin: dataset is 'nope'; allowed: "),
         ("theory.langevin.set.n", 5000, "theory.langevin asks for n = 5000 training samples"),
+        ("kernel.full_rows_limit", 319, "kernel of 320 rows is above kernel.full_rows_limit = 319"),
         ("base.targets", "real", "theory.langevin has targets: real, but digits has classes"),
         (
             "theory.langevin.set.momentum",

@@ -741,6 +741,48 @@ def test_leading_eigenvalues_close_together_are_told_apart():
         assert kernel_products.largest_eigenvalue(network, x) == pytest.approx(exact, rel=1e-3)
 
 
+def test_an_eigenvalue_that_the_start_vector_has_nothing_of_is_found():
+    """Of f = w.x, whose kernel X X^T has a first vector orthogonal to the first random start."""
+    start = torch.randn(8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    random = torch.randn(8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    random[:, 0] -= (random[:, 0] @ start) / (start @ start) * start
+    vectors, _ = torch.linalg.qr(random)
+    assert abs(float(vectors[:, 0] @ start)) < 1e-12
+    values = torch.tensor([1.0, 0.95, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01]).double()
+    x = vectors * values.sqrt()
+    found = kernel_products.largest_eigenvalue(
+        nn.Linear(8, 1, bias=False).double(), x, generator=torch.Generator().manual_seed(5)
+    )
+    assert found == pytest.approx(1.0, rel=1e-3)
+
+
+def test_samples_whose_forward_derivative_has_no_value_are_taken_by_rows():
+    """sqrt(relu(z)) has the gradient 0 at z < 0 and a forward derivative 0/0."""
+
+    class Root(nn.Module):
+        def forward(self, h):
+            return torch.sqrt(torch.relu(h + 1))
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 6), Root(), nn.Linear(6, 2)).double()
+    x = torch.randn(16, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    dead = (network[0](x) < -1).any(1)
+    x = torch.cat([x[~dead][:4], x[dead], x[~dead][4:]])  # none of the first and the last
+    assert dead.any() and way_along_weights(network, x) == "forward"
+    full = kernel.empirical_ntk(network, x)
+    vector = torch.randn(2 * len(x), dtype=torch.float64)
+    product = kernel_products.kernel_product(network, x, vector, batch=7)
+    assert relative_error(product, full @ vector) < 1e-12
+    value = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-9)
+    assert value == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=1e-8)
+
+
+def test_products_beyond_the_precision_are_told():
+    network = make_network("fully_connected").float()
+    with pytest.raises(ValueError, match=r"not finite in torch\.float32: .* too large"):
+        kernel_products.largest_eigenvalue(network, 1e25 * make_inputs().float())
+
+
 def test_largest_eigenvalue_of_one_sample_and_of_a_zero_jacobian():
     network, x = make_network("fully_connected"), make_inputs(1)
     exact = float(torch.linalg.eigvalsh(kernel.empirical_ntk(network, x))[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import theory_linear_regression
 from scipy.stats import binom, multivariate_normal
 
 from speedlimits import langevin_linear, linear_regression, transport
@@ -268,3 +269,16 @@ def test_assignment_per_mode_gives_the_distance_of_the_closed_form(temperature):
     expected = float(linear_regression.wasserstein_squared(closed_form(data, temperature), 1.5))
     measured = transport.componentwise_wasserstein_squared(first, last)
     assert measured == pytest.approx(expected, rel=0.04)
+
+
+def test_simulated_times_end_with_the_closed_forms():
+    """Also where a step by the largest eigenvalue would be longer than all of them."""
+    data = langevin_linear.gaussian_data(
+        8, 4, teacher_variance=1.0, noise_variance=0.1, generator=np.random.default_rng(0)
+    )
+    settings = {"step": 0.02, "first_simulated_time": 1e-6, "final_time": 1e-5, "groups": 4}
+    settings |= {"simulated_times": 3, "start_variance": 0.1, "realisations": 40, "confidence": 0.9}
+    shares = []
+    found = theory_linear_regression.simulated(data, 0.1, settings, 1, shares.append)
+    np.testing.assert_allclose(found["time"], [1e-6, 3e-6, 1e-5])
+    assert shares[0] == 0.0 and shares[-1] == 1.0

@@ -1,8 +1,13 @@
 """Bounds for Langevin clouds against the linear case, where everything is known."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
+import theory_langevin
 import torch
+from conftest import RUN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -161,3 +166,54 @@ def test_members_have_noise_of_their_own_and_repeat_bit_for_bit():
     assert not np.array_equal(one.displacements[-1, 1], two.displacements[-1, 1])
     with pytest.raises(ValueError, match="pairs need at least 2"):
         langevin_networks.mean_displacement_squared(one.displacements[:, :1])
+
+
+EXPERIMENT = {
+    "temperatures": [0.0], "start_variance": 1e-6, "members": 2, "realisations": 4, "step": 0.3,
+    "networks": [RUN | {"width": 2, "depth": 2, "final_time": 10}],
+    "seed": 11, "confidence": 0.9, "resamples": 20, "code": "test",
+}  # fmt: skip
+
+
+@pytest.fixture
+def experiment(job, subset_with):
+    """Return a function that runs the experiment and returns its table and its log."""
+    subset_with(RUN)
+
+    def run(**changes):
+        settings, made = EXPERIMENT | changes, {"o": "table.csv"}
+        job(theory_langevin.main, inputs={"n.nc": "n.nc"}, outputs=made, settings=settings)
+        return pd.read_csv("table.csv"), Path("job.log").read_text()
+
+    return run
+
+
+def test_no_start_is_stepped_beyond_its_own_stability_limit(experiment):
+    """Narrow networks differ: a step by lambda_1 of the first makes heat of no loss in others."""
+    table, log = experiment()
+    starts = table[table["realisation"] != "ensemble"]
+    assert len(starts) == 4 and "warning" not in log
+    np.testing.assert_allclose(starts["heat"], starts["loss_drop"], rtol=0.05)
+    exact = experiment(step=0.003)[0]
+    for name in ("loss_drop", "wasserstein_squared", "inefficiency"):
+        np.testing.assert_allclose(table[name], exact[name], rtol=0.1)
+
+
+def test_steps_whose_heat_is_not_the_loss_drop_are_told(experiment):
+    table, log = experiment(temperatures=[0.0, 3.0], step=0.5)
+    ends = table[table["realisation"] == "ensemble"].set_index("temperature")
+    off = (ends["heat"] - ends["loss_drop"]).abs() / ends["free_energy_drop"].abs()
+    assert off[0.0] > 0.1 > off[3.0]
+    assert f"temperature 0: the heat is off the loss drop by {100 * off[0.0]:.0f} %" in log
+    assert "lower theory.langevin.step" in log and "temperature 3: the heat" not in log
+
+
+def test_a_start_that_diverges_leaves_the_others_their_rows(experiment):
+    table, log = experiment(temperatures=[0.0, 1e6], step=0.5)
+    rows = table.set_index(["temperature", "realisation"])
+    lost = rows.loc[1e6, "inefficiency"].isna()
+    assert lost["ensemble"] and lost.any() and "no values of this start at temperature 1e+06" in log
+    others = ["free_energy_drop", "loss_drop", "heat", "speed_limit_time", "inefficiency_low"]
+    assert rows.loc[(1e6, "ensemble"), others].isna().all()
+    assert rows.loc[0.0, "inefficiency"].notna().all()
+    assert rows["inefficiency_linearised"].notna().all()

@@ -202,6 +202,9 @@ BAD = [
     (nn.Linear(D, C), X.to_sparse(), Y, "inputs are sparse"),
     (nn.Linear(D, C), pd.DataFrame(X.numpy()), Y, "inputs are of type DataFrame"),
     (nn.Linear(D, C).bfloat16(), 300 + torch.arange(N * D).view(N, D).float(), Y, "bfloat16, the"),
+    (nn.Linear(D, C).half(), 2049.0 * torch.ones(N, D), Y, "hold; measure in torch.float32"),
+    (nn.Linear(D, C).half(), 2.0**24 + torch.ones(N, D).double(), Y, "beyond .* torch.float64"),
+    (nn.Linear(D, C), 1e200 * X.double(), Y, "reach .*e[+]200, beyond torch.float32, .*float64"),
     (nn.Linear(D, C), X, Y[:-1], "one row per input"),
     (nn.Linear(D, C), X, Y[:, 0], "one row per input"),
     (nn.Linear(D, C), X[:0], Y[:0], "there are no inputs"),
@@ -254,6 +257,42 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(network, x, y, words
     with pytest.raises(ValueError, match=words) as caught:
         speedlimits.measure(network, x, y, states, [0, 1])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [1e18 * X.double(), torch.round(1e9 * X.double())])
+def test_large_inputs_are_rounded_to_the_precision_of_the_weights(values):
+    network, scale = nn.Linear(D, C), float(values.abs().max())
+    last = copy.deepcopy(network.state_dict())
+    last["weight"] = last["weight"] + 1e-3 * torch.randn(C, D) / scale
+    states = [copy.deepcopy(network.state_dict()), last]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found, rounded = (
+            speedlimits.measure(network, x, scale * Y, states, [0, 1 / scale**2])
+            for x in (values, values.float())
+        )
+    np.testing.assert_array_equal(found.loss, rounded.loss)
+
+
+def test_the_callers_network_and_inputs_are_left_as_they_are():
+    """Even those of networks that would change them, which are refused."""
+
+    class Clamping(nn.Linear):
+        def forward(self, x):
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    for network, words in (
+        (Clamping(D, C), "the weights weight change when the network is called"),
+        (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(D, C)), "changes its inputs in place"),
+    ):
+        before, x = copy.deepcopy(network.state_dict()), X.clone()
+        states = [copy.deepcopy(before) for _ in range(2)]
+        with pytest.raises(ValueError, match=words):
+            speedlimits.measure(network, x, Y, states, [0, 1])
+        assert torch.equal(x, X)
+        assert all(torch.equal(v, before[name]) for name, v in network.state_dict().items())
 
 
 @pytest.mark.parametrize("snapshots", [None, 3, nn.Linear(D, C), nn.Linear(D, C).state_dict()])
@@ -379,8 +418,9 @@ def test_what_no_gradient_flow_does_is_warned_of(linear):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         speedlimits.measure(network, x, y, weights, times)
-    with pytest.warns(UserWarning, match="are snapshots and times in order"):
+    with pytest.warns(UserWarning, match="are snapshots and times in order") as caught:
         speedlimits.measure(network, x, y, np.flip(weights, 0).copy(), times)
+    assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match=r"T/T_SL is 0\.\d+ at time .* units of the times"):
         speedlimits.measure(network, x, y, weights, 0.1 * np.asarray(times))
     swapped = np.asarray(weights)[[*range(len(weights) - 2), -1, -2]]

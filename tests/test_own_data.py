@@ -405,6 +405,25 @@ def test_rounding_is_measured_against_the_differences_between_rows():
     assert rounded_off(values, "float64") == rounded_off(values[:1] / 3, "float32") == 0.0
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e150])
+def test_rounding_does_not_depend_on_the_unit(scale):
+    values = np.random.default_rng(0).normal(size=(4, 3))
+    found, expected = (rounded_off(x.astype("float64"), "float16") for x in (values, 4 * values))
+    assert found == pytest.approx(expected)
+    all_lost = np.linalg.norm(values) / np.linalg.norm(values - values[0])
+    expected = all_lost if scale < 1 else 0.0  # beyond the largest number is told elsewhere
+    assert rounded_off(scale * values, "float32") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-50, 1e-310])
+def test_numbers_too_small_for_the_precision_are_told(job, scale):
+    tiny = IMAGES | {"train_inputs": IMAGES["train_inputs"].astype(float) * scale}
+    subset_of(job, tiny, SETTINGS | {"normalise": False})
+    given = SETTINGS | {"precision": "float32", "normalise": False}
+    with pytest.raises(ValueError, match=r"are at most .*e-\d+, too small for float32; multiply"):
+        build_problem(given, "n.nc", 0, torch.device("cpu"))
+
+
 def test_real_targets_without_test_part_train_and_leave_test_values_missing(job, train_with):
     settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20}
     data = subset_of(job, VECTORS, settings)

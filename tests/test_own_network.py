@@ -651,6 +651,60 @@ def batch_norm_of_the_batch(*, input_shape, outputs):
     layer = nn.BatchNorm1d(5, track_running_stats=False, dtype=torch.float64)
     return behind_zeros(layer, input_shape, outputs).eval()
 
+def words(*, input_shape, outputs, **options):
+    table = Wrapped(nn.Embedding(5, outputs, **options), lambda found: found.mean(1))
+    return table.before(lambda x: (2 * x.abs()).long().clamp(0, 4))
+
+def max_norm(*, input_shape, outputs):
+    return words(input_shape=input_shape, outputs=outputs, max_norm=100.0)
+
+def sparse_gradient(*, input_shape, outputs):
+    return words(input_shape=input_shape, outputs=outputs, sparse=True)
+
+def clamping(*, input_shape, outputs):
+    def apply(first, x):
+        with torch.no_grad():
+            first.last.weight.clamp_(-0.1, 0.1)
+        return first(x)
+    return First(input_shape, outputs, apply)
+
+def halving_in_place(*, input_shape, outputs):
+    return fine(input_shape=input_shape, outputs=outputs).before(lambda x: x.mul_(0.5))
+
+def relu_in_place(*, input_shape, outputs):
+    return nn.Sequential(nn.ReLU(inplace=True), fine(input_shape=input_shape, outputs=outputs))
+
+def part_detached(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h + h.detach() ** 2)
+
+def straight_through(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: h + (torch.round(h) - h).detach())
+
+def norm_detached(*, input_shape, outputs):
+    def apply(first, x):
+        return first(x) / first.last.weight.detach().norm()
+    return First(input_shape, outputs, apply)
+
+class Force(nn.Module):  # the derivative of an energy with respect to the inputs
+    def __init__(self, size, outputs):
+        super().__init__()
+        self.hidden, self.energy, self.outputs = nn.Linear(size, 7), nn.Linear(7, 1), outputs
+
+    @torch.enable_grad()
+    def forward(self, x):
+        x = x.flatten(1).detach().requires_grad_()
+        energy = self.energy(torch.tanh(self.hidden(x))).sum()
+        return torch.autograd.grad(energy, x, create_graph=True)[0][:, : self.outputs]
+
+def force(*, input_shape, outputs):
+    return Force(math.prod(input_shape), outputs)
+
+def at_its_kinks(*, input_shape, outputs):  # samples of zeros, at units whose bias is zero
+    first = linear(input_shape, 4)
+    nn.init.zeros_(first.bias)
+    network = Wrapped(nn.Sequential(first, nn.ReLU(), nn.Linear(4, outputs)))
+    return network.before(lambda x: torch.where(x.mean(1, keepdim=True) > 0, x, 0.0))
+
 def softmax(*, input_shape, outputs):
     return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Softmax(dim=1))
 """
@@ -696,6 +750,14 @@ REFUSED = {
     "reentrant_at_first": "the weights first.last.weight, first.last.bias decide the outputs but",
     "with_data": "the weights first.last.weight decide the outputs but get no gradient",
     "steep": "the gradient of the outputs at the start is not finite",
+    "max_norm": "has a max_norm, by which it changes its weights when it is called",
+    "sparse_gradient": "is sparse; build its layer with sparse=False",
+    "clamping": "the weights first.last.weight change when the network is called",
+    "halving_in_place": "the network changes its inputs in place",
+    "relu_in_place": "the network changes its inputs in place (inplace=True in its first layer",
+    "part_detached": "along their gradient the outputs change by",
+    "straight_through": "along their gradient the outputs change by 0 where their gradient says",
+    "norm_detached": "along the weights the outputs change by",
 }
 INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -733,6 +795,8 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(module, factory):
         "transposed",
         "zeros_last",
         "of_a_covariance",
+        "force",
+        "at_its_kinks",
     ],
 )
 def test_what_has_one_is_drawn_by_the_seed_and_leaves_torch_alone(module, factory):

@@ -1397,6 +1397,35 @@ def test_networks_at_a_temperature_are_told_apart_by_whatever_differs(temperatur
     assert [len(line.get_xdata()) for line in lines[:2]] == [len(temperatures)] * 2
 
 
+def test_a_network_that_diverged_at_a_temperature_is_marked():
+    values = ("speed_limit_time", "inefficiency")
+    ends = {f"{name}{end}": 2.0 for name in values for end in ("", "_low", "_high", "_linearised")}
+    table = pd.DataFrame({"temperature": [0.0, 0.1, 1.0]}).assign(**ends, time=1.0, loss_drop=0.5)
+    table = table.assign(realisation="ensemble", start_loss=1.0, loss_drop_linearised=0.5)
+    table = table.assign(confidence=0.95, dataset="digits", n=8, model="myrtle5", width=2)
+    whole = theory.langevin_temperature(table)
+    table.loc[2, [name for name in ends if "linearised" not in name] + ["loss_drop"]] = np.nan
+    figure = theory.langevin_temperature(table)
+    for words, expected in ((whole, False), (figure, True)):
+        told = [text.get_text() for text in words.legends[0].get_texts()]
+        assert ("no value there" in told) == expected
+    for axis in figure.axes:
+        crosses = [line for line in axis.lines if line.get_marker() == "x"]
+        assert [float(line.get_xdata()[0]) for line in crosses] == [1.0]
+
+
+@pytest.mark.parametrize("largest", [3.0, 1344.0])
+def test_curves_of_other_starts_stay_inside_their_panel(largest):
+    starts = pd.DataFrame({"start": "zero start", "temperature": 0.1, "time": [1.0, 10.0]})
+    starts = starts.assign(inefficiency=[1.0, largest])
+    noise = pd.DataFrame({"time": 1.0, "temperature": [0.1, 1.0], "speed_limit_time": 0.5})
+    limit = pd.DataFrame({"temperature": 0.1, "time": [1.0, 2.0], "free_energy_drop": 1.0})
+    figure = theory.linear_regression_limits(
+        starts, noise.assign(loss_ratio=0.5), limit.assign(equation_6=1.0)
+    )
+    assert figure.axes[0].get_ylim()[1] >= max(2 * largest, 100)
+
+
 def test_theory_figures_show_and_tell_apart_more_series_than_there_are_colours():
     names = [f"network {k}" for k in range(9)]
     spectrum = pd.DataFrame({"name": np.repeat(names, 2), "rank": [1, 2] * 9, "eigenvalue": 0.5})

@@ -36,6 +36,7 @@ from pipeline.settings import FIGURES
 from pipeline.sources import TRAINING_POOL, Source, source
 from pipeline.suggestions import did_you_mean
 
+LARGEST_EXPONENT = 20  # of power laws; of 1e6 modes a square of their ratio is a float64 still
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
@@ -218,6 +219,13 @@ def langevin_problems(config: dict) -> list[str]:
             found = _data_problems(settings | {"warm_start_accuracy": None}, data)
             unknown = [f"{where} {problem}" for problem in found]
             unknown += [f"{where}: {problem}" for problem in _fit_problems(settings, data)]
+            rows, limit = settings["n"] * data.outputs, config["kernel"]["full_rows_limit"]
+            if not found and rows > limit:
+                unknown.append(
+                    f"{where} asks for n = {settings['n']} with {data.outputs} outputs, whose full "
+                    f"kernel of {rows} rows is above kernel.full_rows_limit = {limit}; lower n, or "
+                    "raise the limit"
+                )
         problems += unknown
     problems += [
         f"{where} has {key}, which none of its networks reads (a step and temperatures stand under "
@@ -315,6 +323,11 @@ def _theory_problems(theory: dict) -> list[str]:
             problems.append(
                 f"theory.power_law.exponents[{k}] is [{alpha}, {delta}]; the asymptote needs "
                 "alpha > 0 and delta > 1 - alpha"
+            )
+        elif max(alpha, abs(delta)) > LARGEST_EXPONENT:
+            problems.append(
+                f"theory.power_law.exponents[{k}] is [{alpha}, {delta}]; allowed: up to "
+                f"{LARGEST_EXPONENT}, beyond which powers of the rank have no numbers"
             )
     return problems
 

@@ -295,6 +295,21 @@ def torch_environment(device: str) -> str:
     return "../envs/torch-cuda.yaml" if device == "cuda" else "../envs/torch.yaml"
 
 
+def langevin_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
+    """Return a function from wildcards and attempt to the memory of the Langevin experiment.
+
+    That of ``kernel_megabytes`` for its largest full kernel.
+    """
+    memory_gb = settings.config["kernel"]["memory_gb"]
+
+    def megabytes(_wildcards: Any, attempt: int) -> int:
+        rows = max(n["n"] * settings.source(n["dataset"]).outputs for n in settings.plan.langevin)
+        needed = 1000 + 1000 * memory_gb + 8e-6 * 4 * rows**2
+        return int(needed * (1 + attempt) / 2)
+
+    return megabytes
+
+
 def kernel_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
     """Return a function from wildcards and attempt to the memory of an NTK job.
 

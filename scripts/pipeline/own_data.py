@@ -289,8 +289,13 @@ def _check_targets(
         )
     if not labels:
         if dtype.newbyteorder("=") not in FLOATS:
-            hint = f"integer classes are called {name.replace('targets', 'labels')}"
-            hint = "write it by .astype(numpy.float32)" if dtype.kind == "f" else hint
+            hints = {
+                "f": "write it by .astype(numpy.float32)",
+                "c": "give real and imaginary part as two targets",
+                "i": f"integer classes are called {name.replace('targets', 'labels')}",
+            }
+            kind = "i" if dtype.kind in "iub" else dtype.kind
+            hint = hints.get(kind, "numbers are needed")
             raise DataError(
                 f"{path}: {name} has the type {dtype}; it must be float32 or float64 ({hint})"
             )

@@ -114,6 +114,13 @@ def build_problem(
     network = build_network(settings, data, seed).to(device)
 
     def tensor(values: np.ndarray) -> Tensor:
+        largest, numbers = _largest(values), np.finfo(settings["precision"])
+        if 0 < largest < numbers.tiny / numbers.eps:
+            raise ValueError(
+                f"inputs or targets of {settings['dataset']} are at most {largest:.3g}, too small "
+                f"for {settings['precision']}; multiply them (normalise: true does for inputs of "
+                "your own)"
+            )
         lost = rounded_off(values, settings["precision"])
         if lost > LARGEST_ROUNDING:
             raise ValueError(
@@ -125,7 +132,7 @@ def build_problem(
         found = torch.as_tensor(np.ascontiguousarray(values)).to(device, dtype)
         if not torch.isfinite(found).all():
             raise ValueError(
-                f"inputs or targets of {settings['dataset']} reach {np.abs(values).max():.3g}, "
+                f"inputs or targets of {settings['dataset']} reach {largest:.3g}, "
                 f"beyond {settings['precision']}; divide them, or set precision: float64"
             )
         return found
@@ -174,12 +181,19 @@ def rounded_off(values: np.ndarray, precision: str) -> float:
     if np.dtype(precision) == values.dtype or values.dtype.kind != "f":
         return 0.0
     error = scatter = 0.0
+    # Squares of the smallest numbers would be 0. Before the division, which the rounding precedes.
+    size = _largest(values) or 1.0
     for k in range(0, len(values), OUTPUT_BATCH):  # data may fill half of the memory
         rows = values[k : k + OUTPUT_BATCH]
         with np.errstate(over="ignore", invalid="ignore"):  # what has no value there is told apart
-            error += float(np.square(rows.astype(precision) - rows).sum())
-        scatter += float(np.square(rows - values[0]).sum())
+            error += float(np.square((rows.astype(precision) - rows) / size).sum())
+        scatter += float(np.square((rows - values[0]) / size).sum())
     return math.sqrt(error / scatter) if scatter > 0 and math.isfinite(error) else 0.0
+
+
+def _largest(values: np.ndarray) -> float:
+    """Return the largest absolute value, without a copy of the array."""
+    return max(-float(values.min(initial=0.0)), float(values.max(initial=0.0)))
 
 
 def digests(problem: Problem) -> dict[str, str]:

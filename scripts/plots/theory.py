@@ -21,7 +21,9 @@ from plots.style import (
     DOUBLE_COLUMN,
     GREY,
     SHADE,
+    WITHOUT_VALUE,
     log_axes,
+    mark_without_value,
     new_figure,
     palette,
     panel_title,
@@ -182,7 +184,7 @@ def linear_regression_limits(
             rows = starts[(starts["start"] == name) & (starts["temperature"] == value)]
             label = rf"{name}, $\beta^{{-1}}$ = {value:g}"
             first.loglog(rows["time"], rows["inefficiency"], line, color=colour, label=label)
-    first.set_ylim(top=100.0)  # room for the legend
+    first.set_ylim(top=max(100.0, 2 * starts["inefficiency"].max()))  # room for the legend
     first.set(xlabel=TIME, ylabel=INEFFICIENCY)
     for value, colour, marker in _styles(noise["time"]):
         rows = noise[noise["time"] == value]
@@ -232,6 +234,7 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     shown = ("model", "width", "n")
     others = [c for c in settings if c not in shown and whole[c].nunique(dropna=False) > 1]
     styles = zip(networks, COLOURS, MARKERS, strict=False)
+    diverged = False
     for place, ((_, rows), colour, marker) in enumerate(styles):
         first = rows.iloc[0]
         label = describe("model", first["model"])
@@ -251,6 +254,10 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
             axis.errorbar(aside, value, yerr=reach, capsize=2, label=label, **style)
             axis.plot(x, exact, color=colour)
         axes[0][2].plot(aside, rows["loss_drop"] / rows["start_loss"], **style)
+        lost = aside[rows["inefficiency"].isna()]
+        diverged = diverged or len(lost) > 0
+        for axis in axes[0]:
+            mark_without_value(axis, lost)
         axes[0][2].plot(x, rows["loss_drop_linearised"] / rows["start_loss"], color=colour)
     labels = (
         r"$T_{\mathrm{SL}}/T$ (points: lower bound)",
@@ -274,6 +281,8 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     bars = {"color": "0.3", "linestyle": "", "marker": "|", "markersize": 9}
     handles.append(Line2D([], [], label=interval_name(table), **bars))
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
+    if diverged:
+        handles.append(Line2D([], [], label="no value there", **WITHOUT_VALUE))
     _legend_below(figure, handles, columns=2 if others else 4)
     return figure
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from speedlimits.jacobian import (
 )
 
 KRYLOV_LIMIT = 100  # Lanczos steps; NTK spectra decay fast and 1e-3 takes about 5 to 10
+STARTS = 2  # own choice: one start vector has next to nothing of the first in some of 100 networks
 PRODUCT_BATCH = 64  # samples per micro-batch of a Jacobian product; activations stay in cache
 
 
@@ -31,43 +34,84 @@ def largest_eigenvalue(
     of an eigenvalue (Parlett 1998, The Symmetric Eigenvalue Problem, theorem 4.5.1); the iteration
     stops when that is below ``relative_tolerance * theta``. The sharper r^2 / g, g the distance to
     the next eigenvalue, is of no use here: the leading ones, about one for each output, may lie so
-    close together that the first steps see them as one.
+    close together that the first steps see them as one. For the same reason theta may be that of a
+    lower one, if the start vector has next to nothing of the first: a second iteration, from
+    another start and orthogonal to what was found, goes on until no eigenvalue there is larger.
 
     Args:
         network: as for ``kernel.empirical_ntk``.
         inputs: as for ``kernel.empirical_ntk``.
         relative_tolerance: wanted relative error of lambda_1; 1e-3 is ample for a stability limit
             2 / lambda_1 on a learning rate.
-        generator: CPU generator of the random start vector; None means seed 0.
+        generator: CPU generator of the random start vectors; None means seed 0.
         batch: samples per micro-batch.
 
     Returns:
         lambda_1 (0.0 if the Jacobian is zero).
 
     Raises:
-        ValueError: as for ``kernel.empirical_ntk``.
+        ValueError: as for ``kernel.empirical_ntk``, and if products of the kernel are not finite.
     """
     check_inputs(network, inputs)
     outputs = count_outputs(network, inputs)
     way = way_along_weights(network, inputs)
     generator = generator or torch.Generator().manual_seed(0)
-    vector = torch.randn(len(inputs) * outputs, generator=generator, dtype=torch.float64)
-    basis = [(vector / vector.norm()).to(inputs.device)]
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
-    for _ in range(min(KRYLOV_LIMIT, len(vector))):
-        product = kernel_product(network, inputs, basis[-1], batch=batch, way=way)
+
+    def multiply(vector: Tensor) -> Tensor:
+        product = kernel_product(network, inputs, vector, batch=batch, way=way)
+        if not product.isfinite().all():
+            raise ValueError(
+                f"products of the NTK with vectors are not finite in {inputs.dtype}: derivatives "
+                "of the outputs are too large or not finite; take smaller inputs or weights, or "
+                "torch.float64"
+            )
+        return product
+
+    largest, found = 0.0, torch.zeros(0, len(inputs) * outputs, device=inputs.device).double()
+    for _ in range(min(STARTS, found.shape[1])):
+        start = torch.randn(found.shape[1], generator=generator, dtype=torch.float64)
+        value, vector = _leading_ritz_pair(
+            multiply, start.to(inputs.device), found, relative_tolerance
+        )
+        largest, found = max(largest, value), torch.cat([found, vector[None]])
+    return largest
+
+
+def _leading_ritz_pair(
+    multiply: Callable[[Tensor], Tensor], start: Tensor, found: Tensor, relative_tolerance: float
+) -> tuple[float, Tensor]:
+    """Return the largest Ritz value orthogonal to vectors, and its vector.
+
+    Args:
+        multiply: returns the product of a vector with a symmetric matrix.
+        start: not zero, shape (M,).
+        found: orthonormal vectors (K, M), about eigenvectors.
+        relative_tolerance: wanted residual over the value.
+
+    Returns:
+        theta and its vector of norm 1, shape (M,).
+    """
+    product = _orthogonal(start, found)
+    norm = float(product.norm())
+    basis, diagonal, off_diagonal = found, [], [norm]
+    for _ in range(min(KRYLOV_LIMIT, len(start) - len(found))):
+        basis = torch.cat([basis, product[None] / norm])
+        product = multiply(basis[-1])
         diagonal.append(float(basis[-1] @ product))
-        for _repeat in range(2):  # twice is enough (Parlett 1998, section 6.9)
-            stack = torch.stack(basis)
-            product = product - stack.T @ (stack @ product)
+        product = _orthogonal(product, basis)
+        value, inside = _leading_of_tridiagonal(diagonal, off_diagonal[1:])
         norm = float(product.norm())
-        value, residual = _leading_ritz_value(diagonal, off_diagonal, norm)
-        if residual <= relative_tolerance * value or norm == 0.0:
-            return max(value, 0.0)
+        if norm * abs(float(inside[-1])) <= relative_tolerance * value or norm == 0.0:
+            break
         off_diagonal.append(norm)
-        basis.append(product / norm)
-    return max(value, 0.0)
+    return value, inside.to(start.device) @ basis[len(found) :]
+
+
+def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
+    """Return what of a vector is orthogonal to the rows of an orthonormal basis."""
+    for _repeat in range(2):  # twice is enough (Parlett 1998, section 6.9)
+        vector = vector - basis.T @ (basis @ vector)
+    return vector
 
 
 def kernel_product(
@@ -98,17 +142,30 @@ def kernel_product(
         pulled = transposed_product(network, x, cotangent)
         for of_weight, gradient in zip(total, pulled, strict=True):
             of_weight += gradient
-    pieces = [jacobian_product(network, x, total, way=way) for x in inputs.split(batch)]
+    pieces = [_finite_product(network, x, total, way) for x in inputs.split(batch)]
     return torch.cat(pieces).flatten().double() * scale
 
 
-def _leading_ritz_value(
-    diagonal: list[float], off_diagonal: list[float], norm: float
-) -> tuple[float, float]:
-    """Return the largest Ritz value and its residual r."""
+def _finite_product(network: nn.Module, x: Tensor, tangents: list[Tensor], way: str) -> Tensor:
+    """Return J u, of samples where that way has no value from their rows of J.
+
+    Forward derivatives are 0/0 where reverse ones have a value: sqrt(relu(z)) at z < 0.
+    """
+    product = jacobian_product(network, x, tangents, way=way)
+    lost = ~product.isfinite().all(dim=1)
+    if way != "rows" and lost.any():
+        product = product.detach().clone()
+        product[lost] = jacobian_product(network, x[lost], tangents, way="rows")
+    return product
+
+
+def _leading_of_tridiagonal(
+    diagonal: list[float], off_diagonal: list[float]
+) -> tuple[float, Tensor]:
+    """Return the largest eigenvalue of a symmetric tridiagonal matrix and its eigenvector."""
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     if off_diagonal:
         side = torch.tensor(off_diagonal, dtype=torch.float64)
         matrix += torch.diag(side, 1) + torch.diag(side, -1)
     values, vectors = torch.linalg.eigh(matrix)
-    return float(values[-1]), norm * abs(float(vectors[-1, -1]))
+    return float(values[-1]), vectors[:, -1]

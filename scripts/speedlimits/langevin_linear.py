@@ -171,6 +171,7 @@ def euler_maruyama(
     temperature: float,
     generator: np.random.Generator,
     ridge: float = 0.0,
+    on_step: Callable[[int], None] | None = None,
 ) -> LangevinEnsemble:
     """Simulate the ensemble by Euler-Maruyama and accumulate the heat along each trajectory.
 
@@ -185,6 +186,7 @@ def euler_maruyama(
         temperature: beta^-1.
         generator: random stream of the noise.
         ridge: coefficient of |theta|^2 / 2.
+        on_step: called with the number of steps so far.
 
     Returns:
         The ensemble at times step x snapshot_steps; for the bias see the module's first lines.
@@ -203,6 +205,8 @@ def euler_maruyama(
     states, heats = [], []
     gradient = theta @ hessian - force
     for number in range(int(wanted[-1]) + 1):
+        if on_step is not None:
+            on_step(number)
         if number in wanted:
             states.append(theta.copy())
             heats.append(heat.copy())

@@ -103,7 +103,8 @@ def modes_of_data(
     for name, array, shape in (("targets", targets, (n,)), ("start_mean", start_mean, (d,))):
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}; inputs {(n, d)} need {shape}")
-    left, singular, right = np.linalg.svd(inputs, full_matrices=True)
+    # All d directions, of which fewer samples than directions see n only.
+    left, singular, right = np.linalg.svd(inputs, full_matrices=n < d)
     # a singular value below eps * max(n, d) * largest is rounding of a zero
     singular = np.where(singular > singular.max() * max(n, d) * np.finfo(float).eps, singular, 0.0)
     h = np.zeros(d)

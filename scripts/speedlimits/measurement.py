@@ -20,6 +20,7 @@ from speedlimits.network_checks import (
     check_network,
     check_parameters,
     check_sample_gradients,
+    check_slope,
     copied,
     make_contiguous,
 )
@@ -119,12 +120,7 @@ def measure(
     given, network = network, copied(network)
     make_contiguous(network)
     precision = next(network.parameters()).dtype
-    rounded = inputs.to(precision).to(inputs.dtype)
-    if torch.equal(inputs, inputs.round()) and not torch.equal(inputs, rounded):
-        raise ValueError(
-            f"the inputs are whole numbers that {precision}, the precision of the weights, does "
-            "not hold; measure in float32"
-        )
+    _check_precision(inputs, precision)
     weights = _flat_weights(network, snapshots)
     if len(weights):  # those of now may be the end of a training that diverged
         _set_weights(network, weights[0])
@@ -135,6 +131,7 @@ def measure(
             check_sample_gradients(network, inputs)
         except ValueError as error:
             raise ValueError(f"{error}; kernel=False measures without the prediction") from error
+    check_slope(network, inputs)
     try:
         times = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, float)
     except (TypeError, ValueError) as error:
@@ -245,7 +242,7 @@ def _warn_of_no_flow(
             "c = 2 / (N C))"
         )
     if told:
-        warnings.warn(told, stacklevel=3)
+        warnings.warn(told, stacklevel=5)  # measure's caller, behind its two decorators
 
 
 def _tensor(name: str, values: object) -> Tensor:
@@ -287,6 +284,31 @@ def _check_numbers(name: str, values: Tensor) -> None:
     wrong = int((~torch.isfinite(values)).sum())
     if wrong:
         raise ValueError(f"the {name} hold {wrong} values that are not finite")
+
+
+def _check_precision(inputs: Tensor, precision: torch.dtype) -> None:
+    """Raise unless the precision of a network holds its inputs.
+
+    Raises:
+        ValueError: in one sentence, if they are beyond it, or half precision changes whole numbers,
+            which may be those of words.
+    """
+    if not inputs.is_floating_point():
+        return  # told by ``check_network``
+    rounded = inputs.to(precision)
+    larger = [torch.float32, torch.float64][precision == torch.float32 :]
+    holding = next((p for p in larger if torch.equal(inputs.to(p).to(inputs), inputs)), larger[-1])
+    if not torch.isfinite(rounded).all():
+        raise ValueError(
+            f"the inputs reach {float(inputs.abs().max()):.3g}, beyond {precision}, the precision "
+            f"of the weights; divide them, or measure in {holding}"
+        )
+    whole = torch.equal(inputs, inputs.round()) and precision in (torch.float16, torch.bfloat16)
+    if whole and not torch.equal(rounded.to(inputs), inputs):
+        raise ValueError(
+            f"the inputs are whole numbers that {precision}, the precision of the weights, does "
+            f"not hold; measure in {holding}"
+        )
 
 
 def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:

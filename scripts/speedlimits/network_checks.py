@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,10 @@ from speedlimits.jacobian import (
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
 # that, even in float32 with cancellation.
 MIXING_TOLERANCE = 1e-3
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 MOVED = 0.01  # own choice: far above rounding, too little to wake a ReLU
+SLOPE_STEPS = (1e-6, -1e-6, 1e-7, -1e-7)  # of the weights: rounding is 1e-9 of such changes
+SLOPE_TOLERANCE = 0.01  # own choice: float32 gradients are better, and T_SL as wrong as they are
 CHECKED_SAMPLES = 8  # own choice: more than groups of two or four in which samples could be mixed
 
 
@@ -68,12 +72,17 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
                 f"the layer {name or type(layer).__name__} is batch normalisation {why}, or "
                 "normalise over layers or groups"
             )
+        if getattr(layer, "max_norm", None) is not None and isinstance(layer, EMBEDDINGS):
+            raise ValueError(
+                f"the layer {name or type(layer).__name__} has a max_norm, by which it changes its "
+                "weights when it is called; leave max_norm out"
+            )
     if not inputs.is_floating_point():
         raise ValueError(
             f"the inputs are {inputs.dtype}; they must be float (an embedding of numbered words "
             "can take them by x.long() in the network)"
         )
-    part = inputs[:CHECKED_SAMPLES].to(next(iter(parameters.values())))
+    part = inputs[:CHECKED_SAMPLES].to(next(iter(parameters.values())), copy=True)
     _check_outputs(network, part, outputs)
     _check_leaves(network, part)
     _check_behind_zeros(network, part, outputs)
@@ -113,8 +122,16 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
         ValueError: says in one sentence what is wrong with the network.
     """
     dtype = next(network.parameters()).dtype
-    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    first, again = _outputs(network, part), _outputs(network, part)
+    states = {"buffer": dict(network.named_buffers()), "weight": dict(network.named_parameters())}
+    before = {kind: {n: t.clone() for n, t in state.items()} for kind, state in states.items()}
+    given = part.clone()
+    first = _outputs(network, part)
+    if not torch.equal(part, given):
+        raise ValueError(
+            "the network changes its inputs in place (inplace=True in its first layer, x *= ...?); "
+            "let it begin with x = x.clone()"
+        )
+    again = _outputs(network, part)
     if not isinstance(first, Tensor) or first.shape != (len(part), outputs):
         shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ValueError(
@@ -127,13 +144,20 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
         )
     if not torch.isfinite(first).all():
         raise ValueError("the outputs at the start are not finite")
+    for name, weights in states["weight"].items():
+        if not torch.equal(weights, before["weight"][name]):
+            raise ValueError(
+                f"the weights {name} change when the network is called (clamped or normalised "
+                "inside?), so that training is no gradient flow; compute with a changed copy of "
+                "them"
+            )
     if not torch.equal(first, again):
         raise ValueError(
             "two calls of the network differ: it is random (dropout?) or keeps a state; call "
             "network.eval() or remove that layer"
         )
-    for name, buffer in network.named_buffers():
-        if not torch.equal(buffer, before[name]):
+    for name, buffer in states["buffer"].items():
+        if not torch.equal(buffer, before["buffer"][name]):
             raise ValueError(
                 f"the buffer {name} changes when the network is called; a network with a state has "
                 "no loss of its weights alone: call network.eval() or remove it"
@@ -166,27 +190,37 @@ def _move(parameters: list[Tensor]) -> None:
 def _check_leaves(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError if the outputs depend on weights that the network does not know of.
 
-    They would stay as they are: in a plain list torch does not find them.
+    They would stay as they are: in a plain list torch does not find them. What a call makes anew is
+    no weight, as a copy of the inputs by which a force is the derivative of an energy.
 
     Raises:
         ValueError: names the shape of one.
     """
-    known = {id(parameter) for parameter in network.parameters()}
-    outputs = _outputs(network, inputs)  # which keep the nodes of the user's own functions alive
-    seen, ahead = set(), [outputs.grad_fn]
+    known = {id(parameter) for parameter in network.parameters()} | {id(inputs)}
+    # Both there at once: their nodes, and what the first call has made, must not be others later.
+    first, again = _outputs(network, inputs), _outputs(network, inputs)
+    lasting = _leaves(again).keys() - known
+    for leaf in (leaf for key, leaf in _leaves(first).items() if key in lasting):
+        raise ValueError(
+            f"weights of shape {tuple(leaf.shape)} decide the outputs but are no parameters of "
+            "the network (in a plain list?), so that nothing trains them; register them by "
+            "nn.Parameter, nn.ParameterList or nn.ModuleList, or give them no gradient"
+        )
+
+
+def _leaves(outputs: Tensor) -> dict[int, Tensor]:
+    """Return the tensors that outputs have a gradient with respect to, by their identity."""
+    seen, ahead, found = set(), [outputs.grad_fn], {}
     while ahead:
         node = ahead.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            raise ValueError(
-                f"weights of shape {tuple(leaf.shape)} decide the outputs but are no parameters of "
-                "the network (in a plain list?), so that nothing trains them; register them by "
-                "nn.Parameter, nn.ParameterList or nn.ModuleList, or give them no gradient"
-            )
+        if leaf is not None:
+            found[id(leaf)] = leaf
         ahead += [following for following, _ in node.next_functions]
+    return found
 
 
 @torch.no_grad()
@@ -286,7 +320,8 @@ def copied(network: nn.Module) -> nn.Module:
     except Exception as error:
         raise ValueError(
             f"the network cannot be copied ({in_one_line(error)}); make weights that are "
-            "computed from others, as by pruning, plain parameters"
+            "computed from others plain parameters, as by prune.remove, or compute them by "
+            "torch.nn.utils.parametrize"
         ) from error
 
 
@@ -338,6 +373,9 @@ def _reverse_gradient(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
         raise ValueError(
             f"torch takes no gradient of the network ({in_one_line(error)})"
         ) from error
+    for (name, _), gradient in zip(network.named_parameters(), found, strict=True):
+        if gradient.layout != torch.strided:
+            raise ValueError(f"the gradient of {name} is sparse; build its layer with sparse=False")
     if not all(torch.isfinite(gradient).all() for gradient in found):
         raise ValueError("the gradient of the outputs at the start is not finite")
     return found
@@ -412,12 +450,77 @@ def _check_untrained(network: nn.Module, inputs: Tensor) -> None:
         )
 
 
+@torch.no_grad()
+def check_slope(network: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError, in one sentence, if the network's gradient is not the slope of its outputs.
+
+    For g = sum_i sum_a a f_a(x_i) differences in float64, along grad g and along the weights, must
+    be those that grad g says: a part that is detached has no gradient, and a straight-through
+    estimator a foreign one. Four differences, forwards and backwards of two lengths, must agree to
+    count: they do not beside a kink or a jump, and where the network computes in lower precision.
+
+    Args:
+        network: one that ``check_network`` lets pass.
+        inputs: some of its inputs, shape (N, ...).
+
+    Raises:
+        ValueError: says what the slope is and what the gradient says.
+    """
+    part = inputs[:CHECKED_SAMPLES].to(next(network.parameters()))
+    if torch.finfo(part.dtype).eps > SLOPE_TOLERANCE**2:  # gradients in half precision say less
+        return
+    with torch.enable_grad():
+        gradient = [g.double() for g in _reverse_gradient(network, part)]
+    weights = [parameter.double() for parameter in network.parameters()]
+    steepness, size = size_of(gradient), size_of(weights)
+    if not (0 < steepness < math.inf and 0 < size < math.inf):
+        return
+    for along, direction, length in (
+        ("their gradient", gradient, steepness),
+        ("the weights", weights, size),
+    ):
+        try:
+            slopes = _slopes(network, part, direction, size / length)
+        except Exception:  # a network of its own precision alone; torch's gradient must do
+            return
+        said = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
+        allowed = SLOPE_TOLERANCE * steepness * length
+        if max(slopes) - min(slopes) < 0.1 * allowed and abs(slopes[0] - said) > allowed:
+            raise ValueError(
+                f"along {along} the outputs change by {slopes[0]:.3g} where their gradient says "
+                f"{said:.3g}; a detached part, a straight-through estimator or a custom backward "
+                "pass makes it another, and training by it is no gradient flow"
+            )
+
+
+def _slopes(network: nn.Module, part: Tensor, direction: list[Tensor], unit: float) -> list[float]:
+    """Return differences of g over small steps along a direction, by a copy in float64.
+
+    Args:
+        network: in any precision.
+        part: some of its inputs.
+        direction: for each weight, in its shape.
+        unit: of the steps.
+    """
+    exact = copied(network).double()
+    starts = [weights.clone() for weights in exact.parameters()]
+    total = _weighted(exact, part.double())
+
+    def moved(step: float) -> float:
+        for weights, start, change in zip(exact.parameters(), starts, direction, strict=True):
+            weights.copy_(start + step * change)
+        return float(total(part.double()).double().sum())
+
+    at_start = moved(0.0)
+    return [(moved(step * unit) - at_start) / (step * unit) for step in SLOPE_STEPS]
+
+
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
 
-    Besides what ``check_sample_gradients`` asks, grad g of two samples times a tangent must be the
-    forward derivative along it, if there is one. A copy must have the same gradient, and weights
-    without one must not decide the outputs.
+    Besides what ``check_sample_gradients`` and ``check_slope`` ask, grad g of two samples times a
+    tangent must be the forward derivative along it, if there is one. A copy must have the same
+    gradient, and weights without one must not decide the outputs.
 
     Args:
         network: one that ``check_network`` lets pass.
@@ -433,6 +536,17 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     check_sample_gradients(network, inputs)
     if not all(gradient.any() for gradient in batch):  # of two samples; those of all may have one
         _check_untrained(network, inputs[:CHECKED_SAMPLES].to(weights[0]))
+    _check_forward(network, part, batch)
+    check_slope(network, inputs)
+
+
+def _check_forward(network: nn.Module, part: Tensor, batch: tuple[Tensor, ...]) -> None:
+    """Compare the forward derivative along the weights, if there is one, with the gradient.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    weights = [parameter.detach() for parameter in network.parameters()]
     try:
         forward = jacobian_product(_weighted(network, part), part, weights, way="forward")
     except Exception:  # there is none: the kernel takes reverse ones

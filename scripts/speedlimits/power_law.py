@@ -259,7 +259,8 @@ def inefficiency_asymptote(
             leading term alone is wrong by factors near s = 0) keeps every algebraic term.
 
     Returns:
-        T/T_SL, shape of ``times``; NaN for lambda_1 T < 1, outside the expansion. 1 for s <= -1.
+        T/T_SL, shape of ``times``; NaN outside the expansion: for lambda_1 T < 1, and where the
+        full one is below 1, which T/T_SL never is. 1 for s <= -1.
 
     Raises:
         ValueError: if the order is unknown.
@@ -274,7 +275,8 @@ def inefficiency_asymptote(
     if order == "leading":
         return _leading_inefficiency(alpha, delta, s, tau)
     drop = infinite_loss_drop(alpha, delta, tau)
-    return tau * drop / infinite_geodesic_length_squared(alpha, delta, tau)
+    found = tau * drop / infinite_geodesic_length_squared(alpha, delta, tau)
+    return np.where(found >= 1.0, found, np.nan)
 
 
 def finite_power_law_inefficiency(
