@@ -28,6 +28,9 @@ COLUMNS = {
 }
 
 
+MEASURED_SECONDS = 1.0  # own choice: two of Snakemake's looks, half a second apart
+
+
 def gpu_megabytes(log: Path) -> float:
     """Return the peak GPU memory that a log names, in MB; NaN if it names none."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
@@ -54,12 +57,21 @@ def jobs(files: dict[str, list[str]]) -> pd.DataFrame:
                     "rule": rule,
                     "seconds": measured["s"],
                     "cpu_seconds": measured["cpu_time"],
-                    "memory_mb": measured["max_rss"],
+                    "memory_mb": megabytes(measured),
                     "gpu_memory_mb": gpu_megabytes(log),
                 }
             )
     columns = ["rule", "seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def megabytes(measured: pd.Series) -> float:
+    """Return the peak memory of a job in 10^6 bytes; NaN of jobs too short to be measured.
+
+    Snakemake counts in units of 2^20 bytes, and looks first before Python has started, then every
+    half second.
+    """
+    return 1.048576 * measured["max_rss"] if measured["s"] >= MEASURED_SECONDS else math.nan
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

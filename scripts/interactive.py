@@ -16,9 +16,11 @@ from pipeline.log import logged
 from pipeline.pages import of_study, page, study_label, varied_settings
 from pipeline.stores import read_table
 from pipeline.tables import MOMENTUM, THRESHOLD, predicted_from_rest, with_threshold
+from plots import results
 from plots.naming import ensemble_table
 
 FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
+PREDICTED = tuple(f"{name}_predicted" for name in FACTORS)
 LAWS = {
     "power_law": "inefficiency_power_law",
     "asymptote": "inefficiency_power_law_asymptote",
@@ -38,22 +40,28 @@ def curves(rows: pd.DataFrame) -> dict:
         rows: its rows of ``speed_limits.csv``, runs and ensemble.
 
     Returns:
-        Times, measured and predicted factors, power laws, and the factors of each run.
+        Times, measured and predicted factors and power laws, of the ensemble and of each run.
     """
     rows = rows.sort_values("time")
     whole = rows[rows["realisation"] == "ensemble"]
+    shown = {name: name for name in (*FACTORS, *PREDICTED)} | LAWS
+    ends = {f"{name}{end}": f"{name}{end}" for name in FACTORS for end in ("_low", "_high")}
     found: dict = {"time_lambda_1": numbers(whole["time_lambda_1"])}
-    for name in FACTORS:
-        for column in (name, f"{name}_low", f"{name}_high", f"{name}_predicted"):
-            if whole[column].notna().any():
-                found[column] = numbers(whole[column])
-    for name, column in LAWS.items():
-        if whole[column].notna().any():
-            found[name] = numbers(whole[column])
+    found |= columns_with_values(whole, shown | ends)
     runs = rows[rows["realisation"] != "ensemble"]
     runs = runs.groupby(runs["realisation"].astype(int))  # as words 10 would come before 2
-    found["runs"] = [{name: numbers(run[name]) for name in FACTORS} for _, run in runs]
+    found["runs"] = [columns_with_values(run, shown) for _, run in runs]
     return found
+
+
+def columns_with_values(rows: pd.DataFrame, shown: dict[str, str]) -> dict[str, list]:
+    """Return the columns that have a value, by the names that the page gives them.
+
+    Args:
+        rows: of an ensemble or a run, in order of time.
+        shown: name -> column.
+    """
+    return {name: numbers(rows[c]) for name, c in shown.items() if rows[c].notna().any()}
 
 
 def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
@@ -95,7 +103,11 @@ def main(snakemake) -> None:
     """Run the rule ``interactive``."""
     studies = snakemake.params.settings["studies"]
     with logged(snakemake.log[0]):
-        data = {"studies": {}, "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, "}
+        data = {
+            "studies": {},
+            "widest": results.WIDEST,
+            "footer": "Solid: T <L_0 - L_T> / <l_geo^2> over the realisations, ",
+        }
         tables = {
             name: predicted_from_rest(read_table(of_study(snakemake.input, name)))
             for name in studies

@@ -23,6 +23,7 @@ from pipeline.settings import FIGURES
 from pipeline.stores import write_table
 from pipeline.tables import OF_LOSS_DROP, OF_PATH
 from plots import naming, residue_projections, results, style, theory
+from plots import outcomes as outcomes_figure
 from plots.inefficiency_size import trend_text
 from speedlimits.ntk_dynamics import predict
 from speedlimits.power_law import finite_power_law_inefficiency, inefficiency_asymptote
@@ -867,6 +868,22 @@ def test_labels_of_ticks_do_not_touch(columns, limits):
         boxes = [tick.label1.get_window_extent() for tick in inside]
         assert len(boxes) >= 2
         assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("cases", [12, 15, 40])
+def test_numbers_of_cases_do_not_touch(cases):
+    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.0)
+    places = {str(k): float(k) for k in range(cases)}
+    words = [str(k + 1) for k in range(cases)]
+    for panel in axes.ravel():
+        panel.set_ylabel("y")
+        outcomes_figure.set_ticks(panel, places, "case", False, "", words)
+    FigureCanvasAgg(figure).draw()
+    for panel in axes.ravel():
+        shown = [t for t in panel.xaxis.get_major_ticks() if t.label1.get_text()]
+        assert shown[0].label1.get_text() == "1" and len(shown) > 5
+        boxes = [tick.label1.get_window_extent() for tick in shown]
+        assert all(left.x1 + 1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize(("shift", "corner"), [(0.0, "top"), (0.9, "bottom")])

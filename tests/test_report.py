@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import sys
 from importlib.metadata import version
 from types import SimpleNamespace
 
+import benchmark_summary
 import interactive
 import jinja2
 import pandas as pd
@@ -27,6 +29,7 @@ from pipeline.pages import page as template
 from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
 from pipeline.stores import write_table
+from plots import results
 from sentences.reproduction import (
     Measured,
     Row,
@@ -309,6 +312,51 @@ def test_studies_keep_their_tables_in_whatever_order_they_are_named(job, tmp_pat
     for study, found in json.loads(data)["studies"].items():
         assert found["ensembles"][0]["starts"]["cold"]["time_lambda_1"] == [times[study]]
     assert of_study(paths, "dynamics") == paths[1]
+
+
+def test_a_run_has_its_own_prediction_beside_it(page, tmp_path):
+    """On the interactive page: that of the ensemble is of another object."""
+    names = (*interactive.FACTORS, *interactive.PREDICTED)
+    rows = pd.DataFrame({"realisation": ["ensemble", "ensemble", "0", "0"], "time": [1.0, 9.0] * 2})
+    rows = rows.assign(time_lambda_1=rows["time"], **dict.fromkeys(names, 1.0))
+    for name in interactive.FACTORS:
+        rows = rows.assign(**{f"{name}_low": float("nan"), f"{name}_high": float("nan")})
+    rows["inefficiency"] = [3.0, 4.0, 30.0, 40.0]
+    rows["inefficiency_predicted"] = [2.5, 3.5, 25.0, 35.0]
+    rows["inefficiency_power_law"] = [2.0, 3.0, 20.0, 31.0]
+    rows["inefficiency_power_law_asymptote"] = float("nan")
+    curves = interactive.curves(rows)
+    assert curves["runs"][0]["inefficiency_predicted"] == [25.0, 35.0]
+    assert "inefficiency_low" not in curves and "asymptote" not in curves["runs"][0]
+    ensemble = {"label": "n = 8", "settings": {"n": "8"}, "starts": {"cold": curves}}
+    study = {"varied": {"n": ["8"]}, "sequential": True, "ensembles": [ensemble]}
+    data = json.dumps({"studies": {"sizes": study}, "footer": ""})
+    page.set_content(template("interactive").replace("@DATA@", data))
+    page.get_by_label("its runs").check()
+    page.focus("#plot")
+    told = []
+    for key in ("ArrowRight", "ArrowUp"):
+        page.keyboard.press(key)
+        told.append(page.locator("#tip").inner_text().split("\n")[1:])
+    assert told[0][1:] == ["measured 4", "NTK spectrum 3.5", "power law 3"]
+    assert told[1][1:] == ["run 0 40", "NTK spectrum 35", "power law 31"]
+    assert page.problems == []
+
+
+def test_an_interval_of_many_decades_leaves_the_curves_their_room(page):
+    """Two runs at a high confidence level; the numbers are told whole."""
+    curve = {"time_lambda_1": [1.0, 10.0], "inefficiency": [2.0, 4.0], "runs": []}
+    curve |= {"inefficiency_low": [1e-9, 1e-63], "inefficiency_high": [1e9, 1e63]}
+    ensemble = {"label": "n = 8", "settings": {"n": "8"}, "starts": {"cold": curve}}
+    study = {"varied": {"n": ["8"]}, "sequential": True, "ensembles": [ensemble]}
+    data = {"studies": {"sizes": study}, "footer": "", "widest": results.WIDEST}
+    page.set_content(template("interactive").replace("@DATA@", json.dumps(data)))
+    low, high = page.evaluate("() => [scale.y0, scale.y1]")
+    assert 10**low > 2.0 / results.WIDEST / 1.2 and 10**high < 4.0 * results.WIDEST * 1.2
+    page.focus("#plot")
+    page.keyboard.press("ArrowRight")
+    assert "[1e-63, 1e+63]" in page.locator("#tip").inner_text()
+    assert page.problems == []
 
 
 @pytest.fixture
@@ -810,6 +858,20 @@ def test_differences_from_the_paper_are_named():
     assert "stability_limit (paper: absolute)" in configuration(relative, 6, 0.12)
     flow = [{"settings": {**e["settings"], "dynamics": "gradient_flow"}} for e in study]
     assert "learning rate" not in configuration(flow, 6, 0.12)
+    others = {"label_noise": 0.5, "output_scale": 30, "subtract_start": True}
+    others |= {"targets": "centred_one_hot", "parameterisation": "ntk", "initialisation": "he"}
+    others |= {"final_time": 1000, "time_unit": "inverse_lambda_1"}
+    told = configuration([{"settings": e["settings"] | others} for e in study], 6, 0.12)
+    for words in (
+        "label noise 0.5 (paper: 0)",
+        "output scale 30 (paper: 1)",
+        "subtract start True (paper: False)",
+        "targets centred_one_hot (paper: one_hot)",
+        "parameterisation ntk",
+        "initialisation he",
+        "final time 1000 (unit inverse lambda 1)",
+    ):
+        assert words in told.split("; ")
     narrow = [{"settings": {**e["settings"], "width": 32}} for e in study]
     assert configuration(narrow, 3, 0.15).count("(paper:") == 3
     assert not only_size_varies([*study, *narrow])
@@ -838,3 +900,13 @@ def test_a_report_of_another_folder_reads_what_the_command_line_names(reported, 
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (reported / "elsewhere.html").is_file()
+
+
+def test_memory_is_in_units_of_a_million_bytes_and_missing_of_short_jobs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seconds in (("long", 2.0), ("short", 0.46)):
+        row = {"s": [seconds], "cpu_time": [0.0], "max_rss": [774.67]}
+        pd.DataFrame(row).to_csv(f"{name}.tsv", sep="\t", index=False)
+    table = benchmark_summary.jobs({"a": ["long.tsv"], "b": ["short.tsv"]})
+    assert table["memory_mb"][0] == pytest.approx(774.67 * 2**20 / 1e6)
+    assert math.isnan(table["memory_mb"][1])

@@ -33,6 +33,7 @@ WIDE = 3  # ratio of largest to least value beyond which a linear axis hides the
 SPREAD = 0.06  # share of the axis between marks of several series: just apart, at this size
 CROWDED = 0.25  # share of the axis below which labels of neighbours touch, at this panel's width
 STEEP = 0.1  # share below which these touch even when they are inclined
+MOST_NUMBERS = 12  # of cases side by side at this width: 15 run into each other
 AXIS_LABELS = {"n": "Training-set size $n$", "warm_start_accuracy": "Warm-start test accuracy"}
 
 
@@ -267,6 +268,8 @@ def set_ticks(
     else:
         axes.set_xlim(-0.6, len(places) - 0.4)
         labels = instead or [naming.folded(naming.describe(axis, value)) for value in places]
+    every = math.ceil(len(places) / MOST_NUMBERS) if instead else 1
+    labels = [text if k % every == 0 else "" for k, text in enumerate(labels)]
     long = not instead and max(len(line) for label in labels for line in str(label).split("\n")) > 4
     angle = 35
     if axes.get_xscale() == "log" and len(places) > 1:

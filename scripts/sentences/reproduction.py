@@ -29,6 +29,14 @@ PAPER_SETTINGS = {
     "learning_rate": 1e-5,
     "learning_rate_unit": "absolute",
 }
+# The same, told where it differs: the paper's targets are one-hot, of its labels and outputs.
+PAPER_DEFAULTS = {
+    "targets": "one_hot",
+    "label_noise": 0,
+    "output_scale": 1,
+    "subtract_start": False,
+}
+UNKNOWN_OF_PAPER = ("parameterisation", "initialisation", "final_time")
 PAPER_SIZES = (500, 5000)
 PAPER_REALISATIONS = 6
 PAPER_WARM_ACCURACY = 0.12
@@ -394,6 +402,17 @@ def configuration(study: list[dict], realisations: int, accuracy: float) -> str:
         + ("" if settings.get(name) == value else f" (paper: {value})")
         for name, value in PAPER_SETTINGS.items()
         if not name.startswith("learning_rate") or settings["dynamics"] == "gradient_descent"
+    ]
+    told += [
+        f"{name.replace('_', ' ')} {settings[name]} (paper: {value})"
+        for name, value in PAPER_DEFAULTS.items()
+        if settings.get(name, value) != value
+    ]
+    told += [
+        f"{name.replace('_', ' ')} {settings[name]}"
+        + (f" (unit {settings['time_unit'].replace('_', ' ')})" if name == "final_time" else "")
+        for name in UNKNOWN_OF_PAPER
+        if name in settings
     ]
     paper_sizes = "" if (sizes[0], sizes[-1]) == PAPER_SIZES else " (paper: 500 to 5000)"
     told.append(f"n {', '.join(map(str, sizes))}{paper_sizes}")
