@@ -173,20 +173,21 @@ def ensemble_row(rows: pd.DataFrame, settings: dict, stream: int) -> pd.DataFram
     return table
 
 
-def warn_of_steps(whole: pd.DataFrame, where: str) -> None:
-    """Print a warning where the heat of an ensemble is not its loss drop.
+def warn_of_steps(rows: pd.DataFrame, where: str) -> None:
+    """Print a warning where the heat of starts is not their loss drop.
 
     Args:
-        whole: of ``ensemble_row``.
+        rows: of single starts, in order.
         where: network and temperature.
     """
-    row = whole.iloc[0]
-    off = abs(row["heat"] - row["loss_drop"]) / abs(row["free_energy_drop"])
-    if off > LARGEST_DISCRETISATION:
+    off = (rows["heat"] - rows["loss_drop"]).abs() / rows["free_energy_drop"].abs()
+    found = off[off > LARGEST_DISCRETISATION]
+    if len(found):
+        starts = f"start{'s' if len(found) > 1 else ''} {', '.join(map(str, found.index))}"
         print(
-            f"warning: {where}: the heat is off the loss drop by {100 * off:.0f} % of the free "
-            "energy's drop: the steps are too long there, and T_SL of them means little; lower "
-            "theory.langevin.step"
+            f"warning: {where}, {starts}: the heat is off the loss drop by up to "
+            f"{100 * found.max():.3g} % of the free energy's drop: the steps are too long there, "
+            "and T_SL of them means little; lower theory.langevin.step"
         )
 
 
@@ -248,11 +249,11 @@ def network_table(
         single = with_times(pd.DataFrame(finished[number * starts : (number + 1) * starts]))
         stream = derived_seed(seed, "bootstrap", "langevin", network["model"])
         whole = ensemble_row(single, settings, stream)
+        warn_of_steps(single, f"{network['model']}, temperature {temperature:g}")
         single["realisation"], whole["realisation"] = [str(r) for r in single.index], "ensemble"
         both = pd.concat([single, whole], ignore_index=True)
         parts.append(both.assign(temperature=temperature))
         print(f"{network['model']}, temperature {temperature}: {whole.T.to_string()}")
-        warn_of_steps(whole, f"{network['model']}, temperature {temperature:g}")
     keys = (*KEYS, *differing(settings["networks"]))
     head = {key: network.get(key, network.get("model_arguments", {}).get(key)) for key in keys}
     known = {key: settings[key] for key in ("start_variance", "members", "step", "realisations")}

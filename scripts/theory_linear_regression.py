@@ -39,8 +39,9 @@ def simulated(
     generator = np.random.default_rng(stream)
     d = data.inputs.shape[1]
     eigenvalues, basis = np.linalg.eigh(data.inputs.T @ data.inputs)
-    first = settings["first_simulated_time"]
-    step = min(settings["step"] / eigenvalues[-1], first)
+    share = min(settings["step"], settings["final_time"] * eigenvalues[-1])
+    step = share / eigenvalues[-1]
+    first = max(settings["first_simulated_time"], step)
     wanted = np.geomspace(first, settings["final_time"], settings["simulated_times"])
     steps = np.unique(np.append(0, np.round(wanted / step).astype(int)))
     ensemble = langevin_linear.euler_maruyama(
@@ -70,7 +71,7 @@ def simulated(
     for closed_form in (exact, chain):
         closed_form["wasserstein_squared_assignment"] = closed_form["wasserstein_squared"]
     reach = langevin_linear.interval_factor(settings["groups"], settings["confidence"])
-    columns = {"time": ensemble.times[1:]}
+    columns = {"time": ensemble.times[1:], "step": share}
     for name, (value, error) in found.items():
         columns |= {name: value, f"{name}_error": error}
         columns |= {f"{name}_low": value - reach * error, f"{name}_high": value + reach * error}
@@ -161,7 +162,8 @@ def three_routes(settings: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
             for route, values in columns.items():
                 parts.append(pd.DataFrame(head | {"route": route} | values))
             sizes = {"dimensions": settings["dimensions"][0]}
-            sizes |= {name: settings[name] for name in ("realisations", "groups", "step")}
+            sizes |= {name: settings[name] for name in ("realisations", "groups")}
+            sizes["step"] = found.pop("step")
             checks.append(found.assign(**head, **sizes))
             print(f"n/d = {ratio}, temperature {temperature}: done")
     return pd.concat(parts, ignore_index=True), pd.concat(checks, ignore_index=True)

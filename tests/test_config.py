@@ -85,6 +85,7 @@ BAD = [
     ("seed", -1, ["seed is -1", "at least 0"]),
     ("seed", 1.5, ["whole number"]),
     ("seed", "7", ["seed is '7'", "whole number", "remove the quotes"]),
+    ("seed", "\uff11\uff12", ["whole number", "(write 12 in digits 0 to 9)"]),
     ("seed", None, ["seed is null", "whole number"]),
     ("seed", 2**40, ["at most 4294967295"]),
     ("base", REMOVE, ["lacks the key base"]),
@@ -166,6 +167,7 @@ BAD = [
     ("base.first_snapshot", 0, ["greater than 0"]),
     ("base.first_snapshot", 2000, ["less than final_time"]),
     ("base.first_snapshot", "0,1", ["a number"]),
+    ("base.first_snapshot", 1e-320, ["is 1e-320, 323 decades below final_time", "raise it"]),
     ("base.time_unit", "epochs", ["allowed: inverse_lambda_1, absolute"]),
     ("base.snapshots_per_decade", 0, ["at least 1"]),
     ("base.snapshots_per_decade", 10_000, ["at most 1000"]),
@@ -198,6 +200,9 @@ BAD = [
         ["case with the label a</Script>", "leave </script out of it"],
     ),
     (f"{STUDY}.cases", [{"label": " ", "width": 4}], ["cases[0].label is ' '", "can be seen"]),
+    (f"{STUDY}.cases", [{"label": "a\nb", "width": 4}], ["cases[0].label is", "of one line"]),
+    (f"{STUDY}.cases", [{"label": "a\n", "width": 4}], ["cases[0].label is", "of one line"]),
+    (f"{STUDY}.cases", [{"label": "a" * 201, "width": 4}], ["cases[0].label", "200 characters"]),
     (
         f"{STUDY}.cases",
         [

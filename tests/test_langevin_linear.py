@@ -272,7 +272,7 @@ def test_assignment_per_mode_gives_the_distance_of_the_closed_form(temperature):
 
 
 def test_simulated_times_end_with_the_closed_forms():
-    """Also where a step by the largest eigenvalue would be longer than all of them."""
+    """Also where a step by the largest eigenvalue would be longer than all of them: one is it."""
     data = langevin_linear.gaussian_data(
         8, 4, teacher_variance=1.0, noise_variance=0.1, generator=np.random.default_rng(0)
     )
@@ -280,5 +280,12 @@ def test_simulated_times_end_with_the_closed_forms():
     settings |= {"simulated_times": 3, "start_variance": 0.1, "realisations": 40, "confidence": 0.9}
     shares = []
     found = theory_linear_regression.simulated(data, 0.1, settings, 1, shares.append)
-    np.testing.assert_allclose(found["time"], [1e-6, 3e-6, 1e-5])
+    np.testing.assert_allclose(found["time"], [1e-5])
+    largest = np.linalg.eigvalsh(data.inputs.T @ data.inputs)[-1]
+    np.testing.assert_allclose(found["step"], 1e-5 * largest)
+    longer = theory_linear_regression.simulated(
+        data, 0.1, settings | {"final_time": 1.0}, 1, shares.append
+    )
+    np.testing.assert_allclose(longer["step"], 0.02)
+    assert longer["time"].iloc[-1] == pytest.approx(1.0, abs=0.02 / largest)
     assert shares[0] == 0.0 and shares[-1] == 1.0

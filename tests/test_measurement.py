@@ -205,6 +205,8 @@ BAD = [
     (nn.Linear(D, C).half(), 2049.0 * torch.ones(N, D), Y, "hold; measure in torch.float32"),
     (nn.Linear(D, C).half(), 2.0**24 + torch.ones(N, D).double(), Y, "beyond .* torch.float64"),
     (nn.Linear(D, C), 1e200 * X.double(), Y, "reach .*e[+]200, beyond torch.float32, .*float64"),
+    (nn.Linear(D, C), 1e-60 * X.double(), Y, "changes the differences between them by"),
+    (nn.Linear(D, C), 1e9 + X.double(), Y, "changes .* by .*%; subtract a constant, multiply"),
     (nn.Linear(D, C), X, Y[:-1], "one row per input"),
     (nn.Linear(D, C), X, Y[:, 0], "one row per input"),
     (nn.Linear(D, C), X[:0], Y[:0], "there are no inputs"),

@@ -24,11 +24,12 @@ from pipeline.config import ConfigError, validate
 from pipeline.files import content_digest, own_file
 from pipeline.inputs import study_files
 from pipeline.own_data import DataError, layout, read
-from pipeline.problem import build_problem, rounded_off
+from pipeline.problem import build_problem
 from pipeline.runs import Plan, Refusal
 from pipeline.sources import source
 from pipeline.stores import read_json, read_netcdf
 from speedlimits.kernel import empirical_ntk
+from speedlimits.precision import rounded_off
 from speedlimits.teacher import teacher_data
 
 GENERATOR = np.random.default_rng(3)

@@ -685,6 +685,37 @@ def norm_detached(*, input_shape, outputs):
         return first(x) / first.last.weight.detach().norm()
     return First(input_shape, outputs, apply)
 
+def gate_detached(*, input_shape, outputs):
+    return First(input_shape, outputs, lambda first, x: gated(first(x)))
+
+def gated(z):
+    return z * torch.sigmoid(z).detach()
+
+def normalised_detached(*, input_shape, outputs):
+    def apply(first, x):
+        z = torch.tanh(first(x))
+        return (z - z.mean(1, keepdim=True).detach()) / z.std(1, keepdim=True).detach()
+    return First(input_shape, outputs, apply)
+
+def features_of_its_precision(*, input_shape, outputs):
+    def features(x):
+        drawn = torch.Generator().manual_seed(0)
+        return torch.tanh(x @ torch.randn(x.shape[1], 12, generator=drawn, dtype=x.dtype))
+    return fine(input_shape=(12,), outputs=outputs).before(features)
+
+def floor_of_its_precision(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs),
+                   lambda h: torch.log(torch.relu(h) + torch.finfo(h.dtype).eps))
+
+def tokens(*, input_shape, outputs):
+    table = Wrapped(nn.Embedding(101, outputs), lambda found: found.mean(1))
+    return table.before(lambda x: ((x.abs() * 20).round().clamp(0, 100) / 100 * 100).long())
+
+def never_used(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    network.unused = nn.Parameter(torch.full((3,), float("nan")))
+    return network
+
 class Force(nn.Module):  # the derivative of an energy with respect to the inputs
     def __init__(self, size, outputs):
         super().__init__()
@@ -758,12 +789,16 @@ REFUSED = {
     "part_detached": "along their gradient the outputs change by",
     "straight_through": "along their gradient the outputs change by 0 where their gradient says",
     "norm_detached": "along the weights the outputs change by",
+    "gate_detached": "the outputs change by",
+    "normalised_detached": "the outputs change by",
+    "never_used": "the weights unused hold values that are not finite at the start",
 }
 INPUTS = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def drawn(module, factory, seed=3, dtype=torch.float64, **arguments):
-    return drawn_own_network(f"{module}:{factory}", arguments, INPUTS, 2, seed, dtype)
+    inputs = INPUTS.to(dtype)
+    return drawn_own_network(f"{module}:{factory}", arguments, inputs, 2, seed, dtype)
 
 
 def test_outputs_that_sum_to_one_have_derivatives_all_the_same(module):
@@ -784,6 +819,21 @@ def test_what_has_no_speed_limit_is_refused_in_one_sentence(module, factory):
     told = str(caught.value)
     assert REFUSED[factory] in told and told.startswith(f"model: {name}:{factory}")
     assert "\n" not in told and told.count("model: ") == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("factory", ["gate_detached", "normalised_detached"])
+def test_a_detached_part_is_found_whatever_the_start(module, factory, seed):
+    with pytest.raises(ValueError, match="the outputs change by"):
+        drawn(module(NETWORKS), factory, seed=seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "factory", ["features_of_its_precision", "floor_of_its_precision", "tokens", "force"]
+)
+def test_what_depends_on_its_precision_has_a_gradient(module, factory, dtype):
+    drawn(module(NETWORKS), factory, dtype=dtype)
 
 
 @pytest.mark.parametrize(

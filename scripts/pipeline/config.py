@@ -39,6 +39,7 @@ from pipeline.suggestions import did_you_mean
 LARGEST_EXPONENT = 20  # of power laws; of 1e6 modes a square of their ratio is a float64 still
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
+MOST_SNAPSHOTS = 2_000  # of a run; own choice: 20 decades at 100 each
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 # What `speedlimits.infinite_width` is derived for.
 CLOSED_FORM = {
@@ -445,6 +446,14 @@ def _run_problems(
         problems.append(
             f"{whose}: first_snapshot is {settings['first_snapshot']}; it must be less than "
             f"final_time {settings['final_time']}"
+        )
+    decades = math.log10(settings["final_time"]) - math.log10(settings["first_snapshot"])
+    if decades * settings["snapshots_per_decade"] > MOST_SNAPSHOTS:
+        whose = _origin(name, study, "first_snapshot", "final_time")
+        problems.append(
+            f"{whose}: first_snapshot is {settings['first_snapshot']}, {decades:.3g} decades below "
+            f"final_time, which at snapshots_per_decade {settings['snapshots_per_decade']} takes "
+            f"more than {MOST_SNAPSHOTS} snapshots of every run; raise it, or lower that"
         )
     problems += [f"studies.{name}: {problem}" for problem in _step_problems(settings)]
     return problems + (_limit_problems(name, study, settings) if _has_limit(study) else [])

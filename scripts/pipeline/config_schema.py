@@ -30,8 +30,8 @@ def load_schema() -> dict:
     label = {
         "description": "name of the case in figures and text, with mathematics between $",
         "type": "string",
-        "pattern": r"\S",
-        "title": "a text that can be seen",
+        "pattern": r"^(?=.*\S)[^\x00-\x1f\x7f\u2028\u2029]{1,200}\Z",
+        "title": "a text that can be seen, of one line and at most 200 characters",
     }
     schema["$defs"]["case"]["properties"] = {"label": label, **run_properties}
     schema["$defs"]["axes"]["properties"] = {
@@ -152,6 +152,8 @@ def _number_hint(value: Any, rule: Any) -> str:
             mantissa += "" if "." in mantissa else ".0"
             exponent = exponent if exponent[0] in "+-" else "+" + exponent
             return f" (YAML reads {value} as text: write {mantissa}e{exponent})"
+        if not value.isascii():  # digits of other scripts, which YAML takes for letters
+            return f" (write {number:g} in digits 0 to 9)"
         return f" (remove the quotes: {number:g})"
     return ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +16,11 @@ from pipeline.seeds import START_KEYS, derived_seed
 from pipeline.stores import array_digest, read_netcdf
 from speedlimits.network_checks import CHECKED_SAMPLES
 from speedlimits.networks import MODELS, drawn_network, scale_output
+from speedlimits.precision import LARGEST_ROUNDING, largest_absolute, rounded_off, too_small
 from speedlimits.subsets import one_hot
 
 OUTPUT_BATCH = 256  # samples per forward pass: activations of a few hundred MB at paper scale
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-# Own choice, of the differences between samples: what rounding the data to the precision of a run
-# may change. Numbers near 0 lose 1e-7, those of which only the fifth digit differs 1e-2.
-LARGEST_ROUNDING = 1e-3
 
 
 class Problem(NamedTuple):
@@ -114,8 +111,8 @@ def build_problem(
     network = build_network(settings, data, seed).to(device)
 
     def tensor(values: np.ndarray) -> Tensor:
-        largest, numbers = _largest(values), np.finfo(settings["precision"])
-        if 0 < largest < numbers.tiny / numbers.eps:
+        largest = largest_absolute(values)
+        if too_small(largest, settings["precision"]):
             raise ValueError(
                 f"inputs or targets of {settings['dataset']} are at most {largest:.3g}, too small "
                 f"for {settings['precision']}; multiply them (normalise: true does for inputs of "
@@ -161,39 +158,6 @@ def build_problem(
         plain_targets,
         test_start,
     )
-
-
-def rounded_off(values: np.ndarray, precision: str) -> float:
-    """Return how much a precision changes the differences between the rows of an array.
-
-        |r(x) - x| / |x - x_0|
-
-    with the norm over all rows and components, r(x) the array in that precision and x_0 its first
-    row. Derived here.
-
-    Args:
-        values: x, shape (M, ...).
-        precision: name of a NumPy type.
-
-    Returns:
-        The ratio; 0 if nothing is rounded or all rows agree.
-    """
-    if np.dtype(precision) == values.dtype or values.dtype.kind != "f":
-        return 0.0
-    error = scatter = 0.0
-    # Squares of the smallest numbers would be 0. Before the division, which the rounding precedes.
-    size = _largest(values) or 1.0
-    for k in range(0, len(values), OUTPUT_BATCH):  # data may fill half of the memory
-        rows = values[k : k + OUTPUT_BATCH]
-        with np.errstate(over="ignore", invalid="ignore"):  # what has no value there is told apart
-            error += float(np.square((rows.astype(precision) - rows) / size).sum())
-        scatter += float(np.square((rows - values[0]) / size).sum())
-    return math.sqrt(error / scatter) if scatter > 0 and math.isfinite(error) else 0.0
-
-
-def _largest(values: np.ndarray) -> float:
-    """Return the largest absolute value, without a copy of the array."""
-    return max(-float(values.min(initial=0.0)), float(values.max(initial=0.0)))
 
 
 def digests(problem: Problem) -> dict[str, str]:

@@ -25,6 +25,7 @@ from speedlimits.network_checks import (
     make_contiguous,
 )
 from speedlimits.ntk_dynamics import predict
+from speedlimits.precision import LARGEST_ROUNDING, largest_absolute, rounded_off, too_small
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
 
 # Own choice: a first step eta at a tenth of 2/lambda_1 has T/T_SL = 1 - eta lambda_1/2 = 0.9.
@@ -290,8 +291,9 @@ def _check_precision(inputs: Tensor, precision: torch.dtype) -> None:
     """Raise unless the precision of a network holds its inputs.
 
     Raises:
-        ValueError: in one sentence, if they are beyond it, or half precision changes whole numbers,
-            which may be those of words.
+        ValueError: in one sentence, if they are beyond it, float32 loses the differences between
+            samples or all of them, or half precision changes whole numbers, which may be those of
+            words.
     """
     if not inputs.is_floating_point():
         return  # told by ``check_network``
@@ -303,6 +305,15 @@ def _check_precision(inputs: Tensor, precision: torch.dtype) -> None:
             f"the inputs reach {float(inputs.abs().max()):.3g}, beyond {precision}, the precision "
             f"of the weights; divide them, or measure in {holding}"
         )
+    if (inputs.dtype, precision) == (torch.float64, torch.float32):
+        values = inputs.cpu().numpy()
+        largest, lost = largest_absolute(values), rounded_off(values, "float32")
+        if too_small(largest, "float32") or lost > LARGEST_ROUNDING:
+            raise ValueError(
+                f"the inputs reach {largest:.3g}, and torch.float32, the precision of the weights, "
+                f"changes the differences between them by {lost:.1%}; subtract a constant, "
+                "multiply them, or measure in torch.float64"
+            )
     whole = torch.equal(inputs, inputs.round()) and precision in (torch.float16, torch.bfloat16)
     if whole and not torch.equal(rounded.to(inputs), inputs):
         raise ValueError(
