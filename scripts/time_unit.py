@@ -13,7 +13,7 @@ from pipeline.log import logged
 from pipeline.problem import build_problem, check_start
 from pipeline.stores import provenance, write_json
 from speedlimits.jacobian import transposed_product
-from speedlimits.kernel_products import largest_eigenvalue
+from speedlimits.kernel_products import PRODUCT_BATCH, largest_eigenvalue
 
 
 def main(snakemake) -> None:
@@ -35,8 +35,9 @@ def main(snakemake) -> None:
         lambda_1 = largest_eigenvalue(problem.network, problem.inputs)
         print(f"lambda_1 = {lambda_1:.6g} on {describe_device(device)}")
         if not lambda_1 > 0:
-            ones = torch.ones_like(problem.targets)
-            pulled = transposed_product(problem.network, problem.inputs, ones)
+            part = problem.inputs[:PRODUCT_BATCH]
+            ones = torch.ones_like(problem.targets[:PRODUCT_BATCH])
+            pulled = transposed_product(problem.network, part, ones)
             why = "outputs depend on no weight (dead ReLUs?)"
             remedy = "take a larger width, another initialisation or another seed"
             if any(gradient.any() for gradient in pulled):

@@ -13,6 +13,7 @@ import numpy as np
 import prepare
 import pytest
 import subset
+import time_unit
 import torch
 import warm_start
 import xarray as xr
@@ -423,6 +424,17 @@ def test_numbers_too_small_for_the_precision_are_told(job, scale):
     given = SETTINGS | {"precision": "float32", "normalise": False}
     with pytest.raises(ValueError, match=r"are at most .*e-\d+, too small for float32; multiply"):
         build_problem(given, "n.nc", 0, torch.device("cpu"))
+
+
+def test_derivatives_whose_squares_vanish_are_no_dead_network(job, tmp_path):
+    settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20, "precision": "float32"}
+    small = VECTORS | {"train_inputs": VECTORS["train_inputs"].astype(float) * 1e-30}
+    subset_of(job, small, settings)
+    with pytest.raises(SystemExit):
+        job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
+    told = (tmp_path / "job.log").read_text().splitlines()[-1]
+    assert "lambda_1 is 0 " in told and "derivatives are so small that float32 has no" in told
+    assert "normalise: true" in told and "dead" not in told
 
 
 def test_real_targets_without_test_part_train_and_leave_test_values_missing(job, train_with):
