@@ -38,7 +38,8 @@ from pipeline.stores import read_snapshots, write_netcdf
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import choose_route, empirical_ntk
 from speedlimits.layers import ScaledLinear
-from speedlimits.network_checks import check_parameters, outputs_apart
+from speedlimits.network_checks import check_parameters, check_slope, outputs_apart
+from speedlimits.networks import drawn_network
 
 COUNTER = itertools.count()
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
@@ -711,6 +712,27 @@ def tokens(*, input_shape, outputs):
     table = Wrapped(nn.Embedding(101, outputs), lambda found: found.mean(1))
     return table.before(lambda x: ((x.abs() * 20).round().clamp(0, 100) / 100 * 100).long())
 
+def saturated(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: torch.sigmoid(1000 * h))
+
+def saturated_softmax(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: torch.softmax(100 * h, 1))
+
+def of_large_outputs(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: 1e9 + torch.tanh(h))
+
+def single_inside(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: (300 + torch.tanh(h)).float().to(h))
+
+def of_many_scales(*, input_shape, outputs):
+    size = math.prod(input_shape)
+    layers = [nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, outputs)]
+    with torch.no_grad():
+        for layer, scale in ((layers[0], 1e-6), (layers[2], 1e6)):
+            for weights in layer.parameters():
+                weights *= scale
+    return Wrapped(nn.Sequential(*layers))
+
 def never_used(*, input_shape, outputs):
     network = fine(input_shape=input_shape, outputs=outputs)
     network.unused = nn.Parameter(torch.full((3,), float("nan")))
@@ -830,10 +852,24 @@ def test_a_detached_part_is_found_whatever_the_start(module, factory, seed):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "factory", ["features_of_its_precision", "floor_of_its_precision", "tokens", "force"]
+    "factory",
+    [
+        "features_of_its_precision",
+        "floor_of_its_precision",
+        "tokens",
+        "force",
+        "saturated",
+        "saturated_softmax",
+        "of_large_outputs",
+        "single_inside",
+        "of_many_scales",
+    ],
 )
-def test_what_depends_on_its_precision_has_a_gradient(module, factory, dtype):
-    drawn(module(NETWORKS), factory, dtype=dtype)
+def test_rounding_and_precision_are_no_wrong_gradient(module, factory, dtype):
+    build = own_factory(f"{module(NETWORKS)}:{factory}")
+    for seed in range(5):
+        network = drawn_network(lambda: build(input_shape=(3, 2, 2), outputs=2), seed, dtype)
+        check_slope(network, INPUTS.to(dtype))
 
 
 @pytest.mark.parametrize(

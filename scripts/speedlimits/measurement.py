@@ -308,11 +308,16 @@ def _check_precision(inputs: Tensor, precision: torch.dtype) -> None:
     if (inputs.dtype, precision) == (torch.float64, torch.float32):
         values = inputs.cpu().numpy()
         largest, lost = largest_absolute(values), rounded_off(values, "float32")
-        if too_small(largest, "float32") or lost > LARGEST_ROUNDING:
+        if too_small(largest, "float32"):
+            raise ValueError(
+                f"the inputs are at most {largest:.3g}, too small for torch.float32, the precision "
+                "of the weights; multiply them, or measure in torch.float64"
+            )
+        if lost > LARGEST_ROUNDING:
             raise ValueError(
                 f"the inputs reach {largest:.3g}, and torch.float32, the precision of the weights, "
                 f"changes the differences between them by {lost:.1%}; subtract a constant, "
-                "multiply them, or measure in torch.float64"
+                "or measure in torch.float64"
             )
     whole = torch.equal(inputs, inputs.round()) and precision in (torch.float16, torch.bfloat16)
     if whole and not torch.equal(rounded.to(inputs), inputs):

@@ -23,7 +23,9 @@ def largest_absolute(values: NDArray) -> float:
 
 
 def too_small(largest: float, precision: str) -> bool:
-    """Return whether numbers of that size have lost digits, or are zero, in a precision.
+    """Return whether numbers of that size are so small that a precision has no products of them.
+
+    They are within 1/eps of its smallest number, or below it and have lost digits.
 
     Args:
         largest: of absolute values.
@@ -36,7 +38,7 @@ def too_small(largest: float, precision: str) -> bool:
 def rounded_off(values: NDArray, precision: str) -> float:
     """Return how much a precision changes the differences between the rows of an array.
 
-        |r(x) - x| / |x - x_0|
+        |(r(x) - x) - (r(x_0) - x_0)| / |x - x_0|
 
     with the norm over all rows and components, r(x) the array in that precision and x_0 its first
     row. Derived here.
@@ -53,9 +55,10 @@ def rounded_off(values: NDArray, precision: str) -> float:
     error = scatter = 0.0
     # Squares of the smallest numbers would be 0. Before the division, which the rounding precedes.
     size = largest_absolute(values) or 1.0
-    for k in range(0, len(values), BLOCK):  # data may fill half of the memory
-        rows = values[k : k + BLOCK]
-        with np.errstate(over="ignore", invalid="ignore"):  # what has no value there is told apart
-            error += float(np.square((rows.astype(precision) - rows) / size).sum())
-        scatter += float(np.square((rows - values[0]) / size).sum())
+    with np.errstate(over="ignore", invalid="ignore"):  # what has no value there is told apart
+        of_first = values[:1].astype(precision) - values[:1]
+        for k in range(0, len(values), BLOCK):  # data may fill half of the memory
+            rows = values[k : k + BLOCK]
+            error += float(np.square((rows.astype(precision) - rows - of_first) / size).sum())
+            scatter += float(np.square((rows - values[0]) / size).sum())
     return math.sqrt(error / scatter) if scatter > 0 and math.isfinite(error) else 0.0
