@@ -111,6 +111,7 @@ def config():
         "figures": ["infinite_width"],
     }
     found["default_studies"] = ["one"]
+    found["theory"]["langevin"]["set"]["n"] = 8  # 80 rows, below all limits that are tried
     found["kernel"]["full_rows_limit"] = 400  # between the sizes of dataset_size, of 10 outputs
     return found
 
