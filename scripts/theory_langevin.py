@@ -59,17 +59,12 @@ def start_spectrum(problem: Problem, memory_bytes: int) -> dict[str, np.ndarray]
     return {"eigenvalues": without_noise(eigenvalues), "projections": projections}
 
 
-def steps_of(final_time: float, settings: dict, lambda_1: float, largest_lambda_1: float) -> int:
-    """Return the number of steps of a member; see ``one_start``."""
-    return max(round(final_time / (2 * settings["step"]) * (largest_lambda_1 / lambda_1)), 1)
-
-
 def one_start(
     problem: Problem,
     spectrum: tuple[np.ndarray, np.ndarray],
     lambda_1: float,
-    largest_lambda_1: float,
-    final_time: float,
+    step: float,
+    steps: int,
     settings: dict,
     temperature: float,
     seeds: list[int],
@@ -83,9 +78,8 @@ def one_start(
         problem: network at its start theta_0 and training data.
         spectrum: of ``start_spectrum``.
         lambda_1: of realisation 0, which sets the unit of time for all of them.
-        largest_lambda_1: of all, which sets the step for all of them: with realisation 0's narrow
-            networks would be stepped beyond the stability limit of others.
-        final_time: in units of 1/lambda_1.
+        step: of the members, the same for all starts.
+        steps: number of them until the last time.
         settings: of the configuration's theory.langevin.
         temperature: beta^-1.
         seeds: one per member.
@@ -94,8 +88,7 @@ def one_start(
     eigenvalues, projections = spectrum
     theta_0 = torch.nn.utils.parameters_to_vector(problem.network.parameters()).detach().double()
     variance = settings["start_variance"]
-    step = settings["step"] * 2 / largest_lambda_1
-    time = step * steps_of(final_time, settings, lambda_1, largest_lambda_1)
+    time = step * steps
     layers = list(parameter_ranges(problem.network).values())
     known = {"temperature": temperature, "start_variance": variance}
     measured = dict.fromkeys((*AVERAGED[1:], "loss_drop", "heat"), np.nan)
@@ -223,12 +216,15 @@ def network_table(
         )
         spectra.append((found["eigenvalues"], found["projections"]))
     each = [float(eigenvalues.max()) for eigenvalues, _ in spectra]
+    # The unit of time is that of realisation 0, and the step that of the largest lambda_1: by the
+    # first one's, narrow networks would be stepped beyond the stability limit of others.
     lambda_1, largest = each[0], max(each)
+    step = settings["step"] * 2 / largest
+    steps = max(round(network["final_time"] / (2 * settings["step"]) * (largest / lambda_1)), 1)
     temperatures = list(map(float, settings["temperatures"]))  # streams of 0 are those of 0.0
     starts = settings["realisations"]
-    final_time = network["final_time"]
-    steps = settings["members"] * steps_of(final_time, settings, lambda_1, largest)
-    progress = Progress(steps * starts * len(temperatures))
+    of_start = settings["members"] * steps
+    progress = Progress(of_start * starts * len(temperatures))
     finished = kept_rows(partway)
     for number, temperature in enumerate(temperatures):
         for r, (problem, spectrum) in enumerate(zip(problems, spectra, strict=True)):
@@ -237,13 +233,13 @@ def network_table(
             purpose = ("langevin", network["model"], size, temperature, r)
             seeds = [derived_seed(seed, *purpose, m) for m in range(settings["members"])]
             text = f"{network['model']}, temperature {temperature}, start {r}"
-            before = steps * (number * starts + r)
+            before = of_start * (number * starts + r)
 
             def on_step(done: int, before: int = before, text: str = text) -> None:
                 progress.update(before + done, lambda: text)
 
             if len(finished) == number * starts + r:
-                known = (lambda_1, largest, final_time, settings, temperature, seeds, on_step)
+                known = (lambda_1, step, steps, settings, temperature, seeds, on_step)
                 finished.append(one_start(problem, spectrum, *known))
                 keep_rows(partway, finished)
         single = with_times(pd.DataFrame(finished[number * starts : (number + 1) * starts]))

@@ -304,10 +304,21 @@ def langevin_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
 
     def megabytes(_wildcards: Any, attempt: int) -> int:
         rows = max(n["n"] * settings.source(n["dataset"]).outputs for n in settings.plan.langevin)
-        needed = 1000 + 1000 * memory_gb + 8e-6 * 4 * rows**2
-        return int(needed * (1 + attempt) / 2)
+        return _with_kernels(1000 + 1000 * memory_gb, rows, 0, attempt)
 
     return megabytes
+
+
+def _with_kernels(working: float, rows: int, stored: int, attempt: int) -> int:
+    """Return the memory in MB of a job that takes four copies of a kernel beside other memory.
+
+    Args:
+        working: MB of all else.
+        rows: of the kernel.
+        stored: rows of a kernel that is stored once, beside these.
+        attempt: from 1; a retry gets half as much more.
+    """
+    return int((working + 8e-6 * (4 * rows**2 + stored**2)) * (1 + attempt) / 2)
 
 
 def kernel_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
@@ -329,7 +340,6 @@ def kernel_megabytes(settings: RuleSettings) -> Callable[[Any, int], int]:
         if rows > kernel["full_rows_limit"]:
             stored = rows * (rows <= kernel["stored_rows_limit"])
             rows //= count
-        needed = working + 8e-6 * (4 * rows**2 + stored**2)
-        return int(needed * (1 + attempt) / 2)
+        return _with_kernels(working, rows, stored, attempt)
 
     return megabytes

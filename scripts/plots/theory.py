@@ -234,7 +234,6 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     shown = ("model", "width", "n")
     others = [c for c in settings if c not in shown and whole[c].nunique(dropna=False) > 1]
     styles = zip(networks, COLOURS, MARKERS, strict=False)
-    diverged = False
     for place, ((_, rows), colour, marker) in enumerate(styles):
         first = rows.iloc[0]
         label = describe("model", first["model"])
@@ -255,7 +254,6 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
             axis.plot(x, exact, color=colour)
         axes[0][2].plot(aside, rows["loss_drop"] / rows["start_loss"], **style)
         lost = aside[rows["inefficiency"].isna()]
-        diverged = diverged or len(lost) > 0
         for axis in axes[0]:
             mark_without_value(axis, lost)
         axes[0][2].plot(x, rows["loss_drop_linearised"] / rows["start_loss"], color=colour)
@@ -281,7 +279,7 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     bars = {"color": "0.3", "linestyle": "", "marker": "|", "markersize": 9}
     handles.append(Line2D([], [], label=interval_name(table), **bars))
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
-    if diverged:
+    if whole["inefficiency"].isna().any():
         handles.append(Line2D([], [], label="no value there", **WITHOUT_VALUE))
     _legend_below(figure, handles, columns=2 if others else 4)
     return figure

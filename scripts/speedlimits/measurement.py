@@ -298,12 +298,10 @@ def _check_precision(inputs: Tensor, precision: torch.dtype) -> None:
     if not inputs.is_floating_point():
         return  # told by ``check_network``
     rounded = inputs.to(precision)
-    larger = [torch.float32, torch.float64][precision == torch.float32 :]
-    holding = next((p for p in larger if torch.equal(inputs.to(p).to(inputs), inputs)), larger[-1])
     if not torch.isfinite(rounded).all():
         raise ValueError(
             f"the inputs reach {float(inputs.abs().max()):.3g}, beyond {precision}, the precision "
-            f"of the weights; divide them, or measure in {holding}"
+            f"of the weights; divide them, or measure in {_holding(inputs, precision)}"
         )
     if (inputs.dtype, precision) == (torch.float64, torch.float32):
         values = inputs.cpu().numpy()
@@ -323,8 +321,14 @@ def _check_precision(inputs: Tensor, precision: torch.dtype) -> None:
     if whole and not torch.equal(rounded.to(inputs), inputs):
         raise ValueError(
             f"the inputs are whole numbers that {precision}, the precision of the weights, does "
-            f"not hold; measure in {holding}"
+            f"not hold; measure in {_holding(inputs, precision)}"
         )
+
+
+def _holding(inputs: Tensor, precision: torch.dtype) -> torch.dtype:
+    """Return the smallest precision above another that holds the inputs."""
+    larger = [torch.float32, torch.float64][precision == torch.float32 :]
+    return next((p for p in larger if torch.equal(inputs.to(p).to(inputs), inputs)), larger[-1])
 
 
 def _flat_weights(network: nn.Module, snapshots: object) -> Tensor:

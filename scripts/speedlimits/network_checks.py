@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -129,8 +129,8 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
         ValueError: says in one sentence what is wrong with the network.
     """
     dtype = next(network.parameters()).dtype
-    states = {"buffer": dict(network.named_buffers()), "weight": dict(network.named_parameters())}
-    before = {kind: {n: t.clone() for n, t in state.items()} for kind, state in states.items()}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    parameters = {name: weights.clone() for name, weights in network.named_parameters()}
     given = part.clone()
     first = _outputs(network, part)
     if not torch.equal(part, given):
@@ -151,8 +151,8 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
         )
     if not torch.isfinite(first).all():
         raise ValueError("the outputs at the start are not finite")
-    for name, weights in states["weight"].items():
-        if not torch.equal(weights, before["weight"][name]):
+    for name, weights in network.named_parameters():
+        if not torch.equal(weights, parameters[name]):
             raise ValueError(
                 f"the weights {name} change when the network is called (clamped or normalised "
                 "inside?), so that training is no gradient flow; compute with a changed copy of "
@@ -163,8 +163,8 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
             "two calls of the network differ: it is random (dropout?) or keeps a state; call "
             "network.eval() or remove that layer"
         )
-    for name, buffer in states["buffer"].items():
-        if not torch.equal(buffer, before["buffer"][name]):
+    for name, buffer in network.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
             raise ValueError(
                 f"the buffer {name} changes when the network is called; a network with a state has "
                 "no loss of its weights alone: call network.eval() or remove it"
@@ -207,11 +207,13 @@ def _check_leaves(network: nn.Module, inputs: Tensor) -> None:
     # Both there at once: their nodes, and what the first call has made, must not be others later.
     first, again = _outputs(network, inputs), _outputs(network, inputs)
     lasting = _leaves(again).keys() - known
-    for leaf in (leaf for key, leaf in _leaves(first).items() if key in lasting):
+    unknown = [leaf for key, leaf in _leaves(first).items() if key in lasting]
+    if unknown:
+        shape = tuple(unknown[0].shape)
         raise ValueError(
-            f"weights of shape {tuple(leaf.shape)} decide the outputs but are no parameters of "
-            "the network (in a plain list?), so that nothing trains them; register them by "
-            "nn.Parameter, nn.ParameterList or nn.ModuleList, or give them no gradient"
+            f"weights of shape {shape} decide the outputs but are no parameters of the network (in "
+            "a plain list?), so that nothing trains them; register them by nn.Parameter, "
+            "nn.ParameterList or nn.ModuleList, or give them no gradient"
         )
 
 
@@ -390,8 +392,12 @@ def _reverse_gradient(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
 
 def _weighted(network: nn.Module, inputs: Tensor) -> nn.Module:
     """Return the network whose single output is sum_a a f_a."""
-    rising = torch.arange(1.0, 1.0 + count_outputs(network, inputs))
-    return CombinedOutputs(network, rising[:, None])
+    return CombinedOutputs(network, _rising(count_outputs(network, inputs))[:, None])
+
+
+def _rising(outputs: int) -> Tensor:
+    """Return the weights a = 1, 2, ... of sums of outputs, which tell these apart."""
+    return torch.arange(1.0, 1.0 + outputs)
 
 
 def check_sample_gradients(network: nn.Module, inputs: Tensor) -> None:
@@ -485,32 +491,23 @@ def check_slope(network: nn.Module, inputs: Tensor) -> None:
         with torch.enable_grad():
             gradient = _reverse_gradient(exact, part)
         weights = [parameter.clone() for parameter in exact.parameters()]
-        at_start, rounding = _sum_at(exact, part, weights), 8 * EPS * _sum_of_sizes(exact, part)
+        total = _weighted(exact, part)
+        at_start, rounding = _sum_at(total, part, weights), 8 * EPS * _sum_of_sizes(exact, part)
     except Exception:  # a network of its own precision alone; torch's gradient must do
         return
-    sizes = [size_of([w]) or MOVED * math.sqrt(w.numel()) for w in weights]
-    steep = [size_of([g]) * size for g, size in zip(gradient, sizes, strict=True)]
-    if not 0 < sum(steep) < math.inf:
-        return
-    of_one = [s / math.sqrt(max(w.numel(), 1)) for s, w in zip(steep, weights, strict=True)]
-    for number in range(2 + RANDOM_DIRECTIONS):
-        name = ("their gradient", "the weights", "a random direction")[min(number, 2)]
-        shape = (gradient, weights)[number] if number < 2 else _random_like(weights, number)
-        direction = [size * d / (size_of([d]) or 1.0) for size, d in zip(sizes, shape, strict=True)]
+    noise = rounding / min(map(abs, SLOPE_STEPS))
+    for name, direction, allowed in _slope_directions(weights, gradient):
         said = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
-        exactly = SLOPE_TOLERANCE * math.hypot(*steep)
-        allowed = exactly if number < 2 else RANDOM_TOLERANCE * math.hypot(*of_one)
 
         def slope(step: float, direction: list[Tensor] = direction) -> float:
             moved = (w + step * d for w, d in zip(weights, direction, strict=True))
             try:
-                return (_sum_at(exact, part, moved) - at_start) / step
+                return (_sum_at(total, part, moved) - at_start) / step
             except Exception:  # weights that must not move that way; NaN decides nothing
                 return math.nan
 
         slopes = [slope(step) for step in SLOPE_STEPS]
         far, near = max(map(abs, slopes[:2])), max(map(abs, slopes[2:]))
-        noise = rounding / min(map(abs, SLOPE_STEPS))
         uncertain = max(noise, max(slopes) - min(slopes)) > 0.1 * allowed or near > 2 * far + noise
         # All zero may be lower precision inside, of which a longer step sees more.
         uncertain |= far == near == 0 and abs(slope(LONGER_STEP) - said) < 0.5 * abs(said)
@@ -522,23 +519,42 @@ def check_slope(network: nn.Module, inputs: Tensor) -> None:
             )
 
 
-def _random_like(weights: list[Tensor], seed: int) -> list[Tensor]:
-    """Return a Gaussian direction, for each weight in its shape."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device) for w in weights]
+def _slope_directions(
+    weights: list[Tensor], gradient: tuple[Tensor, ...]
+) -> Iterator[tuple[str, list[Tensor], float]]:
+    """Yield the directions of ``check_slope``: name, change of each weight, allowed error.
+
+    Every tensor changes by its own size, one of zeros by a hundredth. Nothing if the gradient is
+    zero or infinite.
+    """
+    sizes = [size_of([w]) or MOVED * math.sqrt(w.numel()) for w in weights]
+    steep = [size_of([g]) * size for g, size in zip(gradient, sizes, strict=True)]
+    if not 0 < sum(steep) < math.inf:
+        return
+    random = torch.Generator().manual_seed(0)
+
+    def resized(shape: Iterable[Tensor]) -> list[Tensor]:
+        return [size * d / (size_of([d]) or 1.0) for size, d in zip(sizes, shape, strict=True)]
+
+    yield "their gradient", resized(gradient), SLOPE_TOLERANCE * math.hypot(*steep)
+    yield "the weights", resized(weights), SLOPE_TOLERANCE * math.hypot(*steep)
+    each = [s / math.sqrt(max(w.numel(), 1)) for s, w in zip(steep, weights, strict=True)]
+    for _ in range(RANDOM_DIRECTIONS):
+        drawn = (torch.randn(w.shape, generator=random, dtype=w.dtype).to(w) for w in weights)
+        yield "a random direction", resized(drawn), RANDOM_TOLERANCE * math.hypot(*each)
 
 
 def _sum_of_sizes(network: nn.Module, part: Tensor) -> float:
     """Return sum_i sum_a a |f_a(x_i)|, of which sums of outputs have their rounding."""
     outputs = network(part).abs().double()
-    return float((outputs * torch.arange(1.0, 1.0 + outputs.shape[1]).to(outputs)).sum())
+    return float((outputs @ _rising(outputs.shape[1]).to(outputs)).sum())
 
 
-def _sum_at(network: nn.Module, part: Tensor, weights: Iterable[Tensor]) -> float:
-    """Return g of ``check_slope`` at weights, to which the network is set."""
-    for parameter, value in zip(network.parameters(), weights, strict=True):
+def _sum_at(total: nn.Module, part: Tensor, weights: Iterable[Tensor]) -> float:
+    """Return the sum over samples of ``_weighted`` outputs at weights, to which it is set."""
+    for parameter, value in zip(total.parameters(), weights, strict=True):
         parameter.copy_(value)
-    return float(_weighted(network, part)(part).double().sum())
+    return float(total(part).double().sum())
 
 
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
