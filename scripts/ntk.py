@@ -24,6 +24,7 @@ from pipeline.device import choose_device, describe_device
 from pipeline.files import file_digest, remove
 from pipeline.kernels import (
     KINDS,
+    SPECTRUM_ROUTES,
     choose_spectrum_route,
     cross_matrix,
     described,
@@ -112,6 +113,7 @@ def main(snakemake) -> None:
             "memory": memory_bytes,  # it decides the order of sums
         }
         route = choose_spectrum_route(problem, settings)
+        attributes["spectrum_route"] = f"{route}: {SPECTRUM_ROUTES[route]}"
         targets = problem.plain_targets.double().cpu().numpy()
         start_weights = parameters_to_vector(problem.network.parameters()).detach().clone()
         starts, time = {}, 0.0

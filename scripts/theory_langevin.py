@@ -23,7 +23,7 @@ from pipeline.problem import Problem, build_problem
 from pipeline.runs import is_own, own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
-from pipeline.tables import LARGEST_DISCRETISATION
+from pipeline.tables import LARGEST_DISCRETISATION, heat_error
 from pipeline.trajectory import Partway, remembered, stage_folder
 from speedlimits import langevin_networks, linear_regression
 from speedlimits.dynamics import DivergenceError
@@ -136,11 +136,12 @@ def one_start(
 
 
 def with_times(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with T_SL and the inefficiency, quotients of the columns."""
+    """Return the rows with T_SL, the inefficiency and how far the heat is off the loss drop."""
     for suffix in ("", "_linearised"):
         of = {name: rows[name if name == "time" else f"{name}{suffix}"] for name in AVERAGED}
         for name, function in RATIOS.items():
             rows[f"{name}{suffix}"] = function(of)
+    rows["heat_error"] = heat_error(rows["heat"], rows["loss_drop"], rows["free_energy_drop"])
     return rows
 
 
@@ -152,6 +153,7 @@ def ensemble_row(rows: pd.DataFrame, settings: dict, stream: int) -> pd.DataFram
     numbers = rows.select_dtypes("number").mean(skipna=False).to_frame().T
     samples = {name: rows[name].to_numpy(float)[:, None] for name in AVERAGED}
     table = with_times(numbers)
+    table["heat_error"] = rows["heat_error"].max()  # that of the worst start
     for name in ("inefficiency", "speed_limit_time"):
         low = high = [np.nan]
         if table[name].notna().all():
@@ -173,8 +175,7 @@ def warn_of_steps(rows: pd.DataFrame, where: str) -> None:
         rows: of single starts, in order.
         where: network and temperature.
     """
-    off = (rows["heat"] - rows["loss_drop"]).abs() / rows["free_energy_drop"].abs()
-    found = off[off > LARGEST_DISCRETISATION]
+    found = rows["heat_error"][rows["heat_error"] > LARGEST_DISCRETISATION]
     if len(found):
         starts = f"start{'s' if len(found) > 1 else ''} {', '.join(map(str, found.index))}"
         print(

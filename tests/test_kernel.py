@@ -971,3 +971,28 @@ def test_hooks_are_not_overlooked_by_gradients_written_by_hand(where):
     torch.testing.assert_close(kernel.empirical_ntk(network, inputs), expected)
     with pytest.raises(ValueError, match="no structured route: .*leave route out"):
         kernel.empirical_ntk(network, inputs, route="structured")
+
+
+@pytest.mark.parametrize("traced", (False, True))
+def test_layers_that_take_other_axes_than_their_own_have_no_structured_route(traced):
+    """A linear layer of a sequence is the same weights at every place."""
+    network = torch.nn.Sequential(
+        layers.ScaledLinear(3, 4, 1.0, "ntk"),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        layers.ScaledLinear(20, 2, 1.0, "ntk"),
+    ).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    inputs = torch.randn(6, 5, 3, dtype=torch.float64)
+    expected = kernel.empirical_ntk(network, inputs, route="autograd", traced=traced)
+    torch.testing.assert_close(kernel.empirical_ntk(network, inputs, traced=traced), expected)
+    assert "the last of several axes" in kernel.choose_route(network, inputs).reason
+    with pytest.raises(ValueError, match="the last of several axes; leave route out"):
+        kernel.empirical_ntk(network, inputs, route="structured")
+    images = torch.nn.Sequential(
+        layers.ScaledConv2d(3, 4, 1.0, "ntk"), torch.nn.Flatten(), torch.nn.ReLU()
+    )
+    assert kernel.choose_route(images, torch.randn(2, 3, 4, 4)).name == "structured"
+    obstacle = kernel.kernel_sequential.obstacle_to_structured_route(images, 3)
+    assert obstacle == "ScaledConv2d takes no batch of images"

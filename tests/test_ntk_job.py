@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import RUN
+from torch.autograd.function import once_differentiable
 
 from pipeline import kernels
 from pipeline.log import Progress
-from speedlimits.kernel import Cost, spectrum_cost
+from pipeline.tables import above_noise
+from speedlimits.kernel import Cost, forward_operations, spectrum_cost
 from speedlimits.networks import fully_connected, initialise_
 from speedlimits.ntk_dynamics import predict
 
@@ -125,6 +127,76 @@ def test_log_tells_how_far_kernel_and_quadrature_are(spectrum, tmp_path, monkeyp
     log = (tmp_path / "job.log").read_text()
     assert re.search(line.format("of the kernel of 20 rows"), log), log
     assert re.search(line.format("Jacobian products"), log), log
+
+
+@pytest.mark.parametrize("stored", (False, True))
+def test_quadrature_has_the_sums_of_a_kernel_of_deficient_rank(
+    spectrum, monkeypatch, tmp_path, stored
+):
+    """More rows than weights: float32 leaves negative eigenvalues of a stored kernel."""
+    small = {"precision": "float32", "width": 2}
+    cost = Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=0.0)
+    monkeypatch.setattr(kernels, "spectrum_cost", lambda *_: cost)
+    explicit = spectrum(full_rows_limit=200, **small)
+    assert explicit.attrs["spectrum_route"] == "kernel: the kernel, explicitly"
+    limits = {"full_rows_limit": 1, "stored_rows_limit": 200 if stored else 1}
+    free = spectrum(**limits, quadrature_steps=200, **small)
+    route = "stored" if stored else "quadrature"
+    assert free.attrs["spectrum_route"].startswith(f"{route}: sums by quadrature")
+    (found, held), (wanted, projections) = (
+        above_noise(file, kind) for file, kind in ((free, "quadrature"), (explicit, "full"))
+    )
+    times = np.logspace(-1, 6, 30) / wanted[0]
+    found, wanted = predict(found, held, times), predict(wanted, projections, times)
+    for name in ("loss_drop", "geodesic_length_squared"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-3, err_msg=name)
+    made = free.sizes["rank_quadrature"]
+    log = (tmp_path / "job.log").read_text()
+    assert f"Lanczos quadrature with {made} products" in log
+    assert ("the sums are exact" in log) == (made < 200)
+
+
+def test_nothing_left_to_learn_has_sums_of_zero():
+    """As of a network whose outputs are its targets."""
+    found = kernels.quadrature(None, {"quadrature_steps": 5}, np.zeros((4, 2)), None)
+    assert found["nodes"] == found["weights"] == found["error_estimate"] == 0
+
+
+def test_cost_model_counts_fused_layers_and_every_way_along_weights():
+    class Recurrent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.LSTM(5, 8, batch_first=True)
+            self.head = torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x)[0][:, -1])
+
+    inputs = torch.randn(4, 6, 5)
+    forward = forward_operations(Recurrent(), inputs[:1])
+    assert forward == 2 * (6 * 4 * 8 * (5 + 8) + 8 * 3)  # four gates at six times, and the head
+    assert torch.backends.mkldnn.enabled == torch.backends.mkldnn.is_available()
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x.tanh()
+
+        @staticmethod
+        @once_differentiable
+        def backward(context, g):
+            return g
+
+    class Identity(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(5, 3)
+
+        def forward(self, x):
+            return Once.apply(self.head(x))
+
+    cost = spectrum_cost(Identity(), inputs[:, 0], 3, 7)
+    assert cost.quadrature == (3 + 3 * 3) * forward_operations(Identity(), inputs[:1, 0]) * 4 * 7
 
 
 def test_cost_model_counts_the_operations_of_dense_layers():

@@ -1404,7 +1404,9 @@ def test_networks_at_a_temperature_are_told_apart_by_whatever_differs(temperatur
     rows = itertools.product((2, 4), temperatures)
     table = pd.DataFrame(rows, columns=["depth", "temperature"]).assign(**ends, time=1.0)
     table = table.assign(realisation="ensemble", loss_drop=0.5, start_loss=1.0, confidence=0.95)
-    table = table.assign(loss_drop_linearised=0.5, dataset="digits", n=8, model="fully_connected")
+    table = table.assign(
+        heat_error=0.0, loss_drop_linearised=0.5, dataset="digits", n=8, model="fully_connected"
+    )
     table = table.assign(width=16)[[c for c in (*table, "width") if c != "depth"]]
     table["depth"] = [depth for depth, _ in itertools.product((2, 4), temperatures)]
     figure = theory.langevin_temperature(table)
@@ -1419,6 +1421,7 @@ def test_a_network_that_diverged_at_a_temperature_is_marked():
     ends = {f"{name}{end}": 2.0 for name in values for end in ("", "_low", "_high", "_linearised")}
     table = pd.DataFrame({"temperature": [0.0, 0.1, 1.0]}).assign(**ends, time=1.0, loss_drop=0.5)
     table = table.assign(realisation="ensemble", start_loss=1.0, loss_drop_linearised=0.5)
+    table = table.assign(heat_error=[0.0, 0.09, 0.02])
     table = table.assign(confidence=0.95, dataset="digits", n=8, model="myrtle5", width=2)
     whole = theory.langevin_temperature(table)
     table.loc[2, [name for name in ends if "linearised" not in name] + ["loss_drop"]] = np.nan
@@ -1429,6 +1432,21 @@ def test_a_network_that_diverged_at_a_temperature_is_marked():
     for axis in figure.axes:
         crosses = [line for line in axis.lines if line.get_marker() == "x"]
         assert [float(line.get_xdata()[0]) for line in crosses] == [1.0]
+
+
+def test_points_whose_heat_is_far_off_the_loss_drop_are_open():
+    values = ("speed_limit_time", "inefficiency")
+    ends = {f"{name}{end}": 2.0 for name in values for end in ("", "_low", "_high", "_linearised")}
+    table = pd.DataFrame({"temperature": [0.0, 0.1, 1.0]}).assign(**ends, time=1.0, loss_drop=0.5)
+    table = table.assign(realisation="ensemble", start_loss=1.0, loss_drop_linearised=0.5)
+    table = table.assign(heat_error=[0.0, 0.09, 0.11], confidence=0.95, dataset="digits", n=8)
+    figure = theory.langevin_temperature(table.assign(model="myrtle5", width=2))
+    told = "heat off the loss drop by over 10 %"
+    assert told in [text.get_text() for text in figure.legends[0].get_texts()]
+    for axis in figure.axes:
+        points = [line for line in axis.lines if line.get_marker() == "o"]
+        faces = {x: line.get_markerfacecolor() for line in points for x in line.get_xdata()}
+        assert {x for x, face in faces.items() if face == "white"} == {1.0} and len(faces) == 3
 
 
 @pytest.mark.parametrize("largest", [3.0, 1344.0])

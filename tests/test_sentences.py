@@ -267,6 +267,8 @@ def test_nothing_is_claimed_whose_interval_holds_no_effect():
     assert told.startswith("No rank correlation of the inefficiency and the kernel's drift")
     assert "is claimed, for its interval has 0: 0.786" in told
     found["correlation_low"] = 0.1
+    told = effects.correlation_sentence(found.replace({found["p_adjusted"]: 0.12}), 0.95)
+    assert "is claimed, although its interval has no 0: 0.786" in told
     assert effects.correlation_sentence(found, 0.95).startswith("Rank correlation of")
 
 
@@ -580,6 +582,8 @@ def test_transients_lie_between_the_least_and_the_largest():
     table = pd.DataFrame([row | {"n": n, "transient_factor": factor} for n, factor in factors])
     (told,) = transient_summary(table, {"n": [8, 16, 32]})
     assert told.endswith("is between 2 (n 16) and 4 (n 8).")
+    (told,) = transient_summary(table.assign(transient_factor=[3.061, 3.058, 3.06]), {"n": [8]})
+    assert told.endswith("is 3.06 in each of 3 ensembles.")
 
 
 def test_the_flow_with_the_worst_path_length_is_named():

@@ -9,6 +9,7 @@ import xarray as xr
 from conftest import RUN
 
 from pipeline import speed_limits
+from pipeline.tables import heat_error
 from speedlimits import ntk_dynamics, power_law
 from speedlimits.speed_limit import SpeedLimitError
 
@@ -385,18 +386,20 @@ def test_heat_off_the_loss_drop_in_either_direction_is_warned_of(capsys):
     for heat, told in ((1.0, False), (1.3, True), (0.7, True)):
         table = pd.DataFrame(
             {"note": [""], "start": ["cold"], "heat": [heat], "loss_drop": [1.0],
-             "free_energy_drop_most": [-2.0], "time": [1.0], "realisation": ["ensemble"]}
+             "time": [1.0], "realisation": ["ensemble"]}
         )  # fmt: skip
+        table["heat_error"] = heat_error(table["heat"], table["loss_drop"], np.array([-2.0]))
         speed_limits.warn_of_noise(table)
         shown = capsys.readouterr().out
         assert "heat is off the loss drop by 15 %" in shown if told else shown == ""
-    speed_limits.warn_of_noise(table.assign(note="of a reason", heat=1.0))
+    table["heat_error"] = 0.0
+    speed_limits.warn_of_noise(table.assign(note="of a reason"))
     assert (
         capsys.readouterr().out == "no T_SL at this temperature from the cold start: of a reason\n"
     )
-    run = table.assign(note="of another", realisation="0", heat=1.0)
-    later = table.assign(time=2.0, note="", heat=1.0)
-    warm = table.assign(time=7.0, note="", heat=1.0, start="warm")
+    run = table.assign(note="of another", realisation="0")
+    later = table.assign(time=2.0, note="")
+    warm = table.assign(time=7.0, note="", start="warm")
     speed_limits.warn_of_noise(pd.concat([run, later, warm]))
     assert capsys.readouterr().out == (
         "no T_SL of single runs at this temperature from the cold start at 1 of 2 times: of "

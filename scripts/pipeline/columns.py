@@ -42,6 +42,11 @@ COLUMNS = {
     "transport_cost": ("weight^2", "W2(p_0, p_T)^2 from above, cost of a coupling"),
     "free_energy_drop_least": ("loss", "drop F_0 - F_T of the free energy from below"),
     "free_energy_drop_most": ("loss", "drop F_0 - F_T of the free energy from above"),
+    "heat_error": (
+        "1",
+        "|heat - loss drop| over the free energy's drop (from above): what steps too long for the "
+        "temperature leave unknown of T_SL",
+    ),
     "energy_drop": (
         "loss",
         "drop E_0 - E_T of the energy: the loss, with momentum plus the kinetic energy",

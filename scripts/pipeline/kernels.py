@@ -39,6 +39,7 @@ from speedlimits.kernel import (
 from speedlimits.kernel_products import kernel_product
 from speedlimits.spectrum import (
     LanczosState,
+    SpectralMeasure,
     eigenspace_overlap,
     eigenvalues_and_projections,
     kernel_drift,
@@ -52,6 +53,13 @@ from speedlimits.spectrum import (
 from speedlimits.spectrum_torch import decomposed
 
 LARGEST_ERROR = 0.01  # own choice: of a quadrature without a warning, far below the scatter of runs
+# What gives the full kernel's spectrum, or sums over it
+SPECTRUM_ROUTES = {
+    "kernel": "the kernel, explicitly",
+    "gauss_newton": "the Gauss-Newton matrix J^T J, which has all non-zero eigenvalues",
+    "stored": "sums by quadrature on the kernel, eigenvalues of the output-traced one only",
+    "quadrature": "sums by quadrature, eigenvalues of the output-traced kernel only",
+}
 KINDS = {"full": "full NTK, (N C) x (N C)", "traced": "output-traced NTK, N x N"}
 
 
@@ -71,9 +79,11 @@ def kernels(
         float64.
     """
     network, inputs = problem.network, problem.inputs
-    print(f"route {choose_route(network, inputs)}")
     count = problem.targets.shape[1]
     whole = route in ("kernel", "stored")
+    print(
+        f"{'full' if whole else 'output-traced'} NTK by the route {choose_route(network, inputs)}"
+    )
     rows = len(inputs) * (count if whole else 1)
     progress = Progress(1.0)
     kept = partway.load()
@@ -130,16 +140,10 @@ def choose_spectrum_route(problem: Problem, settings: dict) -> str:
             f"; by {steps} products {cost.quadrature:.2g} matrix-free, {cost.stored:.2g} with the "
             "kernel formed"
         )
-    reason = {
-        "kernel": "the kernel, explicitly",
-        "gauss_newton": "the Gauss-Newton matrix J^T J, which has all non-zero eigenvalues",
-        "stored": "sums by quadrature on the kernel, eigenvalues of the output-traced one only",
-        "quadrature": "sums by quadrature, eigenvalues of the output-traced kernel only",
-    }
     print(
         f"full kernel of {rows} rows{above}, {weights} weights: {cost.explicit:.2g} operations "
         f"explicitly, {cost.gauss_newton:.2g} by the Gauss-Newton matrix{sums}; taken: "
-        f"{reason[route]}"
+        f"{SPECTRUM_ROUTES[route]}"
     )
     return route
 
@@ -182,6 +186,8 @@ def gauss_newton_matrices(
     network, inputs = problem.network, problem.inputs
     vectors = torch.from_numpy(np.stack([delta.ravel(), targets.ravel()], axis=1)).to(inputs.device)
     memory_bytes += _matrix_bytes(network)
+    by = "autograd" if choose_route(network, inputs).name == "autograd" else "torch.func"
+    print(f"Gauss-Newton matrix J^T J from Jacobians by {by}")
     found = gauss_newton(network, inputs, vectors, memory_bytes=memory_bytes, **sums_kept(partway))
     return {"matrix": found.matrix, "pulled": found.pulled}
 
@@ -281,6 +287,9 @@ def quadrature(
     Returns:
         The fields of ``SpectralMeasure``.
     """
+    if not delta.any():  # nothing left to learn: every sum is 0
+        nothing = SpectralMeasure(np.zeros(1), np.zeros(1), 0.0, 0.0)
+        return {name: np.asarray(value) for name, value in nothing._asdict().items()}
     kept = partway.load()
     start_from = kept and LanczosState(
         *(kept[name] for name in LanczosState._fields[:-1]), float(kept["scale"])
@@ -309,7 +318,12 @@ def quadrature(
         start_from=start_from,
         on_product=lambda state: partway.offer(state.basis.nbytes, state._asdict),
     )
-    print(f"Lanczos quadrature with {steps} products, estimated error {found.error_estimate:.2g}")
+    made = len(found.nodes)
+    exact = ": they span all that the residue reaches, and the sums are exact"
+    print(
+        f"Lanczos quadrature with {made} products, estimated error {found.error_estimate:.2g}"
+        f"{exact if made < steps else ''}"
+    )
     if found.error_estimate > LARGEST_ERROR and steps < delta.size:
         print(
             f"warning: sums over this spectrum may be off by {100 * found.error_estimate:.0f} %, "
@@ -320,7 +334,7 @@ def quadrature(
 
 def quadrature_described(found: dict[str, np.ndarray]) -> dict[str, xr.Variable]:
     """Return what ``quadrature`` found as variables."""
-    floor = noise_floor(found["nodes"])
+    floor = found["noise_floor"]
     what = "Lanczos quadrature of the full NTK"
     dims = "rank_quadrature"
     return {
@@ -337,8 +351,9 @@ def quadrature_described(found: dict[str, np.ndarray]) -> dict[str, xr.Variable]
             (),
             found["error_estimate"],
             "1",
-            "largest relative difference of the Gauss and the Gauss-Radau rule over loss and "
-            "length sums, over their geometric mean",
+            "largest relative difference of the Gauss and the Gauss-Radau rule (where rounding has "
+            "left negative nodes: and the Gauss rule of fewer products) over loss and length sums, "
+            "over their geometric mean",
         ),
     }
 

@@ -45,6 +45,7 @@ CURVES = (
     "speed_limit_time",
     "discretisation",
 )
+OF_HEAT = "heat_error"  # of studies at a temperature alone
 # quantity -> tested as a factor (of its logarithm), else as a difference: of either sign, or zero
 # in some runs, which have no logarithm and must not be left out
 QUANTITIES = {
@@ -244,7 +245,8 @@ def _along_run(
         share: training loss over that of the cold start, of these rows.
     """
     later = curve.iloc[-len(of_run) :]
-    values = of_run[[*CURVES]].reset_index(drop=True).astype(float)
+    columns = [*CURVES, *(name for name in (OF_HEAT,) if name in of_run)]
+    values = of_run[columns].reset_index(drop=True).astype(float)
     before = 0 if start == "cold" else curve["gradients"].iloc[-len(of_run) - 1]
     values["gradients"] = later["gradients"].to_numpy(float) - before
     values["train_loss_share"] = share.iloc[-len(of_run) :].to_numpy(float)

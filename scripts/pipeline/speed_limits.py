@@ -22,6 +22,7 @@ from pipeline.tables import (
     LARGEST_PATH_ROUNDING,
     above_noise,
     fitted_kernel,
+    heat_error,
     left_out_for_rounding,
 )
 from speedlimits import langevin_ensembles
@@ -337,12 +338,14 @@ def noise_columns(m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the columns that only ensembles at a temperature have."""
     if "law" not in m:
         return {}
+    most = m.get("descent_most", np.full(len(m["time"]), np.nan))
     return {
         "heat": m["heat"],
         "curvature_heat": m["curvature_heat"],
         "transport_cost": m["transport2"],
         "free_energy_drop_least": m["descent"],
-        "free_energy_drop_most": m.get("descent_most", np.full(len(m["time"]), np.nan)),
+        "free_energy_drop_most": most,
+        "heat_error": heat_error(m["heat"], m["drop"], most),
     }
 
 
@@ -510,10 +513,10 @@ def warn_of_noise(table: pd.DataFrame) -> None:
         count = (rows[whole] if whole.any() else rows)["time"].nunique()
         at = "" if count == times else f" at {count} of {times} times"
         print(f"no T_SL{of} at this temperature from the {start} start{at}: {note}")
-    off = (table["heat"] - table["loss_drop"]).abs() / table["free_energy_drop_most"].abs()
-    if off.max() > LARGEST_DISCRETISATION:
+    off = table["heat_error"].max()
+    if off > LARGEST_DISCRETISATION:
         print(
-            f"warning: the heat is off the loss drop by {100 * off.max():.0f} % of the free "
+            f"warning: the heat is off the loss drop by {100 * off:.0f} % of the free "
             "energy's drop at worst: the steps are too long for this temperature, lower "
             "learning_rate"
         )

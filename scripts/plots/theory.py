@@ -15,6 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.tables import LARGEST_DISCRETISATION
 from plots.naming import describe, plain
 from plots.results import interval_name
 from plots.style import (
@@ -218,12 +219,13 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
 
     Args:
         table: columns realisation ("ensemble" for the means), temperature, time, loss_drop,
-            start_loss, speed_limit_time, inefficiency with their intervals (_low, _high) and the
-            linearised network's values (_linearised); from dataset on those that say which network
-            it is, n, model and width among them.
+            start_loss, heat_error, speed_limit_time, inefficiency with their intervals (_low,
+            _high) and the linearised network's values (_linearised); from dataset on those that say
+            which network it is, n, model and width among them.
 
     Returns:
-        The figure; temperature 0 stands at the left end.
+        The figure; temperature 0 stands at the left end. Points are open where the heat of a start
+        is far off its loss drop.
     """
     figure, axes = new_figure(1, 3, DOUBLE_COLUMN, 2.9)
     whole = table[table["realisation"].astype(str) == "ensemble"]
@@ -243,16 +245,23 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
         label += "".join(f", {name.replace('_', ' ')} {plain(first[name])}" for name in read)
         x = rows["temperature"].where(rows["temperature"] > 0, least)
         aside = x * 1.25 ** (place - (len(networks) - 1) / 2)  # beside each other, as in the checks
-        style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
+        style = {"color": colour, "linestyle": ""}
+        rough = rows["heat_error"] > LARGEST_DISCRETISATION
+        points = style | {"marker": marker, "markersize": 4}
+        faces = ((~rough, {"label": label}), (rough, {"markerfacecolor": "white"}))
         bounded = (("speed_limit_time", rows["time"]), ("inefficiency", 1.0))
         for axis, (name, unit) in zip(axes[0], bounded, strict=False):
             value, low, high, exact = (
                 rows[f"{name}{end}"] / unit for end in ("", "_low", "_high", "_linearised")
             )
             reach = np.abs([value - low, high - value])
-            axis.errorbar(aside, value, yerr=reach, capsize=2, label=label, **style)
+            axis.errorbar(aside, value, yerr=reach, capsize=2, **style)
+            for some, face in faces:
+                axis.plot(aside[some], value[some], **points, **face)
             axis.plot(x, exact, color=colour)
-        axes[0][2].plot(aside, rows["loss_drop"] / rows["start_loss"], **style)
+        for some, face in faces:
+            drop = rows["loss_drop"] / rows["start_loss"]
+            axes[0][2].plot(aside[some], drop[some], **points, **face)
         lost = aside[rows["inefficiency"].isna()]
         for axis in axes[0]:
             mark_without_value(axis, lost)
@@ -279,6 +288,10 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     bars = {"color": "0.3", "linestyle": "", "marker": "|", "markersize": 9}
     handles.append(Line2D([], [], label=interval_name(table), **bars))
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
+    if (whole["heat_error"] > LARGEST_DISCRETISATION).any():
+        open_points = {"color": "0.3", "linestyle": "", "marker": "o", "markersize": 4}
+        told = f"heat off the loss drop by over {100 * LARGEST_DISCRETISATION:g} %"
+        handles.append(Line2D([], [], label=told, markerfacecolor="white", **open_points))
     if whole["inefficiency"].isna().any():
         handles.append(Line2D([], [], label="no value there", **WITHOUT_VALUE))
     _legend_below(figure, handles, columns=2 if others else 4)

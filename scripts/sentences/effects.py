@@ -170,9 +170,9 @@ def correlation_sentence(row: pd.Series, confidence: float) -> str:
     found = evidence(row, significance_level(confidence))
     shown = tested(row).replace("runs", "points")
     value = interval(row, "correlation", confidence)
-    if found == "none" and row["p_adjusted"] <= significance_level(confidence):
-        claimed = f"No rank correlation of {pair} {level} is claimed, for its interval has 0"
-        return f"{claimed}: {value} ({shown})."
+    why = without_claim(row, significance_level(confidence))
+    if found == "none" and why:
+        return f"No rank correlation of {pair} {level} is claimed, {why}: {value} ({shown})."
     start = "No evidence of a rank correlation of" if found == "none" else "Rank correlation of"
     return f"{start} {pair} {level}: {value} ({shown})."
 

@@ -6,8 +6,9 @@ import math
 
 import pandas as pd
 
-from pipeline.outcomes import independent, joined
+from pipeline.outcomes import OF_HEAT, independent, joined
 from pipeline.tables import (
+    LARGEST_DISCRETISATION,
     LARGEST_PATH_ROUNDING,
     at_a_temperature,
     dynamics_of,
@@ -43,6 +44,23 @@ def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
         "At temperatures above 0 T/T_SL is a lower bound over the distribution of starts, which is "
         "looser at some temperatures than at others: where the bound falls, T/T_SL itself may "
         "rise. Neither trends nor differences of it are tested there."
+    ]
+
+
+def heat_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
+    """Return a sentence where steps are too long for a temperature, by the heat they give off."""
+    if OF_HEAT not in outcomes:
+        return []
+    whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
+    rough = whole[at_a_temperature(whole) & (whole[OF_HEAT] > LARGEST_DISCRETISATION)]
+    if len(rough) == 0:
+        return []
+    worst = rough.loc[rough[OF_HEAT].idxmax()]
+    return [
+        f"Steps are too long for the temperature in {len(rough)} of {len(whole)} cases (ensembles "
+        f"and starts): the heat is off the loss drop by up to {percent(worst[OF_HEAT])} of the "
+        f"free energy's drop ({name_of(worst, axes)}, {worst['start']} start), and T/T_SL there "
+        "means little. Lower learning_rate."
     ]
 
 
@@ -307,9 +325,12 @@ def transient_summary(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     if len(rows) == 0:
         return []
     ends = [rows.loc[rows["transient_factor"].agg(end)] for end in ("idxmin", "idxmax")]
-    texts = [f"{row['transient_factor']:.3g} ({name_of(row, axes)})" for row in ends]
-    between = texts[0] if len(rows) == 1 else f"between {texts[0]} and {texts[1]}"
-    return [f"T/T_SL from the cold start over that from the warm start is {between}."]
+    low, high = (f"{row['transient_factor']:.3g}" for row in ends)
+    names = [name_of(row, axes) for row in ends]
+    told = f"between {low} ({names[0]}) and {high} ({names[1]})"
+    if low == high:
+        told = f"{low} in each of {len(rows)} ensembles" if len(rows) > 1 else f"{low} ({names[0]})"
+    return [f"T/T_SL from the cold start over that from the warm start is {told}."]
 
 
 def discretisation_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:

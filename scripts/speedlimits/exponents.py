@@ -10,6 +10,7 @@ the network the more nearly also kernel and residue.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -164,9 +165,10 @@ def fit_exponent(
     eigenvalues), whose number ``squares_per_rank`` measures, and tau^2 the misfit of the law
     itself, by the method of moments (DerSimonian, Laird 1986; of a regression Thompson, Sharp
     1999). The interval is the percentile bootstrap over realisations and, inside each resample,
-    over bins (pairs bootstrap: it holds whatever the misfit looks like). Scatter that is
-    independent in ranks and realisations enters by both and by their product, and the interval is
-    then too wide, by sqrt(3 - 2/R) for R realisations; where they are alike it enters once.
+    over bins (pairs bootstrap: it holds whatever the misfit looks like), each freed of the bias of
+    its own number of squares (``squares_of_resample``). Scatter that is independent in ranks and
+    realisations enters by both and by their product, and the interval is then too wide, by about
+    sqrt(3 - 2/R) for R realisations; where they are alike it enters once.
 
     Args:
         values: lambda_k or Delta_k^2 per realisation, shape (R, K), rank 1 first, positive in the
@@ -239,7 +241,14 @@ def fit_exponent(
     weight = 1 / (scatter + _misfit_variance(x, y, scatter))
     line = _regression(x, y, weight, degree=1)
     curve = _regression(x, y, weight, degree=2)
-    slopes, curvatures = _bootstrap(bins, shift, weight, geometric, resamples, generator)
+
+    def bias(drawn: Array) -> Array:  # of a resample, whose fewer runs are fewer squares
+        if geometric or exact:
+            return shift
+        fewer = squares_of_resample(squares, drawn, correlation_of_runs(values, first, bins))
+        return _log_mean_moments(bins.counts / shared, fewer[:, None])[0]
+
+    slopes, curvatures = _bootstrap(bins, bias, weight, geometric, resamples, generator)
     low, high = percentile_interval(-slopes[:, None], confidence)
     curvature_low, curvature_high = percentile_interval(curvatures[:, None], confidence)
     residual = y - np.polyval(line, x)
@@ -313,14 +322,9 @@ def squares_per_rank(
     Returns:
         m, at least 1, of each value that ranks share.
     """
-    total = int(bins.counts.sum())
-    mean = np.atleast_2d(np.asarray(values, float)).mean(axis=0)[first - 1 : first - 1 + total]
-    averages = np.log(bins.averages.mean(axis=0))
-    slope = np.polyfit(bins.log_rank, averages, 1, w=np.sqrt(bins.counts))[0]
-    scaled = mean * np.arange(first, first + total) ** -slope
-    scaled = scaled / scaled.mean()  # whose squares neither over- nor underflow
-    parts = np.split(scaled, np.cumsum(bins.counts)[:-1])
-    squares = sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
+    mean = np.atleast_2d(np.asarray(values, float)).mean(axis=0)
+    parts = _in_bins(_without_law(mean, first, bins)[0], bins)
+    squares = _sum_of_squares(parts)
     n, means = bins.counts / shared, np.array([part.mean() for part in parts])
     if squares == 0 or n.max() <= 1:
         return math.inf if squares == 0 and n.max() > 1 else 1.0
@@ -331,12 +335,83 @@ def squares_per_rank(
     return max(1.0, 2 / variance)
 
 
-def _log_mean_moments(counts: NDArray[np.int64], squares: float) -> tuple[Array, Array]:
+def correlation_of_runs(values: ArrayLike, first: int, bins: Bins) -> float:
+    """Return rho, how far realisations scatter alike about the law: 1 if they are equal.
+
+    With S of ``squares_per_rank``, of the mean over R realisations and of single ones,
+
+        S(mean) / mean_r S(r) = rho + (1 - rho) / R
+
+    (derived here): rho is 0 on average where realisations are independent.
+
+    Args:
+        values: y_k per realisation, shape (R, K), rank 1 first.
+        first: first rank of the window, 1-based.
+        bins: of ``log_bins`` on that window.
+
+    Returns:
+        rho, from 0 to 1; 1 for a single realisation, or without any scatter.
+    """
+    runs = _without_law(values, first, bins)
+    single = np.mean([_sum_of_squares(_in_bins(run, bins)) for run in runs])
+    if len(runs) == 1 or single == 0:
+        return 1.0
+    share = _sum_of_squares(_in_bins(runs.mean(axis=0), bins)) / single
+    return float(np.clip((len(runs) * share - 1) / (len(runs) - 1), 0, 1))
+
+
+def squares_of_resample(squares: float, drawn: ArrayLike, correlation: float) -> Array:
+    """Return m of the means over resamples of realisations, of which some stand there repeatedly.
+
+    A mean with the shares s_r scatters as rho + (1 - rho) sum_r s_r^2, that over all R runs as
+    rho + (1 - rho) / R (derived here).
+
+    Args:
+        squares: m of the mean over all realisations (``squares_per_rank``).
+        drawn: share s_r of each realisation in each resample, shape (resamples, R).
+        correlation: rho of ``correlation_of_runs``.
+
+    Returns:
+        m of each resample, at least 1, shape (resamples,).
+    """
+    drawn = np.asarray(drawn, float)
+
+    def scatter(effective: ArrayLike) -> ArrayLike:
+        return correlation + (1 - correlation) * effective
+
+    kept = scatter(1 / drawn.shape[1]) / scatter((drawn**2).sum(axis=1))
+    return np.maximum(squares * kept, 1.0)
+
+
+def _without_law(values: ArrayLike, first: int, bins: Bins) -> Array:
+    """Return the values in the window over the law of their mean, shape (R, ranks); 1 on average.
+
+    So that their squares neither over- nor underflow.
+    """
+    total = int(bins.counts.sum())
+    window = np.atleast_2d(np.asarray(values, float))[:, first - 1 : first - 1 + total]
+    averages = np.log(bins.averages.mean(axis=0))
+    slope = np.polyfit(bins.log_rank, averages, 1, w=np.sqrt(bins.counts))[0]
+    scaled = window * np.arange(first, first + total) ** -slope
+    return scaled / scaled.mean()
+
+
+def _in_bins(row: Array, bins: Bins) -> list[Array]:
+    """Return the values of the ranks in the window, bin by bin."""
+    return np.split(row, np.cumsum(bins.counts)[:-1])
+
+
+def _sum_of_squares(parts: list[Array]) -> float:
+    """Return the sum of squares about the mean of each bin."""
+    return sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
+
+
+def _log_mean_moments(counts: ArrayLike, squares: ArrayLike) -> tuple[Array, Array]:
     """Return bias and variance of ln of each bin's average over ranks and realisations.
 
     A mean of m squared Gaussians is chi^2_m / m: E ln = psi(m/2) - ln(m/2), Var ln = psi'(m/2).
     """
-    if squares > EXACT_SQUARES:
+    if np.min(squares) > EXACT_SQUARES:
         return np.zeros(len(counts)), np.zeros(len(counts))
     half = 0.5 * squares * counts
     return digamma(half) - np.log(half), polygamma(1, half)
@@ -400,7 +475,7 @@ def _log_values(averages: Array, geometric: bool) -> Array:
 
 def _bootstrap(
     bins: Bins,
-    shift: Array,
+    bias: Callable[[Array], Array],
     weight: Array,
     geometric: bool,
     resamples: int,
@@ -408,9 +483,9 @@ def _bootstrap(
 ) -> tuple[Array, Array]:
     """Return slopes and curvatures of resamples over realisations and bins, each (resamples,)."""
     realisations, number = bins.averages.shape
-    rows = resampled_rows(realisations, resamples, generator)
+    drawn = shares(resampled_rows(realisations, resamples, generator), realisations)
     with np.errstate(divide="ignore"):
-        y = _log_values(shares(rows, realisations) @ bins.averages, geometric) - shift
+        y = _log_values(drawn @ bins.averages, geometric) - bias(drawn)
     picked = resampled_rows(number, resamples, generator)
     multiplicity = np.stack([(picked == b).sum(axis=1) for b in range(number)], axis=1)
     w = multiplicity * weight

@@ -35,6 +35,7 @@ from speedlimits.jacobian import (
     obstacle_to_torch_func,
     per_sample_jacobian,
     samples_that_fit,
+    way_along_weights,
 )
 from speedlimits.kernel_sequential import PartialKernel
 
@@ -70,7 +71,7 @@ def choose_route(network: nn.Module, inputs: Tensor) -> Route:
         ``structured`` for chains of the layers of module ``networks``, else ``torch_func`` where it
         can differentiate the network, else ``autograd``.
     """
-    obstacle = kernel_sequential.obstacle_to_structured_route(network)
+    obstacle = kernel_sequential.obstacle_to_structured_route(network, inputs.dim())
     if obstacle is None:
         return Route("structured", "every layer has a known exact per-sample gradient")
     of_torch_func = obstacle_to_torch_func(network, inputs)
@@ -100,11 +101,16 @@ def forward_operations(network: nn.Module, sample: Tensor) -> int:
         Operations, multiply and add = 2.
     """
     # A chain's are counted by hand: torch's counter imports its compiler, for a second.
-    if kernel_sequential.obstacle_to_structured_route(network) is None:
+    if kernel_sequential.obstacle_to_structured_route(network, sample.dim()) is None:
         return kernel_sequential.forward_operations(network, sample)
-    # Fused attention of a CPU is not counted, its products are.
-    with plain_attention(), FlopCounterMode(display=False) as counter:
-        network(sample)
+    # Fused attention and a CPU's fused LSTM are not counted, their products are.
+    fused = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        with plain_attention(), FlopCounterMode(display=False) as counter:
+            network(sample)
+    finally:
+        torch.backends.mkldnn.enabled = fused
     return counter.get_total_flops()
 
 
@@ -115,14 +121,16 @@ def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) 
 
         explicit     = 3 f N C + K^2 P + (8/3) K^3,
         gauss_newton = 3 f N C + K P^2 + (8/3) P^3,
-        quadrature   = 6 f N m,
+        quadrature   = p f N m,
         stored       = 3 f N C + K^2 P + 2 K^2 m.
 
     Explicit: C reverse passes per sample, the lower half of J J^T, two tridiagonal reductions
     (all eigenvalues; leading eigenvectors). Gauss-Newton: the same with J^T J, which has all
-    non-zero eigenvalues where P < K. Quadrature: m products, each a forward, a reverse and a
-    forward-mode pass, which take about f, 2 f and 3 f. Stored: m products with the kernel, once it
-    is formed. Derived here; a guide, not a timing.
+    non-zero eigenvalues where P < K. Quadrature: m products, each J^T v by a forward and a reverse
+    pass, f + 2 f, and J u by the way that the network has (``jacobian.way_along_weights``): 3 f in
+    forward mode, p = 6; 6 f more as a derivative of the first, p = 12; or a reverse pass for each
+    output, 3 f C, p = 3 + 3 C. Stored: m products with the kernel, once it is formed. Derived here;
+    a guide, not a timing.
 
     Args:
         network: maps inputs (N, ...) to outputs (N, C).
@@ -139,7 +147,12 @@ def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) 
     gradients = 3 * forward * rows
     explicit = gradients + rows**2 * weights + 8 / 3 * rows**3
     gauss_newton = gradients + rows * weights**2 + 8 / 3 * weights**3
-    quadrature = 6 * forward * samples * steps
+    way, axes = "forward", inputs.dim()
+    # A chain is not tried, which would import torch's compiler too.
+    if steps and kernel_sequential.obstacle_to_structured_route(network, axes) is not None:
+        way = way_along_weights(network, inputs)
+    passes = {"forward": 6, "twice": 12, "rows": 3 + 3 * outputs}[way]
+    quadrature = passes * forward * samples * steps
     stored = gradients + rows**2 * (weights + 2 * steps)
     return Cost(float(explicit), float(gauss_newton), float(quadrature), float(stored))
 
@@ -197,7 +210,7 @@ def empirical_ntk(
     if name not in functions:
         raise ValueError(f"route is {name!r}; it must be one of {tuple(functions)}")
     if route == "structured":  # not chosen here, which has asked the same
-        obstacle = kernel_sequential.obstacle_to_structured_route(network)
+        obstacle = kernel_sequential.obstacle_to_structured_route(network, inputs.dim())
         if obstacle is not None:
             raise ValueError(f"the network has no structured route: {obstacle}; leave route out")
     # Jacobians are formed by hand or keep no tape: an outer one would only hold memory.

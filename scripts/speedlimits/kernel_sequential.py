@@ -55,6 +55,7 @@ from speedlimits.layers import (
 
 WEIGHT_LAYERS = (ScaledLinear, ScaledConv2d)
 KNOWN_LAYERS = (*WEIGHT_LAYERS, nn.ReLU, nn.AvgPool2d, GlobalAveragePool, nn.Flatten)
+OF_IMAGES = (ScaledConv2d, nn.AvgPool2d, GlobalAveragePool)
 # Where torch keeps hooks of a module, which may change what it computes (pruning, spectral norm)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 PANEL_ROWS = 1536  # rows of Theta per product: measured full speed from 1024 on
@@ -103,11 +104,12 @@ class PartialKernel(NamedTuple):
     kernel: Tensor
 
 
-def obstacle_to_structured_route(network: nn.Module) -> str | None:
+def obstacle_to_structured_route(network: nn.Module, axes: int) -> str | None:
     """Return why the network has no structured route, or None if it has one.
 
     Args:
         network: any network.
+        axes: of its inputs, the first one that of the samples.
     """
     if type(network) is not nn.Sequential:
         return f"{type(network).__name__} is not a plain chain (nn.Sequential) of layers"
@@ -119,6 +121,11 @@ def obstacle_to_structured_route(network: nn.Module) -> str | None:
             return "an average pool has padding, overlap or a rule of its own"
         if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
             return "a Flatten keeps some axes"
+        if isinstance(layer, ScaledLinear) and axes != 2:
+            return "a linear layer takes the last of several axes"
+        if isinstance(layer, OF_IMAGES) and axes != 4:
+            return f"{type(layer).__name__} takes no batch of images"
+        axes = 2 if isinstance(layer, (nn.Flatten, GlobalAveragePool)) else axes
     for module in (network, *layers):
         if "forward" in vars(module) or any(getattr(module, name) for name in HOOKS):
             return f"{type(module).__name__} has a hook or a forward of its own"

@@ -544,6 +544,7 @@ def _slope_directions(
         yield "a random direction", resized(drawn), RANDOM_TOLERANCE * math.hypot(*each)
 
 
+@torch.no_grad()
 def _sum_of_sizes(network: nn.Module, part: Tensor) -> float:
     """Return sum_i sum_a a |f_a(x_i)|, of which sums of outputs have their rounding."""
     outputs = network(part).abs().double()

@@ -33,11 +33,19 @@ Array = NDArray[np.float64]
 
 
 class SpectralMeasure(NamedTuple):
-    """Nodes (eigenvalue-like) and weights (projection-like) that reproduce spectral sums."""
+    """Nodes (eigenvalue-like) and weights (projection-like) that reproduce spectral sums.
+
+    Attributes:
+        nodes: descending, shape (m,); those at or below the floor are 0.
+        weights: shape (m,).
+        error_estimate: of the loss and length sums, relative.
+        noise_floor: below which nodes are rounding noise (function ``noise_floor``).
+    """
 
     nodes: Array
     weights: Array
     error_estimate: float
+    noise_floor: float
 
 
 class LanczosState(NamedTuple):
@@ -289,7 +297,7 @@ def shared_projections(eigenvalues: ArrayLike, projections: ArrayLike) -> Array:
     return (np.bincount(groups, projections) / np.bincount(groups))[groups]
 
 
-def noise_floor(eigenvalues: ArrayLike) -> float:
+def noise_floor(eigenvalues: ArrayLike, size: int | None = None) -> float:
     """Return max(K eps lambda_1, -2 lambda_K), below which computed eigenvalues are rounding noise.
 
     A symmetric eigenvalue moves by at most the norm of the perturbation (Weyl), and the rounding
@@ -298,13 +306,14 @@ def noise_floor(eigenvalues: ArrayLike) -> float:
     found shows their rounding, which reaches about as far above 0 (twice as far: own choice).
 
     Args:
-        eigenvalues: (K,), any order.
+        eigenvalues: (K,), any order, or fewer Ritz values of the matrix, which lie between them.
+        size: K, where there are fewer values.
 
     Returns:
         The floor, in the units of the eigenvalues.
     """
     values = np.asarray(eigenvalues, float)
-    rounding = len(values) * np.finfo(float).eps * values.max()
+    rounding = (size or len(values)) * np.finfo(float).eps * values.max()
     return float(max(rounding, -2.0 * values.min()))
 
 
@@ -337,10 +346,11 @@ def spectral_measure_lanczos(
     The error estimate compares the Gauss rule with the Gauss-Radau rule that has a node at 0, for
     the loss sum  sum w (1 - e^{-2 lambda t})  and the length sum  sum w (1 - e^{-lambda t})^2 /
     lambda. For the loss sum the derivatives alternate in sign, and the two rules bracket the
-    exact value.
+    exact value. Where rounding has left Theta a negative eigenvalue there is no such rule, and the
+    Gauss rule of a tenth fewer products is compared, both without their noise.
 
     Args:
-        matvec: v (K,) -> Theta v (K,), symmetric positive semi-definite.
+        matvec: v (K,) -> Theta v (K,), symmetric, positive semi-definite up to rounding.
         residue: Delta, any shape with K entries, read in C order.
         steps: number of products, at most K; 130 to 200 give 1e-6 for image NTKs.
         scaled_times: values of lambda_1 t over which the error is estimated.
@@ -349,7 +359,8 @@ def spectral_measure_lanczos(
         on_product: called after every product but the last, with views of the state so far.
 
     Returns:
-        Nodes descending, weights, and the largest relative difference of the two rules.
+        Nodes descending, weights, the largest relative difference of the two rules, and the floor
+        of the nodes.
 
     Raises:
         ValueError: if steps is below 1 or the residue is zero.
@@ -364,11 +375,21 @@ def spectral_measure_lanczos(
         matvec, start / norm, min(steps, len(start)), start_from, on_product
     )
     nodes, weights = _gauss_rule(diagonal, off_diagonal[:-1], norm**2)
+    floor = noise_floor(nodes, len(start))
+    signal = np.where(nodes > floor, nodes, 0.0)
     if off_diagonal[-1] == 0.0:  # an invariant subspace: the rule is exact
-        return SpectralMeasure(nodes, weights, 0.0)
-    radau = _gauss_rule(*_radau_matrix(diagonal, off_diagonal), norm**2)
+        return SpectralMeasure(signal, weights, 0.0, floor)
+    extended = _radau_matrix(diagonal, off_diagonal)
+    if extended is not None:
+        others, of_others = _gauss_rule(*extended, norm**2)
+    else:
+        fewer = max(len(diagonal) - max(len(diagonal) // 10, 1), 1)
+        others, of_others = _gauss_rule(diagonal[:fewer], off_diagonal[: fewer - 1], norm**2)
+    other = np.where(others > floor, others, 0.0), of_others
     times = np.asarray(scaled_times, float) / nodes[0]
-    return SpectralMeasure(nodes, weights, _largest_difference((nodes, weights), radau, times))
+    return SpectralMeasure(
+        signal, weights, _largest_difference((signal, weights), other, times), floor
+    )
 
 
 def _lanczos(
@@ -414,19 +435,23 @@ def _gauss_rule(diagonal: Array, off_diagonal: Array, total: float) -> tuple[Arr
     if len(diagonal) == 1:
         return diagonal.copy(), np.array([total])
     nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off_diagonal, lapack_driver="stev")
-    return np.maximum(nodes[::-1], 0.0), total * vectors[0, ::-1] ** 2
+    return nodes[::-1], total * vectors[0, ::-1] ** 2
 
 
-def _radau_matrix(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array]:
-    """Return T extended so that 0 is one of its eigenvalues (Golub 1973).
+def _radau_matrix(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array] | None:
+    """Return T extended so that 0 is its least eigenvalue (Golub 1973); None if T has none above.
 
     The last diagonal entry is off^2 times the last entry of T^-1 e_m, which the Cholesky pivots
     d_1 = a_1, d_k = a_k - b_{k-1}^2 / d_{k-1} give as off^2 / d_m.
     """
     least = np.finfo(float).eps * float(diagonal.max())  # a smaller pivot is rounding
-    pivot = max(diagonal[0], least)
+    pivot = diagonal[0]
     for entry, side in zip(diagonal[1:], off_diagonal[:-1], strict=True):
-        pivot = max(entry - side**2 / pivot, least)
+        if pivot <= least:
+            return None
+        pivot = entry - side**2 / pivot
+    if pivot <= least:
+        return None
     return np.append(diagonal, off_diagonal[-1] ** 2 / pivot), off_diagonal
 
 
