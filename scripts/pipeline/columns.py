@@ -107,7 +107,11 @@ OTHER_COLUMNS = {
     "subset": ("", "number of the subset draw"),
     "model": ("", "network"),
     "width": ("1", "channels or hidden units"),
-    "depth": ("1", "number of layers with weights, where networks differ in it"),
+    "depth": (
+        "1",
+        "weight layers of a fully connected network, blocks per stage of a residual one, encoder "
+        "layers of a transformer, where networks differ in it",
+    ),
     "parameterisation": ("", "parameterisation of the network"),
     "dynamics": ("", "dynamics of the weights"),
     "case": ("", "label of the case of the study"),
