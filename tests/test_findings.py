@@ -1468,13 +1468,14 @@ def test_a_loss_that_never_falls_does_not_set_the_level_of_equal_loss():
         one_run("down", [1, 0.6, 0.3, 0.1]),
         one_run("back", [1, 1.5, 0.9, 0.2]),
         one_run("up", [1, 2, 4, 8]),
+        one_run("dips", [1, 0.7, 1.1, 8]),
     ]
     found = outcomes(*map(pd.concat, zip(*tables, strict=True)), pd.DataFrame())
     equal = found[found["at"] == "equal_loss"].set_index("ensemble")
     np.testing.assert_allclose(equal["train_loss_share"], 0.2)
     assert equal.index.tolist() == ["down", "back"]
     told = moment_in_words("equal_loss", "cold", found)
-    assert "0.2 of that of the start (2 of 3 runs: " in told and "never fall below" in told
+    assert "0.2 of that of the start (2 of 4 runs: " in told and "never fall below" in told
 
 
 def test_runs_whose_loss_has_dropped_are_no_sample_of_an_ensemble_with_others():

@@ -396,8 +396,16 @@ def test_momentum_must_be_below_one(make):
 
 def test_minibatches_that_diverge_are_told_with_their_size():
     evolution = minibatches(3, rate=10.0)
-    with pytest.raises(DivergenceError, match="learning rate 10, batches of 3 and"):
+    told = r"learning rate 10, batches of 3 and .*minibatches at lower rates only\)"
+    with pytest.raises(DivergenceError, match=told):
         evolution.advance(1000.0)
+
+
+@pytest.mark.parametrize(("make", "limit"), [(HeavyBall, "1.9"), (Nesterov, "0.6786")])
+def test_momentum_that_diverges_is_told_its_own_limit(make, limit):
+    evolution = make(quadratic, START, 10.0, 0.9)
+    with pytest.raises(DivergenceError, match=rf"is stable below {limit} x 2 / lambda_1\)"):
+        evolution.advance(1e5)
 
 
 def test_a_loss_of_all_that_explodes_after_the_last_minibatch_is_divergence():

@@ -600,6 +600,8 @@ def test_learning_rates_below_the_limit_of_their_dynamics_are_taken(dynamics, la
         settings["learning_rate"] = largest
         with pytest.raises(ValueError, match=f"{dynamics} diverges"):
             learning_rate(settings, 4.0, 4.0)
+        with pytest.raises(ValueError, match=r"below 1 \(minibatches need a lower one\)"):
+            learning_rate(settings | {"dynamics": "sgd", "learning_rate": 3.0}, 4.0, 4.0)
         beyond = settings | {"beyond_stability": True}
         assert learning_rate(beyond, 4.0, 4.0) == pytest.approx(largest / 2)
 

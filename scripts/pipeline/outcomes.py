@@ -176,7 +176,7 @@ def outcomes(
 
     Runs that ensembles share stand once (``each_run_once``). The moments are the end;
     ``equal_loss``, where the training loss over that of the start has fallen to the least share
-    that every run of the study reaches whose loss falls at all; and ``equal_gradients``, the
+    that every run of the study reaches whose loss ends below that; and ``equal_gradients``, the
     gradient evaluations that every run makes. At the last two, values are interpolated between
     recorded times, by monotone cubics of their logarithms against that of time, and only from the
     cold start. A run that diverged has ``diverged`` = 1 and no values at the end.
@@ -198,8 +198,9 @@ def outcomes(
     share = {k: t["train_loss_per_sample"] / t["train_loss_per_sample"].iloc[0] for k, t in
              trained.items()}  # fmt: skip
     whole = [k for k, v in share.items() if np.isfinite(v).all()]
-    least = [share[k].iloc[1:].min() for k in whole]
-    loss_level = max((level for level in least if level < 1), default=np.nan)
+    # The passing least of a loss that rises again above its start would be the level of all.
+    least = [share[k].iloc[1:].min() for k in whole if share[k].iloc[-1] < 1]
+    loss_level = max(least, default=np.nan)
     gradient_level = min((trained[k]["gradients"].iloc[-1] for k in whole), default=np.nan)
     front = list(runs.columns[: list(runs.columns).index("start")])
     kernels = of_one_kernel(kernels)

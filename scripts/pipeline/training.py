@@ -139,13 +139,14 @@ def learning_rate(settings: dict, lambda_1: float, own_lambda_1: float) -> float
         allowed = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(
             settings["learning_rate"] * limit / rate
         )
+        lower = " (minibatches need a lower one)" if dynamics == "sgd" else ""
         other = ""
         if own_lambda_1 != lambda_1:
             other = f" at this start, {lambda_1:.6g} at that of realisation 0, the unit"
         raise ValueError(
             f"the learning rate {rate:.6g} is at or above the stability limit, {times}2/lambda_1 = "
             f"{limit:.6g} (lambda_1 = {own_lambda_1:.6g}{other}): {dynamics} diverges; lower "
-            f"learning_rate, below {allowed:.4g}, use dynamics: gradient_flow, or set "
+            f"learning_rate, below {allowed:.4g}{lower}, use dynamics: gradient_flow, or set "
             "beyond_stability: true"
         )
     return rate

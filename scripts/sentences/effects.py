@@ -329,7 +329,7 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
         share = runs.loc[runs["at"] == at, "train_loss_share"].iloc[0]
         words_of += f", {share:.3g} of that of the start"
     left_out = f" ({there} of {all_runs} runs: the others pass it before the first recorded time"
-    never = ", never fall below the loss of their start" if at == "equal_loss" else ""
+    never = ", never fall below it" if at == "equal_loss" else ""
     return words_of + (f"{left_out}{never} or have diverged)" if there < all_runs else "")
 
 

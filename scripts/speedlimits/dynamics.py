@@ -199,6 +199,10 @@ class Evolution:
         """Return the step size in words, for errors."""
         raise NotImplementedError
 
+    def _stability(self) -> str:
+        """Return below which learning rate steps are stable in words, for errors."""
+        return "a gradient step is stable below 2 / lambda_1"
+
     def _evaluate(self, displacement: Tensor) -> tuple[float, Tensor]:
         loss, gradient = self._loss_and_gradient(self.theta_0 + displacement)
         self.gradients += 1
@@ -212,8 +216,8 @@ class Evolution:
         known = "unknown" if self.lambda_1 is None else f"{self.lambda_1:.6g}"
         raise DivergenceError(
             f"the training diverged: the loss is {loss:.6g} at time {self.time:.6g}, step "
-            f"{self.steps}, with {self._step_description()} and lambda_1 {known} (a gradient step "
-            f"is stable below 2 / lambda_1)"
+            f"{self.steps}, with {self._step_description()} and lambda_1 {known} "
+            f"({self._stability()})"
         )
 
 

@@ -97,6 +97,9 @@ class HeavyBall(_ConstantStep):
     def _step_description(self) -> str:
         return f"learning rate {self.learning_rate:.6g}, momentum {self.momentum:.6g}"
 
+    def _stability(self) -> str:
+        return f"with it a step is stable below {self.stability_factor:.4g} x 2 / lambda_1"
+
 
 class Nesterov(HeavyBall):
     """Nesterov's momentum as torch has it: v <- mu v - eta g, theta <- theta + mu v - eta g.
@@ -332,3 +335,8 @@ class MinibatchDescent(_ConstantStep):
 
     def _step_description(self) -> str:
         return f"learning rate {self.step:.6g}, batches of {self.batch_size}"
+
+    def _stability(self) -> str:
+        if self.batch_size == self.samples:
+            return super()._stability()
+        return "a step of all samples is stable below 2 / lambda_1, minibatches at lower rates only"
