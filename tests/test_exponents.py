@@ -116,18 +116,25 @@ def test_how_far_realisations_scatter_alike_is_measured():
 
 def test_a_resample_has_the_squares_of_the_runs_drawn():
     drawn = np.array([[1, 1, 1], [3, 0, 0], [2, 1, 0]]) / 3
-    assert exponents.squares_of_resample(30.0, drawn, 0.0) == pytest.approx([30, 10, 18])
-    assert exponents.squares_of_resample(30.0, drawn, 1.0) == pytest.approx([30, 30, 30])
-    assert exponents.squares_of_resample(2.0, drawn, 0.0)[1] == 1.0  # no run has less than one
+    alike = np.ones(3)
+    assert exponents.squares_of_resample(30.0, drawn, 0.0, alike) == pytest.approx([30, 10, 18])
+    assert exponents.squares_of_resample(30.0, drawn, 1.0, alike) == pytest.approx([30, 30, 30])
+    assert exponents.squares_of_resample(2.0, drawn, 0.0, alike)[1] == 1.0  # no run has less
+    large = np.array([1e9, 1.0, 1.0])  # a run that is all of every mean in which it stands
+    assert exponents.squares_of_resample(30.0, drawn, 0.0, large) == pytest.approx([30, 30, 30])
 
 
-@pytest.mark.parametrize(("realisations", "last"), [(2, 320), (3, 320), (3, 32), (6, 32)])
-def test_intervals_of_delta_reach_as_far_up_as_down(realisations, last):
+@pytest.mark.parametrize(
+    ("realisations", "last", "size"),
+    [(2, 320, 1), (3, 320, 1), (3, 32, 1), (6, 32, 1), (6, 320, 10)],
+)
+def test_intervals_of_delta_reach_as_far_up_as_down(realisations, last, size):
     """With the bias of all runs in resamples of fewer they reached 1.2 to 1.7 times as far down."""
     k = np.arange(1, 2 * last + 1.0)
     down = up = 0.0
     for seed in range(100):
         values = np.random.default_rng(seed).chisquare(1, (realisations, len(k))) * k**-0.5
+        values[0] *= size
         found = fit(values, max(2, last // 30), last, seed, True, 200)
         down, up = down + found.exponent - found.low, up + found.high - found.exponent
     low, high = (0.85, 1.18) if last > 32 or realisations > 3 else (0.85, 1.3)

@@ -1188,10 +1188,30 @@ def test_heat_far_off_the_loss_drop_is_told_with_the_worst_case():
     table = pd.DataFrame([row | {"temperature": t, "heat_error": error} for t, error in cases])
     axes = {"temperature": [t for t, _ in cases]}
     (told,) = heat_sentence(table, axes)  # at temperature 0 no heat is given off
-    assert told.startswith("Steps are too long for the temperature in 2 of 5 cases ")
+    assert told.startswith("Steps are too long for the temperature in 2 of 3 ensembles ")
     assert "by up to 31 % of the free energy's drop (temperature 0.2, cold start)" in told
     assert heat_sentence(table.iloc[:2], axes) == []
     assert heat_sentence(table.drop(columns="heat_error"), axes) == []
+
+
+def test_the_error_of_heat_comes_from_the_speed_limits_into_the_findings():
+    limits, curves = one_run("hot", [1, 0.6, 0.3, 0.1])
+    settings = {"dynamics": "langevin", "temperature": 0.1}
+    limits = limits.assign(heat_error=np.arange(1.0, len(limits) + 1) / 10)
+    limits = limits[["ensemble", "n", "start", "realisation", "time", *CURVES, "heat_error"]]
+    whole = limits.assign(realisation="ensemble", heat_error=2.5)
+    both = pd.concat([limits, whole]).assign(**settings)
+    both = both[["ensemble", "n", *settings, *[c for c in limits if c not in ("ensemble", "n")]]]
+    found = outcomes(both[both["realisation"] == "0"], curves, pd.DataFrame())
+    ends = found[(found["at"] == "end") & (found["start"] == "cold")]
+    cold = limits[limits["start"] == "cold"]
+    assert ends["heat_error"].item() == cold["heat_error"].iloc[-1]
+    table = ensemble_outcomes(found, both, SETTINGS)
+    assert set(table.loc[table["at"] == "end", "heat_error"]) == {2.5}
+    tables = dict.fromkeys(("trends", "comparisons", "correlations", "exponents"), pd.DataFrame())
+    tables |= {"outcomes": pd.concat([found, table]), "transport": transport()[:0]}
+    text = findings(tables, "some_study", SETTINGS | {"axes": {"n": [8]}})
+    assert "off the loss drop by up to 250 % of the free energy's drop" in text
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,9 @@ def test_steps_whose_heat_is_not_the_loss_drop_are_told(experiment):
     table, log = experiment(temperatures=[0.0, 3.0], step=0.5)
     starts = table[table["realisation"] != "ensemble"].set_index(["temperature", "realisation"])
     off = (starts["heat"] - starts["loss_drop"]).abs() / starts["free_energy_drop"].abs()
+    np.testing.assert_allclose(starts["heat_error"], off, rtol=1e-6)
+    worst = table[table["realisation"] == "ensemble"].set_index("temperature")["heat_error"]
+    assert worst.to_dict() == pytest.approx(off.groupby("temperature").max().to_dict(), rel=1e-6)
     found = off[0.0][off[0.0] > 0.1]
     assert 0 < len(found) < 4 and off[3.0].max() < 0.1
     named = f"temperature 0, start{'s' * (len(found) > 1)} {', '.join(found.index)}: the heat is"

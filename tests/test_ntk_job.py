@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from pipeline import kernels
 from pipeline.log import Progress
 from pipeline.tables import above_noise
+from speedlimits import kernel
 from speedlimits.kernel import Cost, forward_operations, spectrum_cost
 from speedlimits.networks import fully_connected, initialise_
 from speedlimits.ntk_dynamics import predict
@@ -160,9 +161,11 @@ def test_nothing_left_to_learn_has_sums_of_zero():
     """As of a network whose outputs are its targets."""
     found = kernels.quadrature(None, {"quadrature_steps": 5}, np.zeros((4, 2)), None)
     assert found["nodes"] == found["weights"] == found["error_estimate"] == 0
+    found["noise_floor"] = 0.25  # of all eigenvalues, where nodes are some
+    assert kernels.quadrature_described(found)["noise_floor_quadrature"].values == 0.25
 
 
-def test_cost_model_counts_fused_layers_and_every_way_along_weights():
+def test_cost_model_counts_fused_layers_and_every_way_along_weights(monkeypatch):
     class Recurrent(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -196,7 +199,10 @@ def test_cost_model_counts_fused_layers_and_every_way_along_weights():
             return Once.apply(self.head(x))
 
     cost = spectrum_cost(Identity(), inputs[:, 0], 3, 7)
-    assert cost.quadrature == (3 + 3 * 3) * forward_operations(Identity(), inputs[:1, 0]) * 4 * 7
+    once = forward_operations(Identity(), inputs[:1, 0])
+    assert cost.quadrature == (3 + 3 * 3) * once * 4 * 7
+    monkeypatch.setattr(kernel, "way_along_weights", lambda *_: "twice")
+    assert spectrum_cost(Identity(), inputs[:, 0], 3, 7).quadrature == 12 * once * 4 * 7
 
 
 def test_cost_model_counts_the_operations_of_dense_layers():

@@ -401,11 +401,21 @@ def test_minibatches_that_diverge_are_told_with_their_size():
         evolution.advance(1000.0)
 
 
-@pytest.mark.parametrize(("make", "limit"), [(HeavyBall, "1.9"), (Nesterov, "0.6786")])
-def test_momentum_that_diverges_is_told_its_own_limit(make, limit):
-    evolution = make(quadratic, START, 10.0, 0.9)
-    with pytest.raises(DivergenceError, match=rf"is stable below {limit} x 2 / lambda_1\)"):
-        evolution.advance(1e5)
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: HeavyBall(quadratic, START, 10.0, 0.9), "is stable below 1.9 x 2 / lambda_1)"),
+        (lambda: Nesterov(quadratic, START, 10.0, 0.9), "is stable below 0.6786 x 2 / lambda_1)"),
+        (lambda: GradientDescent(quadratic, START, 10.0), "step is stable below 2 / lambda_1)"),
+        (lambda: minibatches(7, rate=10.0), "step is stable below 2 / lambda_1)"),
+        (lambda: Adam(quadratic, START, 1e12, 0.9), " and lambda_1 unknown"),
+    ],
+)
+def test_what_diverges_is_told_the_limit_of_its_own_dynamics(make, told):
+    evolution = make()
+    with pytest.raises(DivergenceError) as raised:
+        evolution.advance(1e15 if isinstance(evolution, Adam) else 1e5)
+    assert str(raised.value).endswith(told)
 
 
 def test_a_loss_of_all_that_explodes_after_the_last_minibatch_is_divergence():

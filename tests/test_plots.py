@@ -1447,6 +1447,9 @@ def test_points_whose_heat_is_far_off_the_loss_drop_are_open():
         points = [line for line in axis.lines if line.get_marker() == "o"]
         faces = {x: line.get_markerfacecolor() for line in points for x in line.get_xdata()}
         assert {x for x, face in faces.items() if face == "white"} == {1.0} and len(faces) == 3
+    table.loc[2, ["inefficiency", "speed_limit_time", "loss_drop"]] = np.nan  # a start diverged
+    figure = theory.langevin_temperature(table.assign(model="myrtle5", width=2))
+    assert told not in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 @pytest.mark.parametrize("largest", [3.0, 1344.0])

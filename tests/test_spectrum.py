@@ -187,6 +187,7 @@ def test_noise_floor_separates_rounding_from_eigenvalues():
     eigenvalues, _ = spectrum.eigenvalues_and_projections(factor @ factor.T, np.ones(60))
     assert np.sum(eigenvalues > spectrum.noise_floor(eigenvalues)) == 20
     assert spectrum.noise_floor([2.0, 1.0]) == 4 * np.finfo(float).eps
+    assert spectrum.noise_floor([2.0, 1.0], 50) == 100 * np.finfo(float).eps  # two of fifty
 
 
 def exact_sums(eigenvalues, projections, times):
@@ -300,6 +301,35 @@ def test_lanczos_quadrature_of_a_kernel_with_rounding_leaves_its_noise_out(steps
     found, wanted = (spectrum._sums(*rule, spectrum.QUADRATURE_TIMES) for rule in rules)
     error = max(np.max(np.abs(a / b - 1)) for a, b in zip(found, wanted, strict=True))
     assert error / 5 < measure.error_estimate and error < {60: 0.3, 100: 0.1, 160: 1e-6}[steps]
+
+
+@pytest.mark.parametrize("steps", (38, 41, 44))
+def test_noise_that_has_not_shown_as_a_negative_node_is_told_as_error(steps):
+    """One small positive node stands for all of it, which a rule with a node at 0 follows."""
+    random = np.random.default_rng(1)
+    eigenvalues = np.arange(1, 151.0) ** -1.3
+    basis = np.linalg.qr(random.normal(size=(300, 300)))[0][:, :150]
+    factor = (basis * np.sqrt(eigenvalues)).astype(np.float32)
+    rounded = (factor @ factor.T).astype(float)
+    factor, residue = factor.astype(float), random.normal(size=300)
+    exact, projections = spectrum.eigenvalues_and_projections(factor @ factor.T, residue)
+    times = spectrum.QUADRATURE_TIMES / exact[0]
+    wanted = spectrum._sums(spectrum.without_noise(exact), projections, times)
+    for kernel, told in ((factor @ factor.T, False), ((rounded + rounded.T) / 2, True)):
+        measure = spectrum.spectral_measure_lanczos(
+            lambda v, kernel=kernel: kernel @ v, residue, steps, rounded=told
+        )
+        found = spectrum._sums(measure.nodes, measure.weights, times)
+        error = max(np.max(np.abs(a / b - 1)) for a, b in zip(found, wanted, strict=True))
+        assert (error > 1) == told and error < 5 * measure.error_estimate + 1e-12
+
+
+def test_no_rule_has_its_least_node_at_zero_above_a_negative_one():
+    """Whichever leading part of T has it."""
+    for entries in ([-1.0, 2.0, 3.0], [1.0, 0.1, 3.0], [1.0, 2.0, 0.1]):
+        diagonal, side = np.array(entries), np.full(3, 0.8)
+        nodes = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(side[:2], 1) + np.diag(side[:2], -1))
+        assert nodes[0] < 0 and spectrum._radau_matrix(diagonal, side) is None
 
 
 @given(size=st.integers(2, 40), columns=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))

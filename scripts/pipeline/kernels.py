@@ -315,6 +315,7 @@ def quadrature(
         product,
         delta,
         steps,
+        rounded=kernel is not None and problem.inputs.dtype != torch.float64,
         start_from=start_from,
         on_product=lambda state: partway.offer(state.basis.nbytes, state._asdict),
     )

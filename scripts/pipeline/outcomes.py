@@ -176,8 +176,8 @@ def outcomes(
 
     Runs that ensembles share stand once (``each_run_once``). The moments are the end;
     ``equal_loss``, where the training loss over that of the start has fallen to the least share
-    that every run of the study reaches whose loss ends below that; and ``equal_gradients``, the
-    gradient evaluations that every run makes. At the last two, values are interpolated between
+    that every run of the study reaches whose loss ends below its start's; and ``equal_gradients``,
+    the gradient evaluations that every run makes. At the last two, values are interpolated between
     recorded times, by monotone cubics of their logarithms against that of time, and only from the
     cold start. A run that diverged has ``diverged`` = 1 and no values at the end.
 

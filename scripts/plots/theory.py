@@ -288,7 +288,7 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     bars = {"color": "0.3", "linestyle": "", "marker": "|", "markersize": 9}
     handles.append(Line2D([], [], label=interval_name(table), **bars))
     handles.append(Line2D([], [], color="0.3", label="linearised network, exact"))
-    if (whole["heat_error"] > LARGEST_DISCRETISATION).any():
+    if (whole["inefficiency"].notna() & (whole["heat_error"] > LARGEST_DISCRETISATION)).any():
         open_points = {"color": "0.3", "linestyle": "", "marker": "o", "markersize": 4}
         told = f"heat off the loss drop by over {100 * LARGEST_DISCRETISATION:g} %"
         handles.append(Line2D([], [], label=told, markerfacecolor="white", **open_points))

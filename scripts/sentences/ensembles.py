@@ -52,15 +52,16 @@ def heat_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
     if OF_HEAT not in outcomes:
         return []
     whole = outcomes[(outcomes["realisation"] == "ensemble") & (outcomes["at"] == "end")]
-    rough = whole[at_a_temperature(whole) & (whole[OF_HEAT] > LARGEST_DISCRETISATION)]
+    known = whole[at_a_temperature(whole) & whole[OF_HEAT].notna()]
+    rough = known[known[OF_HEAT] > LARGEST_DISCRETISATION]
     if len(rough) == 0:
         return []
     worst = rough.loc[rough[OF_HEAT].idxmax()]
     return [
-        f"Steps are too long for the temperature in {len(rough)} of {len(whole)} cases (ensembles "
-        f"and starts): the heat is off the loss drop by up to {percent(worst[OF_HEAT])} of the "
-        f"free energy's drop ({name_of(worst, axes)}, {worst['start']} start), and T/T_SL there "
-        "means little. Lower learning_rate."
+        f"Steps are too long for the temperature in {len(rough)} of {len(known)} ensembles at a "
+        "temperature whose heat can be judged: it is off the loss drop by up to "
+        f"{percent(worst[OF_HEAT])} of the free energy's drop ({name_of(worst, axes)}, "
+        f"{worst['start']} start), and T/T_SL there means little. Lower learning_rate."
     ]
 
 

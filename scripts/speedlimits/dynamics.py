@@ -200,8 +200,8 @@ class Evolution:
         raise NotImplementedError
 
     def _stability(self) -> str:
-        """Return below which learning rate steps are stable in words, for errors."""
-        return "a gradient step is stable below 2 / lambda_1"
+        """Return below which learning rate steps are stable in words, for errors, if any is."""
+        return ""
 
     def _evaluate(self, displacement: Tensor) -> tuple[float, Tensor]:
         loss, gradient = self._loss_and_gradient(self.theta_0 + displacement)
@@ -216,8 +216,8 @@ class Evolution:
         known = "unknown" if self.lambda_1 is None else f"{self.lambda_1:.6g}"
         raise DivergenceError(
             f"the training diverged: the loss is {loss:.6g} at time {self.time:.6g}, step "
-            f"{self.steps}, with {self._step_description()} and lambda_1 {known} "
-            f"({self._stability()})"
+            f"{self.steps}, with {self._step_description()} and lambda_1 {known}"
+            f"{self._stability()}"
         )
 
 
@@ -253,6 +253,9 @@ class _ConstantStep(Evolution):
         self.loss, self._gradient = self._evaluate(self.displacement)
         if self._diverged(self.loss, self._gradient):
             self._raise_divergence(self.loss)
+
+    def _stability(self) -> str:
+        return " (a gradient step is stable below 2 / lambda_1)"
 
     def _move(self) -> Tensor:
         """Return the change of the weights in the next step, shape (P,)."""
@@ -741,6 +744,9 @@ class GradientFlow(Evolution):
 
     def _step_description(self) -> str:
         return f"flow step {self._next_step:.6g}"
+
+    def _stability(self) -> str:
+        return " (steps of gradient flow are as short as their error asks for)"
 
 
 def step_factor(error: float, order: int) -> float:

@@ -242,11 +242,12 @@ def fit_exponent(
     line = _regression(x, y, weight, degree=1)
     curve = _regression(x, y, weight, degree=2)
 
-    def bias(drawn: Array) -> Array:  # of a resample, whose fewer runs are fewer squares
+    def bias(drawn: Array) -> Array:  # fewer runs are fewer squares
         if geometric or exact:
             return shift
-        fewer = squares_of_resample(squares, drawn, correlation_of_runs(values, first, bins))
-        return _log_mean_moments(bins.counts / shared, fewer[:, None])[0]
+        return _log_mean_moments(
+            bins.counts / shared, _squares_drawn(values, first, bins, squares, drawn)[:, None]
+        )[0]
 
     slopes, curvatures = _bootstrap(bins, bias, weight, geometric, resamples, generator)
     low, high = percentile_interval(-slopes[:, None], confidence)
@@ -338,7 +339,8 @@ def squares_per_rank(
 def correlation_of_runs(values: ArrayLike, first: int, bins: Bins) -> float:
     """Return rho, how far realisations scatter alike about the law: 1 if they are equal.
 
-    With S of ``squares_per_rank``, of the mean over R realisations and of single ones,
+    With S of ``squares_per_rank``, of the mean over R realisations and of single ones, each divided
+    by its own mean,
 
         S(mean) / mean_r S(r) = rho + (1 - rho) / R
 
@@ -353,6 +355,7 @@ def correlation_of_runs(values: ArrayLike, first: int, bins: Bins) -> float:
         rho, from 0 to 1; 1 for a single realisation, or without any scatter.
     """
     runs = _without_law(values, first, bins)
+    runs = runs / runs.mean(axis=1, keepdims=True)
     single = np.mean([_sum_of_squares(_in_bins(run, bins)) for run in runs])
     if len(runs) == 1 or single == 0:
         return 1.0
@@ -360,27 +363,39 @@ def correlation_of_runs(values: ArrayLike, first: int, bins: Bins) -> float:
     return float(np.clip((len(runs) * share - 1) / (len(runs) - 1), 0, 1))
 
 
-def squares_of_resample(squares: float, drawn: ArrayLike, correlation: float) -> Array:
+def squares_of_resample(
+    squares: float, drawn: ArrayLike, correlation: float, sizes: ArrayLike
+) -> Array:
     """Return m of the means over resamples of realisations, of which some stand there repeatedly.
 
-    A mean with the shares s_r scatters as rho + (1 - rho) sum_r s_r^2, that over all R runs as
-    rho + (1 - rho) / R (derived here).
+    A mean with the shares s_r of runs of sizes mu_r scatters, over itself, as
+
+        rho + (1 - rho) sum_r (s_r mu_r)^2 / (sum_r s_r mu_r)^2,
+
+    that over all R runs the same with s_r = 1/R (derived here).
 
     Args:
         squares: m of the mean over all realisations (``squares_per_rank``).
         drawn: share s_r of each realisation in each resample, shape (resamples, R).
         correlation: rho of ``correlation_of_runs``.
+        sizes: mu_r, mean of each realisation over the law, shape (R,).
 
     Returns:
         m of each resample, at least 1, shape (resamples,).
     """
-    drawn = np.asarray(drawn, float)
 
-    def scatter(effective: ArrayLike) -> ArrayLike:
+    def scatter(parts: Array) -> Array:
+        effective = (parts**2).sum(axis=-1) / parts.sum(axis=-1) ** 2
         return correlation + (1 - correlation) * effective
 
-    kept = scatter(1 / drawn.shape[1]) / scatter((drawn**2).sum(axis=1))
-    return np.maximum(squares * kept, 1.0)
+    sizes = np.asarray(sizes, float)
+    return np.maximum(squares * scatter(sizes) / scatter(np.asarray(drawn, float) * sizes), 1.0)
+
+
+def _squares_drawn(values: Array, first: int, bins: Bins, squares: float, drawn: Array) -> Array:
+    """Return ``squares_of_resample`` of values, from what they show of their runs."""
+    sizes = _without_law(values, first, bins).mean(axis=1)
+    return squares_of_resample(squares, drawn, correlation_of_runs(values, first, bins), sizes)
 
 
 def _without_law(values: ArrayLike, first: int, bins: Bins) -> Array:

@@ -103,14 +103,17 @@ def forward_operations(network: nn.Module, sample: Tensor) -> int:
     # A chain's are counted by hand: torch's counter imports its compiler, for a second.
     if kernel_sequential.obstacle_to_structured_route(network, sample.dim()) is None:
         return kernel_sequential.forward_operations(network, sample)
-    # Fused attention and a CPU's fused LSTM are not counted, their products are.
-    fused = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    # Fused attention and fused recurrent layers are not counted, their products are.
+    libraries = torch.backends.mkldnn, torch.backends.cudnn
+    fused = [library.enabled for library in libraries]
     try:
+        for library in libraries:
+            library.enabled = False
         with plain_attention(), FlopCounterMode(display=False) as counter:
             network(sample)
     finally:
-        torch.backends.mkldnn.enabled = fused
+        for library, enabled in zip(libraries, fused, strict=True):
+            library.enabled = enabled
     return counter.get_total_flops()
 
 

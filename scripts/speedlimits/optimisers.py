@@ -98,7 +98,7 @@ class HeavyBall(_ConstantStep):
         return f"learning rate {self.learning_rate:.6g}, momentum {self.momentum:.6g}"
 
     def _stability(self) -> str:
-        return f"with it a step is stable below {self.stability_factor:.4g} x 2 / lambda_1"
+        return f" (with it a step is stable below {self.stability_factor:.4g} x 2 / lambda_1)"
 
 
 class Nesterov(HeavyBall):
@@ -217,6 +217,9 @@ class Adam(_ConstantStep):
 
     def _step_description(self) -> str:
         return f"Adam's learning rate {self.step:.6g}"
+
+    def _stability(self) -> str:
+        return ""  # its steps are lengths, whatever lambda_1
 
 
 def preconditioned_length_squared(
@@ -339,4 +342,6 @@ class MinibatchDescent(_ConstantStep):
     def _stability(self) -> str:
         if self.batch_size == self.samples:
             return super()._stability()
-        return "a step of all samples is stable below 2 / lambda_1, minibatches at lower rates only"
+        return (
+            " (a step of all samples is stable below 2 / lambda_1, minibatches at lower rates only)"
+        )

@@ -333,6 +333,7 @@ def spectral_measure_lanczos(
     steps: int,
     *,
     scaled_times: ArrayLike = QUADRATURE_TIMES,
+    rounded: bool = False,
     start_from: LanczosState | None = None,
     on_product: Callable[[LanczosState], None] | None = None,
 ) -> SpectralMeasure:
@@ -347,13 +348,17 @@ def spectral_measure_lanczos(
     the loss sum  sum w (1 - e^{-2 lambda t})  and the length sum  sum w (1 - e^{-lambda t})^2 /
     lambda. For the loss sum the derivatives alternate in sign, and the two rules bracket the
     exact value. Where rounding has left Theta a negative eigenvalue there is no such rule, and the
-    Gauss rule of a tenth fewer products is compared, both without their noise.
+    Gauss rule of a tenth fewer products is compared, both without their noise. Before a negative
+    one shows, one small positive node stands for all noise: of a Theta of float32 data a node below
+    their precision that is no larger than its residual |Theta y - theta y|, and so may be one, is
+    left out as well, and the difference told.
 
     Args:
         matvec: v (K,) -> Theta v (K,), symmetric, positive semi-definite up to rounding.
         residue: Delta, any shape with K entries, read in C order.
         steps: number of products, at most K; 130 to 200 give 1e-6 for image NTKs.
         scaled_times: values of lambda_1 t over which the error is estimated.
+        rounded: whether Theta has the rounding of float32 data.
         start_from: what ``on_product`` was given by a call with the same arguments, to be
             continued to the bits of a call that was never stopped.
         on_product: called after every product but the last, with views of the state so far.
@@ -385,11 +390,14 @@ def spectral_measure_lanczos(
     else:
         fewer = max(len(diagonal) - max(len(diagonal) // 10, 1), 1)
         others, of_others = _gauss_rule(diagonal[:fewer], off_diagonal[: fewer - 1], norm**2)
-    other = np.where(others > floor, others, 0.0), of_others
+    rules = [(np.where(others > floor, others, 0.0), of_others)]
+    if rounded:
+        noise = signal <= np.finfo(np.float32).eps * nodes[0]
+        noise &= signal <= _residual_norms(diagonal, off_diagonal)
+        rules.append((np.where(noise, 0.0, signal), weights))
     times = np.asarray(scaled_times, float) / nodes[0]
-    return SpectralMeasure(
-        signal, weights, _largest_difference((signal, weights), other, times), floor
-    )
+    error = max(_largest_difference((signal, weights), rule, times) for rule in rules)
+    return SpectralMeasure(signal, weights, error, floor)
 
 
 def _lanczos(
@@ -436,6 +444,14 @@ def _gauss_rule(diagonal: Array, off_diagonal: Array, total: float) -> tuple[Arr
         return diagonal.copy(), np.array([total])
     nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off_diagonal, lapack_driver="stev")
     return nodes[::-1], total * vectors[0, ::-1] ** 2
+
+
+def _residual_norms(diagonal: Array, off_diagonal: Array) -> Array:
+    """Return |Theta y - theta y| of the Ritz vectors, nodes descending (Parlett 1998, 13.2)."""
+    if len(diagonal) == 1:
+        return off_diagonal[-1:]
+    _, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off_diagonal[:-1], lapack_driver="stev")
+    return off_diagonal[-1] * np.abs(vectors[-1, ::-1])
 
 
 def _radau_matrix(diagonal: Array, off_diagonal: Array) -> tuple[Array, Array] | None:
