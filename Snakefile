@@ -24,6 +24,7 @@ from pipeline.config import ConfigError, validated
 from pipeline.runs import Plan
 from pipeline.settings import EXPERIMENTS, THEORY_FIGURES, RuleSettings
 from pipeline.workdir import (
+    end,
     note_start,
     refuse_what_cannot_start,
     register,
@@ -154,6 +155,7 @@ onstart:
 
 
 onsuccess:
+    end()
     planned.finished()
     shell(
         "echo 'Tables and figures: results/studies/*/ and results/studies/*/figures/'"

@@ -15,6 +15,7 @@ import gc
 import importlib.machinery
 import importlib.util
 import os
+import signal
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
@@ -35,6 +36,7 @@ class LoadWhenUsed:
 
 
 if hasattr(sys.modules["__main__"], "snakemake"):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback through imports by Ctrl-C
     gc.disable()
     atexit.register(gc.freeze)  # registered first, it is called last
     sys.meta_path.insert(0, LoadWhenUsed)

@@ -7,6 +7,7 @@
 import quick_start  # noqa: F401
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from pipeline.files import (
     ADVICE,
     DIGESTS,
+    RESULTS,
     IntegrityError,
     check,
     digest_record,
@@ -23,6 +25,7 @@ from pipeline.files import (
     named_by_record,
     snakemake_record,
     snakemake_records,
+    unreadable_records,
 )
 from pipeline.stores import check_descriptions, read_snapshots
 
@@ -46,6 +49,16 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
             "change its owner or permissions"
         )
 
+    def made_by(path: Path) -> str:
+        """Return the command that makes a result, and where: rules name it results/..."""
+        name = Path(RESULTS, path.relative_to(results)).as_posix()
+        folder, where = results.absolute().parent, ""
+        if results.name != RESULTS:
+            where = f" in the folder whose {RESULTS} {results} is a copy of"
+        elif folder != Path.cwd():
+            where = f" in {folder}"
+        return f"run snakemake {name}{where}"
+
     files = everything(results, unreadable)
     digests = [p for p in files if p.is_relative_to(results / DIGESTS) and p.suffix == ".sha256"]
     for record in digests:
@@ -56,7 +69,7 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
                 read_snapshots(path)
                 check_descriptions(path.with_suffix(".zarr"))
         except (IntegrityError, json.JSONDecodeError) as error:
-            again = f"run snakemake {path} with the options of the command that made it"
+            again = f"{made_by(path)} with the options of the command that made it"
             found.append(str(error).replace("run the same command again", again))
         except OSError as error:
             error.filename = error.filename or str(path)
@@ -64,10 +77,12 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     lacking = unrecorded(results, files, set(digests))
     found += [
         f"no digest of {path} is recorded, which Snakemake made: whether it is as it was written "
-        f"cannot be told; copy {DIGESTS} whole, or delete it and run snakemake {path}"
+        f"cannot be told; copy {DIGESTS} whole, or delete it and {made_by(Path(path))}"
         for path in lacking
         if digests and exists(snakemake_record(path))
     ]
+    for path in unreadable_records(results):
+        unreadable(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)))
     records = snakemake_records(results)
     found += [
         f"what Snakemake recorded of {path} is cut short, as on a full disk, so that it would pass "
@@ -76,7 +91,8 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     ]
     found += [
         f"{path} was made of another {other} than lies here, as where results were copied over "
-        f"newer ones; run snakemake {path} with the options of the command that made it"
+        f"newer ones; {made_by(results / Path(path).relative_to(RESULTS))} with the options of "
+        "the command that made it"
         for path, other in made_of_others(results, records).items()
     ]
     if not digests and lacking:

@@ -17,7 +17,7 @@ from conftest import ROOT, RUN, reordered
 from dry_runs import DryRuns
 from snakemake.utils import update_config
 
-from pipeline import inputs
+from pipeline import inputs, workdir
 from pipeline.config import TRANSFORMER_HEADS, ConfigError, validate, validated, without_removed
 from pipeline.config_files import (
     FOLDER_OPTIONS,
@@ -859,6 +859,11 @@ def test_a_cache_that_cannot_be_written_is_told_before_snakemake_ends_in_a_trace
             "--cores 1 --drop-metadata",
             "--drop-metadata leaves no record of what results were made of",
         ),
+        (
+            "--cores 1 --ignore-incomplete",
+            "--ignore-incomplete takes results that nobody has recorded",
+        ),
+        ("--report a/b.html", "--report a/b.html: a is no folder that this user may write to"),
     ],
 )
 def test_results_without_records_beside_them_are_refused(tmp_path, options, sentence):
@@ -867,6 +872,16 @@ def test_results_without_records_beside_them_are_refused(tmp_path, options, sent
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert sentence in done.stderr
+
+
+def test_a_report_may_go_to_any_folder_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    problems = workdir._report_problems
+    assert problems(["snakemake", "--report"]) == problems(["--report", "--cores", "1"]) == []
+    assert problems(["--report", "r.html"]) == problems([f"--report={tmp_path}/r.zip"]) == []
+    for arguments in (["--report=no/r.html"], ["--report", "no/r.html", "-n"]):
+        (told,) = problems(arguments)
+        assert told.startswith("--report no/r.html: no is no folder") and str(tmp_path) in told
 
 
 @pytest.mark.parametrize(

@@ -838,6 +838,31 @@ def test_no_room_for_more_files_is_told_before_snakemake_makes_any(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_a_full_disk_is_told_once_whatever_end_snakemake_comes_to(monkeypatch, capsys):
+    """Its own handlers are not reached where it fails to record a result twice."""
+    monkeypatch.setattr(workdir, "room_problems", lambda folder: [f"no room in {folder}"])
+    monkeypatch.setattr(workdir, "_ended", [])
+    workdir.tell_of_full_disk()
+    workdir.tell_of_full_disk()  # by atexit, after its handler
+    assert capsys.readouterr().err == "no room in results\n"
+    monkeypatch.setattr(workdir, "_ended", [])
+    workdir.end()  # all is well
+    workdir.tell_of_full_disk()
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_a_job_imports_has_no_traceback():
+    code = f"""
+import os, signal, sys, __main__
+__main__.snakemake = None
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+import quick_start
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and done.stderr == ""
+
+
 def test_ctrl_c_while_jobs_are_planned_is_told_in_one_sentence(tmp_path):
     code = f"""
 import sys, types
@@ -979,6 +1004,61 @@ def test_checkouts_that_share_their_results_share_the_locks_of_jobs(tmp_path, mo
     assert held[:2] == held[2:] and held[0] != held[1]
 
 
+def test_records_that_this_user_may_not_read_are_named_and_not_taken_for_cut_short(
+    tree, capsys, monkeypatch
+):
+    """As of a colleague's results: a dry run would mark all for being made again."""
+    monkeypatch.chdir(tree.parent)
+    path = tree / files.RECORDS / base64.b64encode(b"results/a/t.csv", altchars=b"-_").decode()
+    path.parent.mkdir()
+    path.write_text("{}")
+    assert files.unreadable_records(tree) == workdir.unreadable_record_problems() == []
+    reading = Path.read_bytes
+
+    def refused(at, *arguments):
+        if Path(at).name == path.name:
+            raise PermissionError
+        return reading(at, *arguments)
+
+    access = os.access
+    theirs = lambda at, mode: access(at, mode) and Path(at).name != path.name  # noqa: E731
+    monkeypatch.setattr(os, "access", theirs)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert files.snakemake_records(tree) == {}
+    assert verify.main(tree) == 1
+    told = capsys.readouterr().out
+    assert f"{path} cannot be read (Permission denied)" in told and "cut short" not in told
+    (told,) = workdir.unreadable_record_problems()
+    assert "holds 1 records of results that this user may not read" in told
+    assert "chmod -R a+rX results/.metadata" in told
+
+
+def test_whoever_may_read_results_may_read_what_they_were_made_of(tree):
+    folder = tree / files.RECORDS
+    folder.mkdir()
+    for name, mode in (("a", 0o660), ("b", 0o600), ("c", 0o444)):
+        (folder / name).write_text("{}")
+        (folder / name).chmod(mode)
+    before = os.umask(0o027)
+    try:
+        files.open_records(tree)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == {"a": 0o660, "b": 0o640, "c": 0o444}
+
+
+def test_verify_names_targets_and_the_folder_that_they_are_made_in(tree, capsys, monkeypatch):
+    (tree / "a/t.csv").write_text("")
+    monkeypatch.chdir(tree.parent)
+    assert verify.main(Path("results")) == 1
+    assert "run snakemake results/a/t.csv with the options" in capsys.readouterr().out
+    monkeypatch.chdir(tree.parent.parent)
+    assert verify.main(Path(tree.parent.name, "results")) == 1
+    told = capsys.readouterr().out
+    assert f"run snakemake results/a/t.csv in {tree.parent} with the options" in told
+
+
 def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):
     table, other = tree / "a/t.csv", tree / "b/t.json"
     table.write_text(table.read_text()[:-3])
@@ -1010,11 +1090,17 @@ def test_another_result_copied_here_with_its_digest_is_named(tree, tmp_path, cap
     assert verify.main(tree) == 1
     told = capsys.readouterr().out
     assert told.count("was written as") == 1
-    assert f"run snakemake {tree / 'a/t2.csv'} with the options of the command" in told
+    again = f"run snakemake results/a/t2.csv in {tree.parent} with the options of the command"
+    assert again in told
     files.digest_record(tree / "a/t2.csv").unlink()
     (tree / "a/t2.csv").unlink()
     shutil.copytree(tree, tmp_path / "backup")
     assert verify.main(tmp_path / "backup") == 0
+    (tmp_path / "backup/a/t.csv").write_text("")
+    capsys.readouterr()
+    assert verify.main(tmp_path / "backup") == 1
+    copy = f"in the folder whose results {tmp_path / 'backup'} is a copy of with the options"
+    assert f"run snakemake results/a/t.csv {copy}" in capsys.readouterr().out
 
 
 def test_what_verify_says_to_run_makes_an_intermediate_result_again(tree, capsys):
@@ -1024,7 +1110,8 @@ def test_what_verify_says_to_run_makes_an_intermediate_result_again(tree, capsys
     assert verify.main(tree) == 1
     told = capsys.readouterr().out
     for name in ("a/t.csv", "b/t.json"):
-        assert f"run snakemake {tree / name} with the options of the command that made it" in told
+        again = f"run snakemake results/{name} in {tree.parent} with the options of the command"
+        assert f"{again} that made it" in told
 
 
 def test_what_verify_cannot_read_is_not_said_to_be_as_written(tree, monkeypatch, capsys):

@@ -182,18 +182,52 @@ def snakemake_records(root: str | Path) -> dict[str, dict]:
     """Return the name of each record of a result -> what Snakemake finds in it.
 
     Nothing where it was cut short, as on a full disk: Snakemake takes such a result for one of any
-    configuration and code.
+    configuration and code. Without those that this user may not read (``unreadable_records``).
 
     Args:
         root: folder of the results.
     """
     folder, records = Path(root, RECORDS), {}
     for name in names_below(folder):
-        records[name] = {}
-        with contextlib.suppress(OSError, ValueError):
+        try:
             record = json.loads(Path(folder, name).read_bytes())
-            records[name] = record if isinstance(record, dict) else {}
+        except PermissionError:
+            continue
+        except (OSError, ValueError):
+            record = None
+        records[name] = record if isinstance(record, dict) else {}
     return records
+
+
+def unreadable_records(root: str | Path) -> list[Path]:
+    """Return the records of Snakemake that this user may not read, in order.
+
+    Args:
+        root: folder of the results.
+    """
+    folder = Path(root, RECORDS)
+    paths = (Path(folder, name) for name in sorted(names_below(folder)))
+    return [path for path in paths if not os.access(path, os.R_OK)]
+
+
+def open_records(root: str | Path) -> None:
+    """Let whoever may read a new file of this user read the records that Snakemake made for it.
+
+    It gives others no right to them, whatever the umask, who could then read results but not what
+    these were made of.
+
+    Args:
+        root: folder of the results.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    wanted = 0o444 & ~umask
+    for name in names_below(Path(root, RECORDS)):
+        with contextlib.suppress(OSError):  # another user's
+            path = Path(root, RECORDS, name)
+            mode = path.stat().st_mode & 0o777
+            if wanted & ~mode:
+                path.chmod(mode | wanted)
 
 
 def made_of_others(root: str | Path, records: dict[str, dict]) -> dict[str, str]:

@@ -31,8 +31,10 @@ from pipeline.files import (
     RESULTS,
     made_of_others,
     names_below,
+    open_records,
     record_name,
     snakemake_records,
+    unreadable_records,
 )
 from pipeline.interruption import announce_launcher, system_sentence
 from pipeline.runs import Refusal, refuse
@@ -57,6 +59,7 @@ FOLDERS = (
 OPENED = (STATE, f"{STATE}/iocache", f"{STATE}/locks")  # by Snakemake, with a traceback
 _stopped = ["before any job was started"]  # when Ctrl-C came; the last one holds
 _plans_left: list[Path] = []  # by Snakemakes that no longer live
+_ended: list[bool] = []  # whether Snakemake has come to the end that it plans for
 _held: list[int] = []  # descriptors that stay open as long as this process lives
 
 
@@ -82,6 +85,7 @@ def register(workflow: Any) -> None:
     if workflow.is_main_process:
         refuse(_problems_of(FOLDERS))
         refuse(_problems_of(OPENED, written=True))
+        refuse(unreadable_record_problems())
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
@@ -121,6 +125,7 @@ def refuse_stale_report(arguments: Sequence[str], started: str | Path) -> None:
     options = {argument.partition("=")[0] for argument in arguments}
     if not options & {"--report", "--reporter"} or "--report-after-run" in options:
         return
+    refuse(_report_problems(arguments))
 
     def of_report(before: str, argument: str) -> bool:
         value = before.startswith("--report") and "=" not in before
@@ -148,6 +153,20 @@ def refuse_stale_report(arguments: Sequence[str], started: str | Path) -> None:
             "configuration, data or code; run the same command without --report first (-n "
             "lists what it would make)"
         )
+
+
+def _report_problems(arguments: Sequence[str]) -> list[str]:
+    """Return why the file that ``--report`` names cannot be written, before everything is read."""
+    given = [argument.partition("=")[2] for argument in arguments if argument[:9] == "--report="]
+    given += [value for before, value in itertools.pairwise(arguments)
+              if before == "--report" and not value.startswith("-")]  # fmt: skip
+    return [
+        f"--report {name}: {folder} is no folder that this user may write to, seen from "
+        f"{os.getcwd()}, where results lie; make it, or name another file"
+        for name in given
+        for folder in [Path(name).parent]
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK))
+    ]
 
 
 def keep_records() -> None:
@@ -289,8 +308,17 @@ def refuse_what_cannot_start(workflow: Any) -> None:
             "--drop-metadata leaves no record of what results were made of, without which they "
             "pass for those of any configuration; leave it out"
         )
-    names = [*FOLDERS, *_folders_written(workflow.dag.needrun_jobs())]
-    refuse(_problems_of(names, written=True))
+    if workflow.dag.ignore_incomplete:
+        raise Refusal(
+            "--ignore-incomplete takes results that nobody has recorded, or that are half-written, "
+            "for those of this configuration; leave it out"
+        )
+    jobs = list(workflow.dag.needrun_jobs())
+    problems = _problems_of([*FOLDERS, *_folders_written(jobs)], written=True)
+    if problems and {job.rule.name for job in jobs} <= {"verify"}:
+        script = os.path.join(workflow.basedir, "scripts", "verify.py")
+        problems.append(f"python {script} {RESULTS} checks them without writing anything")
+    refuse(problems)
     refuse(room_problems(RESULTS))
 
 
@@ -310,8 +338,28 @@ def _folders_written(jobs: Iterable[Any]) -> set[str]:
 
 def tell_of_full_disk() -> None:
     """Tell why Snakemake may have failed to record a result, for which it blames permissions."""
-    for sentence in room_problems(RESULTS):
-        sys.stderr.write(f"{sentence}\n")
+    if not _ended:
+        for sentence in room_problems(RESULTS):
+            sys.stderr.write(f"{sentence}\n")
+    end()
+
+
+def end() -> None:
+    """Note that Snakemake has come to an end that it plans for; a full disk can keep it from it."""
+    _ended.append(True)
+
+
+def unreadable_record_problems() -> list[str]:
+    """Return a sentence if this user may not read what says of results what they were made of."""
+    found = unreadable_records(RESULTS)
+    if not found:
+        return []
+    folder = Path(RESULTS, RECORDS)
+    return [
+        f"{folder} holds {len(found)} records of results that this user may not read ({found[0]}), "
+        "without which they pass for those of any configuration; let their owner run chmod -R a+rX "
+        f"{folder}, or work in another folder (--directory)"
+    ]
 
 
 def _problems_of(names: Iterable[str], *, written: bool = False) -> list[str]:
@@ -409,6 +457,8 @@ def note_start() -> None:
     """Note that jobs start: those of dead Snakemakes are refused from now on, Ctrl-C stops some."""
     for path in _plans_left:
         path.unlink(missing_ok=True)
+    atexit.register(tell_of_full_disk)
+    atexit.register(open_records, RESULTS)
     _stopped.append(
         "while jobs were being stopped; some may still run, or wait on a cluster (squeue --me, "
         "scancel); the same command continues from what is stored"
