@@ -851,6 +851,16 @@ def test_a_full_disk_is_told_once_whatever_end_snakemake_comes_to(monkeypatch, c
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_done_at_the_end_knows_the_results_from_any_folder(tmp_path, monkeypatch):
+    """Snakemake goes back to where it was started before Python ends."""
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr(workdir.atexit, "register", lambda *call: made.append(call))
+    monkeypatch.setattr(workdir, "_stopped", [""])
+    workdir.note_start()
+    assert {call[1] for call in made} == {str(tmp_path / "results")} and len(made) == 2
+
+
 def test_ctrl_c_while_a_job_imports_has_no_traceback():
     code = f"""
 import os, signal, sys, __main__

@@ -336,10 +336,14 @@ def _folders_written(jobs: Iterable[Any]) -> set[str]:
     return {str(path) for path in there} - {*FOLDERS}
 
 
-def tell_of_full_disk() -> None:
-    """Tell why Snakemake may have failed to record a result, for which it blames permissions."""
+def tell_of_full_disk(results: str | Path = RESULTS) -> None:
+    """Tell why Snakemake may have failed to record a result, for which it blames permissions.
+
+    Args:
+        results: their folder.
+    """
     if not _ended:
-        for sentence in room_problems(RESULTS):
+        for sentence in room_problems(results):
             sys.stderr.write(f"{sentence}\n")
     end()
 
@@ -457,8 +461,9 @@ def note_start() -> None:
     """Note that jobs start: those of dead Snakemakes are refused from now on, Ctrl-C stops some."""
     for path in _plans_left:
         path.unlink(missing_ok=True)
-    atexit.register(tell_of_full_disk)
-    atexit.register(open_records, RESULTS)
+    results = os.path.abspath(RESULTS)  # Snakemake goes back to where it was started
+    atexit.register(tell_of_full_disk, results)
+    atexit.register(open_records, results)
     _stopped.append(
         "while jobs were being stopped; some may still run, or wait on a cluster (squeue --me, "
         "scancel); the same command continues from what is stored"
