@@ -36,7 +36,8 @@ class LoadWhenUsed:
 
 
 if hasattr(sys.modules["__main__"], "snakemake"):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback through imports by Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback through imports by Ctrl-C
     gc.disable()
     atexit.register(gc.freeze)  # registered first, it is called last
     sys.meta_path.insert(0, LoadWhenUsed)

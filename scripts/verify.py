@@ -52,11 +52,11 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     def made_by(path: Path) -> str:
         """Return the command that makes a result, and where: rules name it results/..."""
         name = Path(RESULTS, path.relative_to(results)).as_posix()
-        folder, where = results.absolute().parent, ""
-        if results.name != RESULTS:
+        place, where = Path(os.path.abspath(results)), ""
+        if place.name != RESULTS:
             where = f" in the folder whose {RESULTS} {results} is a copy of"
-        elif folder != Path.cwd():
-            where = f" in {folder}"
+        elif place.parent != Path.cwd():
+            where = f" in {place.parent}"
         return f"run snakemake {name}{where}"
 
     files = everything(results, unreadable)

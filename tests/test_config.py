@@ -860,7 +860,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_snakemake_ends_in_a_trace
             "--drop-metadata leaves no record of what results were made of",
         ),
         (
-            "--cores 1 --ignore-incomplete",
+            "-n --ignore-incomplete",
             "--ignore-incomplete takes results that nobody has recorded",
         ),
         ("--report a/b.html", "--report a/b.html: a is no folder that this user may write to"),
@@ -882,6 +882,10 @@ def test_a_report_may_go_to_any_folder_that_is_there(tmp_path, monkeypatch):
     for arguments in (["--report=no/r.html"], ["--report", "no/r.html", "-n"]):
         (told,) = problems(arguments)
         assert told.startswith("--report no/r.html: no is no folder") and str(tmp_path) in told
+        with pytest.raises(Refusal, match="no is no folder"):  # not after hours of jobs
+            workdir.refuse_stale_report([*arguments, "--report-after-run"], tmp_path)
+    (told,) = problems(["--reporter", "html", "--report-html-path", "no/r.html"])
+    assert told.startswith("--report-html-path no/r.html: no is no folder")
 
 
 @pytest.mark.parametrize(

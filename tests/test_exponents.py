@@ -114,6 +114,18 @@ def test_how_far_realisations_scatter_alike_is_measured():
     assert exponents.correlation_of_runs(values[:1], 2, log_bins(values, 2, 1800, 8)) == 1.0
 
 
+def test_a_run_without_projections_leaves_the_others_their_interval():
+    k = np.arange(1, 641.0)
+    values = np.random.default_rng(3).chisquare(1, (5, len(k))) * k**-0.5
+    values[0] = 0.0
+    found = fit(values, 11, 320, scattered=True)
+    assert found.low < 0.5 < found.high < found.low + 0.5
+    assert np.isfinite([found.curvature_low, found.curvature_high]).all()
+    rest = exponents.correlation_of_runs(values[1:], 11, log_bins(values[1:], 11, 320, 8))
+    whole = exponents.correlation_of_runs(values, 11, log_bins(values, 11, 320, 8))
+    assert whole == pytest.approx(rest)
+
+
 def test_a_resample_has_the_squares_of_the_runs_drawn():
     drawn = np.array([[1, 1, 1], [3, 0, 0], [2, 1, 0]]) / 3
     alike = np.ones(3)

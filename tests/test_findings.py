@@ -1188,7 +1188,7 @@ def test_heat_far_off_the_loss_drop_is_told_with_the_worst_case():
     table = pd.DataFrame([row | {"temperature": t, "heat_error": error} for t, error in cases])
     axes = {"temperature": [t for t, _ in cases]}
     (told,) = heat_sentence(table, axes)  # at temperature 0 no heat is given off
-    assert told.startswith("Steps are too long for the temperature in 2 of 3 ensembles ")
+    assert told.startswith("Steps are too long for the temperature in 2 of 3 cases ")
     assert "by up to 31 % of the free energy's drop (temperature 0.2, cold start)" in told
     assert heat_sentence(table.iloc[:2], axes) == []
     assert heat_sentence(table.drop(columns="heat_error"), axes) == []

@@ -1023,6 +1023,9 @@ def test_records_that_this_user_may_not_read_are_named_and_not_taken_for_cut_sho
     path.parent.mkdir()
     path.write_text("{}")
     assert files.unreadable_records(tree) == workdir.unreadable_record_problems() == []
+    with monkeypatch.context() as patch:  # written again at this moment
+        patch.setattr(files, "names_below", lambda folder: {"gone"})
+        assert files.unreadable_records(tree) == []
     reading = Path.read_bytes
 
     def refused(at, *arguments):
@@ -1063,10 +1066,11 @@ def test_verify_names_targets_and_the_folder_that_they_are_made_in(tree, capsys,
     monkeypatch.chdir(tree.parent)
     assert verify.main(Path("results")) == 1
     assert "run snakemake results/a/t.csv with the options" in capsys.readouterr().out
-    monkeypatch.chdir(tree.parent.parent)
-    assert verify.main(Path(tree.parent.name, "results")) == 1
-    told = capsys.readouterr().out
-    assert f"run snakemake results/a/t.csv in {tree.parent} with the options" in told
+    for folder, named in ((tree.parent.parent, f"{tree.parent.name}/results"), (tree, ".")):
+        monkeypatch.chdir(folder)
+        assert verify.main(Path(named)) == 1
+        told = capsys.readouterr().out
+        assert f"run snakemake results/a/t.csv in {tree.parent} with the options" in told
 
 
 def test_truncated_altered_swapped_and_missing_files_are_named(tree, capsys):

@@ -138,6 +138,13 @@ def test_quadrature_has_the_sums_of_a_kernel_of_deficient_rank(
     small = {"precision": "float32", "width": 2}
     cost = Cost(0.0, gauss_newton=1.0, quadrature=1.0, stored=0.0)
     monkeypatch.setattr(kernels, "spectrum_cost", lambda *_: cost)
+    asked, compute = [], kernels.spectral_measure_lanczos
+
+    def listening(*arguments, rounded, **more):
+        asked.append(rounded)
+        return compute(*arguments, rounded=rounded, **more)
+
+    monkeypatch.setattr(kernels, "spectral_measure_lanczos", listening)
     explicit = spectrum(full_rows_limit=200, **small)
     assert explicit.attrs["spectrum_route"] == "kernel: the kernel, explicitly"
     limits = {"full_rows_limit": 1, "stored_rows_limit": 200 if stored else 1}
@@ -151,6 +158,7 @@ def test_quadrature_has_the_sums_of_a_kernel_of_deficient_rank(
     found, wanted = predict(found, held, times), predict(wanted, projections, times)
     for name in ("loss_drop", "geodesic_length_squared"):
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-3, err_msg=name)
+    assert asked == [stored]  # whether rounding of float32 is to be looked for
     made = free.sizes["rank_quadrature"]
     log = (tmp_path / "job.log").read_text()
     assert f"Lanczos quadrature with {made} products" in log

@@ -363,7 +363,8 @@ def test_the_description_of_an_array_apart_from_the_summary_is_checked(stored, c
     assert verify.main(manifest.parent) == 1
     told = capsys.readouterr().out
     assert f"the description of the array train_loss of {store} is missing or has been al" in told
-    assert f"run snakemake {manifest} with the options" in told
+    where = f"in the folder whose results {manifest.parent} is a copy of"
+    assert f"run snakemake results/{manifest.name} {where} with the options" in told
 
 
 def test_digests_tell_types_and_shapes_with_the_same_bytes():

@@ -207,7 +207,8 @@ def unreadable_records(root: str | Path) -> list[Path]:
     """
     folder = Path(root, RECORDS)
     paths = (Path(folder, name) for name in sorted(names_below(folder)))
-    return [path for path in paths if not os.access(path, os.R_OK)]
+    # One that is being written again is not there for a moment, and is not to be read then either.
+    return [path for path in paths if not os.access(path, os.R_OK) and os.path.lexists(path)]
 
 
 def open_records(root: str | Path) -> None:

@@ -56,6 +56,10 @@ FOLDERS = (
         )
     ),
 )  # fmt: skip
+IGNORES_INCOMPLETE = (
+    "--ignore-incomplete takes results that nobody has recorded, or that are half-written, for "
+    "those of this configuration; leave it out"
+)
 OPENED = (STATE, f"{STATE}/iocache", f"{STATE}/locks")  # by Snakemake, with a traceback
 _stopped = ["before any job was started"]  # when Ctrl-C came; the last one holds
 _plans_left: list[Path] = []  # by Snakemakes that no longer live
@@ -89,6 +93,8 @@ def register(workflow: Any) -> None:
     if workflow.remote_exec:  # a cluster's job: it outlives the Snakemake that submitted it
         announce_launcher()
     elif workflow.is_main_process:
+        if {"--ignore-incomplete", "--ii"} & {*sys.argv}:
+            raise Refusal(IGNORES_INCOMPLETE)
         # Snakemake's own note of it is that of --directory.
         refuse_stale_report(sys.argv, os.environ.get(STARTED, workflow.workdir_init))
         os.environ.pop(planned.PLANNED, None)  # that of a job which started this Snakemake
@@ -123,9 +129,11 @@ def refuse_stale_report(arguments: Sequence[str], started: str | Path) -> None:
         Refusal: if the same command without its report has anything to do, or fails.
     """
     options = {argument.partition("=")[0] for argument in arguments}
-    if not options & {"--report", "--reporter"} or "--report-after-run" in options:
+    if not options & {"--report", "--reporter"}:
         return
     refuse(_report_problems(arguments))
+    if "--report-after-run" in options:
+        return
 
     def of_report(before: str, argument: str) -> bool:
         value = before.startswith("--report") and "=" not in before
@@ -156,16 +164,16 @@ def refuse_stale_report(arguments: Sequence[str], started: str | Path) -> None:
 
 
 def _report_problems(arguments: Sequence[str]) -> list[str]:
-    """Return why the file that ``--report`` names cannot be written, before everything is read."""
-    given = [argument.partition("=")[2] for argument in arguments if argument[:9] == "--report="]
-    given += [value for before, value in itertools.pairwise(arguments)
-              if before == "--report" and not value.startswith("-")]  # fmt: skip
+    """Return why the file of a report cannot be written, before anything is run or read for it."""
+    options = ("--report", "--report-html-path")
+    pairs = [argument.split("=", 1) for argument in arguments if "=" in argument]
+    pairs += [list(pair) for pair in itertools.pairwise(arguments) if not pair[1].startswith("-")]
     return [
-        f"--report {name}: {folder} is no folder that this user may write to, seen from "
+        f"{option} {name}: {folder} is no folder that this user may write to, seen from "
         f"{os.getcwd()}, where results lie; make it, or name another file"
-        for name in given
+        for option, name in pairs
         for folder in [Path(name).parent]
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK))
+        if option in options and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK))
     ]
 
 
@@ -308,11 +316,8 @@ def refuse_what_cannot_start(workflow: Any) -> None:
             "--drop-metadata leaves no record of what results were made of, without which they "
             "pass for those of any configuration; leave it out"
         )
-    if workflow.dag.ignore_incomplete:
-        raise Refusal(
-            "--ignore-incomplete takes results that nobody has recorded, or that are half-written, "
-            "for those of this configuration; leave it out"
-        )
+    if workflow.dag.ignore_incomplete:  # by a profile
+        raise Refusal(IGNORES_INCOMPLETE)
     jobs = list(workflow.dag.needrun_jobs())
     problems = _problems_of([*FOLDERS, *_folders_written(jobs)], written=True)
     if problems and {job.rule.name for job in jobs} <= {"verify"}:

@@ -58,8 +58,8 @@ def heat_sentence(outcomes: pd.DataFrame, axes: dict) -> list[str]:
         return []
     worst = rough.loc[rough[OF_HEAT].idxmax()]
     return [
-        f"Steps are too long for the temperature in {len(rough)} of {len(known)} ensembles at a "
-        "temperature whose heat can be judged: it is off the loss drop by up to "
+        f"Steps are too long for the temperature in {len(rough)} of {len(known)} cases (ensembles "
+        "and starts) whose heat can be judged: it is off the loss drop by up to "
         f"{percent(worst[OF_HEAT])} of the free energy's drop ({name_of(worst, axes)}, "
         f"{worst['start']} start), and T/T_SL there means little. Lower learning_rate."
     ]

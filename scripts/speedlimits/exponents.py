@@ -355,6 +355,7 @@ def correlation_of_runs(values: ArrayLike, first: int, bins: Bins) -> float:
         rho, from 0 to 1; 1 for a single realisation, or without any scatter.
     """
     runs = _without_law(values, first, bins)
+    runs = runs[runs.any(axis=1)]  # one that has nothing left to learn says nothing of scatter
     runs = runs / runs.mean(axis=1, keepdims=True)
     single = np.mean([_sum_of_squares(_in_bins(run, bins)) for run in runs])
     if len(runs) == 1 or single == 0:
@@ -385,8 +386,10 @@ def squares_of_resample(
     """
 
     def scatter(parts: Array) -> Array:
-        effective = (parts**2).sum(axis=-1) / parts.sum(axis=-1) ** 2
-        return correlation + (1 - correlation) * effective
+        whole = parts.sum(axis=-1) ** 2
+        # A resample of runs without projections has no logarithm, whatever its bias.
+        effective = (parts**2).sum(axis=-1) / np.where(whole > 0, whole, 1.0)
+        return np.where(whole > 0, correlation + (1 - correlation) * effective, 1.0)
 
     sizes = np.asarray(sizes, float)
     return np.maximum(squares * scatter(sizes) / scatter(np.asarray(drawn, float) * sizes), 1.0)
