@@ -352,9 +352,9 @@ def quadrature_described(found: dict[str, np.ndarray]) -> dict[str, xr.Variable]
             (),
             found["error_estimate"],
             "1",
-            "largest relative difference of the Gauss and the Gauss-Radau rule (where rounding has "
-            "left negative nodes: and the Gauss rule of fewer products) over loss and length sums, "
-            "over their geometric mean",
+            "largest relative difference of the Gauss and the Gauss-Radau rule (of a kernel with "
+            "rounding also of rules of fewer products or without its noise) over loss and length "
+            "sums, over their geometric mean",
         ),
     }
 

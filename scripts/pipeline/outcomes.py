@@ -246,7 +246,7 @@ def _along_run(
         share: training loss over that of the cold start, of these rows.
     """
     later = curve.iloc[-len(of_run) :]
-    columns = [*CURVES, *(name for name in (OF_HEAT,) if name in of_run)]
+    columns = [*CURVES, OF_HEAT] if OF_HEAT in of_run else [*CURVES]
     values = of_run[columns].reset_index(drop=True).astype(float)
     before = 0 if start == "cold" else curve["gradients"].iloc[-len(of_run) - 1]
     values["gradients"] = later["gradients"].to_numpy(float) - before
