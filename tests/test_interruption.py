@@ -869,8 +869,11 @@ sys.path.insert(0, {str(ROOT / "scripts")!r})
 import quick_start
 os.kill(os.getpid(), signal.SIGINT)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGINT and done.stderr == ""
+    for inherited, status in ((signal.SIG_DFL, -signal.SIGINT), (signal.SIG_IGN, 0)):
+        inherit = functools.partial(signal.signal, signal.SIGINT, inherited)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=inherit)
+        assert done.returncode == status and done.stderr == ""  # nohup's jobs go on
 
 
 def test_ctrl_c_while_jobs_are_planned_is_told_in_one_sentence(tmp_path):
