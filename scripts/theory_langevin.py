@@ -23,7 +23,7 @@ from pipeline.problem import Problem, build_problem
 from pipeline.runs import is_own, own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
-from pipeline.tables import LARGEST_DISCRETISATION, heat_error
+from pipeline.tables import LARGEST_DISCRETISATION
 from pipeline.trajectory import Partway, remembered, stage_folder
 from speedlimits import langevin_networks, linear_regression
 from speedlimits.dynamics import DivergenceError
@@ -31,6 +31,7 @@ from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import empirical_ntk
 from speedlimits.networks import parameter_ranges
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
+from speedlimits.speed_limit import heat_error
 from speedlimits.statistics import bootstrap_interval
 
 KEYS = ("dataset", "n", "model", "width", "parameterisation")  # what every row says of its network

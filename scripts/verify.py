@@ -49,9 +49,9 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
             "change its owner or permissions"
         )
 
-    def made_by(path: Path) -> str:
+    def made_by(relative: Path) -> str:
         """Return the command that makes a result, and where: rules name it results/..."""
-        name = Path(RESULTS, path.relative_to(results)).as_posix()
+        name = Path(RESULTS, relative).as_posix()
         place, where = Path(os.path.abspath(results)), ""
         if place.name != RESULTS:
             where = f" in the folder whose {RESULTS} {results} is a copy of"
@@ -62,14 +62,15 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     files = everything(results, unreadable)
     digests = [p for p in files if p.is_relative_to(results / DIGESTS) and p.suffix == ".sha256"]
     for record in digests:
-        path = results / record.relative_to(results / DIGESTS).with_suffix("")
+        relative = record.relative_to(results / DIGESTS).with_suffix("")
+        path = results / relative
         try:
             check(path)
             if path.name == "snapshots.json":
                 read_snapshots(path)
                 check_descriptions(path.with_suffix(".zarr"))
         except (IntegrityError, json.JSONDecodeError) as error:
-            again = f"{made_by(path)} with the options of the command that made it"
+            again = f"{made_by(relative)} with the options of the command that made it"
             found.append(str(error).replace("run the same command again", again))
         except OSError as error:
             error.filename = error.filename or str(path)
@@ -77,7 +78,8 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     lacking = unrecorded(results, files, set(digests))
     found += [
         f"no digest of {path} is recorded, which Snakemake made: whether it is as it was written "
-        f"cannot be told; copy {DIGESTS} whole, or delete it and {made_by(Path(path))}"
+        f"cannot be told; copy {DIGESTS} whole, or delete it and "
+        f"{made_by(Path(path).relative_to(results))}"
         for path in lacking
         if digests and exists(snakemake_record(path))
     ]
@@ -91,7 +93,7 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     ]
     found += [
         f"{path} was made of another {other} than lies here, as where results were copied over "
-        f"newer ones; {made_by(results / Path(path).relative_to(RESULTS))} with the options of "
+        f"newer ones; {made_by(Path(path).relative_to(RESULTS))} with the options of "
         "the command that made it"
         for path, other in made_of_others(results, records).items()
     ]

@@ -9,9 +9,8 @@ import xarray as xr
 from conftest import RUN
 
 from pipeline import speed_limits
-from pipeline.tables import heat_error
 from speedlimits import ntk_dynamics, power_law
-from speedlimits.speed_limit import SpeedLimitError
+from speedlimits.speed_limit import SpeedLimitError, heat_error
 
 SETTINGS = {"seed": 1, "confidence": 0.95, "resamples": 20}
 # its third mode is rounding noise, below the floor

@@ -81,9 +81,11 @@ def kernels(
     network, inputs = problem.network, problem.inputs
     count = problem.targets.shape[1]
     whole = route in ("kernel", "stored")
-    print(
-        f"{'full' if whole else 'output-traced'} NTK by the route {choose_route(network, inputs)}"
-    )
+    chosen = choose_route(network, inputs)
+    print(f"{'full' if whole else 'output-traced'} NTK by the route {chosen}")
+    if route == "gauss_newton":  # which takes the same Jacobians
+        by = "autograd" if chosen.name == "autograd" else "torch.func"
+        print(f"Gauss-Newton matrix J^T J from Jacobians by {by}")
     rows = len(inputs) * (count if whole else 1)
     progress = Progress(1.0)
     kept = partway.load()
@@ -186,8 +188,6 @@ def gauss_newton_matrices(
     network, inputs = problem.network, problem.inputs
     vectors = torch.from_numpy(np.stack([delta.ravel(), targets.ravel()], axis=1)).to(inputs.device)
     memory_bytes += _matrix_bytes(network)
-    by = "autograd" if choose_route(network, inputs).name == "autograd" else "torch.func"
-    print(f"Gauss-Newton matrix J^T J from Jacobians by {by}")
     found = gauss_newton(network, inputs, vectors, memory_bytes=memory_bytes, **sums_kept(partway))
     return {"matrix": found.matrix, "pulled": found.pulled}
 

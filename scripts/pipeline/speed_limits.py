@@ -22,7 +22,6 @@ from pipeline.tables import (
     LARGEST_PATH_ROUNDING,
     above_noise,
     fitted_kernel,
-    heat_error,
     left_out_for_rounding,
 )
 from speedlimits import langevin_ensembles
@@ -345,7 +344,7 @@ def noise_columns(m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "transport_cost": m["transport2"],
         "free_energy_drop_least": m["descent"],
         "free_energy_drop_most": most,
-        "heat_error": heat_error(m["heat"], m["drop"], most),
+        "heat_error": sl.heat_error(m["heat"], m["drop"], most),
     }
 
 

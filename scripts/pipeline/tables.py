@@ -29,20 +29,6 @@ def shown_p_value(p: float, level: float) -> str:
     return f"p = {p:.{digits}g}"
 
 
-def heat_error(heat: np.ndarray, loss_drop: np.ndarray, free_energy_drop: np.ndarray) -> np.ndarray:
-    """Return |heat - loss drop| / |free-energy drop|, the share by which T_SL may be off.
-
-    0 for a smooth loss and steps that are short for the temperature (docs/theory.md, section 6.3).
-
-    Args:
-        heat: -int grad L o d theta (loss), any shape.
-        loss_drop: L_0 - L_T (loss), the same shape.
-        free_energy_drop: F_0 - F_T (loss), the same shape; NaN where it is unknown, as the result.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.abs(np.asarray(heat) - loss_drop) / np.abs(free_energy_drop)
-
-
 def dynamics_of(table: pd.DataFrame) -> pd.Series:
     """Return the dynamics of every row, NaN in a table of runs that do not read it."""
     return table.get("dynamics", pd.Series(np.nan, table.index, object))

@@ -259,8 +259,8 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
             for some, face in faces:
                 axis.plot(aside[some], value[some], **points, **face)
             axis.plot(x, exact, color=colour)
+        drop = rows["loss_drop"] / rows["start_loss"]
         for some, face in faces:
-            drop = rows["loss_drop"] / rows["start_loss"]
             axes[0][2].plot(aside[some], drop[some], **points, **face)
         lost = aside[rows["inefficiency"].isna()]
         for axis in axes[0]:

@@ -142,6 +142,23 @@ def discretisation(action: ArrayLike, loss_drop: ArrayLike) -> Array:
     return _ratio(np.asarray(action, float) - np.asarray(loss_drop, float), loss_drop)
 
 
+def heat_error(heat: ArrayLike, loss_drop: ArrayLike, free_energy_drop: ArrayLike) -> Array:
+    """Return |heat - (L_0 - L_T)| / |F_0 - F_T|, the share by which T_SL may be off.
+
+    0 for a smooth loss and steps that are short for the temperature (docs/theory.md, section 6.3).
+
+    Args:
+        heat: -int grad L o d theta (loss), shape (...).
+        loss_drop: L_0 - L_T (loss), shape (...).
+        free_energy_drop: F_0 - F_T (loss), shape (...); NaN where it is unknown, as the result.
+
+    Returns:
+        The share, shape (...).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.abs(np.asarray(heat, float) - loss_drop) / np.abs(free_energy_drop)
+
+
 def check_speed_limit(
     time: ArrayLike,
     action: ArrayLike,
