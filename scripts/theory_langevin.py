@@ -25,20 +25,21 @@ from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
 from pipeline.tables import LARGEST_DISCRETISATION
 from pipeline.trajectory import Partway, remembered, stage_folder
+from pipeline.unit_of_time import check_lambda_1
 from speedlimits import langevin_networks, linear_regression
 from speedlimits.dynamics import DivergenceError
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import empirical_ntk
 from speedlimits.networks import parameter_ranges
 from speedlimits.spectrum import eigenvalues_and_projections, without_noise
-from speedlimits.speed_limit import heat_error
+from speedlimits.speed_limit import BELOW_ONE, heat_error, inefficiency
 from speedlimits.statistics import bootstrap_interval
 
 KEYS = ("dataset", "n", "model", "width", "parameterisation")  # what every row says of its network
 AVERAGED = ("time", "wasserstein_squared", "free_energy_drop")
 RATIOS = {  # of averages over starts
-    "speed_limit_time": lambda m: m["wasserstein_squared"] / m["free_energy_drop"],
-    "inefficiency": lambda m: m["time"] * m["free_energy_drop"] / m["wasserstein_squared"],
+    "inefficiency": lambda m: inefficiency(*(m[name] for name in AVERAGED)),
+    "speed_limit_time": lambda m: m["time"] / inefficiency(*(m[name] for name in AVERAGED)),
 }
 
 
@@ -110,14 +111,9 @@ def one_start(
     else:
         drop = cloud.loss_drops[0].mean()
         measured = {"loss_drop": drop, "heat": cloud.heat[0].mean()}
-        measured |= langevin_networks.bounds(
-            time,
-            langevin_networks.mean_displacement_squared(cloud.displacements[0]),
-            langevin_networks.layer_variances(cloud.displacements[0], layers),
-            [stop - start for start, stop in layers],
-            drop,
-            **known,
-        )
+        squared, variances = langevin_networks.moments(cloud, layers, variance)
+        sizes = [stop - start for start, stop in layers]
+        measured |= langevin_networks.bounds(time, squared[0], variances[0], sizes, drop, **known)
     modes = langevin_networks.linearised_modes(eigenvalues, projections, len(theta_0), **known)
     exact = {
         "wasserstein_squared": linear_regression.wasserstein_squared(modes, time),
@@ -186,6 +182,24 @@ def warn_of_steps(rows: pd.DataFrame, where: str) -> None:
         )
 
 
+def warn_of_members(whole: pd.DataFrame, where: str) -> None:
+    """Print a warning where the ensemble has no bound from above on T/T_SL, or one that is none.
+
+    Args:
+        whole: row of the ensemble.
+        where: network and temperature.
+    """
+    value, most = whole["inefficiency"].item(), whole["inefficiency_high"].item()
+    remedy = "raise theory.langevin.members, or lower theory.langevin.step"
+    if np.isnan(value) and np.isfinite(whole["loss_drop"].item()):
+        print(f"warning: {where}: no bound on T_SL, below the noise of the members; {remedy}")
+    if value < BELOW_ONE and not most >= 1:
+        print(
+            f"warning: {where}: T/T_SL is at most {value:.3g} by its bound, below 1 by the noise "
+            f"of the members or by long steps; {remedy}"
+        )
+
+
 def kept_rows(partway: Partway) -> list[dict]:
     """Return the rows of ``one_start`` that a killed job had finished, in order."""
     columns = partway.load() or {}
@@ -218,6 +232,7 @@ def network_table(
         )
         spectra.append((found["eigenvalues"], found["projections"]))
     each = [float(eigenvalues.max()) for eigenvalues, _ in spectra]
+    check_lambda_1(problems[0], each[0], network["precision"])
     # The unit of time is that of realisation 0, and the step that of the largest lambda_1: by the
     # first one's, narrow networks would be stepped beyond the stability limit of others.
     lambda_1, largest = each[0], max(each)
@@ -248,6 +263,7 @@ def network_table(
         stream = derived_seed(seed, "bootstrap", "langevin", network["model"])
         whole = ensemble_row(single, settings, stream)
         warn_of_steps(single, f"{network['model']}, temperature {temperature:g}")
+        warn_of_members(whole, f"{network['model']}, temperature {temperature:g}")
         single["realisation"], whole["realisation"] = [str(r) for r in single.index], "ensemble"
         both = pd.concat([single, whole], ignore_index=True)
         parts.append(both.assign(temperature=temperature))

@@ -6,22 +6,16 @@ realisations changes no time.
 
 import quick_start  # noqa: F401
 
-import torch
-
 from pipeline.device import choose_device, describe_device
 from pipeline.log import logged
 from pipeline.problem import build_problem, check_start
 from pipeline.stores import provenance, write_json
-from speedlimits.jacobian import transposed_product
-from speedlimits.kernel_products import PRODUCT_BATCH, largest_eigenvalue
+from pipeline.unit_of_time import check_lambda_1
+from speedlimits.kernel_products import largest_eigenvalue
 
 
 def main(snakemake) -> None:
-    """Run the rule ``time_unit``.
-
-    Raises:
-        ValueError: if lambda_1 is zero.
-    """
+    """Run the rule ``time_unit``."""
     settings = snakemake.params.settings
     resources = snakemake.resources
     with logged(snakemake.log[0]):
@@ -34,23 +28,7 @@ def main(snakemake) -> None:
         check_start(problem, settings["model"])
         lambda_1 = largest_eigenvalue(problem.network, problem.inputs)
         print(f"lambda_1 = {lambda_1:.6g} on {describe_device(device)}")
-        if not lambda_1 > 0:
-            part = problem.inputs[:PRODUCT_BATCH]
-            ones = torch.ones_like(problem.targets[:PRODUCT_BATCH])
-            pulled = transposed_product(problem.network, part, ones)
-            why = "outputs depend on no weight (dead ReLUs?)"
-            remedy = "take a larger width, another initialisation or another seed"
-            if any(gradient.any() for gradient in pulled):
-                why = (
-                    f"derivatives are so small that {settings['precision']} has no squares of them"
-                )
-                remedy = (
-                    "divide the inputs by their size (normalise: true does for inputs of your own)"
-                )
-            raise ValueError(
-                f"lambda_1 is {lambda_1:g} at the start of realisation 0, whose {why}, and "
-                f"1/lambda_1 is the unit of time; {remedy}"
-            )
+        check_lambda_1(problem, lambda_1, settings["precision"])
         write_json(
             {
                 "lambda_1": lambda_1,

@@ -110,16 +110,18 @@ def test_simulated_cloud_agrees_with_the_closed_forms(temperature):
         assert abs(drops.mean() - exact["mean_loss_drop"]) < 4.5 * error + bias
         np.testing.assert_allclose(cloud.heat[index], drops, atol=1e-9)
         moved = np.sum(minimum**2 * np.expm1(-h * time) ** 2)
-        measured = langevin_networks.mean_displacement_squared(cloud.displacements[index])
+        of_layers = [(0, 30), (30, 200)]
+        squared, found = langevin_networks.moments(cloud, of_layers, S_0)
+        measured = squared[index]
         variance = linear_regression.variances(modes, time)
         # |mean of members|^2 scatters by 2 |m| sigma / sqrt R and by sigma^2 sqrt(2 P) / R
         scatter = 2 * np.sqrt(moved * variance.max() / count)
         scatter += variance.max() * np.sqrt(2 * 200) / count
         assert abs(measured - moved) < 4.5 * scatter + 0.02 * moved
-        layers = [(0, 30), (30, 200)]
-        found = langevin_networks.layer_variances(cloud.displacements[index], layers)
         expected = [variance[:-1].mean(), variance[-1]]
-        np.testing.assert_allclose(found, expected, rtol=0.02 + 4.5 * np.sqrt(2 / (30 * count)))
+        np.testing.assert_allclose(
+            found[index], expected, rtol=0.02 + 4.5 * np.sqrt(2 / (30 * count))
+        )
 
 
 def test_cold_cloud_of_small_variance_is_gradient_flow():
@@ -140,8 +142,7 @@ def test_cold_cloud_of_small_variance_is_gradient_flow():
     flow.advance(5.0)
     found = langevin_networks.bounds(
         cloud.times,
-        langevin_networks.mean_displacement_squared(cloud.displacements),
-        langevin_networks.layer_variances(cloud.displacements, [(0, 200)]),
+        *langevin_networks.moments(cloud, [(0, 200)], 1e-12),
         [200],
         cloud.loss_drops.mean(axis=1),
         temperature=0.0,
@@ -166,6 +167,46 @@ def test_members_have_noise_of_their_own_and_repeat_bit_for_bit():
     assert not np.array_equal(one.displacements[-1, 1], two.displacements[-1, 1])
     with pytest.raises(ValueError, match="pairs need at least 2"):
         langevin_networks.mean_displacement_squared(one.displacements[:, :1])
+
+
+@pytest.mark.parametrize("time, variance", [(0.1, 1.0), (3.0, 0.3)])
+def test_starts_of_the_members_add_no_noise_to_the_moments(time, variance):
+    """A cloud wider than the way has its starts' noise in u, of which pairs alone are left."""
+    h, minimum, loss_and_gradient = linear_problem()
+    exact = np.sum(minimum**2 * np.expm1(-h * time) ** 2)
+    found, plain = [], []
+    for seed in range(0, 80, 4):
+        cloud = langevin_networks.simulate_cloud(
+            loss_and_gradient, torch.zeros(200, dtype=torch.float64), [time],
+            step=0.02, temperature=0.0, start_variance=variance, seeds=range(seed, seed + 4),
+        )  # fmt: skip
+        squared, variances = langevin_networks.moments(cloud, [(0, 30), (30, 200)], variance)
+        found.append(squared[0])
+        plain.append(langevin_networks.mean_displacement_squared(cloud.displacements[0]))
+        # free weights keep their start's: no noise at all
+        assert variances[0, 1] == pytest.approx(variance, rel=1e-12)
+        decayed = variance * np.mean(np.exp(-2 * h * time))
+        assert variances[0, 0] == pytest.approx(decayed, rel=0.02 + 4.5 * np.sqrt(2 / 90))
+    error = np.std(found) / np.sqrt(len(found))
+    assert abs(np.mean(found) - exact) < 4.5 * error + 0.02 * exact  # and that of the scheme
+    assert np.std(found) < 0.5 * np.std(plain)
+
+
+def test_a_layer_of_one_weight_is_not_regressed_on_two_members():
+    starts = np.array([[0.1, 2.0, 1.0, 3.0], [0.100001, -2.0, 2.0, -3.0]])
+    away = np.array([[[1.0, 4.0, 2.0, 6.0], [3.0, -4.0, 4.0, -6.0]]])
+    cloud = langevin_networks.Cloud(np.ones(1), starts, away, np.ones((1, 2)), np.ones((1, 2)))
+    squared, variances = langevin_networks.moments(cloud, [(0, 1), (1, 4)], 0.5)
+    assert squared[0] == pytest.approx(1.0 * 3.0)
+    np.testing.assert_allclose(variances[0], [2.0, 0.5 * 2**2])
+
+
+def test_bounds_that_the_noise_leaves_nothing_of_are_missing():
+    known = dict(temperature=0.0, start_variance=0.5)
+    for squared, drop in ((-1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (1.0, -1.0)):
+        found = langevin_networks.bounds(2.0, squared, [0.5], [3], drop, **known)
+        assert found["wasserstein_squared"] == squared and found["free_energy_drop"] == drop
+        assert np.isnan(found["inefficiency"]) and np.isnan(found["speed_limit_time"])
 
 
 EXPERIMENT = {
@@ -224,3 +265,48 @@ def test_a_start_that_diverges_leaves_the_others_their_rows(experiment):
     kept = [r for r in lost.index if not lost[r]]
     assert kept and f"temperature 1e+06, start{'s' * (len(kept) > 1)} {', '.join(kept)}: the" in log
     assert rows["inefficiency_linearised"].notna().all()
+
+
+SHORT = EXPERIMENT["networks"][0] | {"final_time": 0.7}
+NARROW = EXPERIMENT["networks"][0] | {"width": 1, "depth": 3}
+
+
+def test_a_bound_below_the_speed_limit_is_told(experiment):
+    table, log = experiment(networks=[SHORT])
+    value = table.loc[table["realisation"] == "ensemble", "inefficiency"].item()
+    assert (
+        value < 0.9 and f"T/T_SL is at most {value:.3g} by its bound, below 1 by the noise" in log
+    )
+    table, log = experiment(networks=[SHORT], step=0.01)
+    assert (table["inefficiency"] > 0.99).all() and "warning" not in log
+
+
+def test_noise_that_leaves_no_bound_is_told(capsys):
+    def told(value, high, drop=1.0):
+        row = {"inefficiency": value, "inefficiency_high": high, "loss_drop": drop}
+        theory_langevin.warn_of_members(pd.DataFrame([row]), "here")
+        return capsys.readouterr().out
+
+    assert "here: no bound on T_SL, below the noise of the members; raise" in told(np.nan, np.nan)
+    assert not told(np.nan, np.nan, drop=np.nan)  # a start has diverged, which is told
+    assert "T/T_SL is at most 0.9 by its bound" in told(0.9, 0.95)
+    assert told(0.9, np.nan) and not told(0.9, 1.1) and not told(0.99, 0.995)
+
+
+def test_a_dead_start_has_no_unit_of_time(experiment):
+    with pytest.raises(SystemExit):
+        experiment(networks=[NARROW], seed=3)
+    log = Path("job.log").read_text()
+    assert "lambda_1 is 0 at the start of realisation 0, whose outputs depend on no weight" in log
+    assert "a larger width" in log and "temperature" not in log
+
+
+def test_a_dead_start_that_is_not_the_first_has_no_inefficiency(experiment):
+    table, _ = experiment(networks=[NARROW], seed=5)
+    starts = table[table["realisation"] != "ensemble"]
+    dead = starts["loss_drop"] == 0
+    assert 0 < dead.sum() < len(dead)
+    # two members tell little of layers of one or two weights, each of variance 1e-6
+    assert (starts.loc[dead, "wasserstein_squared"].abs() < 1e-5).all()
+    for name in ("inefficiency", "speed_limit_time", "inefficiency_linearised"):
+        assert (starts[name].isna() == dead).all()

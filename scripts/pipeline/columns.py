@@ -44,8 +44,8 @@ COLUMNS = {
     "free_energy_drop_most": ("loss", "drop F_0 - F_T of the free energy from above"),
     "heat_error": (
         "1",
-        "|heat - loss drop| over the free energy's drop (from above): what steps too long for the "
-        "temperature leave unknown of T_SL",
+        "|heat - loss drop| over the free energy's drop (from below, else from above): what steps "
+        "too long for the temperature leave unknown of T_SL",
     ),
     "energy_drop": (
         "loss",
@@ -262,7 +262,10 @@ OTHER_COLUMNS = {
         "free energy drop F_0 - F_T, the entropy production beta^-1 R; of networks from above",
     ),
     "mean_loss_drop": ("loss", "mean loss drop <L_0 - L_T>"),
-    "start_loss": ("loss", "loss at the start"),
+    "start_loss": (
+        "loss",
+        "loss at the centre theta_0 of the cloud, that of its members is higher",
+    ),
     "loss_ratio": ("1", "excess loss at the end over that at the start"),
     "equation_6": ("loss", "beta^-1 R by equation 6 of the paper"),
     "growth_exponent": ("1", "exponent of T in the growth of T/T_SL"),

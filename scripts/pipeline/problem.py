@@ -103,7 +103,8 @@ def build_problem(
         The problem, in the precision of the settings.
 
     Raises:
-        ValueError: if numbers of the data are too large for that precision.
+        ValueError: if that precision cannot hold the data, or the sum of targets and outputs of the
+            start with ``subtract_start``.
     """
     data = read_netcdf(subset_path)
     dtype = DTYPES[settings["precision"]]
@@ -142,6 +143,7 @@ def build_problem(
     start, test_start = torch.zeros_like(plain_targets), torch.zeros_like(test_targets)
     if settings["subtract_start"]:
         start = network_outputs(network, inputs)
+        _check_sum(plain_targets, start, settings)
         test_start = network_outputs(network, test_inputs) if len(test_inputs) else test_start
     test_labels = None
     if "train_labels" in data:
@@ -158,6 +160,24 @@ def build_problem(
         plain_targets,
         test_start,
     )
+
+
+def _check_sum(plain_targets: Tensor, start: Tensor, settings: dict) -> None:
+    """Check that y + f(theta_0), against which a network trains, still holds y.
+
+    Raises:
+        ValueError: if rounding changes y in it by more than LARGEST_ROUNDING.
+    """
+    lost = ((plain_targets + start - start) - plain_targets).double().norm().item()
+    size = plain_targets.double().norm().item()
+    if lost > LARGEST_ROUNDING * size:
+        finer = "set precision: float64, " if settings["precision"] != "float64" else ""
+        raise ValueError(
+            f"with subtract_start: true a network trains against y + f(theta_0), and "
+            f"{settings['precision']} changes y in it by {lost / size:.1%}: the targets of "
+            f"{settings['dataset']} are small against the outputs of the start, up to "
+            f"{start.abs().max().item():.3g}; {finer}scale up the targets, or lower output_scale"
+        )
 
 
 def digests(problem: Problem) -> dict[str, str]:
@@ -212,7 +232,7 @@ def targets(data: xr.Dataset, settings: dict, part: str = "train") -> np.ndarray
 
 
 def check_start(problem: Problem, model: str) -> None:
-    """Raise ValueError, in one sentence, if outputs of the start are not finite.
+    """Raise ValueError, in one sentence, if the start has outputs that are not finite, or no loss.
 
     Args:
         problem: at its start.
@@ -221,6 +241,11 @@ def check_start(problem: Problem, model: str) -> None:
     Raises:
         ValueError: says of how many inputs.
     """
+    if torch.equal(network_outputs(problem.network, problem.inputs), problem.targets):
+        raise ValueError(
+            f"model: {model}: the start fits every target, so that the loss is 0 and nothing "
+            "trains (targets of 0 with subtract_start: true?); look into network and data"
+        )
     for part, inputs in (("training", problem.inputs), ("test", problem.test_inputs)):
         if len(inputs) == 0:
             continue

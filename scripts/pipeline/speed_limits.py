@@ -338,13 +338,15 @@ def noise_columns(m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "law" not in m:
         return {}
     most = m.get("descent_most", np.full(len(m["time"]), np.nan))
+    # as a share of what T_SL is made with, where there is one
+    descent = np.where(np.isfinite(m["descent"]), m["descent"], most)
     return {
         "heat": m["heat"],
         "curvature_heat": m["curvature_heat"],
         "transport_cost": m["transport2"],
         "free_energy_drop_least": m["descent"],
         "free_energy_drop_most": most,
-        "heat_error": sl.heat_error(m["heat"], m["drop"], most),
+        "heat_error": sl.heat_error(m["heat"], m["drop"], descent),
     }
 
 

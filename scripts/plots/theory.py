@@ -269,7 +269,7 @@ def langevin_temperature(table: pd.DataFrame) -> Figure:
     labels = (
         r"$T_{\mathrm{SL}}/T$ (points: lower bound)",
         r"$T/T_{\mathrm{SL}}$ (points: upper bound)",
-        r"Loss drop $\langle L_0 - L_T\rangle / L_0$",
+        r"Loss drop $\langle L_0 - L_T\rangle / L(\theta_0)$",
     )
     ticks = [least, *sorted(whole["temperature"][whole["temperature"] > 0].unique())]
     for axis, label in zip(axes[0], labels, strict=True):

@@ -26,8 +26,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from speedlimits.dynamics import LangevinDynamics, LossAndGradient
 from speedlimits.linear_regression import OrnsteinUhlenbeckModes
+from speedlimits.speed_limit import inefficiency, speed_limit_time
 
 Array = NDArray[np.float64]
+
+# Weights of a layer times members less one, below which its slope on the start has no finite
+# variance: 1 / chi^2 of k degrees of freedom has the mean 1 / (k - 2).
+FEWEST_FREE = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Cloud:
 
     Args:
         times: (M,).
+        starts: of every member less theta_0, Gaussian of mean 0, shape (members, P).
         displacements: theta - theta_0 of every member, shape (M, members, P).
         loss_drops: L_0 - L_T of every member, shape (M, members).
         heat: -int grad L o d theta (midpoint of each step), shape (M, members); for a smooth loss
@@ -43,6 +49,7 @@ class Cloud:
     """
 
     times: Array
+    starts: Array
     displacements: Array
     loss_drops: Array
     heat: Array
@@ -80,12 +87,13 @@ def simulate_cloud(
     """
     centre = theta_0.detach().to(torch.float64)
     steps = np.maximum(np.round(np.asarray(times, float) / step), 1).astype(int)
-    displacements, drops, heats = [], [], []
+    starts, displacements, drops, heats = [], [], [], []
     for number, seed in enumerate(seeds):
         # the noise of the steps takes the same key with counters of its own, from 0 upwards
         draw = np.random.Generator(np.random.Philox(key=seed, counter=(1 << 255)))
         away = np.sqrt(start_variance) * draw.standard_normal(centre.numel())
         start = centre + torch.from_numpy(away).to(centre.device)
+        starts.append(away)
         member = LangevinDynamics(
             loss_and_gradient, start, step, temperature, seed, lambda_1=lambda_1
         )
@@ -104,7 +112,42 @@ def simulate_cloud(
         ):
             kept.append(np.array(values))
     stacked = [np.stack(kept, axis=1) for kept in (displacements, drops, heats)]
-    return Cloud(step * steps, *stacked)
+    return Cloud(step * steps, np.array(starts), *stacked)
+
+
+def moments(
+    cloud: Cloud, layers: Sequence[tuple[int, int]], start_variance: float
+) -> tuple[Array, Array]:
+    """Estimate |m_T - theta_0|^2 and sigma_l^2, without the noise that the starts are known to add.
+
+    In each layer the displacements u_a are regressed on the members' starts z_a,
+
+        c_l = sum_a z'_a . u'_a / sum_a |z'_a|^2,   z', u' less their means over members,
+
+    and only r_a = u_a - c_l z_a is sampled: z_a has mean 0 and variance s_0, so that u_a and r_a
+    have one mean and sigma_l^2 = s_0 c_l^2 + the mean variance of r_a (derived here; control
+    variates). At short times, where c_l is near 1, this leaves the members' own noise alone.
+
+    Args:
+        cloud: the members, 2 or more.
+        layers: (start, stop) of each layer inside theta.
+        start_variance: s_0.
+
+    Returns:
+        |m_T - theta_0|^2, shape (M,), which sampling may make negative, and sigma_l^2, shape
+        (M, layers).
+    """
+    rest, slopes = cloud.displacements.copy(), []
+    for start, stop in layers:
+        part = slice(start, stop)
+        centred = cloud.starts[:, part] - cloud.starts[:, part].mean(axis=0)
+        slope = np.einsum("ap,...ap->...", centred, rest[..., part]) / np.sum(centred**2)
+        if (len(centred) - 1) * (stop - start) < FEWEST_FREE:
+            slope = np.zeros_like(slope)
+        rest[..., part] -= slope[..., None, None] * cloud.starts[:, part]
+        slopes.append(slope)
+    variances = layer_variances(rest, layers) + start_variance * np.stack(slopes, axis=-1) ** 2
+    return mean_displacement_squared(rest), variances
 
 
 def mean_displacement_squared(displacements: ArrayLike) -> Array:
@@ -155,7 +198,7 @@ def bounds(
 
     Args:
         times: T, shape (...).
-        mean_squared: |m_T - theta_0|^2, shape (...); counted as 0 where negative.
+        mean_squared: |m_T - theta_0|^2, shape (...).
         variances: sigma_l^2, shape (..., layers).
         sizes: numbers of weights P_l, shape (layers,).
         loss_drop: <L_0 - L_T>, shape (...).
@@ -164,12 +207,13 @@ def bounds(
 
     Returns:
         "wasserstein_squared" and "speed_limit_time" (lower bounds), "free_energy_drop",
-        "entropy_gain" and "inefficiency" (upper bounds), each (...).
+        "entropy_gain" and "inefficiency" (upper bounds), each (...); quotients are NaN where the
+        moments' sampling error leaves one of their two not positive.
     """
     sizes = np.asarray(sizes, dtype=np.float64)
     spread = np.asarray(variances, dtype=np.float64)
     widened = np.sum(sizes * (np.sqrt(spread) - np.sqrt(start_variance)) ** 2, axis=-1)
-    squared = np.maximum(mean_squared, 0.0) + widened
+    squared = np.asarray(mean_squared, dtype=np.float64) + widened
     with np.errstate(divide="ignore"):  # without noise a variance decays to 0 and S to -inf
         gain = np.sum(0.5 * sizes * np.log(spread / start_variance), axis=-1)
     heat = temperature * gain if temperature > 0 else 0.0
@@ -178,8 +222,8 @@ def bounds(
         "wasserstein_squared": squared,
         "entropy_gain": gain,
         "free_energy_drop": drop,
-        "speed_limit_time": squared / drop,
-        "inefficiency": np.asarray(times, dtype=np.float64) * drop / squared,
+        "speed_limit_time": speed_limit_time(np.where(squared > 0, squared, np.nan), drop),
+        "inefficiency": inefficiency(times, squared, drop),
     }
 
 

@@ -1,0 +1,35 @@
+"""The unit of time 1/lambda_1, which a start has to have."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.problem import Problem
+from speedlimits.jacobian import transposed_product
+from speedlimits.kernel_products import PRODUCT_BATCH
+
+
+def check_lambda_1(problem: Problem, lambda_1: float, precision: str) -> None:
+    """Raise ValueError, in one sentence, if a start has no lambda_1 > 0 to measure times in.
+
+    Args:
+        problem: of realisation 0, at its start.
+        lambda_1: largest eigenvalue of its NTK.
+        precision: of the network.
+
+    Raises:
+        ValueError: says whether nothing depends on the weights, or too little for the precision.
+    """
+    if lambda_1 > 0:
+        return
+    ones = torch.ones_like(problem.targets[:PRODUCT_BATCH])
+    pulled = transposed_product(problem.network, problem.inputs[:PRODUCT_BATCH], ones)
+    why = "outputs depend on no weight (dead ReLUs?)"
+    remedy = "take a larger width, another initialisation or another seed"
+    if any(gradient.any() for gradient in pulled):
+        why = f"derivatives are so small that {precision} has no squares of them"
+        remedy = "divide the inputs by their size (normalise: true does for inputs of your own)"
+    raise ValueError(
+        f"lambda_1 is {lambda_1:g} at the start of realisation 0, whose {why}, and 1/lambda_1 is "
+        f"the unit of time; {remedy}"
+    )
