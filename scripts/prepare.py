@@ -20,6 +20,7 @@ from pipeline.own_data import INPUT_AXES
 from pipeline.own_data import read as read_file
 from pipeline.seeds import derived_seed
 from pipeline.stores import array_digest, provenance, variable, write_netcdf
+from speedlimits.precision import LARGEST_SQUARED
 from speedlimits.teacher import teacher_data
 
 
@@ -138,16 +139,21 @@ def normalisation(inputs: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.n
     if not normalise:
         return np.zeros(inputs.shape[1]), np.ones(inputs.shape[1])
     axes = (0, *range(2, inputs.ndim))
-    mean = inputs.mean(axis=axes, dtype=np.float64)
-    deviation = inputs.std(axis=axes, dtype=np.float64)
+    least, most = inputs.min(axis=axes), inputs.max(axis=axes)
     # The deviation of equal numbers need not be zero in floating point.
-    constant = np.flatnonzero(inputs.min(axis=axes) == inputs.max(axis=axes))
+    constant = np.flatnonzero(least == most)
     if len(constant):
         raise ValueError(
             f"component {constant[0]} of the training inputs is constant and cannot be normalised; "
             "leave it out, or set normalise: false for the data set"
         )
-    return mean, deviation
+    size = np.maximum(np.abs(least, dtype=np.float64), np.abs(most, dtype=np.float64))
+    if size.max() > LARGEST_SQUARED or size.min() < 1 / LARGEST_SQUARED:  # squares are inf or 0
+        inputs = inputs / size.reshape(-1, *[1] * (inputs.ndim - 2))
+    else:
+        size = np.ones_like(size)
+    mean = inputs.mean(axis=axes, dtype=np.float64)
+    return size * mean, size * inputs.std(axis=axes, dtype=np.float64)
 
 
 def as_dataset(data: dict[str, np.ndarray], settings: dict) -> xr.Dataset:

@@ -150,8 +150,8 @@ BAD = [
     ("base.relative_tolerance", math.nan, ["is nan", "finite"]),
     ("base.learning_rate", "1e-5", ["write 1.0e-5"]),
     ("base.learning_rate", "1E5", ["write 1.0e+5"]),
-    ("base.learning_rate", -0.1, ["greater than 0"]),
-    ("base.learning_rate", 0, ["greater than 0"]),
+    ("base.learning_rate", -0.1, ["at least 1e-30"]),
+    ("base.learning_rate", 0, ["at least 1e-30"]),
     ("base.learning_rate", math.inf, ["is inf"]),
     ("base.learning_rate", "fast", ["base.learning_rate is 'fast'", "a number"]),
     ("base.learning_rate_unit", "relative", ["allowed: absolute, stability_limit"]),
@@ -164,10 +164,15 @@ BAD = [
     ("base.final_time", -1, ["greater than 0"]),
     ("base.final_time", math.inf, ["is inf"]),
     ("base.final_time", 0.05, ["first_snapshot is 0.1", "less than final_time 0.05"]),
-    ("base.first_snapshot", 0, ["greater than 0"]),
+    ("base.first_snapshot", 0, ["at least 1e-30"]),
     ("base.first_snapshot", 2000, ["less than final_time"]),
     ("base.first_snapshot", "0,1", ["a number"]),
-    ("base.first_snapshot", 1e-320, ["is 1e-320, 323 decades below final_time", "raise it"]),
+    ("base.first_snapshot", 1e-308, ["at least 1e-30"]),
+    ("base.snapshots_per_decade", 900, ["decades below final_time", "raise it"]),
+    ("theory.linear_regression.first_time", 1e-200, ["at least 1e-30"]),
+    ("theory.linear_regression.start_variance", 1e-308, ["at least 1e-30"]),
+    ("datasets.digits", {"": 1, "test_count": 4}, ["unknown key in datasets.digits: ''; allowed"]),
+    ("datasets.cifar10.archive", "", ["datasets.cifar10.archive is empty text"]),
     ("base.time_unit", "epochs", ["allowed: inverse_lambda_1, absolute"]),
     ("base.snapshots_per_decade", 0, ["at least 1"]),
     ("base.snapshots_per_decade", 10_000, ["at most 1000"]),
@@ -387,6 +392,34 @@ def test_a_step_longer_than_the_whole_time_is_refused(one_study):
         validate(one_study)
     with pytest.raises(ValueError, match="one step is 3 long; raise final_time"):
         wanted_times({**RUN, "final_time": 2.0, "time_unit": "absolute"}, 1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"learning_rate": 1e-9}, "1e+12"),
+        ({"dynamics": "nesterov", "momentum": 0.9, "learning_rate": 1e-9}, "1e+11"),
+        ({"time_unit": "absolute", "learning_rate_unit": "absolute", "learning_rate": 1e-10},
+         "2e+13"),
+        ({"time_unit": "steps", "final_time": 2e10}, "2e+10"),
+        ({"dynamics": "adam", "momentum": 0.9, "time_unit": "absolute", "learning_rate": 1e-9,
+          "learning_rate_unit": "absolute"}, "2e+12"),
+    ],
+)  # fmt: skip
+def test_more_steps_than_ever_end_are_refused(one_study, changes, steps):
+    given = {"dynamics": "gradient_descent", "learning_rate": 0.1, "final_time": 2000.0}
+    one_study["studies"]["dataset_size"] |= {"set": given | changes}
+    with pytest.raises(ConfigError, match="has 1 problem:") as caught:
+        validate(one_study)
+    assert f"takes {steps} steps of " in str(caught.value).replace("e+0", "e+")
+    fewer = {"final_time": 2e9} if changes.get("time_unit") == "steps" else {"learning_rate": 0.01}
+    one_study["studies"]["dataset_size"]["set"] |= fewer
+    validate(one_study)
+
+
+def test_a_whole_number_of_300_digits_is_not_proposed(one_study):
+    with pytest.raises(ConfigError, match=r"seed is 1e\+308; it must be a whole number\n"):
+        validate(one_study | {"seed": 1e308})
 
 
 def test_a_fraction_of_a_step_is_no_final_time(one_study):

@@ -1620,6 +1620,13 @@ def test_a_run_whose_loss_has_no_bound_has_diverged_and_only_an_end():
     assert cold.loc["equal_loss", "train_loss_share"] == pytest.approx(4.0**-6)  # its own
 
 
+def test_a_run_that_starts_without_a_loss_has_not_diverged():
+    found = outcomes(*outcomes_of([4.0 ** -np.arange(7.0), np.zeros(7)]), pd.DataFrame())
+    found = found.set_index("realisation")
+    assert found["diverged"].eq(0).all()
+    assert found.loc["1", "at"].eq("end").all()  # its loss reaches no share of the start's
+
+
 def test_a_level_is_reached_but_for_rounding_and_after_the_first_time():
     x, y = np.arange(4.0), np.array([1.0, 0.5, 0.3, 0.1])
     assert _crossing(x[:3], y[:3], 0.3 * (1 - 1e-14), falling=True) == 2

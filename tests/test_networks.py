@@ -260,3 +260,19 @@ def test_unknown_parameterisation_and_depth_are_refused():
         myrtle5(input_shape=(1, 8, 8), outputs=2, width=2, parameterisation="mup")
     with pytest.raises(ValueError, match="depth is 0"):
         fully_connected(input_shape=(3,), outputs=2, width=2, parameterisation="ntk", depth=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_complex_buffers_keep_their_imaginary_part(dtype):
+    phases = torch.tensor([1 + 2j, -3j], dtype=torch.complex64)
+
+    def build():
+        network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        network.register_buffer("outer", torch.tensor(1.5))
+        network[0].register_buffer("phases", phases.clone())
+        return network
+
+    network = drawn_network(build, 0, dtype)
+    assert network[0].phases.dtype == dtype.to_complex() and network.outer.dtype == dtype
+    assert torch.equal(network[0].phases, phases.to(dtype.to_complex()))
+    assert set(dict(network.named_buffers())) == {"outer", "0.phases"}

@@ -25,7 +25,7 @@ from pipeline.config import ConfigError, validate
 from pipeline.files import content_digest, own_file
 from pipeline.inputs import study_files
 from pipeline.own_data import DataError, layout, read
-from pipeline.problem import build_problem
+from pipeline.problem import build_problem, network_outputs
 from pipeline.runs import Plan, Refusal
 from pipeline.sources import source
 from pipeline.stores import read_json, read_netcdf
@@ -377,12 +377,47 @@ def test_one_hot_and_real_targets_are_not_mixed_up(job):
 
 
 def test_numbers_beyond_the_precision_of_the_network_are_refused(job):
-    large = IMAGES | {"train_inputs": IMAGES["train_inputs"].astype(float) * 1e200}
+    large = IMAGES | {"train_inputs": IMAGES["train_inputs"].astype(float) * 1e100}
     subset_of(job, large, SETTINGS | {"normalise": False})
     precise = {"precision": "float64", "normalise": False}
     build_problem(SETTINGS | precise, "n.nc", 0, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"reach .*e\+200, beyond float32; divide them"):
+    with pytest.raises(ValueError, match=r"reach .*e\+100, beyond float32; divide them"):
         build_problem(SETTINGS | precise | {"precision": "float32"}, "n.nc", 0, torch.device("cpu"))
+    subset_of(job, VECTORS | {"train_targets": 1e200 * VECTORS["train_targets"]}, SETTINGS | REAL)
+    with pytest.raises(ValueError, match=r"reach .*e\+200, whose squares are beyond float64"):
+        build_problem(SETTINGS | REAL | precise, "n.nc", 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e-310])
+def test_inputs_whose_squares_have_no_numbers_are_normalised_all_the_same(job, scale):
+    plain = VECTORS["train_inputs"].astype(float)
+    mixed = plain * np.array([scale, *np.ones(plain.shape[1] - 1)])  # one component alone
+    found = subset_of(job, VECTORS | {"train_inputs": mixed}, SETTINGS | REAL)["train_inputs"]
+    wanted = subset_of(job, VECTORS | {"train_inputs": plain}, SETTINGS | REAL)["train_inputs"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-9 if scale > 1e-300 else 1e-2, atol=1e-12)
+
+
+@pytest.mark.parametrize(("precision", "lost", "kept"), [("float32", 1e-9, 1e-3),
+                                                          ("float64", 1e-20, 1e-12)])  # fmt: skip
+def test_targets_that_the_start_rounds_away_are_refused(job, precision, lost, kept):
+    """With subtract_start the sum y + f(theta_0) is trained against."""
+    settings = SETTINGS | REAL | {"normalise": False, "n": 20, "precision": precision}
+    for scale, fits in ((lost, False), (kept, True)):
+        targets = VECTORS["train_targets"].astype(float) * scale
+        subset_of(job, VECTORS | {"train_targets": targets}, settings)
+        build_problem(settings, "n.nc", 0, torch.device("cpu"))  # without the start's outputs
+        given = settings | {"subtract_start": True}
+        if fits:
+            problem = build_problem(given, "n.nc", 0, torch.device("cpu"))
+            residue = problem.targets - network_outputs(problem.network, problem.inputs)
+            wanted = problem.plain_targets.numpy()
+            np.testing.assert_allclose(residue.numpy(), wanted, rtol=0, atol=1e-3 * scale)
+            assert np.abs(wanted).max() > 0.1 * scale
+            continue
+        with pytest.raises(
+            ValueError, match=f"y \\+ f.theta_0., and {precision} changes y in it by"
+        ):
+            build_problem(given, "n.nc", 0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("part", ["train_inputs", "train_targets"])

@@ -470,6 +470,15 @@ def little_mixing(*, input_shape, outputs):
 def dropout(*, input_shape, outputs):
     return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Dropout(0.5))
 
+def little_dropout(*, input_shape, outputs):
+    return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Dropout(1e-9))
+
+def functional_dropout(*, input_shape, outputs):
+    return Wrapped(linear(input_shape, outputs), lambda h: nn.functional.dropout(h, 0.5))
+
+def dropout_of_rate_0(*, input_shape, outputs):
+    return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Dropout(0.0))
+
 def dropout_of_evaluation(*, input_shape, outputs):
     return dropout(input_shape=input_shape, outputs=outputs).eval()
 
@@ -774,9 +783,11 @@ REFUSED = {
     "batch_norm": "1 is batch normalisation in training mode, which mixes samples",
     "mixing": "depends on the others of its batch",
     "little_mixing": "depends on the others of its batch",
-    "dropout": "it is random (dropout?)",
+    "dropout": "the layer 1 is random in training (Dropout)",
+    "little_dropout": "the layer 1 is random in training (Dropout)",
+    "functional_dropout": "it is random (dropout?)",
     "mixing_behind_zeros": "has no kernel (as soon as weights that start at zero have moved)",
-    "dropout_behind_zeros": "it is random (dropout?)",
+    "dropout_behind_zeros": "is random in training (Dropout)",
     "batch_norm_of_the_batch": "1 is batch normalisation without running statistics",
     "frozen": "last.bias are frozen",
     "integers": "count are torch.int64; they must be float",
@@ -878,6 +889,7 @@ def test_rounding_and_precision_are_no_wrong_gradient(module, factory, dtype):
         "fine",
         "batch_norm_of_evaluation",
         "dropout_of_evaluation",
+        "dropout_of_rate_0",
         "transposed",
         "zeros_last",
         "of_a_covariance",

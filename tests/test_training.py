@@ -820,12 +820,19 @@ def test_a_start_that_is_not_finite_on_any_input_is_refused(part):
     torch.nn.init.constant_(network[0].weight, 1.0)
     network.register_forward_pre_hook(lambda _, given: (given[0].log(),))
     problem = SimpleNamespace(
-        network=network, inputs=inputs["training"], test_inputs=inputs["test"]
+        network=network,
+        inputs=inputs["training"],
+        targets=torch.ones(40, 2),
+        test_inputs=inputs["test"],
     )
     with pytest.raises(ValueError, match=f"not finite for 1 of .0 {part} inputs"):
         check_start(problem, "mine:net")
     problem.inputs, problem.test_inputs = torch.ones(4, 3), torch.ones(0, 3)
+    problem.targets = torch.ones(4, 2)
     check_start(problem, "mine:net")
+    problem.targets = network(problem.inputs)
+    with pytest.raises(ValueError, match="mine:net: the start fits every target, so that the loss"):
+        check_start(problem, "mine:net")
 
 
 def test_recorded_loss_and_gradient_are_those_of_the_recorded_weights(trained):

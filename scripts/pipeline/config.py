@@ -39,6 +39,7 @@ from pipeline.suggestions import did_you_mean
 LARGEST_EXPONENT = 20  # of power laws; of 1e6 modes a square of their ratio is a float64 still
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
+MOST_STEPS = 1e10  # of a run; own choice: four months at a millisecond each
 MOST_SNAPSHOTS = 2_000  # of a run; own choice: 20 decades at 100 each
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 # What `speedlimits.infinite_width` is derived for.
@@ -719,6 +720,24 @@ def _shape_problems(settings: dict, shape: tuple[int, ...]) -> list[str]:
     return []
 
 
+def _slowed(settings: dict) -> float:
+    """Return 1 - momentum, by which a step takes longer than its learning rate, else 1."""
+    return 1 - settings["momentum"] if settings["dynamics"] in ("heavy_ball", "nesterov") else 1.0
+
+
+def _steps(settings: dict) -> float:
+    """Return the number of steps of a run, NaN where only lambda_1 tells."""
+    length = settings["learning_rate"] / _slowed(settings)
+    of = settings["time_unit"], settings["learning_rate_unit"]
+    if of[0] == "steps":
+        return settings["final_time"]
+    if of == ("absolute", "absolute"):
+        return settings["final_time"] / length
+    if of == ("inverse_lambda_1", "stability_limit") and settings["dynamics"] != "adam":
+        return settings["final_time"] / (2 * length)
+    return math.nan
+
+
 def _step_problems(settings: dict) -> list[str]:
     """Return what is wrong with the step of dynamics that take steps of the learning rate."""
     dynamics, rate = settings["dynamics"], settings["learning_rate"]
@@ -726,15 +745,19 @@ def _step_problems(settings: dict) -> list[str]:
         steps = settings["time_unit"] == "steps"
         return [f"time_unit is steps, but {dynamics} has none of its own"] if steps else []
     fraction = settings["learning_rate_unit"] == "stability_limit"
-    if fraction and settings["time_unit"] == "inverse_lambda_1" and dynamics != "adam":
-        slow = 1 - settings["momentum"] if "momentum" in DYNAMICS_KEYS[dynamics] else 1.0
-        if 2 * rate / slow > settings["final_time"]:
-            return [
-                f"final_time is {settings['final_time']}, but one step of {dynamics} at this "
-                f"learning rate is {2 * rate / slow:.4g} long (in 1/lambda_1); raise final_time"
-            ]
+    if fraction and settings["time_unit"] == "inverse_lambda_1" and _steps(settings) < 1:
+        return [
+            f"final_time is {settings['final_time']}, but one step of {dynamics} at this learning "
+            f"rate is {2 * rate / _slowed(settings):.4g} long (in 1/lambda_1); raise final_time"
+        ]
     if settings["time_unit"] == "steps" and settings["final_time"] % 1:
         return [f"final_time is {settings['final_time']} steps; it must be a whole number of them"]
+    if (steps := _steps(settings)) > MOST_STEPS:
+        return [
+            f"final_time is {settings['final_time']}, which takes {steps:.2g} steps of {dynamics} "
+            f"at this learning rate; allowed: up to {MOST_STEPS:g}; lower final_time or raise "
+            "learning_rate, or set dynamics: gradient_flow"
+        ]
     if dynamics == "adam":
         problems = []
         if fraction:

@@ -103,6 +103,8 @@ def _sentence(error: ValidationError) -> str:
     if kind == "minItems":
         held = f"holds {shown(value)} alone" if value else "is an empty list"
         return f"{key} {held}; give at least {rule} value{'s' if rule > 1 else ''}"
+    if kind == "minLength":
+        return f"{key} is empty text; give at least {rule} character{'s' if rule > 1 else ''}"
     if kind == "uniqueItems":
         return f"{key} names a value twice: {shown(value)}; give each value once"
     if kind == "minProperties":
@@ -137,7 +139,7 @@ def _type_name(rule: Any) -> str:
 def _number_hint(value: Any, rule: Any) -> str:
     """Return a hint at YAML's habit of reading 1e-3 as text, empty where it does not apply."""
     wants_number = rule in ("number", "integer")
-    if rule == "integer" and isinstance(value, float) and value.is_integer():
+    if rule == "integer" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f" (write {int(value)})"
     if wants_number and isinstance(value, str):
         try:
@@ -162,7 +164,7 @@ def _unknown_keys(key: str, value: dict, schema: dict) -> str:
     """Return a sentence with the keys that are not allowed, each with the nearest allowed one."""
     allowed = list(schema.get("properties", {}))
     unknown = [name for name in value if name not in allowed]
-    told = ", ".join(f"{name}{did_you_mean(name, allowed)}" for name in unknown)
+    told = ", ".join(f"{name or shown(name)}{did_you_mean(name, allowed)}" for name in unknown)
     where = "" if key == "the configuration" else f" in {key}"
     plural = "s" if len(unknown) > 1 else ""
     return f"unknown key{plural}{where}: {told}; allowed: {', '.join(allowed)}"

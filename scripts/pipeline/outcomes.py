@@ -213,9 +213,10 @@ def outcomes(
         values = _along_run(start, of_run, trained[key], share[key])
         label = of_run.iloc[0][front].to_dict() | {"start": start, "realisation": str(realisation)}
         label |= {"start_seed": seeds[key]} if seeds else {}
-        diverged = int(not np.isfinite(share[key]).all())
+        # by the loss itself: shares of a loss that is 0 at the start are none
+        diverged = int(not np.isfinite(trained[key]["train_loss_per_sample"]).all())
         found = {"end": values.iloc[-1].to_dict()}
-        if start == "cold" and not diverged:
+        if start == "cold" and key in whole:
             found |= _at_levels(of_run["time"], values, loss_level, gradient_level)
         for at, there in found.items():
             ratio = there["inefficiency"] / there["inefficiency_predicted"]

@@ -16,7 +16,13 @@ from pipeline.seeds import START_KEYS, derived_seed
 from pipeline.stores import array_digest, read_netcdf
 from speedlimits.network_checks import CHECKED_SAMPLES
 from speedlimits.networks import MODELS, drawn_network, scale_output
-from speedlimits.precision import LARGEST_ROUNDING, largest_absolute, rounded_off, too_small
+from speedlimits.precision import (
+    LARGEST_ROUNDING,
+    LARGEST_SQUARED,
+    largest_absolute,
+    rounded_off,
+    too_small,
+)
 from speedlimits.subsets import one_hot
 
 OUTPUT_BATCH = 256  # samples per forward pass: activations of a few hundred MB at paper scale
@@ -132,6 +138,11 @@ def build_problem(
             raise ValueError(
                 f"inputs or targets of {settings['dataset']} reach {largest:.3g}, "
                 f"beyond {settings['precision']}; divide them, or set precision: float64"
+            )
+        if largest > LARGEST_SQUARED:
+            raise ValueError(
+                f"inputs or targets of {settings['dataset']} reach {largest:.3g}, whose squares "
+                "are beyond float64; divide them"
             )
         return found
 

@@ -28,6 +28,11 @@ from speedlimits.jacobian import (
 # that, even in float32 with cancellation.
 MIXING_TOLERANCE = 1e-3
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+# A rate p that is small lets two calls of few units agree
+RANDOM_LAYERS = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+    nn.RReLU,
+)  # fmt: skip
 MOVED = 0.01  # own choice: far above rounding, too little to wake a ReLU
 SLOPE_STEPS = (1e-6, -1e-6, 1e-7, -1e-7)  # of the weights: rounding is 1e-9 of such changes
 LONGER_STEP = 1e-3  # float32 inside a network sees that much
@@ -75,6 +80,12 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
             raise ValueError(
                 f"the layer {name or type(layer).__name__} is batch normalisation {why}, or "
                 "normalise over layers or groups"
+            )
+        if isinstance(layer, RANDOM_LAYERS) and layer.training and getattr(layer, "p", 1) > 0:
+            raise ValueError(
+                f"the layer {name or type(layer).__name__} is random in training "
+                f"({type(layer).__name__}), so that the loss is no function of the weights; call "
+                "network.eval() or remove that layer"
             )
         if getattr(layer, "max_norm", None) is not None and isinstance(layer, EMBEDDINGS):
             raise ValueError(

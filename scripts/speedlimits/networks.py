@@ -208,7 +208,7 @@ def drawn_network(
     Args:
         build: returns the network; what it draws from torch's global generator is seeded.
         seed: seed of the start.
-        dtype: dtype of the weights.
+        dtype: dtype of the weights; complex buffers get that of the same precision.
 
     Returns:
         The network; torch's global generator is left as it was.
@@ -216,4 +216,15 @@ def drawn_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build()
-    return initialise_(network.to(dtype), torch.Generator().manual_seed(seed))
+    complex_buffers = [
+        (module, name, buffer.to(dtype.to_complex()))
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_complex()
+    ]
+    for module, name, _ in complex_buffers:  # of which ``to`` would keep the real part alone
+        setattr(module, name, None)
+    network.to(dtype)
+    for module, name, buffer in complex_buffers:
+        setattr(module, name, buffer)
+    return initialise_(network, torch.Generator().manual_seed(seed))

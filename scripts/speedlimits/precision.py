@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 # Own choice, of the differences between samples: what rounding the data to the precision of a run
 # may change. Numbers near 0 lose 1e-7, those of which only the fifth digit differs 1e-2.
 LARGEST_ROUNDING = 1e-3
+LARGEST_SQUARED = 1e150  # sums of squares of larger numbers are beyond float64, 1.8e308
 BLOCK = 256  # rows that are compared at a time
 
 
