@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 
 from pipeline.device import choose_device, describe_device
-from pipeline.files import file_digest, remove
+from pipeline.files import remove
 from pipeline.log import Progress, logged
-from pipeline.problem import Problem, build_problem
+from pipeline.problem import Problem, build_problem, digests
 from pipeline.runs import is_own, own_words
 from pipeline.seeds import derived_seed
 from pipeline.stores import write_table
@@ -214,14 +214,10 @@ def keep_rows(partway: Partway, rows: list[dict]) -> None:
 
 
 def network_table(
-    network: dict, subset: str, settings: dict, compute: Compute, stage: Path, name: str
+    network: dict, problems: list[Problem], settings: dict, compute: Compute, stage: Path, name: str
 ) -> pd.DataFrame:
     """Return the rows of one network: every temperature and start, and the ensembles."""
     seed, parts = settings["seed"], []
-    problems = [
-        build_problem({**network, "seed": seed}, subset, r, compute.device)
-        for r in range(settings["realisations"])
-    ]
     partway, spectra = Partway(stage, name), []
     for r, problem in enumerate(problems):
         print(f"{network['model']}: NTK of start {r}, {r + 1} of {len(problems)}", flush=True)
@@ -293,18 +289,26 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         device = choose_device("cpu", threads=snakemake.threads, deterministic=True)
         compute = Compute(device, int(snakemake.resources.kernel_memory_mb * 1e6))
+        problems = [
+            [
+                build_problem({**network, "seed": settings["seed"]}, path, r, device)
+                for r in range(settings["realisations"])
+            ]
+            for network, path in zip(settings["networks"], snakemake.input, strict=True)
+        ]
         stage = stage_folder(
             {
                 "settings": settings,
-                "inputs": [file_digest(path) for path in snakemake.input],
+                "starts": [[digests(problem) for problem in starts] for starts in problems],
                 "device": describe_device(device),
                 "threads": snakemake.threads,
+                "memory": compute.memory_bytes,  # it decides the order of sums
             }
         )
         tables = [
-            network_table(network, path, settings, compute, stage, f"network_{number}")
-            for number, (network, path) in enumerate(
-                zip(settings["networks"], snakemake.input, strict=True)
+            network_table(network, starts, settings, compute, stage, f"network_{number}")
+            for number, (network, starts) in enumerate(
+                zip(settings["networks"], problems, strict=True)
             )
         ]
         table = pd.concat(tables, ignore_index=True)

@@ -930,11 +930,19 @@ def test_subsets_name_ensembles_where_several_are_drawn():
     assert named_axes({"width": [8]}, row.iloc[:1]) == {"width": [8]}
 
 
-def test_runs_without_a_value_are_counted():
+@pytest.mark.parametrize(
+    ("rows", "told"), [([0], "1 more has no such ratio"), ([0, 1], "2 more have no such ratio")]
+)
+def test_runs_without_a_value_are_counted(rows, told):
+    """They leave no sample of all, unless they diverged, and then no test."""
     table = runs()
-    table.loc[[0, 1], "prediction_ratio"] = np.nan
-    (line,) = [li for li in prediction_lines(table, AXES, 0.95) if "have no T/T_SL" in li]
-    assert "3 runs; 2 more have no T/T_SL" in line
+    table.loc[rows, "prediction_ratio"] = np.nan
+    (line,) = [li for li in prediction_lines(table, AXES, 0.95) if told in li]
+    assert line.endswith(f"in {5 - len(rows)} runs, which are no sample of all: {told}.")
+    assert "p = " not in line and "than predicted" not in line
+    table.loc[rows, ["inefficiency", "diverged"]] = np.nan, 1
+    (line,) = [li for li in prediction_lines(table, AXES, 0.95) if told in li]
+    assert f"{5 - len(rows)} runs; {told})." in line and "p " in line
 
 
 def test_starts_are_shared_by_what_decides_their_seed():
@@ -1873,6 +1881,12 @@ def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
     assert set(against["start"]) == {"warm"}
     assert "test_error" not in set(against["quantity"])  # the end is the same
     assert "nan" not in text and f"falls with {THRESHOLD.replace('_', ' ')}" in text
+    heading = "From the warm start, at the end of training"
+    assert (
+        f"{heading}, along other axes at the threshold 0.15 alone, which most runs reach:" in text
+    )
+    only, _ = written(table[table["width"] == 8], {THRESHOLD: list(factors)})
+    assert f"{heading}:" in only and "alone" not in only
     assert set(against["points"]) == {len(one)}  # each run is one, whatever its thresholds
     table = pd.DataFrame({"ensemble": ["a"], "moment": ["start"]})
     pd.testing.assert_frame_equal(each_run_once(table), table)  # no such axis

@@ -11,6 +11,7 @@ from conftest import RUN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.problem import build_problem
 from speedlimits import langevin_networks, linear_regression
 from speedlimits.dynamics import GradientFlow
 
@@ -310,3 +311,31 @@ def test_a_dead_start_that_is_not_the_first_has_no_inefficiency(experiment):
     assert (starts.loc[dead, "wasserstein_squared"].abs() < 1e-5).all()
     for name in ("inefficiency", "speed_limit_time", "inefficiency_linearised"):
         assert (starts[name].isna() == dead).all()
+
+
+def test_what_a_killed_job_kept_of_other_starts_is_not_gone_on_with(experiment, monkeypatch):
+    """Your own network may read weights from files, of which neither code nor settings tell."""
+    for name in ("CHECKPOINT_SECONDS", "WRITE_SHARE"):
+        monkeypatch.setattr(f"pipeline.trajectory.{name}", -1.0)
+    plain = experiment()[0]
+
+    def killed(*_):
+        raise RuntimeError("killed")
+
+    def changed(*arguments):
+        problem = build_problem(*arguments)
+        with torch.no_grad():
+            next(problem.network.parameters()).mul_(1.5)
+        return problem
+
+    with monkeypatch.context() as patched:
+        patched.setattr(theory_langevin, "warn_of_steps", killed)
+        patched.setattr(theory_langevin, "build_problem", changed)
+        with pytest.raises(SystemExit):
+            experiment()
+        with pytest.raises(SystemExit):
+            experiment()
+        assert "continuing half-way" in Path("job.log").read_text()
+    table, log = experiment()
+    assert "continuing half-way" not in log
+    pd.testing.assert_frame_equal(table, plain)

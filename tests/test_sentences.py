@@ -15,7 +15,7 @@ from pipeline.outcomes import (
     outcomes,
 )
 from pipeline.runs import labelled_combinations
-from pipeline.tables import significance_level
+from pipeline.tables import shown_p_value, significance_level
 from sentences import effects
 from sentences.effects import correlation_lines, moment_in_words, too_few, trend_sentence
 from sentences.ensembles import (
@@ -32,7 +32,9 @@ from sentences.ensembles import (
     transient_summary,
     transport_sentence,
 )
+from sentences.phrases import percent
 from sentences.reproduction import bound_row, flat, rows_of_study, warm_epochs
+from sentences.study import _how_it_was_tested
 from speedlimits.speed_limit import BELOW_ONE
 
 
@@ -216,14 +218,19 @@ def test_moments_count_the_runs_of_their_start_alone():
         assert "(3 of 4 runs: " in moment_in_words("equal_loss", "cold", shown)
 
 
-def test_too_few_runs_tell_the_least_p_and_the_most_runs():
+def test_too_few_runs_tell_the_least_p_and_the_number_of_each_quantity():
     row = {"against": "model", "value": "b", "test": "runs"}
     rows = [
         row | {"quantity": "inefficiency", "p_smallest": 0.1, "points": 6},
         row | {"quantity": "test_error", "p_smallest": 0.2, "points": 5},
     ]
-    (told,) = too_few(pd.DataFrame(rows))
-    assert told.startswith("Too few runs (6, whose least p-value is 0.1)")
+    first, second = too_few(pd.DataFrame(rows))
+    assert first.startswith("Too few runs (6, whose least p-value is 0.1)") and "T/T_SL" in first
+    assert second.startswith("Too few runs (5, whose least p-value is 0.2)")
+    assert second.endswith("on the test error.")
+    rows[1] |= {"p_smallest": 0.1, "points": 6}
+    (both,) = too_few(pd.DataFrame(rows))
+    assert both.endswith("on the inefficiency T/T_SL, the test error.")
 
 
 def test_undecided_correlations_tell_the_most_points():
@@ -351,7 +358,7 @@ def test_in_short_claims_the_primary_effects_of_the_end_alone():
     }
     (told,) = effects.effect_summary(tables, 0.95)
     assert told == (
-        "Claimed at the end, from the cold start (2 of 2 tests; 1 more have too few runs): the "
+        "Claimed at the end, from the cold start (2 of 2 tests; 1 more has too few runs): the "
         "inefficiency T/T_SL grows with width; the kernel's drift is higher for mup_small than for "
         "ntk_wide."
     )
@@ -543,7 +550,7 @@ def test_a_prediction_outside_the_interval_may_still_not_be_claimed():
     [
         ([0.1, 0.1], "Nothing can be claimed at the end, from the cold start: too few runs for any "
                      "of 2 tests."),
-        ([0.1, 0.001], "(0 of 1 tests; 1 more have too few runs): none."),
+        ([0.1, 0.001], "(0 of 1 tests; 1 more has too few runs): none."),
         ([0.001, 0.001], "(0 of 2 tests): none."),
         ([0.1], "too few runs for any of 1 test."),
     ],
@@ -604,3 +611,69 @@ def test_the_flow_with_the_worst_path_length_is_named():
     assert told.endswith(
         "are left out in 2 cases (runs and starts), where they are off by up to 30 %."
     )
+
+
+def test_labels_that_read_as_verdicts_count_as_none():
+    label = "warm start: slower than predicted"
+    lines = [f"- {label}, cold start: 1.1, no evidence of a difference (p = 0.5)."]
+    (told,) = prediction_summary(lines)
+    assert "0 of 1 ensembles are slower, 0 faster, 1 not told apart" in told and "cold" in told
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "start", "said"),
+    [
+        (
+            ["sgd", "gradient_flow"],
+            "cold",
+            "by up to 50 % (1 % where T_SL is a bound): T_SL is over",
+        ),
+        (["gradient_flow", "sgd"], "cold", "by up to 50 %: T_SL is overstated by as much"),
+        (["sgd", "adam"], "cold", "by up to 50 %."),
+        (["heavy_ball", "heavy_ball"], "warm", "by up to 50 %."),
+        (["heavy_ball"], "cold", "in one case (ensembles and starts; 3 runs each) another"),
+    ],
+)
+def test_the_gap_of_the_optimal_coupling_is_that_of_the_runs_it_bounds(dynamics, start, said):
+    table = pd.DataFrame({"dynamics": dynamics, "start": start, "realisations": 3})
+    ratios = [1.5, 1.01][: len(dynamics)]
+    table = table.assign(identity_over_assignment=ratios, other_over_identity=0.9)
+    (told,) = transport_sentence(table.assign(identity_is_optimal=False))
+    assert said in told
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "said"),
+    [(0.997, 3, "99.7 %"), (0.9997, 3, "100 %"), (0.997, 2, "100 %"), (1.43, 2, "143 %"),
+     (12.0, 2, "1200 %")],
+)  # fmt: skip
+def test_a_share_keeps_the_digits_asked_for(share, digits, said):
+    assert percent(share, digits) == said
+
+
+@pytest.mark.parametrize(
+    ("p", "level", "said"),
+    [(0.0500001, 0.05, "p = 0.0500001"), (0.0, 0.001, "p < 0.001"), (0.05, 0.05, "p = 0.05")],
+)
+def test_a_p_value_tells_on_which_side_of_the_level_it_lies(p, level, said):
+    assert shown_p_value(p, level) == said
+
+
+def test_a_test_against_the_prediction_alone_has_its_level_told():
+    tables = {name: pd.DataFrame() for name in ("trends", "comparisons", "correlations")}
+    told = _how_it_was_tested(tables, 0.9, True)
+    assert "no test along an axis" in told and "Student's test at the level 0.1 after Holm" in told
+    assert "These runs leave no test, which" in _how_it_was_tested(tables, 0.9, False)
+
+
+@pytest.mark.parametrize("at", ["equal_loss", "equal_gradients"])
+def test_ensembles_that_are_not_compared_at_equal_loss_are_told(at):
+    """A loss that rises in its first step has no T/T_SL from which to interpolate."""
+    table = pd.DataFrame(
+        {"realisation": ["0", "1"] * 2, "start": "cold", "at": ["end", "end", at, at],
+         "ensemble": "a", "inefficiency": [2.0, 2.0, np.nan, 2.0], "diverged": 0,
+         "train_loss_share": 0.1, "dynamics": "gradient_descent"}
+    )  # fmt: skip
+    told = moment_in_words(at, "cold", table)
+    assert "(T/T_SL of 1 of 2 runs is not known just before: it is not compared for" in told
+    assert "not known" not in moment_in_words(at, "cold", table.assign(inefficiency=2.0))

@@ -95,7 +95,7 @@ COLUMNS = {
     "other_over_identity": ("1", "cost of the cheapest other assignment over the identity's"),
     "identity_is_optimal": ("1", "whether no assignment is cheaper than the identity"),
     "realisations": ("1", "number of realisations R"),
-    "gradients": ("1", "gradient evaluations since the start"),
+    "gradients": ("1", "gradient evaluations since the start, that of the start among them"),
 }
 
 # Columns of the tables alone: labels (without a unit), statistics, costs, and the analytical half.

@@ -23,9 +23,10 @@ def significance_level(confidence: float) -> float:
 
 def shown_p_value(p: float, level: float) -> str:
     """Return "p = 0.012", with as many digits as tell it from a level, or "p < 0.001"."""
-    if p < 0.001 < level:
+    if p < 0.001 < level or p == 0:
         return "p < 0.001"
-    digits = next((d for d in (2, 3, 4) if (float(f"{p:.{d}g}") <= level) == (p <= level)), 5)
+    told = (d for d in range(2, 16) if (float(f"{p:.{d}g}") <= level) == (p <= level))
+    digits = next(told, 16)
     return f"p = {p:.{digits}g}"
 
 

@@ -13,8 +13,14 @@ import math
 
 import pandas as pd
 
-from pipeline.outcomes import MOMENTS_AT, PRIMARY
-from pipeline.tables import correlation_status, risen, shown_p_value, significance_level
+from pipeline.outcomes import MOMENTS_AT, PRIMARY, independent, repetitions
+from pipeline.tables import (
+    THRESHOLD,
+    correlation_status,
+    risen,
+    shown_p_value,
+    significance_level,
+)
 from sentences.phrases import NAMES, interval, listed, words
 
 MOMENTS = {
@@ -82,8 +88,11 @@ def too_few(rows: pd.DataFrame) -> list[str]:
     """Return sentences on each axis or value whose tests the runs cannot decide, or not make."""
     keys = ["against"] + (["value"] if "value" in rows else [])
     sentences = []
-    possible = rows["p_smallest"].notna().rename("possible")
-    for (*key, _), group in rows.groupby([*keys, possible], sort=False):
+    possible = rows["p_smallest"].notna()
+    # what is too few, told once for all quantities of which it is the same
+    few = rows.reindex(columns=["points", "p_smallest", "test"]).where(possible).astype(object)
+    few = few.apply(lambda row: "|".join(map(str, row)), axis=1) if len(rows) else possible
+    for (*key, _), group in rows.groupby([*keys, few.rename("few")], sort=False):
         about = " ".join(words(part, key[0]) for part in key if part != "case")
         least = group["p_smallest"].min()
         names = ", ".join(NAMES[q] for q in group["quantity"])
@@ -288,7 +297,7 @@ def effect_summary(tables: dict[str, pd.DataFrame], confidence: float) -> list[s
                         f"{words(row['reference'], row['against'])}"
                     )
         if made:
-            more = f"; {few} more have too few runs" if few else ""
+            more = f"; {few} more {'has' if few == 1 else 'have'} too few runs" if few else ""
             sentences.append(
                 f"Claimed at the end, from the {start} start ({len(claimed)} of {made} tests{more}"
                 f"): {'; '.join(claimed) or 'none'}."
@@ -324,6 +333,12 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
         up = risen(ends)
         untold = f" (the loss of {up.sum()} of {len(up)} runs has not dropped: T/T_SL is not "
         return words_of + (f"{untold}compared for their ensembles)" if up.any() else "")
+    up = risen(runs[runs["at"] == at])
+    before = (
+        f" (T/T_SL of {up.sum()} of {len(up)} runs is not known just before: it is not compared "
+        "for their ensembles)"
+    )
+    words_of += before if up.any() else ""
     there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))
     if at == "equal_loss" and "train_loss_share" in runs and there:
         share = runs.loc[runs["at"] == at, "train_loss_share"].iloc[0]
@@ -331,6 +346,22 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
     left_out = f" ({there} of {all_runs} runs: the others pass it before the first recorded time"
     never = ", never fall below it" if at == "equal_loss" else ""
     return words_of + (f"{left_out}{never} or have diverged)" if there < all_runs else "")
+
+
+def threshold_in_words(at: str, outcomes: pd.DataFrame) -> str:
+    """Return at which threshold runs count from the warm start, where a study has several.
+
+    Args:
+        at: moment.
+        outcomes: table of that name.
+    """
+    runs = outcomes[outcomes["realisation"] != "ensemble"]
+    runs = runs[~repetitions(runs)]
+    here = runs[(runs["at"] == at) & (runs["start"] == "warm")]
+    if THRESHOLD not in here or here[THRESHOLD].nunique() < 2:
+        return ""
+    chosen = words(independent(here)[THRESHOLD].iloc[0])
+    return f", along other axes at the threshold {chosen} alone, which most runs reach"
 
 
 def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str]:
@@ -350,8 +381,8 @@ def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str
             parts.append(out_of_reach(pd.concat(there.values()), significance_level(confidence)))
         for start in ("cold", "warm"):
             sentences = []
-            for name, rows in there.items():
-                rows = rows[rows["start"] == start]
+            of_start = {name: rows[rows["start"] == start] for name, rows in there.items()}
+            for name, rows in of_start.items():
                 level = significance_level(confidence)
                 undecided = [evidence(row, level) == "few" for _, row in rows.iterrows()]
                 undecided = pd.Series(undecided, rows.index, bool)
@@ -360,6 +391,8 @@ def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str
                 sentences += too_few(rows[undecided])
             if sentences:
                 moment = moment_in_words(at, start, tables["outcomes"])
+                others = any((rows["against"] != THRESHOLD).any() for rows in of_start.values())
+                moment += threshold_in_words(at, tables["outcomes"]) if others else ""
                 heading = f"From the {start} start, {moment}:"
                 parts.append(listed(heading, [f"- {sentence}" for sentence in sentences]))
     return parts

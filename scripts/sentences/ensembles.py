@@ -15,6 +15,7 @@ from pipeline.tables import (
     fitted_kernel,
     has_own_energy,
     in_motion,
+    lacking,
     left_out_for_rounding,
     of_kernel,
     predicted_from_rest,
@@ -372,6 +373,8 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
         if found["points"] > 1:
             label = f"{name_of(group.iloc[0], axes)}, {start} start"
             lost = len(once) - found["points"]
+            selected = lacking(once, "prediction_ratio").any()  # the others are no sample of all
+            found |= {"selected": selected} | ({"p_value": math.nan} if selected else {})
             bound = at_a_temperature(group).all()
             steps = (dynamics_of(group) != "gradient_flow").all()
             mean = geometric_mean(once["inefficiency"], confidence)["mean"] if steps else 1.0
@@ -381,9 +384,13 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p, "confidence": confidence})
         ratio = interval(shown.rename({"low": "mean_low", "high": "mean_high"}), "mean", confidence)
+        lost = f"{row['lost']} more {'has' if row['lost'] == 1 else 'have'} no such ratio"
         if not math.isfinite(p):
             runs = counted(row["points"])
-            lines.append(f"- {row['label']}: {ratio} in each of {runs}, which leaves no test.")
+            told = f"{ratio} in each of {runs}, which leaves no test"
+            if row["selected"]:
+                told = f"{row['mean']:.3g} in {runs}, which are no sample of all: {lost}"
+            lines.append(f"- {row['label']}: {told}.")
             continue
         verdict = "no evidence of a difference"
         if not shown["low"] <= 1 <= shown["high"]:
@@ -394,7 +401,7 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
                 faster = UNBOUNDED if row["below"] else "faster than predicted"
             verdict = "slower than predicted" if row["mean"] > 1 else faster
             verdict = within_integration(shown["low"], shown["high"]) or verdict
-        lost = f"; {row['lost']} more have no T/T_SL" if row["lost"] else ""
+        lost = f"; {lost}" if row["lost"] else ""
         lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}{lost}).")
     return lines
 
@@ -582,7 +589,9 @@ def prediction_summary(lines: list[str]) -> list[str]:
     """Return a sentence per start that counts the verdicts of ``prediction_lines``."""
     sentences = []
     for start in ("cold", "warm"):
-        here = [line for line in lines if f"{start} start: " in line]
+        # behind the label, which may hold any words
+        parts = [line.rpartition(" start: ") for line in lines]
+        here = [told for head, _, told in parts if head.rpartition(", ")[2] == start]
         if here:
             slower = sum("slower than predicted" in line for line in here)
             faster = sum("faster than predicted" in line for line in here)
@@ -630,6 +639,7 @@ def transport_sentence(transport: pd.DataFrame) -> list[str]:
     size = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     cases = f"{len(several)} cases" if len(several) > 1 else "one case"
     about = f"{cases} (ensembles and starts; {size} runs each)"
+    among = f"{len(better)} of {about}" if len(several) > 1 else about
     if len(better) == 0:
         dearer = several["other_over_identity"].min() - 1
         least = f"{1 + dearer:.3g} times as much" if dearer >= 0.01 else f"{percent(dearer)} more"
@@ -639,11 +649,15 @@ def transport_sentence(transport: pd.DataFrame) -> list[str]:
             "couples each start with its own end, as it does in NTK dynamics; any other costs "
             f"at least {least}."
         ]
-    gap = better["identity_over_assignment"].max() - 1
-    so = ": T_SL is overstated by as much, and T/T_SL understated"
-    bounded = ~dynamics_of(better).isin(["adam", "sgd"])  # the others' T_SL bounds nothing
+    gaps = better["identity_over_assignment"] - 1
+    # the others' T_SL bounds nothing
+    bounded = ~(dynamics_of(better).isin(["adam", "sgd"]) | in_motion(better))
+    so = ""
+    if bounded.any():
+        least = gaps[bounded].max()
+        where = f" ({percent(least)} where T_SL is a bound)" if least < gaps.max() else ""
+        so = f"{where}: T_SL is overstated by as much, and T/T_SL understated"
     return [
-        f"W2 between starts and ends: in {len(better)} of {about} another "
-        f"assignment is cheaper than coupling each start with its own end, by up to "
-        f"{percent(gap)}{so if bounded.any() else ''}."
+        f"W2 between starts and ends: in {among} another assignment is cheaper than coupling each "
+        f"start with its own end, by up to {percent(gaps.max())}{so}."
     ]

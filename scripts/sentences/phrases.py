@@ -58,7 +58,7 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
 def percent(share: float, digits: int = 2) -> str:
     """Return a share in percent, with that many significant digits: "0.12 %", "84 %", "143 %"."""
     value = 100 * share
-    return f"{value:.{digits}g} %" if value < 99.5 else f"{value:.0f} %"
+    return f"{value:.{digits}g} %" if value < 10**digits - 0.5 else f"{value:.0f} %"
 
 
 def counted(runs: float) -> str:

@@ -74,7 +74,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     parts = [
         f"# What the study {words(study)} found",
         listed("In short:", [f"- {sentence}" for sentence in short]),
-        _how_it_was_tested(tables, confidence),
+        _how_it_was_tested(tables, confidence, any(", adjusted p" in line for line in predictions)),
         *draw_sentence(tables),
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
         listed(
@@ -129,17 +129,32 @@ def coupled(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return transport[~transport["ensemble"].isin(lost)] if len(transport) else transport
 
 
-def _how_it_was_tested(tables: dict[str, pd.DataFrame], confidence: float) -> str:
-    """Return what tests and intervals are, of a study that has any."""
+def _how_it_was_tested(
+    tables: dict[str, pd.DataFrame], confidence: float, predictions: bool
+) -> str:
+    """Return what tests and intervals are, of a study that has any.
+
+    Args:
+        tables: trends, comparisons and correlations.
+        confidence: of the study.
+        predictions: whether T/T_SL is tested against its prediction.
+    """
+    level = significance_level(confidence)
     names = ("trends", "comparisons", "correlations")
     if not any(
         tables[name]["p_value"].notna().any() for name in names if "p_value" in tables[name]
     ):
+        rest = "intervals, where there are any, are bootstrapped over runs of the same settings."
+        if predictions:
+            return (
+                "These runs leave no test along an axis, which takes values to compare and "
+                "realisations to permute; T/T_SL is tested against its prediction, by Student's "
+                f"test at the level {level:.2g} after Holm's correction; other {rest}"
+            )
         return (
             "These runs leave no test, which takes values to compare and realisations to permute; "
-            "intervals, where there are any, are bootstrapped over runs of the same settings."
+            f"{rest}"
         )
-    level = significance_level(confidence)
     return (
         "Permutation tests of runs, and Welch's where settings have three or more each (one that "
         "lost a run two), of which the larger p-value counts, or Student's tests of starts where "
