@@ -672,8 +672,10 @@ def test_ensembles_that_are_not_compared_at_equal_loss_are_told(at):
     table = pd.DataFrame(
         {"realisation": ["0", "1"] * 2, "start": "cold", "at": ["end", "end", at, at],
          "ensemble": "a", "inefficiency": [2.0, 2.0, np.nan, 2.0], "diverged": 0,
-         "train_loss_share": 0.1, "dynamics": "gradient_descent"}
+         "train_loss_share": 0.1, "gradients": 391.0, "dynamics": "gradient_descent"}
     )  # fmt: skip
     told = moment_in_words(at, "cold", table)
     assert "(T/T_SL of 1 of 2 runs is not known just before: it is not compared for" in told
+    level = {"equal_loss": ", 0.1 of that of the start (T", "equal_gradients": ", 391 each (T"}
+    assert level[at] in told
     assert "not known" not in moment_in_words(at, "cold", table.assign(inefficiency=2.0))

@@ -333,16 +333,17 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
         up = risen(ends)
         untold = f" (the loss of {up.sum()} of {len(up)} runs has not dropped: T/T_SL is not "
         return words_of + (f"{untold}compared for their ensembles)" if up.any() else "")
-    up = risen(runs[runs["at"] == at])
-    before = (
-        f" (T/T_SL of {up.sum()} of {len(up)} runs is not known just before: it is not compared "
-        "for their ensembles)"
-    )
-    words_of += before if up.any() else ""
     there, all_runs = ((runs["at"] == moment).sum() for moment in (at, "end"))
     if at == "equal_loss" and "train_loss_share" in runs and there:
         share = runs.loc[runs["at"] == at, "train_loss_share"].iloc[0]
         words_of += f", {share:.3g} of that of the start"
+    if at == "equal_gradients" and "gradients" in runs and there:
+        words_of += f", {runs.loc[runs['at'] == at, 'gradients'].iloc[0]:.0f} each"
+    if (up := risen(runs[runs["at"] == at])).any():
+        words_of += (
+            f" (T/T_SL of {up.sum()} of {len(up)} runs is not known just before: it is not "
+            "compared for their ensembles)"
+        )
     left_out = f" ({there} of {all_runs} runs: the others pass it before the first recorded time"
     never = ", never fall below it" if at == "equal_loss" else ""
     return words_of + (f"{left_out}{never} or have diverged)" if there < all_runs else "")
