@@ -8,7 +8,8 @@ finished starts are kept, so that a killed job goes on with the next one.
 
 import quick_start  # noqa: F401
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,6 +214,21 @@ def keep_rows(partway: Partway, rows: list[dict]) -> None:
     partway.offer(sum(column.nbytes for column in columns.values()), lambda: columns)
 
 
+def built_starts(
+    network: dict, subset: str, settings: dict, device: torch.device
+) -> Iterator[Problem]:
+    """Yield the problem of each start of a network.
+
+    Args:
+        network: its settings.
+        subset: file of the rule ``subset``.
+        settings: ``seed`` and ``realisations``.
+        device: where to compute.
+    """
+    for r in range(settings["realisations"]):
+        yield build_problem({**network, "seed": settings["seed"]}, subset, r, device)
+
+
 def network_table(
     network: dict, problems: list[Problem], settings: dict, compute: Compute, stage: Path, name: str
 ) -> pd.DataFrame:
@@ -289,26 +305,23 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         device = choose_device("cpu", threads=snakemake.threads, deterministic=True)
         compute = Compute(device, int(snakemake.resources.kernel_memory_mb * 1e6))
-        problems = [
-            [
-                build_problem({**network, "seed": settings["seed"]}, path, r, device)
-                for r in range(settings["realisations"])
-            ]
+        networks = [
+            partial(built_starts, network, path, settings, device)
             for network, path in zip(settings["networks"], snakemake.input, strict=True)
         ]
         stage = stage_folder(
             {
                 "settings": settings,
-                "starts": [[digests(problem) for problem in starts] for starts in problems],
+                "starts": [[digests(problem) for problem in starts()] for starts in networks],
                 "device": describe_device(device),
                 "threads": snakemake.threads,
                 "memory": compute.memory_bytes,  # it decides the order of sums
             }
         )
         tables = [
-            network_table(network, starts, settings, compute, stage, f"network_{number}")
+            network_table(network, list(starts()), settings, compute, stage, f"network_{number}")
             for number, (network, starts) in enumerate(
-                zip(settings["networks"], problems, strict=True)
+                zip(settings["networks"], networks, strict=True)
             )
         ]
         table = pd.concat(tables, ignore_index=True)

@@ -29,6 +29,8 @@ from pipeline.files import (
 )
 from pipeline.stores import check_descriptions, read_snapshots
 
+UNWANTED = " (snakemake clean_states removes what no configuration asks for any more)"
+
 UNRECORDED = ("logs", "benchmarks")  # what nothing reads again
 
 
@@ -108,10 +110,11 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
         elif path.suffix == ".zarr" and not known(path.with_suffix(".json")):
             found.append(f"{path} has no manifest: its job did not finish; {ADVICE}")
         elif path.suffix == ".partial":
-            found.append(f"{path} is half-written: its job was killed; {ADVICE}")
+            found.append(f"{path} is half-written: its job was killed; {ADVICE}{UNWANTED}")
         elif path.parent == results / ".partial":
             found.append(
                 f"{path} is the state of an unfinished job; the command that makes it continues"
+                f"{UNWANTED}"
             )
     found += incomplete_outputs(results.absolute().parent / ".snakemake/incomplete")
     # Jobs say "the same command", which made it; here that would be this one.
@@ -154,7 +157,7 @@ def incomplete_outputs(folder: Path) -> list[str]:
     """Return one sentence for every output that Snakemake knows to be unfinished."""
     marks = (mark.relative_to(folder) for mark in everything(folder) if mark.is_file())
     return [
-        f"the job of {path} did not finish; run the same command again"
+        f"the job of {path} did not finish; run the same command again{UNWANTED}"
         for path in results_named(marks)
     ]
 

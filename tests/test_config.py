@@ -392,6 +392,8 @@ def test_a_step_longer_than_the_whole_time_is_refused(one_study):
         validate(one_study)
     with pytest.raises(ValueError, match="one step is 3 long; raise final_time"):
         wanted_times({**RUN, "final_time": 2.0, "time_unit": "absolute"}, 1.0, 3.0)
+    with pytest.raises(ValueError, match=r"takes 2e\+15 steps; allowed: up to 1e\+10; lower final"):
+        wanted_times({**RUN, "final_time": 2.0, "time_unit": "inverse_lambda_1"}, 1.0, 1e-15)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +413,11 @@ def test_more_steps_than_ever_end_are_refused(one_study, changes, steps):
     one_study["studies"]["dataset_size"] |= {"set": given | changes}
     with pytest.raises(ConfigError, match="has 1 problem:") as caught:
         validate(one_study)
-    assert f"takes {steps} steps of " in str(caught.value).replace("e+0", "e+")
+    told = str(caught.value)
+    if changes.get("time_unit") == "steps":
+        assert "final_time is 2e+10 steps; allowed: up to 1e+10; lower it" in told
+    else:
+        assert f"takes {steps} steps of " in told and "raise learning_rate" in told
     fewer = {"final_time": 2e9} if changes.get("time_unit") == "steps" else {"learning_rate": 0.01}
     one_study["studies"]["dataset_size"]["set"] |= fewer
     validate(one_study)

@@ -1882,9 +1882,14 @@ def test_thresholds_of_the_warm_start_count_their_shared_runs_once():
     assert "test_error" not in set(against["quantity"])  # the end is the same
     assert "nan" not in text and f"falls with {THRESHOLD.replace('_', ' ')}" in text
     heading = "From the warm start, at the end of training"
-    assert (
-        f"{heading}, along other axes at the threshold 0.15 alone, which most runs reach:" in text
-    )
+    alone = "along other axes at the threshold {} alone, which most runs reach:"
+    assert f"{heading}, {alone.format(0.15)}" in text
+    assert text.count("alone, which most runs reach") == 1  # not of the cold start
+    few = (table["start"] == "warm") & (table[THRESHOLD] == 0.15) & (table["realisation"] == "0")
+    fewer, tests = written(table[~few], axes)
+    assert f"{heading}, {alone.format(0.2)}" in fewer
+    counted = tests["trends"].set_index(["start", "against", "quantity"])["points"]
+    assert counted.loc[("warm", "width", "inefficiency")] == len(one)
     only, _ = written(table[table["width"] == 8], {THRESHOLD: list(factors)})
     assert f"{heading}:" in only and "alone" not in only
     assert set(against["points"]) == {len(one)}  # each run is one, whatever its thresholds

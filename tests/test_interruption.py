@@ -390,6 +390,31 @@ def test_states_are_removed_only_when_no_job_runs(tmp_path, capsys):
     assert clean_states.main(folders, results, log) == 0
 
 
+def test_remains_of_killed_jobs_are_removed_with_the_states(tmp_path, monkeypatch, capsys):
+    """Else nothing that verify says would content it once the configuration is another one."""
+    monkeypatch.chdir(tmp_path)
+    results, marks = Path("results"), Path(".snakemake/incomplete")
+    (results / "runs/snapshots.zarr.partial").mkdir(parents=True)
+    (results / "runs/ntk.nc.partial").touch()
+    (results / "runs/there.json").touch()
+    (results / ".partial/stage").mkdir(parents=True)
+    for name in ("runs/snapshots.json", "runs/there.json", "long" * 80 + "/ntk_end.nc"):
+        mark = marks / files.record_name(f"results/{name}", marks)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    (marks / "no mark").touch()
+    told = verify.incomplete_outputs(marks)
+    assert len(told) == 3 and all("snakemake clean_states removes" in text for text in told)
+    assert clean_states.main([results / ".partial"], results, tmp_path / "log") == 0
+    assert "states removed: 1; half-written results and marks of unfinished jobs: 4" in (
+        capsys.readouterr().out
+    )
+    assert [path.name for path in (results / "runs").iterdir()] == ["there.json"]
+    (kept,) = verify.incomplete_outputs(marks)  # Snakemake makes it anew
+    assert kept.startswith("the job of results/runs/there.json did not finish")
+    assert (marks / "no mark").exists()
+
+
 def test_two_processes_never_work_on_one_job(tmp_path):
     first = start_job(tmp_path, "time.sleep(4)")
     (tmp_path / "started").unlink()

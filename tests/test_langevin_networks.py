@@ -193,13 +193,24 @@ def test_starts_of_the_members_add_no_noise_to_the_moments(time, variance):
     assert np.std(found) < 0.5 * np.std(plain)
 
 
-def test_a_layer_of_one_weight_is_not_regressed_on_two_members():
-    starts = np.array([[0.1, 2.0, 1.0, 3.0], [0.100001, -2.0, 2.0, -3.0]])
-    away = np.array([[[1.0, 4.0, 2.0, 6.0], [3.0, -4.0, 4.0, -6.0]]])
-    cloud = langevin_networks.Cloud(np.ones(1), starts, away, np.ones((1, 2)), np.ones((1, 2)))
-    squared, variances = langevin_networks.moments(cloud, [(0, 1), (1, 4)], 0.5)
-    assert squared[0] == pytest.approx(1.0 * 3.0)
-    np.testing.assert_allclose(variances[0], [2.0, 0.5 * 2**2])
+@pytest.mark.parametrize(("size", "members"), [(1, 4), (3, 2), (10, 2), (40, 2), (120, 2), (60, 4)])
+def test_moments_of_layers_of_any_size_are_unbiased(size, members):
+    """One mode at a temperature, by its closed form; slopes of few weights would scatter."""
+    h, time, temperature, s_0, draws = 0.3, 2.0, 0.5, 1.0, 4000
+    generator = np.random.default_rng(size)
+    kept = np.exp(-h * time)
+    spread = np.sqrt(temperature * (1 - kept**2) / h)
+    moved, variance = 0.9, s_0 * kept**2 + spread**2
+    squared, variances = np.empty(draws), np.empty(draws)
+    for k in range(draws):
+        starts = np.sqrt(s_0) * generator.standard_normal((members, size))
+        away = moved + kept * starts + spread * generator.standard_normal((members, size))
+        cloud = langevin_networks.Cloud(np.ones(1), starts, away[None], None, None)
+        found = langevin_networks.moments(cloud, [(0, size)], s_0)
+        squared[k], variances[k] = found[0].item(), found[1].item()
+    for found, exact, off in ((squared, size * moved**2, variance), (variances, variance, 0.02)):
+        error = found.std() / np.sqrt(draws)
+        assert abs(found.mean() - exact) < 4.5 * error + off * (size * (members - 1) >= 100)
 
 
 def test_bounds_that_the_noise_leaves_nothing_of_are_missing():

@@ -36,10 +36,12 @@ from pipeline.problem import build_network, build_problem
 from pipeline.runs import Plan, level_keys, model_of_slug, network_slug
 from pipeline.stores import read_snapshots, write_netcdf
 from speedlimits.gradient import TrainingLoss
+from speedlimits.jacobian import way_along_weights
 from speedlimits.kernel import choose_route, empirical_ntk
+from speedlimits.kernel_products import kernel_product
 from speedlimits.layers import ScaledLinear
 from speedlimits.network_checks import check_parameters, check_slope, outputs_apart
-from speedlimits.networks import drawn_network
+from speedlimits.networks import drawn_network, in_precision
 
 COUNTER = itertools.count()
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
@@ -476,6 +478,43 @@ def little_dropout(*, input_shape, outputs):
 def functional_dropout(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: nn.functional.dropout(h, 0.5))
 
+def unused_dropout(*, input_shape, outputs):
+    network = fine(input_shape=input_shape, outputs=outputs)
+    network.never_called = nn.Dropout(0.5)
+    return network
+
+class Attending(nn.Module):
+    def __init__(self, size, outputs, dropout):
+        super().__init__()
+        self.first, self.last = nn.Linear(size, 4), nn.Linear(4, outputs)
+        self.attention = nn.MultiheadAttention(4, 2, dropout=dropout, batch_first=True)
+
+    def forward(self, x):
+        x = self.first(x.flatten(1))[:, None]
+        return self.last(self.attention(x, x, x, need_weights=False)[0][:, 0])
+
+def attention_with_dropout(*, input_shape, outputs):
+    return Attending(math.prod(input_shape), outputs, 1e-9)
+
+def attention_of_evaluation(*, input_shape, outputs):
+    return Attending(math.prod(input_shape), outputs, 0.5).eval()
+
+class Spectral(nn.Module):
+    def __init__(self, size, outputs):
+        super().__init__()
+        self.first, self.last = nn.Linear(size, 4), nn.Linear(4, outputs)
+        phases = torch.exp(1j * torch.arange(16.0).reshape(4, 4))
+        self.register_buffer("filter", phases)
+        self.register_buffer("same", phases)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x.flatten(1)))
+        filtered = torch.complex(h, h) @ self.filter + torch.complex(h, -h) @ self.same
+        return self.last(filtered.imag)
+
+def spectral(*, input_shape, outputs):
+    return Spectral(math.prod(input_shape), outputs)
+
 def dropout_of_rate_0(*, input_shape, outputs):
     return nn.Sequential(fine(input_shape=input_shape, outputs=outputs), nn.Dropout(0.0))
 
@@ -783,11 +822,12 @@ REFUSED = {
     "batch_norm": "1 is batch normalisation in training mode, which mixes samples",
     "mixing": "depends on the others of its batch",
     "little_mixing": "depends on the others of its batch",
-    "dropout": "the layer 1 is random in training (Dropout)",
-    "little_dropout": "the layer 1 is random in training (Dropout)",
+    "dropout": "the layer Dropout drops units at random",
+    "little_dropout": "the layer Dropout drops units at random",
+    "attention_with_dropout": "the layer MultiheadAttention drops units at random",
     "functional_dropout": "it is random (dropout?)",
     "mixing_behind_zeros": "has no kernel (as soon as weights that start at zero have moved)",
-    "dropout_behind_zeros": "is random in training (Dropout)",
+    "dropout_behind_zeros": "the layer Dropout drops units at random",
     "batch_norm_of_the_batch": "1 is batch normalisation without running statistics",
     "frozen": "last.bias are frozen",
     "integers": "count are torch.int64; they must be float",
@@ -890,6 +930,8 @@ def test_rounding_and_precision_are_no_wrong_gradient(module, factory, dtype):
         "batch_norm_of_evaluation",
         "dropout_of_evaluation",
         "dropout_of_rate_0",
+        "unused_dropout",
+        "attention_of_evaluation",
         "transposed",
         "zeros_last",
         "of_a_covariance",
@@ -1331,3 +1373,18 @@ def test_own_network_and_own_data_go_through_the_whole_workflow(tmp_path):
     refused = snakemake(folder, "-n", *targets, configfile=path)
     told = refused.stdout + refused.stderr
     assert refused.returncode != 0 and "has no small" in told and "Traceback" not in told
+
+
+def test_complex_buffers_are_those_of_the_precision_under_every_name(module):
+    """Above ``full_rows_limit`` kernels of float32 networks are multiplied in float64."""
+    network = drawn(module(NETWORKS), "spectral", dtype=torch.float32)
+    exact = in_precision(copy.deepcopy(network), torch.float64)
+    for of, dtype in ((network, torch.complex64), (exact, torch.complex128)):
+        assert of.filter.dtype == of.same.dtype == dtype
+        assert torch.equal(of.filter, of.same) and of.filter.imag.any()
+    torch.testing.assert_close(
+        exact(INPUTS), network(INPUTS.float()).double(), rtol=1e-4, atol=1e-5
+    )
+    vector = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    product = kernel_product(exact, INPUTS, vector, way=way_along_weights(exact, INPUTS))
+    torch.testing.assert_close(product, empirical_ntk(exact, INPUTS) @ vector)

@@ -653,7 +653,12 @@ def test_a_share_keeps_the_digits_asked_for(share, digits, said):
 
 @pytest.mark.parametrize(
     ("p", "level", "said"),
-    [(0.0500001, 0.05, "p = 0.0500001"), (0.0, 0.001, "p < 0.001"), (0.05, 0.05, "p = 0.05")],
+    [
+        (0.0500001, 0.05, "p = 0.0500001"),
+        (0.0, 0.001, "p < 0.001"),
+        (0.0, 1e-4, "p < 0.0001"),
+        (0.05, 0.05, "p = 0.05"),
+    ],
 )
 def test_a_p_value_tells_on_which_side_of_the_level_it_lies(p, level, said):
     assert shown_p_value(p, level) == said
@@ -675,7 +680,7 @@ def test_ensembles_that_are_not_compared_at_equal_loss_are_told(at):
          "train_loss_share": 0.1, "gradients": 391.0, "dynamics": "gradient_descent"}
     )  # fmt: skip
     told = moment_in_words(at, "cold", table)
-    assert "(T/T_SL of 1 of 2 runs is not known just before: it is not compared for" in told
+    assert "(T/T_SL of 1 of 2 runs is not known there or just before: it is not" in told
     level = {"equal_loss": ", 0.1 of that of the start (T", "equal_gradients": ", 391 each (T"}
     assert level[at] in told
     assert "not known" not in moment_in_words(at, "cold", table.assign(inefficiency=2.0))

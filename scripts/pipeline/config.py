@@ -21,6 +21,7 @@ from pipeline.own_code import FORM, own_problem
 from pipeline.runs import (
     DYNAMICS_KEYS,
     MODEL_KEYS,
+    MOST_STEPS,
     Ensemble,
     combinations,
     is_linear_regression,
@@ -39,7 +40,6 @@ from pipeline.suggestions import did_you_mean
 LARGEST_EXPONENT = 20  # of power laws; of 1e6 modes a square of their ratio is a float64 still
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
-MOST_STEPS = 1e10  # of a run; own choice: four months at a millisecond each
 MOST_SNAPSHOTS = 2_000  # of a run; own choice: 20 decades at 100 each
 MOST_RUNS = 100_000  # of a study; own choice: planning them takes half an hour
 # What `speedlimits.infinite_width` is derived for.
@@ -752,7 +752,9 @@ def _step_problems(settings: dict) -> list[str]:
         ]
     if settings["time_unit"] == "steps" and settings["final_time"] % 1:
         return [f"final_time is {settings['final_time']} steps; it must be a whole number of them"]
-    if (steps := _steps(settings)) > MOST_STEPS:
+    if (steps := _steps(settings)) > MOST_STEPS and settings["time_unit"] == "steps":
+        return [f"final_time is {steps:g} steps; allowed: up to {MOST_STEPS:g}; lower it"]
+    if steps > MOST_STEPS:
         return [
             f"final_time is {settings['final_time']}, which takes {steps:.2g} steps of {dynamics} "
             f"at this learning rate; allowed: up to {MOST_STEPS:g}; lower final_time or raise "

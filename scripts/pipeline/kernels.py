@@ -37,6 +37,7 @@ from speedlimits.kernel import (
     trace_outputs,
 )
 from speedlimits.kernel_products import kernel_product
+from speedlimits.networks import in_precision
 from speedlimits.spectrum import (
     LanczosState,
     SpectralMeasure,
@@ -297,7 +298,8 @@ def quadrature(
     steps = min(settings["quadrature_steps"], delta.size)
     device = problem.inputs.device
     if kernel is None:
-        network, inputs = copy.deepcopy(problem.network).double(), problem.inputs.double()
+        network, inputs = copy.deepcopy(problem.network), problem.inputs.double()
+        in_precision(network, torch.float64)
         way = way_along_weights(network, inputs)
         multiply = partial(kernel_product, network, inputs, way=way)
     else:

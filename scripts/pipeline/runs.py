@@ -270,6 +270,7 @@ def network_slug(settings: dict) -> str:
     return "-".join([name, *used, settings["targets"], settings["precision"], *lazy])
 
 
+MOST_STEPS = 1e10  # of a run; own choice: four months at a millisecond each
 OF_LIMIT = "of_limit"  # after a learning rate in units of 2/lambda_1
 
 

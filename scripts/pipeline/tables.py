@@ -24,7 +24,7 @@ def significance_level(confidence: float) -> float:
 def shown_p_value(p: float, level: float) -> str:
     """Return "p = 0.012", with as many digits as tell it from a level, or "p < 0.001"."""
     if p < 0.001 < level or p == 0:
-        return "p < 0.001"
+        return f"p < {min(0.001, level):g}"
     told = (d for d in range(2, 16) if (float(f"{p:.{d}g}") <= level) == (p <= level))
     digits = next(told, 16)
     return f"p = {p:.{digits}g}"

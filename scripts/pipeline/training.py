@@ -13,7 +13,7 @@ import xarray as xr
 
 from pipeline.files import remove
 from pipeline.problem import Problem
-from pipeline.runs import stability_factor
+from pipeline.runs import MOST_STEPS, stability_factor
 from pipeline.seeds import derived_seed
 from pipeline.stores import (
     provenance,
@@ -209,7 +209,7 @@ def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> 
         step: training time of one step; None for gradient flow.
 
     Raises:
-        ValueError: if one step is longer than the final time.
+        ValueError: if one step is longer than the final time, or that takes too many steps.
     """
     units = {"inverse_lambda_1": 1 / lambda_1, "absolute": 1.0, "steps": step}
     unit = units[settings["time_unit"]]
@@ -220,6 +220,12 @@ def wanted_times(settings: dict, lambda_1: float, step: float | None = None) -> 
             raise ValueError(
                 f"final_time is {last:.6g} in units of training time, but one step is {step:.6g} "
                 "long; raise final_time, or lower the learning rate or the momentum"
+            )
+        if last > MOST_STEPS * step:
+            raise ValueError(
+                f"final_time is {last:.6g} in units of training time, which takes "
+                f"{last / step:.2g} steps; allowed: up to {MOST_STEPS:g}; lower final_time or "
+                "raise learning_rate, or set dynamics: gradient_flow"
             )
         times = np.unique(np.maximum(np.round(times / step), 1)) * step
     return times

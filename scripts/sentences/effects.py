@@ -341,8 +341,8 @@ def moment_in_words(at: str, start: str, outcomes: pd.DataFrame) -> str:
         words_of += f", {runs.loc[runs['at'] == at, 'gradients'].iloc[0]:.0f} each"
     if (up := risen(runs[runs["at"] == at])).any():
         words_of += (
-            f" (T/T_SL of {up.sum()} of {len(up)} runs is not known just before: it is not "
-            "compared for their ensembles)"
+            f" (T/T_SL of {up.sum()} of {len(up)} runs is not known there or just before: it "
+            "is not compared for their ensembles)"
         )
     left_out = f" ({there} of {all_runs} runs: the others pass it before the first recorded time"
     never = ", never fall below it" if at == "equal_loss" else ""
@@ -361,7 +361,7 @@ def threshold_in_words(at: str, outcomes: pd.DataFrame) -> str:
     here = runs[(runs["at"] == at) & (runs["start"] == "warm")]
     if THRESHOLD not in here or here[THRESHOLD].nunique() < 2:
         return ""
-    chosen = words(independent(here)[THRESHOLD].iloc[0])
+    chosen = words(independent(here, axis="")[THRESHOLD].iloc[0])
     return f", along other axes at the threshold {chosen} alone, which most runs reach"
 
 
@@ -392,7 +392,9 @@ def effect_parts(tables: dict[str, pd.DataFrame], confidence: float) -> list[str
                 sentences += too_few(rows[undecided])
             if sentences:
                 moment = moment_in_words(at, start, tables["outcomes"])
-                others = any((rows["against"] != THRESHOLD).any() for rows in of_start.values())
+                others = start == "warm" and any(
+                    (rows["against"] != THRESHOLD).any() for rows in of_start.values()
+                )
                 moment += threshold_in_words(at, tables["outcomes"]) if others else ""
                 heading = f"From the {start} start, {moment}:"
                 parts.append(listed(heading, [f"- {sentence}" for sentence in sentences]))

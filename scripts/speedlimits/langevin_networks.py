@@ -30,9 +30,9 @@ from speedlimits.speed_limit import inefficiency, speed_limit_time
 
 Array = NDArray[np.float64]
 
-# Weights of a layer times members less one, below which its slope on the start has no finite
-# variance: 1 / chi^2 of k degrees of freedom has the mean 1 / (k - 2).
-FEWEST_FREE = 3
+# Weights of a layer times members less one, below which its slope on the start is too uncertain,
+# as 1 / chi^2 of so many degrees of freedom: own choice, for moments off by 2 % at most.
+FEWEST_FREE = 100
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,9 @@ def moments(
 
     and only r_a = u_a - c_l z_a is sampled: z_a has mean 0 and variance s_0, so that u_a and r_a
     have one mean and sigma_l^2 = s_0 c_l^2 + the mean variance of r_a (derived here; control
-    variates). At short times, where c_l is near 1, this leaves the members' own noise alone.
+    variates). At short times, where c_l is near 1, this leaves the members' own noise alone. c_l is
+    0 in layers of few weights, whose noise is little; in others its error adds to |m_T - theta_0|^2
+    the variance of about one weight of the layer.
 
     Args:
         cloud: the members, 2 or more.

@@ -23,16 +23,16 @@ from speedlimits.jacobian import (
     per_sample_jacobian,
     size_of,
 )
+from speedlimits.networks import in_precision
 
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
 # that, even in float32 with cancellation.
 MIXING_TOLERANCE = 1e-3
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-# A rate p that is small lets two calls of few units agree
-RANDOM_LAYERS = (
+DROPOUTS = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
-    nn.RReLU,
 )  # fmt: skip
+WITH_DROPOUT = (nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU)
 MOVED = 0.01  # own choice: far above rounding, too little to wake a ReLU
 SLOPE_STEPS = (1e-6, -1e-6, 1e-7, -1e-7)  # of the weights: rounding is 1e-9 of such changes
 LONGER_STEP = 1e-3  # float32 inside a network sees that much
@@ -80,12 +80,6 @@ def check_network(network: nn.Module, inputs: Tensor, outputs: int) -> None:
             raise ValueError(
                 f"the layer {name or type(layer).__name__} is batch normalisation {why}, or "
                 "normalise over layers or groups"
-            )
-        if isinstance(layer, RANDOM_LAYERS) and layer.training and getattr(layer, "p", 1) > 0:
-            raise ValueError(
-                f"the layer {name or type(layer).__name__} is random in training "
-                f"({type(layer).__name__}), so that the loss is no function of the weights; call "
-                "network.eval() or remove that layer"
             )
         if getattr(layer, "max_norm", None) is not None and isinstance(layer, EMBEDDINGS):
             raise ValueError(
@@ -150,6 +144,13 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
             "let it begin with x = x.clone()"
         )
     again = _outputs(network, part)
+    for layer in _called(network, part):
+        if _drops(layer):  # at a small rate two calls of few units agree
+            raise ValueError(
+                f"the layer {type(layer).__name__} drops units at random, so that the loss is no "
+                "function of the weights (dropout in training mode); call network.eval() or remove "
+                "it"
+            )
     if not isinstance(first, Tensor) or first.shape != (len(part), outputs):
         shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ValueError(
@@ -289,6 +290,31 @@ def check_parameters(network: nn.Module) -> None:
                 f"the weights {name} and {other} share memory but are two parameters; register one "
                 "nn.Parameter at both places, or clone it"
             )
+
+
+def _called(network: nn.Module, inputs: Tensor) -> list[nn.Module]:
+    """Return the modules that a call of the network calls, each once."""
+    found: dict[nn.Module, None] = {}
+    handles = [
+        module.register_forward_pre_hook(lambda called, _: found.setdefault(called))
+        for module in network.modules()
+    ]
+    try:
+        _outputs(network, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found)
+
+
+def _drops(layer: nn.Module) -> bool:
+    """Return whether a layer is one of torch's that draws what it drops anew in every call."""
+    rate = 0.0
+    if isinstance(layer, DROPOUTS):
+        rate = layer.p
+    elif isinstance(layer, WITH_DROPOUT) and getattr(layer, "num_layers", 2) > 1:
+        rate = layer.dropout
+    return layer.training and rate > 0
 
 
 def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -498,7 +524,7 @@ def check_slope(network: nn.Module, inputs: Tensor) -> None:
     """
     part = inputs[:CHECKED_SAMPLES].to(next(network.parameters())).double()
     try:
-        exact = copied(network).double()
+        exact = in_precision(copied(network), torch.float64)
         with torch.enable_grad():
             gradient = _reverse_gradient(exact, part)
         weights = [parameter.clone() for parameter in exact.parameters()]

@@ -216,15 +216,34 @@ def drawn_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build()
-    complex_buffers = [
-        (module, name, buffer.to(dtype.to_complex()))
-        for module in network.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_complex()
-    ]
-    for module, name, _ in complex_buffers:  # of which ``to`` would keep the real part alone
+    return initialise_(in_precision(network, dtype), torch.Generator().manual_seed(seed))
+
+
+def in_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a network in place, complex buffers to the complex type of the same precision.
+
+    ``network.to(dtype)`` keeps the real part of these alone, ``network.double()`` their precision.
+
+    Args:
+        network: to be converted.
+        dtype: of its weights.
+
+    Returns:
+        The network.
+    """
+    found = (
+        []
+        if isinstance(network, torch.jit.ScriptModule)
+        else [
+            (module, name, buffer.to(dtype.to_complex()))
+            for module in network.modules()
+            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+            if buffer.is_complex()
+        ]
+    )
+    for module, name, _ in found:
         setattr(module, name, None)
     network.to(dtype)
-    for module, name, buffer in complex_buffers:
+    for module, name, buffer in found:
         setattr(module, name, buffer)
-    return initialise_(network, torch.Generator().manual_seed(seed))
+    return network
