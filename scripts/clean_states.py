@@ -24,7 +24,11 @@ def left_of_killed_jobs(results: Path) -> list[Path]:
     Args:
         results: folder of the results.
     """
-    found = [path for path in results.rglob("*.partial") if path.suffix]
+    found = []
+    for folder, folders, files in os.walk(results, followlinks=True):  # to a larger disk
+        here = [Path(folder, name) for name in (*folders, *files)]
+        found += [path for path in here if path.suffix == ".partial"]
+        folders[:] = [name for name in folders if Path(name).suffix != ".partial"]
     root = results.absolute().parent
     folder = root / ".snakemake/incomplete"
     for mark in folder.rglob("*"):
@@ -50,7 +54,9 @@ def main(folders: list[Path], results: Path, log: str | Path) -> int:
     else:
         left = left_of_killed_jobs(results)
         for path in (*stages, *left):
-            remove(path)
+            with contextlib.suppress(OSError):  # another user's
+                remove(path)
+        stages, left = ([path for path in of if not path.exists()] for of in (stages, left))
         for folder in folders:
             with contextlib.suppress(OSError):  # none, or a link
                 folder.rmdir()

@@ -29,7 +29,9 @@ from pipeline.files import (
 )
 from pipeline.stores import check_descriptions, read_snapshots
 
-UNWANTED = " (snakemake clean_states removes what no configuration asks for any more)"
+UNWANTED = (
+    " (or snakemake clean_states removes it, and the states of all other jobs and runs with it)"
+)
 
 UNRECORDED = ("logs", "benchmarks")  # what nothing reads again
 
@@ -156,8 +158,10 @@ def known(path: Path) -> bool:
 def incomplete_outputs(folder: Path) -> list[str]:
     """Return one sentence for every output that Snakemake knows to be unfinished."""
     marks = (mark.relative_to(folder) for mark in everything(folder) if mark.is_file())
+    root = folder.parent.parent
     return [
-        f"the job of {path} did not finish; run the same command again{UNWANTED}"
+        f"the job of {path} did not finish; run the same command again"
+        f"{'' if os.path.exists(root / path) else UNWANTED}"
         for path in results_named(marks)
     ]
 

@@ -398,15 +398,19 @@ def test_remains_of_killed_jobs_are_removed_with_the_states(tmp_path, monkeypatc
     (results / "runs/ntk.nc.partial").touch()
     (results / "runs/there.json").touch()
     (results / ".partial/stage").mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/images.nc.partial").touch()
+    (results / "data").symlink_to(tmp_path / "disk")
     for name in ("runs/snapshots.json", "runs/there.json", "long" * 80 + "/ntk_end.nc"):
         mark = marks / files.record_name(f"results/{name}", marks)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
     (marks / "no mark").touch()
     told = verify.incomplete_outputs(marks)
-    assert len(told) == 3 and all("snakemake clean_states removes" in text for text in told)
+    assert len(told) == 3
+    assert sum("snakemake clean_states removes" in text for text in told) == 2
     assert clean_states.main([results / ".partial"], results, tmp_path / "log") == 0
-    assert "states removed: 1; half-written results and marks of unfinished jobs: 4" in (
+    assert "states removed: 1; half-written results and marks of unfinished jobs: 5" in (
         capsys.readouterr().out
     )
     assert [path.name for path in (results / "runs").iterdir()] == ["there.json"]

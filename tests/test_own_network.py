@@ -40,7 +40,7 @@ from speedlimits.jacobian import way_along_weights
 from speedlimits.kernel import choose_route, empirical_ntk
 from speedlimits.kernel_products import kernel_product
 from speedlimits.layers import ScaledLinear
-from speedlimits.network_checks import check_parameters, check_slope, outputs_apart
+from speedlimits.network_checks import check_network, check_parameters, check_slope, outputs_apart
 from speedlimits.networks import drawn_network, in_precision
 
 COUNTER = itertools.count()
@@ -478,6 +478,19 @@ def little_dropout(*, input_shape, outputs):
 def functional_dropout(*, input_shape, outputs):
     return Wrapped(linear(input_shape, outputs), lambda h: nn.functional.dropout(h, 0.5))
 
+class ByHand(nn.Module):
+    def __init__(self, size, outputs):
+        super().__init__()
+        self.first, self.last = nn.Linear(size, 4), nn.Linear(4, outputs)
+        self.drop = nn.Dropout(0.02)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x.flatten(1)))
+        return self.last(nn.functional.dropout(h, self.drop.p, self.drop.training))
+
+def dropout_by_hand(*, input_shape, outputs):
+    return ByHand(math.prod(input_shape), outputs)
+
 def unused_dropout(*, input_shape, outputs):
     network = fine(input_shape=input_shape, outputs=outputs)
     network.never_called = nn.Dropout(0.5)
@@ -822,12 +835,13 @@ REFUSED = {
     "batch_norm": "1 is batch normalisation in training mode, which mixes samples",
     "mixing": "depends on the others of its batch",
     "little_mixing": "depends on the others of its batch",
-    "dropout": "the layer Dropout drops units at random",
-    "little_dropout": "the layer Dropout drops units at random",
-    "attention_with_dropout": "the layer MultiheadAttention drops units at random",
+    "dropout": "the layer 1 (Dropout) is random: it drops units anew in every call",
+    "little_dropout": "the layer 1 (Dropout) is random",
+    "attention_with_dropout": "the layer attention (MultiheadAttention) is random",
+    "dropout_by_hand": "the layer drop (Dropout) is random",
     "functional_dropout": "it is random (dropout?)",
     "mixing_behind_zeros": "has no kernel (as soon as weights that start at zero have moved)",
-    "dropout_behind_zeros": "the layer Dropout drops units at random",
+    "dropout_behind_zeros": "(Dropout) is random",
     "batch_norm_of_the_batch": "1 is batch normalisation without running statistics",
     "frozen": "last.bias are frozen",
     "integers": "count are torch.int64; they must be float",
@@ -1388,3 +1402,14 @@ def test_complex_buffers_are_those_of_the_precision_under_every_name(module):
     vector = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     product = kernel_product(exact, INPUTS, vector, way=way_along_weights(exact, INPUTS))
     torch.testing.assert_close(product, empirical_ntk(exact, INPUTS) @ vector)
+
+
+def test_a_compiled_part_with_a_complex_buffer_is_told_as_one(module):
+    """Its buffers cannot be missing while the network is converted."""
+    inner = torch.nn.Linear(2, 2)
+    inner.register_buffer("phase", torch.tensor(1j))
+    network = torch.nn.Sequential(torch.jit.script(inner))
+    with pytest.warns(UserWarning, match="discards the imaginary part"):
+        in_precision(network, torch.float64)
+    with pytest.raises(ValueError, match="compiled by torch.jit"):
+        check_network(network, torch.ones(3, 2, dtype=torch.float64), 2)

@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 # Weights of a layer times members less one, below which its slope on the start is too uncertain,
 # as 1 / chi^2 of so many degrees of freedom: own choice, for moments off by 2 % at most.
-FEWEST_FREE = 100
+FEWEST_FREE = 30
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ def moments(
 
     and only r_a = u_a - c_l z_a is sampled: z_a has mean 0 and variance s_0, so that u_a and r_a
     have one mean and sigma_l^2 = s_0 c_l^2 + the mean variance of r_a (derived here; control
-    variates). At short times, where c_l is near 1, this leaves the members' own noise alone. c_l is
-    0 in layers of few weights, whose noise is little; in others its error adds to |m_T - theta_0|^2
-    the variance of about one weight of the layer.
+    variates). At short times, where c_l is near 1, this leaves the members' own noise alone. Of
+    layers of few weights c_l is that of all together, if they are enough, and sigma_l^2 the plain
+    variance. The error of c_l adds to |m_T - theta_0|^2 2 / (M (M - 1)) of a weight's variance.
 
     Args:
         cloud: the members, 2 or more.
@@ -139,17 +139,30 @@ def moments(
         |m_T - theta_0|^2, shape (M,), which sampling may make negative, and sigma_l^2, shape
         (M, layers).
     """
-    rest, slopes = cloud.displacements.copy(), []
+    rest, variances = cloud.displacements.copy(), []
+    whole = _slope(cloud, slice(None))
     for start, stop in layers:
         part = slice(start, stop)
-        centred = cloud.starts[:, part] - cloud.starts[:, part].mean(axis=0)
-        slope = np.einsum("ap,...ap->...", centred, rest[..., part]) / np.sum(centred**2)
-        if (len(centred) - 1) * (stop - start) < FEWEST_FREE:
-            slope = np.zeros_like(slope)
-        rest[..., part] -= slope[..., None, None] * cloud.starts[:, part]
-        slopes.append(slope)
-    variances = layer_variances(rest, layers) + start_variance * np.stack(slopes, axis=-1) ** 2
-    return mean_displacement_squared(rest), variances
+        own = _slope(cloud, part)
+        slope = whole if own is None else own
+        plain = layer_variances(rest[..., part], [(0, stop - start)])
+        if slope is not None:
+            rest[..., part] -= slope[..., None, None] * cloud.starts[:, part]
+        if own is not None:
+            plain = layer_variances(rest[..., part], [(0, stop - start)])
+            plain += start_variance * own[..., None] ** 2
+        variances.append(plain)
+    return mean_displacement_squared(rest), np.concatenate(variances, axis=-1)
+
+
+def _slope(cloud: Cloud, part: slice) -> Array | None:
+    """Return the slope of displacements on starts over some weights, (M,); None of too few."""
+    starts = cloud.starts[:, part]
+    if (len(starts) - 1) * starts.shape[1] < FEWEST_FREE:
+        return None
+    centred = starts - starts.mean(axis=0)
+    products = np.einsum("ap,...ap->...", centred, cloud.displacements[..., part])
+    return products / np.sum(centred**2)
 
 
 def mean_displacement_squared(displacements: ArrayLike) -> Array:

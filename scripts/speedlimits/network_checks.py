@@ -32,6 +32,7 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 DROPOUTS = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
 )  # fmt: skip
+MORE_CALLS = 20  # own choice, where a dropout's rate may be read by the network itself
 WITH_DROPOUT = (nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU)
 MOVED = 0.01  # own choice: far above rounding, too little to wake a ReLU
 SLOPE_STEPS = (1e-6, -1e-6, 1e-7, -1e-7)  # of the weights: rounding is 1e-9 of such changes
@@ -144,12 +145,15 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
             "let it begin with x = x.clone()"
         )
     again = _outputs(network, part)
-    for layer in _called(network, part):
-        if _drops(layer):  # at a small rate two calls of few units agree
+    called = _called(network, part)
+    for name, layer in network.named_modules():
+        if not _drops(layer):  # at a small rate two calls of few units agree
+            continue
+        if layer in called or any(_outputs_differ(network, part, first) for _ in range(MORE_CALLS)):
             raise ValueError(
-                f"the layer {type(layer).__name__} drops units at random, so that the loss is no "
-                "function of the weights (dropout in training mode); call network.eval() or remove "
-                "it"
+                f"the layer {name or 'of the network'} ({type(layer).__name__}) is random: it "
+                "drops units anew in every call (training mode), so that the loss is no function of the "
+                "weights; call network.eval() or remove it"
             )
     if not isinstance(first, Tensor) or first.shape != (len(part), outputs):
         shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
@@ -292,11 +296,16 @@ def check_parameters(network: nn.Module) -> None:
             )
 
 
-def _called(network: nn.Module, inputs: Tensor) -> list[nn.Module]:
-    """Return the modules that a call of the network calls, each once."""
-    found: dict[nn.Module, None] = {}
+def _outputs_differ(network: nn.Module, inputs: Tensor, outputs: Tensor) -> bool:
+    """Return whether another call of the network gives other outputs."""
+    return not torch.equal(_outputs(network, inputs), outputs)
+
+
+def _called(network: nn.Module, inputs: Tensor) -> set[nn.Module]:
+    """Return the modules that a call of the network calls."""
+    found: set[nn.Module] = set()
     handles = [
-        module.register_forward_pre_hook(lambda called, _: found.setdefault(called))
+        module.register_forward_pre_hook(lambda called, _: found.add(called))
         for module in network.modules()
     ]
     try:
@@ -304,7 +313,7 @@ def _called(network: nn.Module, inputs: Tensor) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    return list(found)
+    return found
 
 
 def _drops(layer: nn.Module) -> bool:

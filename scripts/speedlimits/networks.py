@@ -231,16 +231,13 @@ def in_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     Returns:
         The network.
     """
-    found = (
-        []
-        if isinstance(network, torch.jit.ScriptModule)
-        else [
-            (module, name, buffer.to(dtype.to_complex()))
-            for module in network.modules()
-            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
-            if buffer.is_complex()
-        ]
-    )
+    found = [
+        (module, name, buffer.to(dtype.to_complex()))
+        for module in network.modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # whose buffers must not be missing
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+        if buffer.is_complex()
+    ]
     for module, name, _ in found:
         setattr(module, name, None)
     network.to(dtype)
