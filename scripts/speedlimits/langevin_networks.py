@@ -145,13 +145,13 @@ def moments(
         part = slice(start, stop)
         own = _slope(cloud, part)
         slope = whole if own is None else own
-        plain = layer_variances(rest[..., part], [(0, stop - start)])
         if slope is not None:
             rest[..., part] -= slope[..., None, None] * cloud.starts[:, part]
-        if own is not None:
-            plain = layer_variances(rest[..., part], [(0, stop - start)])
-            plain += start_variance * own[..., None] ** 2
-        variances.append(plain)
+        if own is None:
+            variance = layer_variances(cloud.displacements, [(start, stop)])
+        else:
+            variance = layer_variances(rest, [(start, stop)]) + start_variance * own[..., None] ** 2
+        variances.append(variance)
     return mean_displacement_squared(rest), np.concatenate(variances, axis=-1)
 
 

@@ -152,8 +152,8 @@ def _check_outputs(network: nn.Module, part: Tensor, outputs: int) -> None:
         if layer in called or any(_outputs_differ(network, part, first) for _ in range(MORE_CALLS)):
             raise ValueError(
                 f"the layer {name or 'of the network'} ({type(layer).__name__}) is random: it "
-                "drops units anew in every call (training mode), so that the loss is no function of the "
-                "weights; call network.eval() or remove it"
+                "drops units anew in every call (training mode), so that the loss is no function "
+                "of the weights; call network.eval() or remove it"
             )
     if not isinstance(first, Tensor) or first.shape != (len(part), outputs):
         shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
