@@ -11,10 +11,17 @@ one host. A link in place of a folder, to a larger disk, stays and is emptied.
 import quick_start  # noqa: F401
 
 import contextlib
-import os
 from pathlib import Path
 
-from pipeline.files import FINISHED, RESULTS, UNFINISHED, named_by_record, remove
+from pipeline.files import (
+    FINISHED,
+    RESULTS,
+    UNFINISHED,
+    everything,
+    exists,
+    named_by_record,
+    remove,
+)
 from pipeline.interruption import working
 
 
@@ -24,17 +31,13 @@ def left_of_killed_jobs(results: Path) -> list[Path]:
     Args:
         results: folder of the results.
     """
-    found = []
-    for folder, folders, files in os.walk(results, followlinks=True):  # to a larger disk
-        here = [Path(folder, name) for name in (*folders, *files)]
-        found += [path for path in here if path.suffix == ".partial"]
-        folders[:] = [name for name in folders if Path(name).suffix != ".partial"]
+    found = [path for path in everything(results) if path.suffix == ".partial"]
     root = results.absolute().parent
     folder = root / ".snakemake/incomplete"
-    for mark in folder.rglob("*"):
+    for mark in everything(folder):
         with contextlib.suppress(ValueError):  # of no result
             output = root / named_by_record(mark.relative_to(folder))
-            if mark.is_file() and not os.path.exists(output):
+            if mark.is_file() and not exists(output):
                 found.append(mark)
     return found
 

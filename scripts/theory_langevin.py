@@ -8,8 +8,7 @@ finished starts are kept, so that a killed job goes on with the next one.
 
 import quick_start  # noqa: F401
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,32 +213,17 @@ def keep_rows(partway: Partway, rows: list[dict]) -> None:
     partway.offer(sum(column.nbytes for column in columns.values()), lambda: columns)
 
 
-def built_starts(
-    network: dict, subset: str, settings: dict, device: torch.device
-) -> Iterator[Problem]:
-    """Yield the problem of each start of a network.
-
-    Args:
-        network: its settings.
-        subset: file of the rule ``subset``.
-        settings: ``seed`` and ``realisations``.
-        device: where to compute.
-    """
-    for r in range(settings["realisations"]):
-        yield build_problem({**network, "seed": settings["seed"]}, subset, r, device)
-
-
 def network_table(
-    network: dict, problems: list[Problem], settings: dict, compute: Compute, stage: Path, name: str
+    network: dict, problems: list[Problem], settings: dict, compute: Compute, stage: Path
 ) -> pd.DataFrame:
     """Return the rows of one network: every temperature and start, and the ensembles."""
     seed, parts = settings["seed"], []
-    partway, spectra = Partway(stage, name), []
+    partway, spectra = Partway(stage, "network"), []
     for r, problem in enumerate(problems):
         print(f"{network['model']}: NTK of start {r}, {r + 1} of {len(problems)}", flush=True)
         found = remembered(
             stage,
-            f"{name}_spectrum{r}",
+            f"spectrum{r}",
             lambda problem=problem: start_spectrum(problem, compute.memory_bytes),
         )
         spectra.append((found["eigenvalues"], found["projections"]))
@@ -305,28 +289,26 @@ def main(snakemake) -> None:
     with logged(snakemake.log[0]):
         device = choose_device("cpu", threads=snakemake.threads, deterministic=True)
         compute = Compute(device, int(snakemake.resources.kernel_memory_mb * 1e6))
-        networks = [
-            partial(built_starts, network, path, settings, device)
-            for network, path in zip(settings["networks"], snakemake.input, strict=True)
-        ]
-        stage = stage_folder(
-            {
-                "settings": settings,
-                "starts": [[digests(problem) for problem in starts()] for starts in networks],
-                "device": describe_device(device),
-                "threads": snakemake.threads,
-                "memory": compute.memory_bytes,  # it decides the order of sums
-            }
-        )
-        tables = [
-            network_table(network, list(starts()), settings, compute, stage, f"network_{number}")
-            for number, (network, starts) in enumerate(
-                zip(settings["networks"], networks, strict=True)
-            )
-        ]
+        parts = {
+            "settings": settings,
+            "device": describe_device(device),
+            "threads": snakemake.threads,
+            "memory": compute.memory_bytes,  # it decides the order of sums
+        }
+        tables, stages = [], []
+        networks = zip(settings["networks"], snakemake.input, strict=True)
+        for number, (network, path) in enumerate(networks):
+            problems = [
+                build_problem({**network, "seed": settings["seed"]}, path, r, device)
+                for r in range(settings["realisations"])
+            ]
+            starts = [digests(problem) for problem in problems]
+            stages.append(stage_folder(parts | {"network": number, "starts": starts}))
+            tables.append(network_table(network, problems, settings, compute, stages[-1]))
         table = pd.concat(tables, ignore_index=True)
         write_table(table, snakemake.output[0], settings["confidence"])
-        remove(stage)
+        for stage in stages:
+            remove(stage)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.files import (
@@ -21,6 +21,8 @@ from pipeline.files import (
     IntegrityError,
     check,
     digest_record,
+    everything,
+    exists,
     made_of_others,
     named_by_record,
     snakemake_record,
@@ -124,32 +126,6 @@ def looked_through(results: Path) -> tuple[list[str], list[str]]:
     return found, lacking
 
 
-def everything(
-    folder: Path, on_error: Callable[[OSError], None] = lambda error: None
-) -> list[Path]:
-    """Return all files and folders below a folder, also behind links, as to a larger disk.
-
-    Args:
-        folder: which may not be there.
-        on_error: called with what keeps a folder below it from being read.
-    """
-
-    def told(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            on_error(error)
-
-    walked = os.walk(folder, onerror=told, followlinks=True)
-    return sorted(Path(here, name) for here, inner, names in walked for name in (*inner, *names))
-
-
-def exists(path: Path) -> bool:
-    """Return whether something is there, as far as this user may know."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
 def known(path: Path) -> bool:
     """Return whether a file is there or was: then it is told of as missing."""
     return exists(path) or exists(digest_record(path))
@@ -161,7 +137,7 @@ def incomplete_outputs(folder: Path) -> list[str]:
     root = folder.parent.parent
     return [
         f"the job of {path} did not finish; run the same command again"
-        f"{'' if os.path.exists(root / path) else UNWANTED}"
+        f"{'' if exists(root / path) else UNWANTED}"
         for path in results_named(marks)
     ]
 

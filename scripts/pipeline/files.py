@@ -19,7 +19,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 RESULTS = "results"
@@ -272,6 +272,32 @@ def names_below(folder: Path) -> set[str]:
     walked = os.walk(folder, followlinks=True)
     return {os.path.relpath(os.path.join(at, name), folder) for at, _, names in walked
             for name in names}  # fmt: skip
+
+
+def everything(
+    folder: Path, on_error: Callable[[OSError], None] = lambda error: None
+) -> list[Path]:
+    """Return all files and folders below a folder, also behind links, as to a larger disk.
+
+    Args:
+        folder: which may not be there.
+        on_error: called with what keeps a folder below it from being read.
+    """
+
+    def told(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            on_error(error)
+
+    walked = os.walk(folder, onerror=told, followlinks=True)
+    return sorted(Path(here, name) for here, inner, names in walked for name in (*inner, *names))
+
+
+def exists(path: Path) -> bool:
+    """Return whether something is there, as far as this user may know."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def check(path: str | Path) -> None:

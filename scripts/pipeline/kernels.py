@@ -298,8 +298,8 @@ def quadrature(
     steps = min(settings["quadrature_steps"], delta.size)
     device = problem.inputs.device
     if kernel is None:
-        network, inputs = copy.deepcopy(problem.network), problem.inputs.double()
-        in_precision(network, torch.float64)
+        network = in_precision(copy.deepcopy(problem.network), torch.float64)
+        inputs = problem.inputs.double()
         way = way_along_weights(network, inputs)
         multiply = partial(kernel_product, network, inputs, way=way)
     else:

@@ -197,7 +197,7 @@ def outcomes(
     }
     share = {k: t["train_loss_per_sample"] / t["train_loss_per_sample"].iloc[0] for k, t in
              trained.items()}  # fmt: skip
-    whole = [k for k, v in share.items() if np.isfinite(v).all()]
+    whole = {k for k, v in share.items() if np.isfinite(v).all()}
     # The passing least of a loss that rises again above its start would be the level of all.
     least = [share[k].iloc[1:].min() for k in whole if share[k].iloc[-1] < 1]
     loss_level = max(least, default=np.nan)

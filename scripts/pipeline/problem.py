@@ -252,19 +252,20 @@ def check_start(problem: Problem, model: str) -> None:
     Raises:
         ValueError: says of how many inputs.
     """
-    if torch.equal(network_outputs(problem.network, problem.inputs), problem.targets):
-        raise ValueError(
-            f"model: {model}: the start fits every target, so that the loss is 0 and nothing "
-            "trains (targets of 0 with subtract_start: true?); look into network and data"
-        )
     for part, inputs in (("training", problem.inputs), ("test", problem.test_inputs)):
         if len(inputs) == 0:
             continue
-        wrong = int((~torch.isfinite(network_outputs(problem.network, inputs))).any(dim=1).sum())
+        outputs = network_outputs(problem.network, inputs)
+        wrong = int((~torch.isfinite(outputs)).any(dim=1).sum())
         if wrong:
             raise ValueError(
                 f"model: {model}: the outputs at the start are not finite for {wrong} of "
                 f"{len(inputs)} {part} inputs; look into network and data"
+            )
+        if part == "training" and torch.equal(outputs, problem.targets):
+            raise ValueError(
+                f"model: {model}: the start fits every target, so that the loss is 0 and nothing "
+                "trains (targets of 0 with subtract_start: true?); look into network and data"
             )
 
 

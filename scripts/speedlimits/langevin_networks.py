@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from speedlimits.dynamics import LangevinDynamics, LossAndGradient
 from speedlimits.linear_regression import OrnsteinUhlenbeckModes
-from speedlimits.speed_limit import inefficiency, speed_limit_time
+from speedlimits.speed_limit import inefficiency
 
 Array = NDArray[np.float64]
 
@@ -233,12 +233,13 @@ def bounds(
         gain = np.sum(0.5 * sizes * np.log(spread / start_variance), axis=-1)
     heat = temperature * gain if temperature > 0 else 0.0
     drop = np.asarray(loss_drop, dtype=np.float64) + heat
+    ratio = inefficiency(times, squared, drop)
     return {
         "wasserstein_squared": squared,
         "entropy_gain": gain,
         "free_energy_drop": drop,
-        "speed_limit_time": speed_limit_time(np.where(squared > 0, squared, np.nan), drop),
-        "inefficiency": inefficiency(times, squared, drop),
+        "speed_limit_time": np.asarray(times, dtype=np.float64) / ratio,
+        "inefficiency": ratio,
     }
 
 
