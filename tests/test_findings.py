@@ -397,6 +397,28 @@ def test_every_column_of_comparisons_and_trends_is_described():
             assert described(column)["long_name"]
 
 
+def test_a_trend_that_is_no_power_is_told_as_an_average():
+    """As the kernel's drift with the output scale: steeper where features are learnt."""
+    table = runs(sizes=(8, 16, 32))
+    table["inefficiency"] *= np.where(table["width"] < 32, 1.0, 50.0)
+    trends, _ = along_axes(table, AXES | {"width": [8, 16, 32]}, SETTINGS)
+    row = trends[trends["quantity"] == "inefficiency"].iloc[0]
+    means = np.log(table["inefficiency"]).groupby(table["width"]).mean().to_numpy()
+    between = np.diff(means) / np.log(2)
+    ends = [row["local_slope_least"], row["local_slope_largest"]]
+    assert ends == pytest.approx(sorted(between)) and ends[0] < row["slope"] < ends[1]
+    text = trend_sentence(row, 0.95)
+    assert f") on average, from {ends[0]:.2g} to {ends[1]:.2g} between neighbouring values" in text
+    exact = pd.Series(dict.fromkeys(["local_slope_least", "local_slope_largest"], row["slope"]))
+    assert "on average" not in trend_sentence(exact.combine_first(row), 0.95)
+
+
+def test_two_values_have_one_slope():
+    trends, _ = along_axes(runs(sizes=(8, 16)), {"width": [8, 16]}, SETTINGS)
+    two = trends[trends["slope"].notna()]
+    assert len(two) and two[["local_slope_least", "local_slope_largest"]].isna().all(axis=None)
+
+
 def test_no_effect_says_no_evidence():
     text, _ = written(runs(), AXES)
     assert " of the inefficiency T/T_SL with width" in text  # no trend, or no evidence of one
@@ -2005,6 +2027,11 @@ def test_powers_of_the_width_are_told_with_those_expected(of, power, said):
     shown = f"over 2 widths from 64 to 128 (6 runs) s = {value} (95 % interval {low} to {high})"
     assert shown in line and said in line
     assert "; over 4 widths from 16 to 128 (12 runs) no power could be fitted." in line
+
+
+def test_an_interval_wider_than_all_powers_that_are_tried_tells_none():
+    powers = fits(("deviation", "mean", -1.0, -1.0), wider=(-1.4, -58.8, 56.0))
+    assert "from 64 to 128 (6 runs) too few runs to tell any power;" in told(wide(), powers)
 
 
 def test_two_widths_are_told_once_and_other_studies_say_nothing_of_infinite_width():

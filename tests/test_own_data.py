@@ -31,7 +31,7 @@ from pipeline.sources import source
 from pipeline.stores import read_json, read_netcdf
 from speedlimits.kernel import empirical_ntk
 from speedlimits.precision import rounded_off
-from speedlimits.teacher import teacher_data
+from speedlimits.teacher import residue_law_holds, teacher_data
 
 GENERATOR = np.random.default_rng(3)
 IMAGES = {
@@ -650,6 +650,33 @@ def test_gaussian_teacher_has_the_dialled_covariance_and_test_samples_the_same_l
     # standard normal: sample moments within four standard errors
     assert abs(drawn.mean()) < 4 / 390**0.5 and abs((drawn**2).mean() - 1) < 4 * (2 / 390) ** 0.5
     assert abs((drawn**4).mean() - 3) < 4 * (96 / 390) ** 0.5
+
+
+def test_gaussian_features_give_the_law_of_the_residue_back_where_it_is_said_to_hold():
+    """Mean squares at the start and the end of a range of ranks, of 60 draws of 200 modes."""
+    ends = slice(1, 4), slice(60, 90)
+    rank = np.arange(1.0, 201.0)
+    for alpha, delta in ((1.5, 0.5), (1.0, 2.0), (2.0, 3.0), (1.5, -1.0), (1.0, 4.0)):
+        options = {"alpha": alpha, "delta": delta, "samples": 200, "dimension": 200}
+        squares = np.zeros(200)
+        for seed in range(60):
+            generator = np.random.default_rng(seed)
+            data = teacher_data(generator, features="gaussian", test_count=0, **options)
+            vectors = np.linalg.svd(data["train_inputs"])[0]
+            squares += (vectors.T @ data["train_targets"])[:, 0] ** 2 / 60
+        first, last = (np.log(squares[k].mean() / (rank**-delta)[k].mean()) for k in ends)
+        came_back = bool(abs(last - first) / np.log(25) < 0.25)  # exponent between them
+        assert came_back == residue_law_holds(alpha, delta, "gaussian"), (alpha, delta)
+        assert residue_law_holds(alpha, delta, "orthonormal")
+
+
+def test_a_teacher_whose_samples_have_another_law_says_so(capsys):
+    teacher = TEACHER | {"features": "gaussian"}
+    for delta, told in ((0.6, False), (-1.0, True), (2.71, True)):
+        settings = {"seed": 1, "dataset": "taught", "teacher": teacher | {"delta": delta}}
+        prepare.draw_teacher(settings)
+        expected = f"delta is {delta:g}; with Gaussian features" in capsys.readouterr().out
+        assert expected == told
 
 
 @pytest.mark.parametrize(

@@ -1091,8 +1091,17 @@ def test_cases_stand_for_the_settings_that_they_decide():
 
 
 def test_colours_differ_however_many_ensembles():
-    for count, sequential in itertools.product((1, 2, 7, 12), (True, False)):
+    for count, sequential in itertools.product((1, 2, 7, 8, 10, 12), (True, False)):
         assert len(set(style.palette(count, sequential=sequential))) == count
+
+
+def test_up_to_ten_categories_have_the_colours_of_petroff():
+    if "petroff10" not in getattr(mpl, "color_sequences", {}):
+        pytest.skip("this matplotlib does not have them")
+    theirs = [mpl.colors.to_hex(colour) for colour in mpl.color_sequences["petroff10"]]
+    assert style.palette(9, sequential=False) == theirs[:9]
+    assert style.palette(7, sequential=False) == list(style.OKABE_ITO)
+    assert not set(style.palette(9, sequential=True)) & set(theirs)
 
 
 def test_many_ensembles_have_a_hue_for_each_value_of_one_setting():

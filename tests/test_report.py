@@ -30,6 +30,7 @@ from pipeline.runs import labelled_combinations
 from pipeline.settings import FIGURES, THEORY_FIGURES
 from pipeline.stores import write_table
 from plots import results
+from sentences.phrases import words
 from sentences.reproduction import (
     Measured,
     Row,
@@ -131,6 +132,22 @@ def test_sentences_become_a_page_word_by_word(page):
     assert page.title() == "A & b" == page.locator("h1").inner_text()
     assert page.locator("p").all_inner_texts() == ["If p < 0.05 <b>:"]
     assert page.locator("ul > li").all_inner_texts() == ["|x|_1 * 2", "`y`: 1 - 2"]
+
+
+@pytest.mark.parametrize(
+    ("label", "written"),
+    [
+        ("fc_512, depth 3", "fc_512, depth 3"),
+        ("_fast_ & *slow* <b>", r"\_fast\_ & \*slow\* \<b\>"),
+        ("[a](b) `c` \\d", r"\[a\](b) \`c\` \\d"),
+        ("# 1", r"\# 1"),
+        ("1. first - second", r"1\. first - second"),
+    ],
+)
+def test_the_label_of_a_case_is_read_as_it_was_written(page, label, written):
+    assert words(label, "case") == written
+    page.set_content(from_markdown(f"# A\n\n- {written}: 1\n"))
+    assert page.locator("li").inner_text() == f"{label}: 1"
 
 
 @needs_runs
@@ -862,7 +879,7 @@ def test_differences_from_the_paper_are_named():
     others |= {"targets": "centred_one_hot", "parameterisation": "ntk", "initialisation": "he"}
     others |= {"final_time": 1000, "time_unit": "inverse_lambda_1"}
     told = configuration([{"settings": e["settings"] | others} for e in study], 6, 0.12)
-    for words in (
+    for said in (
         "label noise 0.5 (paper: 0)",
         "output scale 30 (paper: 1)",
         "subtract start True (paper: False)",
@@ -871,7 +888,7 @@ def test_differences_from_the_paper_are_named():
         "initialisation he",
         "final time 1000 (unit inverse lambda 1)",
     ):
-        assert words in told.split("; ")
+        assert said in told.split("; ")
     narrow = [{"settings": {**e["settings"], "width": 32}} for e in study]
     assert configuration(narrow, 3, 0.15).count("(paper:") == 3
     assert not only_size_varies([*study, *narrow])

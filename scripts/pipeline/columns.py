@@ -187,6 +187,11 @@ OTHER_COLUMNS = {
         "1",
         "slope of ln quantity (of itself where kind is difference) on ln axis or on the axis",
     ),
+    "local_slope_least": (
+        "1",
+        "least slope between neighbouring values of an axis with three or more (means over runs)",
+    ),
+    "local_slope_largest": ("1", "largest of these slopes"),
     "reference": ("", "the case of the axis that is compared with"),
     "value": ("1", "the number, in the unit of its quantity; the case in comparisons"),
     "kind": ("", "factor (of the quantity's logarithm, ratio of geometric means) or difference"),

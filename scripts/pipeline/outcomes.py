@@ -26,6 +26,7 @@ from speedlimits.statistics import (
     geometric_mean,
     holm,
     mean_slope,
+    neighbour_slopes,
     one_and_the_same,
     rank_correlation,
     trend,
@@ -70,7 +71,8 @@ PRIMARY = ("inefficiency", "prediction_ratio", "energetic_inefficiency", "kinema
 TESTED = ("at", "start", "quantity", "against")
 P_VALUES = ("p_value", "p_smallest", "points")
 TREND_COLUMNS = [
-    *TESTED, "scale", "kind", "slope", "slope_low", "slope_high", *P_VALUES, "test",
+    *TESTED, "scale", "kind", "slope", "slope_low", "slope_high", "local_slope_least",
+    "local_slope_largest", *P_VALUES, "test",
 ]  # fmt: skip
 COMPARISON_COLUMNS = [
     *TESTED, "reference", "value", "kind", "effect", "effect_low", "effect_high", *P_VALUES, "test",
@@ -580,8 +582,39 @@ def _along_numbers(
     """Return the trend along a numeric axis, a power law where its values are positive."""
     x = runs[axis].to_numpy(float)
     logarithmic = bool(np.nanmin(x) > 0)
-    found = _tested(x, runs, axes, axis, quantity, options | {"log_x": logarithmic})
+    options = options | {"log_x": logarithmic}
+    found = _tested(x, runs, axes, axis, quantity, options)
+    found |= _local_slopes(x, runs, axes, axis, quantity, options)
     return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | found
+
+
+def _local_slopes(
+    x: Array, runs: pd.DataFrame, axes: dict[str, list], axis: str, quantity: str, options: dict
+) -> dict[str, float]:
+    """Return the least and the largest slope between neighbouring values of a numeric axis.
+
+    Of the runs of single starts where these have several values, else of the strata. NaN for less
+    than three values, whose one slope says all.
+
+    Args:
+        x: where each run is on the axis, shape (runs,).
+        runs: rows of ``outcomes`` of one moment and start.
+        axes: axis -> values.
+        axis: what is compared.
+        quantity: name in ``QUANTITIES``.
+        options: keyword arguments of ``statistics.trend``.
+    """
+    strata = _strata(runs, axes, axis)
+    log = {name: options[name] for name in ("log_x", "log_y")}
+    y = runs[quantity].to_numpy(float)
+    found = np.array([])
+    for groups in (strata + "|" + _one_start(runs), strata):
+        found = found[np.isfinite(found)]
+        if len(found) == 0:
+            found = neighbour_slopes(x, y, groups=groups.to_numpy(), **log)
+    found = found[np.isfinite(found)]
+    least, largest = (found.min(), found.max()) if len(found) > 1 else (math.nan, math.nan)
+    return {"local_slope_least": float(least), "local_slope_largest": float(largest)}
 
 
 def _against_first(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,18 +98,22 @@ STYLE = (
 )
 
 
+ESCAPED = re.compile(r"\\(?=[!-/:-@[-`{-~])")  # as CommonMark has it
+
+
 def from_markdown(text: str) -> str:
     """Return a page from Markdown that has a title, paragraphs and lists only; all text is escaped.
 
     Args:
-        text: blocks apart by empty lines, ``# title``, ``- item`` in each line, or a paragraph.
+        text: blocks apart by empty lines, ``# title``, ``- item`` in each line, or a paragraph; a
+            backslash before punctuation is not shown.
 
     Returns:
         A whole HTML page that loads nothing.
     """
     title, blocks = "", []
     for block in filter(None, text.strip().split("\n\n")):
-        shown = html.escape(block)
+        shown = html.escape(ESCAPED.sub("", block))
         if block.startswith("# "):
             title = shown[2:]
             blocks.append(f"<h1>{title}</h1>")

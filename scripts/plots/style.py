@@ -60,6 +60,11 @@ OTHER_FONTS = (
 )
 # Okabe and Ito (2008): told apart under every form of colour blindness; yellow left out (faint)
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Petroff (2021), arXiv:2107.02270: ten that are told apart likewise, some of them paler
+PETROFF = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
 HUES = ("Blues", "Oranges", "Greys")  # apart for every kind of colour vision
 STARTS = ("cold", "warm")
 MARKERS = {"cold": "o", "warm": "s"}
@@ -190,9 +195,14 @@ def ensembles(table: pd.DataFrame) -> list[Ensemble]:
 
 
 def palette(count: int, *, sequential: bool) -> list[str]:
-    """Return colours: viridis without its faint end, or those of Okabe and Ito while they last."""
+    """Return colours: viridis without its faint end, or of categories those that are made for them.
+
+    Those of Okabe and Ito, then Petroff's, while they last.
+    """
     if count == 1 or (not sequential and count <= len(OKABE_ITO)):
         return list(OKABE_ITO[:count])
+    if not sequential and count <= len(PETROFF):
+        return list(PETROFF[:count])
     return [mpl.colors.to_hex(c) for c in mpl.colormaps["viridis"](np.linspace(0.0, 0.78, count))]
 
 

@@ -134,8 +134,12 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
     }
     law = laws[row["kind"], row["scale"]]
     value = interval(row, "slope", confidence)
+    ends = [f"{row.get(f'local_slope_{end}', math.nan):.2g}" for end in ("least", "largest")]
+    apart = ends[0] != ends[1]  # else it is a law over all of the axis, or over two values
+    local = f" on average, from {ends[0]} to {ends[1]} between neighbouring values" * apart
     return (
-        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value} ({tested(row)})."
+        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value}{local} "
+        f"({tested(row)})."
     )
 
 

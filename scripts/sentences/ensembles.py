@@ -585,13 +585,20 @@ def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: d
     return sentences
 
 
+def verdicts(lines: list[str]) -> list[tuple[str, str]]:
+    """Return the start of each of ``prediction_lines`` and what stands behind its label.
+
+    Which may hold any words.
+    """
+    parts = [line.rpartition(" start: ") for line in lines]
+    return [(head.rpartition(", ")[2], told) for head, _, told in parts]
+
+
 def prediction_summary(lines: list[str]) -> list[str]:
     """Return a sentence per start that counts the verdicts of ``prediction_lines``."""
     sentences = []
     for start in ("cold", "warm"):
-        # behind the label, which may hold any words
-        parts = [line.rpartition(" start: ") for line in lines]
-        here = [told for head, _, told in parts if head.rpartition(", ")[2] == start]
+        here = [told for at, told in verdicts(lines) if at == start]
         if here:
             slower = sum("slower than predicted" in line for line in here)
             faster = sum("faster than predicted" in line for line in here)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from sentences.ensembles import within_integration
 from sentences.phrases import counted, interval, listed, name_of, words
+from speedlimits.width_scaling import POWERS
 
 # Columns of infinite_width.csv in words: I = T/T_SL, I_NTK and I_infinity are its predictions.
 WIDTH_QUANTITIES = {
@@ -82,6 +84,8 @@ def infinite_width_part(tables: dict[str, pd.DataFrame], axes: dict, confidence:
             fit = "no power could be fitted"
             if math.isfinite(row["power"]):
                 fit = f"s = {interval(row, 'power', confidence)}, {expected(row)}"
+            if row["power_high"] - row["power_low"] > np.ptp(POWERS):
+                fit = "too few runs to tell any power"
             told.append(f"{over} {fit}")
         of = f"{words(statistic).capitalize()} over runs of {WIDTH_QUANTITIES[quantity]}"
         lines.append(f"- {of}: {'; '.join(told)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 
@@ -25,12 +26,15 @@ NAMES = {
 # Of a difference or a slope, in its own unit: rounding of equal runs, which would be told as an
 # effect of 1e-17.
 ROUNDING = 1e-14
+# What Markdown would read as its own: in a word an underscore stands for itself, and what makes a
+# heading or a list does so at the start of a line only.
+MARKDOWN = re.compile(r"[\\`*\[\]<>|~]|(?<!\w)_|_(?!\w)|^[#+-]|(?<=^\d)[.)]")
 
 
 def words(name: object, axis: str = "") -> str:
-    """Return a setting's name or value in words; the label of a case as it was written."""
+    """Return a setting's name or value in words; the label of a case as Markdown shows it."""
     if axis == "case":
-        return str(name)
+        return MARKDOWN.sub(r"\\\g<0>", str(name))
     text = f"{name:g}" if isinstance(name, float) else str(name)
     return text if ":" in text else text.replace("_", " ")
 

@@ -36,6 +36,7 @@ from sentences.ensembles import (
     transient_lines,
     transient_summary,
     transport_sentence,
+    verdicts,
 )
 from sentences.infinite_width import infinite_width_part
 from sentences.phrases import listed, named_axes, words
@@ -74,7 +75,9 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
     parts = [
         f"# What the study {words(study)} found",
         listed("In short:", [f"- {sentence}" for sentence in short]),
-        _how_it_was_tested(tables, confidence, any(", adjusted p" in line for line in predictions)),
+        _how_it_was_tested(
+            tables, confidence, any(", adjusted p" in told for _, told in verdicts(predictions))
+        ),
         *draw_sentence(tables),
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
         listed(

@@ -461,6 +461,51 @@ def mean_slope(
     }
 
 
+def neighbour_slopes(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    groups: ArrayLike,
+    log_x: bool = True,
+    log_y: bool = True,
+) -> Array:
+    """Return the slopes of ln y against ln x from each value of x to the next one.
+
+        s_i = << y >_{g, i+1} - < y >_{g, i} >_g / (x_{i+1} - x_i)
+
+    (derived here), < >_{g, i} the mean over the runs of a group at x_i, and the outer one over the
+    groups that have runs at both; ln y and ln x as asked for. One slope over all values is an
+    average of these, which says little of any where they differ.
+
+    Args:
+        x: values, shape (M,).
+        y: values, shape (M,).
+        groups: label of what each run is compared with, as its stratum or its start, shape (M,).
+        log_x: take ln x (x > 0), else x itself.
+        log_y: take ln y, leaving out y <= 0, else y itself.
+
+    Returns:
+        s_i, shape (values of x - 1,), in order of x; NaN where no group has runs at both.
+
+    Raises:
+        ValueError: if an x has no logarithm to be taken.
+    """
+    x, y = _as_points(x, y, log_x)
+    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
+    x, y, groups = x[usable], y[usable], np.asarray(groups)[usable]
+    values, place = np.unique(x, return_inverse=True)
+    _, group = np.unique(groups, return_inverse=True)
+    sums, counts = np.zeros((2, group.max(initial=-1) + 1, len(values)))
+    np.add.at(sums, (group, place), np.log(y) if log_y else y)
+    np.add.at(counts, (group, place), 1.0)
+    means = np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)
+    steps = np.diff(means, axis=1)
+    both = np.isfinite(steps)
+    total = np.where(both, steps, 0.0).sum(axis=0)
+    found = np.divide(total, both.sum(axis=0), out=np.full(len(total), math.nan), where=both.any(0))
+    return found / np.diff(np.log(values) if log_x else values)
+
+
 def _as_points(x: ArrayLike, y: ArrayLike, log_x: bool) -> tuple[Array, Array]:
     """Return x and y as float64.
 
