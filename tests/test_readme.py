@@ -40,6 +40,22 @@ def test_generated_parts_of_the_readme_are_fresh(sources):
     assert documentation.with_parts(README, parts) == README, "run: make docs"
 
 
+def bounds_of(rule):
+    """Yield every keyword of a schema, at any depth, that bounds a number."""
+    for key, value in rule.items() if isinstance(rule, dict) else ():
+        if "imum" in key and not isinstance(value, dict):
+            yield key
+        for part in value if isinstance(value, list) else [value]:
+            yield from bounds_of(part)
+
+
+def test_every_bound_of_a_number_is_in_the_table_of_keys():
+    schema = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text(encoding="utf-8"))
+    assert set(bounds_of(schema)) == set(documentation.BOUNDS)
+    rule = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+    assert documentation.allowed(rule) == "number, >= 0, < 1"
+
+
 @pytest.mark.workflow
 def test_page_of_dependencies_is_fresh(sources):
     text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "maximum": "<=", "exclusiveMaximum": "<"}
 KEYS, RULEGRAPH = "config keys", "rulegraph"  # generated parts of the README
 
 
@@ -24,7 +25,7 @@ def allowed(rule: dict) -> str:
     if "enum" in rule:
         return ", ".join(f"`{value}`" for value in rule["enum"])
     bounds = []
-    for key, sign in (("exclusiveMinimum", ">"), ("minimum", ">="), ("maximum", "<=")):
+    for key, sign in BOUNDS.items():
         if key in rule:
             shown = f"{rule[key]:g}" if isinstance(rule[key], float) else str(rule[key])
             bounds.append(f"{sign} {shown}")

@@ -584,8 +584,9 @@ def _along_numbers(
     logarithmic = bool(np.nanmin(x) > 0)
     options = options | {"log_x": logarithmic}
     found = _tested(x, runs, axes, axis, quantity, options)
-    found |= _local_slopes(x, runs, axes, axis, quantity, options)
-    return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | found
+    slopes = {name: value for name, value in found.items() if name.startswith("slope")}
+    slopes |= _local_slopes(x, runs, axes, axis, quantity, options)
+    return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | slopes | found
 
 
 def _local_slopes(
