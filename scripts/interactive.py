@@ -16,8 +16,7 @@ from pipeline.log import logged
 from pipeline.pages import of_study, page, study_label, varied_settings
 from pipeline.stores import read_table
 from pipeline.tables import MOMENTUM, THRESHOLD, predicted_from_rest, with_threshold
-from plots import results
-from plots.naming import ensemble_table
+from plots import results, style
 
 FACTORS = ("inefficiency", "speed_unevenness", "path_excess")
 PREDICTED = tuple(f"{name}_predicted" for name in FACTORS)
@@ -79,13 +78,15 @@ def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
         ensembles = [with_threshold(e, float(thresholds[e["path"]])) for e in ensembles]
     varied = varied_settings(ensembles)
     shown = []
-    order = list(ensemble_table(table)["ensemble"])  # of the figures, which decides the colours
+    colours = {ensemble.path: ensemble.colour for ensemble in style.ensembles(table)}
+    order = list(colours)  # of the figures
     for ensemble in sorted(ensembles, key=lambda ensemble: order.index(ensemble["path"])):
         rows = table[table["ensemble"] == ensemble["path"]]
         settings = ensemble["settings"]
         shown.append(
             {
                 "label": study_label(settings, varied),
+                "colour": colours[ensemble["path"]],
                 "settings": {key: str(settings.get(key, "none")) for key in varied},
                 "noisy": settings.get("dynamics") == "sgd",
                 "moving": settings.get("dynamics") in MOMENTUM,
@@ -93,10 +94,8 @@ def study_data(table: pd.DataFrame, ensembles: list[dict]) -> dict:
                 "starts": {str(start): curves(of) for start, of in rows.groupby("start")},
             }
         )
-    first = next(iter(varied.values()))
-    numeric = len(varied) == 1 and all(isinstance(value, int | float) for value in first)
     values = {key: [str(value) for value in of] for key, of in varied.items()}
-    return {"varied": values, "sequential": numeric, "ensembles": shown}
+    return {"varied": values, "ensembles": shown}
 
 
 def main(snakemake) -> None:

@@ -34,6 +34,7 @@ from pipeline.outcomes import (
 from pipeline.runs import Plan
 from pipeline.stores import write_json
 from pipeline.tables import THRESHOLD, at_a_temperature, with_threshold
+from plots import style
 from plots.generalisation import rank_correlation as title_of
 from plots.outcomes import series_label
 from sentences.effects import (
@@ -397,20 +398,53 @@ def test_every_column_of_comparisons_and_trends_is_described():
             assert described(column)["long_name"]
 
 
-def test_a_trend_that_is_no_power_is_told_as_an_average():
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_trend_that_is_no_power_is_told_as_an_average(shared):
     """As the kernel's drift with the output scale: steeper where features are learnt."""
-    table = runs(sizes=(8, 16, 32))
-    table["inefficiency"] *= np.where(table["width"] < 32, 1.0, 50.0)
-    trends, _ = along_axes(table, AXES | {"width": [8, 16, 32]}, SETTINGS)
-    row = trends[trends["quantity"] == "inefficiency"].iloc[0]
+    table = runs(sizes=(8, 16, 32, 64))
+    if shared:  # as of output scales
+        table["start_seed"] = table["realisation"].astype(int) + 7
+        table["initialisation"] = "he"
+    straight = along("width", AXES["width"], table)
+    assert straight["p_single_slope"] > 0.05
+    table["inefficiency"] *= np.where(table["width"] < 64, 1.0, 50.0)
+    row = along("width", AXES["width"], table)
+    assert row["test"] == ("student" if shared else "runs")
     means = np.log(table["inefficiency"]).groupby(table["width"]).mean().to_numpy()
     between = np.diff(means) / np.log(2)
     ends = [row["local_slope_least"], row["local_slope_largest"]]
-    assert ends == pytest.approx(sorted(between)) and ends[0] < row["slope"] < ends[1]
-    text = trend_sentence(row, 0.95)
-    assert f") on average, from {ends[0]:.2g} to {ends[1]:.2g} between neighbouring values" in text
-    exact = pd.Series(dict.fromkeys(["local_slope_least", "local_slope_largest"], row["slope"]))
-    assert "on average" not in trend_sentence(exact.combine_first(row), 0.95)
+    assert ends == pytest.approx([between.min(), between.max()]) and ends[0] < row["slope"]
+    told = f"between neighbouring values s lies between {ends[0]:.2g} and {ends[1]:.2g} ("
+    assert told in trend_sentence(row, 0.95) and "(p < 0.001): " in trend_sentence(row, 0.95)
+    for kept in ({"p_single_slope": 0.06}, {"p_single_slope": np.nan}, {"slope": 9.0}):
+        assert "average" not in trend_sentence(row | kept, 0.95)
+
+
+def test_local_slopes_are_told_in_digits_that_tell_them_from_the_slope():
+    table = runs(sizes=(8, 16, 32))
+    row = along("width", [8, 16, 32], table)
+    ends = {"slope": 1.082, "local_slope_least": 1.051, "local_slope_largest": 1.155}
+    ends |= {"p_single_slope": 0.01, "p_adjusted": 0.01, "slope_low": 1.07, "slope_high": 1.09}
+    assert "s lies between 1.05 and 1.16 (" in trend_sentence(row | ends, 0.95)
+
+
+def test_a_case_may_be_called_case():
+    rows = {"against": "case", "value": "case", "quantity": "inefficiency", "points": 3}
+    rows |= {"p_smallest": 0.2, "test": "runs"}
+    (told,) = too_few(pd.DataFrame([rows]))
+    assert "to say anything of case on the inefficiency" in told
+
+
+@pytest.mark.parametrize("label", ["lazy regime: rich", "x, output-traced kernel y", "a: alpha 3"])
+def test_regimes_are_counted_behind_labels(label):
+    row = {"ensemble": "e", "moment": "start", "case": label, "kernel": "full"} | EXPONENTS
+    lines = regime_lines(pd.DataFrame([row]), {"case": [label]})
+    named = lines[0].rpartition("regime: ")[2].partition(" (")[0].rstrip(".")
+    assert regime_summary(lines) == [
+        f"Regimes of the power laws fitted to the NTK at the start: {named} 1."
+    ]
+    none = regime_lines(pd.DataFrame([row | {"alpha_low": np.nan}]), {"case": [label]})
+    assert regime_summary(none)[0].endswith("at the start: without intervals 1.")
 
 
 def test_two_values_have_one_slope():
@@ -1944,7 +1978,9 @@ def test_a_threshold_that_is_null_is_a_number_in_tables_and_on_the_interactive_p
         tables.append(labelled(table, told))
         assert list(tables[-1][THRESHOLD]) == [threshold] * 2
     page = study_data(pd.concat(tables), ensembles)
-    assert page["varied"] == {THRESHOLD: ["0.15", "0.3"]} and page["sequential"]
+    assert page["varied"] == {THRESHOLD: ["0.15", "0.3"]}
+    colours = style.palette(2, sequential=True)
+    assert [ensemble["colour"] for ensemble in page["ensembles"]] == colours
     labels = [ensemble["label"] for ensemble in page["ensembles"]]
     assert labels == ["warm start accuracy = 0.15", "warm start accuracy = 0.3"]
 
@@ -2032,6 +2068,8 @@ def test_powers_of_the_width_are_told_with_those_expected(of, power, said):
 def test_an_interval_wider_than_all_powers_that_are_tried_tells_none():
     powers = fits(("deviation", "mean", -1.0, -1.0), wider=(-1.4, -58.8, 56.0))
     assert "from 64 to 128 (6 runs) too few runs to tell any power;" in told(wide(), powers)
+    assert "s = -1.4 (" in told(wide(), powers.assign(power_low=-4.0, power_high=3.9))
+    assert "any power;" in told(wide(), powers.assign(power_low=-4.1, power_high=4.1))
 
 
 def test_two_widths_are_told_once_and_other_studies_say_nothing_of_infinite_width():

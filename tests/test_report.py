@@ -138,10 +138,14 @@ def test_sentences_become_a_page_word_by_word(page):
     ("label", "written"),
     [
         ("fc_512, depth 3", "fc_512, depth 3"),
-        ("_fast_ & *slow* <b>", r"\_fast\_ & \*slow\* \<b\>"),
+        ("_fast_ & *slow* <b>", r"\_fast\_ \& \*slow\* \<b\>"),
         ("[a](b) `c` \\d", r"\[a\](b) \`c\` \\d"),
         ("# 1", r"\# 1"),
         ("1. first - second", r"1\. first - second"),
+        ("12) b", r"12\) b"),
+        ("__init__ _", r"\_\_init\_\_ \_"),
+        ("AT&amp;T at $5", r"AT\&amp;T at \$5"),
+        (r"$\{\beta_1\}$ or \_x\\", r"$\{\beta_1\}$ or \\\_x\\\\"),
     ],
 )
 def test_the_label_of_a_case_is_read_as_it_was_written(page, label, written):
@@ -174,8 +178,13 @@ def test_interactive_page_says_why_it_is_empty_and_writes_large_numbers(page):
     """Adam has no T/T_SL from a warm start that is reached all the same."""
     curve = {"time_lambda_1": [1.0, 2.0], "inefficiency": [2.0, 3.0], "runs": []}
     empty = {"time_lambda_1": [None, None], "runs": []}
-    ensemble = {"label": "n = 8", "settings": {"n": "8"}, "starts": {"cold": curve, "warm": empty}}
-    study = {"varied": {"n": ["8"]}, "sequential": True, "ensembles": [ensemble]}
+    ensemble = {
+        "label": "n = 8",
+        "colour": "#000",
+        "settings": {"n": "8"},
+        "starts": {"cold": curve, "warm": empty},
+    }
+    study = {"varied": {"n": ["8"]}, "ensembles": [ensemble]}
     data = json.dumps({"studies": {"adam": study}, "footer": ""})
     page.set_content(template("interactive").replace("@DATA@", data))
     assert page.evaluate("[1e5, 2e5, 5e5, 2e-4, 500].map(label)") == [
@@ -189,10 +198,11 @@ def test_interactive_page_says_why_it_is_empty_and_writes_large_numbers(page):
 def test_interactive_page_on_a_phone_with_many_ensembles_and_the_keyboard(page):
     curve = {"time_lambda_1": [1.0, 10.0], "inefficiency": [2.0, 3.0], "runs": []}
     ensembles = [
-        {"label": f"a case of a long name, number {k}", "settings": {"case": f"case {k}"},
+        {"label": f"a case of a long name, number {k}", "colour": f"#0000{k:x}0",
+         "settings": {"case": f"case {k}"},
          "bound": k == 0, "starts": {"cold": curve, "warm": curve}} for k in range(12)
     ]  # fmt: skip
-    study = {"varied": {"case": [e["settings"]["case"] for e in ensembles]}, "sequential": False,
+    study = {"varied": {"case": [e["settings"]["case"] for e in ensembles]},
              "ensembles": ensembles}  # fmt: skip
     page.set_viewport_size({"width": 375, "height": 700})
     data = json.dumps({"studies": {"one": study, "other": study}, "footer": ""})
@@ -240,10 +250,10 @@ def test_the_mouse_over_a_point_shows_its_values(page):
     curve |= {"inefficiency_low": [1.2, 3.9, 20.0], "inefficiency_high": [1.9, 4.8, 45.0]}
     above = curve | {"inefficiency": [2.5, 14.0, 90.0], "inefficiency_predicted": [2.0, 13.0, 80.0]}
     ensembles = [
-        {"label": f"n = {n}", "settings": {"n": n}, "starts": {"cold": values}}
+        {"label": f"n = {n}", "colour": "#000", "settings": {"n": n}, "starts": {"cold": values}}
         for n, values in (("8", curve), ("16", above))
     ]
-    study = {"varied": {"n": ["8", "16"]}, "sequential": True, "ensembles": ensembles}
+    study = {"varied": {"n": ["8", "16"]}, "ensembles": ensembles}
     data = json.dumps({"studies": {"sizes": study}, "footer": ""})
     page.set_content(template("interactive").replace("@DATA@", data))
     tip = page.locator("#tip")
@@ -309,7 +319,7 @@ def test_studies_keep_their_tables_in_whatever_order_they_are_named(job, tmp_pat
     columns = [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_predicted")]
     columns += ["inefficiency_power_law", "inefficiency_power_law_asymptote"]
     for study, time in times.items():
-        rows = pd.DataFrame({"realisation": ["0", "ensemble"], "ensemble": f"of_{study}"})
+        rows = pd.DataFrame({"realisation": ["0", "ensemble"], "ensemble": f"of_{study}", "n": 8})
         rows = rows.assign(start="cold", time=time, time_lambda_1=time, confidence=0.95)
         folder = tmp_path / "results/studies" / study
         folder.mkdir(parents=True)
@@ -345,8 +355,13 @@ def test_a_run_has_its_own_prediction_beside_it(page, tmp_path):
     curves = interactive.curves(rows)
     assert curves["runs"][0]["inefficiency_predicted"] == [25.0, 35.0]
     assert "inefficiency_low" not in curves and "asymptote" not in curves["runs"][0]
-    ensemble = {"label": "n = 8", "settings": {"n": "8"}, "starts": {"cold": curves}}
-    study = {"varied": {"n": ["8"]}, "sequential": True, "ensembles": [ensemble]}
+    ensemble = {
+        "label": "n = 8",
+        "colour": "#000",
+        "settings": {"n": "8"},
+        "starts": {"cold": curves},
+    }
+    study = {"varied": {"n": ["8"]}, "ensembles": [ensemble]}
     data = json.dumps({"studies": {"sizes": study}, "footer": ""})
     page.set_content(template("interactive").replace("@DATA@", data))
     page.get_by_label("its runs").check()
@@ -364,8 +379,13 @@ def test_an_interval_of_many_decades_leaves_the_curves_their_room(page):
     """Two runs at a high confidence level; the numbers are told whole."""
     curve = {"time_lambda_1": [1.0, 10.0], "inefficiency": [2.0, 4.0], "runs": []}
     curve |= {"inefficiency_low": [1e-9, 1e-63], "inefficiency_high": [1e9, 1e63]}
-    ensemble = {"label": "n = 8", "settings": {"n": "8"}, "starts": {"cold": curve}}
-    study = {"varied": {"n": ["8"]}, "sequential": True, "ensembles": [ensemble]}
+    ensemble = {
+        "label": "n = 8",
+        "colour": "#000",
+        "settings": {"n": "8"},
+        "starts": {"cold": curve},
+    }
+    study = {"varied": {"n": ["8"]}, "ensembles": [ensemble]}
     data = {"studies": {"sizes": study}, "footer": "", "widest": results.WIDEST}
     page.set_content(template("interactive").replace("@DATA@", json.dumps(data)))
     low, high = page.evaluate("() => [scale.y0, scale.y1]")

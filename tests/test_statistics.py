@@ -320,37 +320,6 @@ def test_mean_slope_is_students_test_of_one_slope_a_run():
     assert none["points"] == 3 and np.isnan(none["slope"])  # values there are, but no run has two
 
 
-def test_neighbour_slopes_are_those_between_means_of_each_group():
-    x = np.array([1.0, 1.0, 2.0, 8.0, 1.0, 2.0, 8.0])
-    groups = np.array(["a", "a", "a", "a", "b", "b", "b"])
-    y = np.array([2.0, 8.0, 2.0, 16.0, 1.0, 3.0, 0.0])  # 0 has no logarithm
-    found = statistics.neighbour_slopes(x, y, groups=groups)
-    # a: ln means 4, 2, 16; b: 1 and 3
-    first = (np.log(2 / 4) + np.log(3)) / 2 / np.log(2)
-    np.testing.assert_allclose(found, [first, np.log(8) / np.log(4)], rtol=1e-14)
-    linear = statistics.neighbour_slopes(x - 1, y, groups=groups, log_x=False, log_y=False)
-    np.testing.assert_allclose(linear, [(-3 + 2) / 2, (14 - 3) / 2 / 6], rtol=1e-14)
-    apart = statistics.neighbour_slopes(x[:4], y[:4], groups=[*"abca"])
-    assert np.isnan(apart).tolist() == [True, True]  # what has 1 has no 2, nor has 2 an 8
-    assert len(statistics.neighbour_slopes(x[:2], y[:2], groups=groups[:2])) == 0
-
-
-def test_one_slope_is_an_average_of_those_between_neighbours():
-    generator = np.random.default_rng(1)
-    x, y = np.tile([1.0, 2.0, 3.0, 7.0], 5), np.exp(generator.normal(size=20))
-    runs = np.repeat(np.arange(5), 4)
-    options = {"generator": generator, "resamples": 10, "confidence": 0.9, "strata": runs}
-    slope = statistics.trend(x, y, **options)["slope"]
-    local = statistics.neighbour_slopes(x, y, groups=runs)
-    assert local.min() < slope < local.max()
-    values = np.log([1.0, 2.0, 3.0, 7.0])
-    share = [  # sums by parts: of slopes over the centred values
-        (values[k + 1] - values[k]) * (values - values.mean())[k + 1 :].sum() for k in range(3)
-    ]
-    spread = ((values - values.mean()) ** 2).sum()
-    assert slope == pytest.approx(local @ np.array(share) / spread, rel=1e-12)
-
-
 def test_mean_slope_of_two_values_is_students_test_of_pairs():
     generator = np.random.default_rng(6)
     first = generator.normal(size=6)

@@ -189,9 +189,14 @@ OTHER_COLUMNS = {
     ),
     "local_slope_least": (
         "1",
-        "least slope between neighbouring values of an axis with three or more (means over runs)",
+        "least slope between neighbouring values of an axis with three or more, of which the slope "
+        "is an average",
     ),
     "local_slope_largest": ("1", "largest of these slopes"),
+    "p_single_slope": (
+        "1",
+        "p-value of a quadratic term beside the slope, small where no single slope fits",
+    ),
     "reference": ("", "the case of the axis that is compared with"),
     "value": ("1", "the number, in the unit of its quantity; the case in comparisons"),
     "kind": ("", "factor (of the quantity's logarithm, ratio of geometric means) or difference"),

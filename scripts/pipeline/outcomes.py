@@ -20,13 +20,13 @@ from pipeline.tables import (
     of_one_kernel,
     significance_level,
 )
+from speedlimits.single_slope import bend
 from speedlimits.statistics import (
     SAME_RUNS,
     bootstrap_interval,
     geometric_mean,
     holm,
     mean_slope,
-    neighbour_slopes,
     one_and_the_same,
     rank_correlation,
     trend,
@@ -72,7 +72,7 @@ TESTED = ("at", "start", "quantity", "against")
 P_VALUES = ("p_value", "p_smallest", "points")
 TREND_COLUMNS = [
     *TESTED, "scale", "kind", "slope", "slope_low", "slope_high", "local_slope_least",
-    "local_slope_largest", *P_VALUES, "test",
+    "local_slope_largest", "p_single_slope", *P_VALUES, "test",
 ]  # fmt: skip
 COMPARISON_COLUMNS = [
     *TESTED, "reference", "value", "kind", "effect", "effect_low", "effect_high", *P_VALUES, "test",
@@ -541,14 +541,15 @@ def _tested(
         options: keyword arguments of ``statistics.trend``.
 
     Returns:
-        As ``statistics.trend``, and ``test``: student, student of draws, draws, runs, or few draws,
-        which is of runs too, that share too few draws.
+        As ``statistics.trend`` and ``single_slope.bend``, and ``test``: student, student of draws,
+        draws, runs, or few draws, which is of runs too, that share too few draws.
     """
+    log = {name: options[name] for name in ("log_x", "log_y")}
     y = runs[quantity].astype(float)
     usable = (y.notna() & ((y > 0) | (not options["log_y"]))).to_numpy()
     x, y, runs = x[usable], y[usable], runs[usable]
     if len(runs) == 0:
-        return trend(x, y, **options) | {"test": "runs"}
+        return trend(x, y, **options) | bend(x, y, groups=y, **log) | {"test": "runs"}
     starts, draws = _one_start(runs), joined(runs, list(DRAW_KEYS))
     strata = _strata(runs, axes, axis)
     of_starts, of_draws = (
@@ -556,11 +557,10 @@ def _tested(
     )
     several = "subset" in runs and runs.loc[of_draws, "subset"].nunique() > 1
     if several or of_starts.any():
-        names = ("confidence", "log_x", "log_y")
-        given = {name: options[name] for name in names}
         lines = strata + "|" + (starts if of_starts.any() else draws)
         units = joined(runs, list(INDEPENDENT_DRAW_KEYS)) if several else starts
-        found = mean_slope(x, y, runs=lines, units=units, **given)
+        found = mean_slope(x, y, runs=lines, units=units, confidence=options["confidence"], **log)
+        found |= bend(x, y, groups=lines, units=units, by_unit=True, **log)
         return found | {"test": "student of draws" if several else "student"}
     of_runs = "runs"
     if not of_draws.any():
@@ -572,8 +572,10 @@ def _tested(
         values = np.exp(means["y"]) if options["log_y"] else means["y"]
         found = trend(means["x"], values, strata=settings, units=units, **options)
         if found["p_smallest"] <= significance_level(options["confidence"]):
+            found |= bend(means["x"], values, groups=settings, units=units, **log)
             return found | {"test": "draws", "points": units.nunique()}
-    return trend(x, y, strata=strata, units=starts, **options) | {"test": of_runs}
+    found = trend(x, y, strata=strata, units=starts, **options)
+    return found | bend(x, y, groups=strata, units=starts, **log) | {"test": of_runs}
 
 
 def _along_numbers(
@@ -582,40 +584,9 @@ def _along_numbers(
     """Return the trend along a numeric axis, a power law where its values are positive."""
     x = runs[axis].to_numpy(float)
     logarithmic = bool(np.nanmin(x) > 0)
-    options = options | {"log_x": logarithmic}
-    found = _tested(x, runs, axes, axis, quantity, options)
-    slopes = {name: value for name, value in found.items() if name.startswith("slope")}
-    slopes |= _local_slopes(x, runs, axes, axis, quantity, options)
+    found = _tested(x, runs, axes, axis, quantity, options | {"log_x": logarithmic})
+    slopes = {name: found[name] for name in found if "slope" in name}
     return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | slopes | found
-
-
-def _local_slopes(
-    x: Array, runs: pd.DataFrame, axes: dict[str, list], axis: str, quantity: str, options: dict
-) -> dict[str, float]:
-    """Return the least and the largest slope between neighbouring values of a numeric axis.
-
-    Of the runs of single starts where these have several values, else of the strata. NaN for less
-    than three values, whose one slope says all.
-
-    Args:
-        x: where each run is on the axis, shape (runs,).
-        runs: rows of ``outcomes`` of one moment and start.
-        axes: axis -> values.
-        axis: what is compared.
-        quantity: name in ``QUANTITIES``.
-        options: keyword arguments of ``statistics.trend``.
-    """
-    strata = _strata(runs, axes, axis)
-    log = {name: options[name] for name in ("log_x", "log_y")}
-    y = runs[quantity].to_numpy(float)
-    found = np.array([])
-    for groups in (strata + "|" + _one_start(runs), strata):
-        found = found[np.isfinite(found)]
-        if len(found) == 0:
-            found = neighbour_slopes(x, y, groups=groups.to_numpy(), **log)
-    found = found[np.isfinite(found)]
-    least, largest = (found.min(), found.max()) if len(found) > 1 else (math.nan, math.nan)
-    return {"local_slope_least": float(least), "local_slope_largest": float(largest)}
 
 
 def _against_first(
@@ -632,7 +603,7 @@ def _against_first(
         ends = ("", "_low", "_high")
         effect = {f"effect{end}": shown(found.pop(f"slope{end}")) for end in ends}
         compared = {"reference": reference, "value": value, "kind": _kind(quantity)}
-        yield compared | effect | found
+        yield compared | effect | {name: found[name] for name in found if "slope" not in name}
 
 
 def _adjust(tables: list[pd.DataFrame]) -> None:

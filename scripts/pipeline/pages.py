@@ -98,7 +98,8 @@ STYLE = (
 )
 
 
-ESCAPED = re.compile(r"\\(?=[!-/:-@[-`{-~])")  # as CommonMark has it
+# A backslash before punctuation, as CommonMark has it, but in mathematics between $
+ESCAPED = re.compile(r"\\([!-/:-@[-`{-~])|(\$[^$\n]+\$)")
 
 
 def from_markdown(text: str) -> str:
@@ -113,7 +114,7 @@ def from_markdown(text: str) -> str:
     """
     title, blocks = "", []
     for block in filter(None, text.strip().split("\n\n")):
-        shown = html.escape(ESCAPED.sub("", block))
+        shown = html.escape(ESCAPED.sub(r"\1\2", block))
         if block.startswith("# "):
             title = shown[2:]
             blocks.append(f"<h1>{title}</h1>")

@@ -22,6 +22,7 @@ from pipeline.tables import (
     significance_level,
 )
 from sentences.phrases import NAMES, interval, listed, words
+from speedlimits.statistics import SAME_RUNS
 
 MOMENTS = {
     "end": "at the end of training",
@@ -93,7 +94,8 @@ def too_few(rows: pd.DataFrame) -> list[str]:
     few = rows.reindex(columns=["points", "p_smallest", "test"]).where(possible).astype(object)
     few = few.apply(lambda row: "|".join(map(str, row)), axis=1) if len(rows) else possible
     for (*key, _), group in rows.groupby([*keys, few.rename("few")], sort=False):
-        about = " ".join(words(part, key[0]) for part in key if part != "case")
+        shown = key[1:] if key[0] == "case" else key
+        about = " ".join(words(part, key[0]) for part in shown)
         least = group["p_smallest"].min()
         names = ", ".join(NAMES[q] for q in group["quantity"])
         count = int(group["points"].max())
@@ -134,12 +136,33 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
     }
     law = laws[row["kind"], row["scale"]]
     value = interval(row, "slope", confidence)
-    ends = [f"{row.get(f'local_slope_{end}', math.nan):.2g}" for end in ("least", "largest")]
-    apart = ends[0] != ends[1]  # else it is a law over all of the axis, or over two values
-    local = f" on average, from {ends[0]} to {ends[1]} between neighbouring values" * apart
     return (
-        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value}{local} "
-        f"({tested(row)})."
+        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value}"
+        f"{of_no_single_slope(row, confidence)} ({tested(row)})."
+    )
+
+
+def of_no_single_slope(row: pd.Series, confidence: float) -> str:
+    """Return what a slope is an average of, where its test tells that no single one fits.
+
+    Args:
+        row: of the table trends.
+        confidence: of the study.
+    """
+    level = significance_level(confidence)
+    least, slope, largest = (
+        row.get(name, math.nan) for name in ("local_slope_least", "slope", "local_slope_largest")
+    )
+    # between runs that are the same but for rounding, and where strata that share units are one
+    alike = not least < slope < largest or largest - least < SAME_RUNS * abs(slope)
+    if alike or not row.get("p_single_slope", math.nan) <= level:
+        return ""
+    digits = 2
+    while digits < 6 and len({f"{x:.{digits}g}" for x in (least, slope, largest)}) < 3:
+        digits += 1
+    return (
+        f" on average, for no single slope fits ({shown_p_value(row['p_single_slope'], level)}): "
+        f"between neighbouring values s lies between {least:.{digits}g} and {largest:.{digits}g}"
     )
 
 

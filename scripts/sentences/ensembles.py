@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 
@@ -424,6 +425,10 @@ def within_integration(low: float, high: float) -> str:
     return ""
 
 
+NO_EXPONENTS = "no exponents with intervals could be fitted."
+OTHERS_ALIKE = r"( and \d+ more with the same kernels)?$"
+
+
 def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     """Return a line per kernel at the start: alpha, delta and the regime they lie in.
 
@@ -450,7 +455,7 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
         label += f" and {more} more with the same kernels" if more else ""
         ends = [row[f"{name}_{end}"] for name in ("alpha", "delta") for end in ("low", "high")]
         if not all(map(math.isfinite, ends)) or ends[0] <= 0:
-            lines.append(f"- {label}: no exponents with intervals could be fitted.")
+            lines.append(f"- {label}: {NO_EXPONENTS}")
             continue
         text = "alpha {:.3g} ({:.3g} to {:.3g}), delta {:.3g} ({:.3g} to {:.3g})".format(
             row["alpha"], *ends[:2], row["delta"], *ends[2:]
@@ -620,14 +625,17 @@ def regime_summary(lines: list[str]) -> list[str]:
 
     The output-traced kernel, of ensembles whose full one is too large, has other exponents.
     """
-    traced = [line for line in lines if of_kernel("traced") in line]
-    full = [line for line in lines if line not in traced]
+    full, traced = [], []
+    for line in lines:
+        without = line.endswith(f": {NO_EXPONENTS}")
+        head, _, told = line.rpartition(f": {NO_EXPONENTS}" if without else ": alpha ")
+        some = traced if re.search(of_kernel("traced") + OTHERS_ALIKE, head) else full
+        some.append("" if without else told.rpartition("regime: ")[2])
     sentences = []
     for name, some in (("NTK", full), ("output-traced NTK", traced)):
         if not some:
             continue
-        told = [line.rpartition("regime: ")[2] for line in some if "regime: " in line]
-        named = [line.partition(" (")[0].rstrip(".") for line in told]
+        named = [told.partition(" (")[0].rstrip(".") for told in some if told]
         counts = {name: named.count(name) for name in named}
         counts |= {"without intervals": len(some) - len(named)} if len(named) < len(some) else {}
         shown = "; ".join(f"{name} {count}" for name, count in counts.items())

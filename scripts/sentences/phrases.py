@@ -26,17 +26,24 @@ NAMES = {
 # Of a difference or a slope, in its own unit: rounding of equal runs, which would be told as an
 # effect of 1e-17.
 ROUNDING = 1e-14
-# What Markdown would read as its own: in a word an underscore stands for itself, and what makes a
-# heading or a list does so at the start of a line only.
-MARKDOWN = re.compile(r"[\\`*\[\]<>|~]|(?<!\w)_|_(?!\w)|^[#+-]|(?<=^\d)[.)]")
+# What Markdown would read as its own: in a word an underscore stands for itself.
+MARKDOWN = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_+|_+(?!\w)|^[#+-]")
 
 
 def words(name: object, axis: str = "") -> str:
     """Return a setting's name or value in words; the label of a case as Markdown shows it."""
     if axis == "case":
-        return MARKDOWN.sub(r"\\\g<0>", str(name))
+        return _as_markdown(str(name).strip())
     text = f"{name:g}" if isinstance(name, float) else str(name)
     return text if ":" in text else text.replace("_", " ")
+
+
+def _as_markdown(label: str) -> str:
+    """Return a label that Markdown shows as it is, with mathematics between $ untouched."""
+    parts = re.split(r"(\$[^$]+\$)", label)
+    for k in range(0, len(parts), 2):
+        parts[k] = MARKDOWN.sub(lambda found: re.sub("(.)", r"\\\1", found[0]), parts[k])
+    return re.sub(r"^(\d{1,9})([.)])", r"\1\\\2", "".join(parts))  # else an item of a list
 
 
 def interval(row: pd.Series, name: str, confidence: float) -> str:

@@ -339,17 +339,12 @@ def trend(
     Raises:
         ValueError: if an x has no logarithm to be taken.
     """
-    x, y = _as_points(x, y, log_x)
+    x, y = as_points(x, y, log_x)
     labels = np.zeros(len(x)) if strata is None else np.asarray(strata)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
     x, y, labels = x[usable], y[usable], labels[usable]
     x, y = np.log(x) if log_x else x, np.log(y) if log_y else y
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    groups = [group for group in groups if len(np.unique(x[group])) > 1]
-    blocks = [group[None] for group in groups]
-    if units is not None:
-        at = [f"{value!r}|{unit}" for value, unit in zip(x, np.asarray(units)[usable], strict=True)]
-        blocks = _aligned(groups, np.array(at))
+    blocks = strata_of_units(x, labels, None if units is None else np.asarray(units)[usable])
     kept = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
     points = sum(block.size for block in kept or blocks) if blocks else len(x)
     blocks = kept
@@ -365,7 +360,7 @@ def trend(
     y = np.concatenate([y[group] - y[group[0]] for group in groups])
     y[np.abs(y) <= least] = 0.0
     centred = np.concatenate([x[group] - x[group].mean() for group in groups])
-    slope = float(_slopes(centred, y))
+    slope = float(slopes(centred, y))
     shared = [[group[x[group] == value] for value in np.unique(x[group])] for group in groups]
     cells = [cell for of_stratum in shared for cell in of_stratum]
     low = high = math.nan
@@ -383,12 +378,12 @@ def trend(
             [generator.choice(cell if equal else order, (resamples, len(cell))) for cell in cells],
             axis=1,
         )
-        draws = _slopes(centred[order], deviations[rows])
+        draws = slopes(centred[order], deviations[rows])
         ends = student_interval(slope, draws, confidence=confidence, runs=len(y), groups=len(cells))
         low, high = float(np.fmin(low, ends[0])), float(np.fmax(high, ends[1]))
-    rounding = 1e-12 * float(_slopes(np.abs(centred), np.abs(y)))
+    rounding = 1e-12 * float(slopes(np.abs(centred), np.abs(y)))
     p_value, _ = _p_value(
-        lambda rows: np.abs(_slopes(centred, y[rows])), abs(slope) - rounding, shared, generator
+        lambda rows: np.abs(slopes(centred, y[rows])), abs(slope) - rounding, shared, generator
     )
     p_smallest = _smallest_p_value([x[group] for group in groups])
     return {
@@ -435,7 +430,7 @@ def mean_slope(
     Raises:
         ValueError: if an x has no logarithm to be taken.
     """
-    x, y = _as_points(x, y, log_x)
+    x, y = as_points(x, y, log_x)
     usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
     x, y = np.log(x[usable]) if log_x else x[usable], np.log(y[usable]) if log_y else y[usable]
     runs, units = np.asarray(runs)[usable], np.asarray(units)[usable]
@@ -446,7 +441,7 @@ def mean_slope(
         if len(np.unique(x[own])) > 1:
             # Equal values have no slope, whose rounding would be the same in every run.
             varies = np.ptp(y[own]) > least
-            slope = float(_slopes(x[own] - x[own].mean(), y[own])) if varies else 0.0
+            slope = float(slopes(x[own] - x[own].mean(), y[own])) if varies else 0.0
             of_units.setdefault(str(units[own[0]]), []).append(slope)
     slope, low, high, p_value = student_test(
         [np.mean(of_unit) for of_unit in of_units.values()], confidence
@@ -461,53 +456,13 @@ def mean_slope(
     }
 
 
-def neighbour_slopes(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    groups: ArrayLike,
-    log_x: bool = True,
-    log_y: bool = True,
-) -> Array:
-    """Return the slopes of ln y against ln x from each value of x to the next one.
-
-        s_i = << y >_{g, i+1} - < y >_{g, i} >_g / (x_{i+1} - x_i)
-
-    (derived here), < >_{g, i} the mean over the runs of a group at x_i, and the outer one over the
-    groups that have runs at both; ln y and ln x as asked for. One slope over all values is an
-    average of these, which says little of any where they differ.
+def as_points(x: ArrayLike, y: ArrayLike, log_x: bool) -> tuple[Array, Array]:
+    """Return x and y as float64.
 
     Args:
-        x: values, shape (M,).
-        y: values, shape (M,).
-        groups: label of what each run is compared with, as its stratum or its start, shape (M,).
-        log_x: take ln x (x > 0), else x itself.
-        log_y: take ln y, leaving out y <= 0, else y itself.
-
-    Returns:
-        s_i, shape (values of x - 1,), in order of x; NaN where no group has runs at both.
-
-    Raises:
-        ValueError: if an x has no logarithm to be taken.
-    """
-    x, y = _as_points(x, y, log_x)
-    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
-    x, y, groups = x[usable], y[usable], np.asarray(groups)[usable]
-    values, place = np.unique(x, return_inverse=True)
-    _, group = np.unique(groups, return_inverse=True)
-    sums, counts = np.zeros((2, group.max(initial=-1) + 1, len(values)))
-    np.add.at(sums, (group, place), np.log(y) if log_y else y)
-    np.add.at(counts, (group, place), 1.0)
-    means = np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)
-    steps = np.diff(means, axis=1)
-    both = np.isfinite(steps)
-    total = np.where(both, steps, 0.0).sum(axis=0)
-    found = np.divide(total, both.sum(axis=0), out=np.full(len(total), math.nan), where=both.any(0))
-    return found / np.diff(np.log(values) if log_x else values)
-
-
-def _as_points(x: ArrayLike, y: ArrayLike, log_x: bool) -> tuple[Array, Array]:
-    """Return x and y as float64.
+        x: values.
+        y: values.
+        log_x: whether ln x is wanted.
 
     Raises:
         ValueError: if ln x is wanted and there is none.
@@ -518,8 +473,16 @@ def _as_points(x: ArrayLike, y: ArrayLike, log_x: bool) -> tuple[Array, Array]:
     return x, y
 
 
-def _slopes(centred: Array, y: Array) -> Array:
-    """Return the least-squares slope of y, shape (..., M), against a centred x, shape (M,)."""
+def slopes(centred: Array, y: Array) -> Array:
+    """Return the least-squares slope of y against a centred x, NaN where that does not vary.
+
+    Args:
+        centred: x - <x>, shape (M,).
+        y: shape (..., M).
+
+    Returns:
+        Shape (...).
+    """
     spread = float(centred @ centred)
     return y @ centred / spread if spread > 0 else np.full(np.shape(y)[:-1], math.nan)
 
@@ -778,6 +741,25 @@ def _tied_units(ranks: Array, blocks: list[NDArray[np.int64]]) -> list[list[NDAr
         found.append([first + np.flatnonzero(label == cell) for cell in np.unique(label)])
         first += block.shape[1]
     return found
+
+
+def strata_of_units(x: Array, labels: NDArray, units: NDArray | None) -> list[NDArray[np.int64]]:
+    """Return the points of each set of strata that share units: those of an x from the same ones.
+
+    Args:
+        x: values, shape (M,).
+        labels: of each point's stratum, shape (M,).
+        units: label of each point's unit, shape (M,); None: no strata share any.
+
+    Returns:
+        Indices of points, shape (strata, units of all x), of each set of strata in which x varies.
+    """
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    groups = [group for group in groups if len(np.unique(x[group])) > 1]
+    if units is None:
+        return [group[None] for group in groups]
+    at = [f"{value!r}|{unit}" for value, unit in zip(x, units, strict=True)]
+    return _aligned(groups, np.array(at))
 
 
 def _aligned(groups: list[NDArray[np.int64]], units: NDArray) -> list[NDArray[np.int64]]:
