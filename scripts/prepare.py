@@ -21,7 +21,7 @@ from pipeline.own_data import read as read_file
 from pipeline.seeds import derived_seed
 from pipeline.stores import array_digest, provenance, variable, write_netcdf
 from speedlimits.precision import LARGEST_SQUARED
-from speedlimits.teacher import LEAST_DELTA, largest_delta, residue_law_holds, teacher_data
+from speedlimits.teacher import LEAST_ALPHA, LEAST_DELTA, residue_law_holds, teacher_data
 
 
 def check_content(path: Path, settings: dict) -> None:
@@ -100,10 +100,10 @@ def draw_teacher(settings: dict) -> dict[str, np.ndarray]:
     law = {name: teacher[name] for name in ("alpha", "delta", "features")}
     if not residue_law_holds(**law):
         print(
-            f"delta is {law['delta']:g}; in about as many samples as dimensions with Gaussian "
-            f"features squared residue projections fall as k^-delta for delta from {LEAST_DELTA:g} "
-            f"to {largest_delta(law['alpha']):g} only, for other modes leak in: expect another "
-            "exponent, or take features: orthonormal"
+            f"delta is {law['delta']:g} and alpha {law['alpha']:g}; in about as many samples as "
+            "dimensions with Gaussian features squared residue projections fall as k^-delta for "
+            f"alpha from {LEAST_ALPHA:g} and delta from {LEAST_DELTA:g} to 2 alpha + 0.5 only, for "
+            "other modes leak in: expect another exponent, or take features: orthonormal"
         )
     found = teacher_data(
         np.random.default_rng(derived_seed(settings["seed"], "teacher", settings["dataset"])),

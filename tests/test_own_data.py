@@ -668,6 +668,7 @@ def test_gaussian_features_give_the_law_of_the_residue_back_where_it_is_said_to_
         came_back = bool(abs(last - first) / np.log(25) < 0.25)  # exponent between them
         assert came_back == residue_law_holds(alpha, delta, "gaussian"), (alpha, delta)
         assert residue_law_holds(alpha, delta, "orthonormal")
+    assert residue_law_holds(0.3, 1.1, "gaussian") and not residue_law_holds(0.29, 0.6, "gaussian")
 
 
 def test_a_teacher_whose_samples_have_another_law_says_so(capsys):
@@ -675,7 +676,9 @@ def test_a_teacher_whose_samples_have_another_law_says_so(capsys):
     for delta, told in ((0.6, False), (3.9, False), (-1.0, True), (3.91, True)):
         settings = {"seed": 1, "dataset": "taught", "teacher": teacher | {"delta": delta}}
         prepare.draw_teacher(settings)
-        expected = f"delta is {delta:g}; in about as many samples" in capsys.readouterr().out
+        expected = (
+            f"delta is {delta:g} and alpha 1.7; in about as many samples" in capsys.readouterr().out
+        )
         assert expected == told
 
 

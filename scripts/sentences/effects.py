@@ -21,7 +21,7 @@ from pipeline.tables import (
     shown_p_value,
     significance_level,
 )
-from sentences.phrases import NAMES, interval, listed, words
+from sentences.phrases import NAMES, ROUNDING, interval, listed, words
 from speedlimits.statistics import SAME_RUNS
 
 MOMENTS = {
@@ -137,13 +137,13 @@ def trend_sentence(row: pd.Series, confidence: float) -> str:
     law = laws[row["kind"], row["scale"]]
     value = interval(row, "slope", confidence)
     return (
-        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value}"
-        f"{of_no_single_slope(row, confidence)} ({tested(row)})."
+        f"{name[0].upper()}{name[1:]} {verb} with {axis}, {law} with s = {value} ({tested(row)})."
+        f"{of_no_single_slope(row, confidence)}"
     )
 
 
 def of_no_single_slope(row: pd.Series, confidence: float) -> str:
-    """Return what a slope is an average of, where its test tells that no single one fits.
+    """Return a sentence on what a slope is an average of, where a test says that no one fits.
 
     Args:
         row: of the table trends.
@@ -160,9 +160,10 @@ def of_no_single_slope(row: pd.Series, confidence: float) -> str:
     digits = 2
     while digits < 6 and len({f"{x:.{digits}g}" for x in (least, slope, largest)}) < 3:
         digits += 1
+    ends = [f"{0.0 if abs(x) < ROUNDING else x:.{digits}g}" for x in (least, largest)]
     return (
-        f" on average, for no single slope fits ({shown_p_value(row['p_single_slope'], level)}): "
-        f"between neighbouring values s lies between {least:.{digits}g} and {largest:.{digits}g}"
+        f" No single slope fits ({shown_p_value(row['p_single_slope'], level)}): this s is an "
+        f"average of those between neighbouring values, which lie between {' and '.join(ends)}."
     )
 
 

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from speedlimits.statistics import as_points, slopes, strata_of_units, student_test
+from speedlimits.statistics import (
+    EQUAL_VALUES,
+    FEWEST_IN_CELL,
+    as_points,
+    own_scatter,
+    slopes,
+    strata_of_units,
+    student_test,
+)
 
 Array = NDArray[np.float64]
 SAME_PLACE = 1e-9  # of the range; own choice: values that differ by rounding are one place
@@ -36,6 +44,8 @@ def bend(
     n_l the group's runs at x_l. A local slope is the same average over all groups that reach across
     an interval of x, so that the average of local slopes is the slope. The test is Student's, of
     the coefficient q of a term q x^2 beside the intercept and slope that each group has of its own.
+    Where each x of a group has two runs and one has ``FEWEST_IN_CELL``, each may scatter on its own
+    (``own_scatter``), and the larger p-value counts; else all are taken to scatter alike.
 
     Args:
         x: values, shape (M,).
@@ -51,7 +61,7 @@ def bend(
     Returns:
         local_slope_least, local_slope_largest (NaN unless x has three values that groups reach
         across), p_single_slope (NaN where no scatter is known: less than two units, or as many
-        runs as terms).
+        runs as terms, or where a straight line leaves rounding only).
 
     Raises:
         ValueError: if an x has no logarithm to be taken.
@@ -61,6 +71,7 @@ def bend(
     x, y = np.log(x[usable]) if log_x else x[usable], np.log(y[usable]) if log_y else y[usable]
     labels = np.asarray(groups)[usable]
     of_unit = None if units is None else np.asarray(units)[usable]
+    least = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max(initial=0.0)))
     blocks = strata_of_units(x, labels, None if by_unit else of_unit)
     blocks = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
     found = {"local_slope_least": math.nan, "local_slope_largest": math.nan}
@@ -75,10 +86,14 @@ def bend(
     members = [block[0] for block in blocks]
     places = np.unique(x[np.concatenate(members)])
     places = places[np.diff(places, prepend=-math.inf) > SAME_PLACE * np.ptp(places)]
+    x = places[np.abs(x[:, None] - places).argmin(axis=1)]
+    for own in members:  # equal values are zeros, whose slope is no rounding
+        y[own] -= y[own[0]]
+    y[np.abs(y) <= least] = 0.0
     if len(places) > 2:
         local = _local_slopes(x, y, places, members, of_unit)
         found = {"local_slope_least": float(local.min()), "local_slope_largest": float(local.max())}
-    curved = [own for own in members if _quadratic(x[own]) is not None]
+    curved = [own for own in members if len(np.unique(x[own])) > 2]
     return found | {"p_single_slope": _p_single_slope(x, y, curved, of_unit)}
 
 
@@ -92,7 +107,7 @@ def _local_slopes(
         share = float(centred @ centred)  # of the slope of all: by how far the group reaches
         if of_unit is not None:
             share = 1.0 / sum(of_unit[other[0]] == of_unit[own[0]] for other in members)
-        at = np.abs(x[own][:, None] - places).argmin(axis=1)
+        at = np.searchsorted(places, x[own])
         here = np.unique(at)
         means = [y[own][at == k].mean() for k in here]
         moments = [centred[at == k].sum() for k in here]
@@ -106,10 +121,8 @@ def _local_slopes(
     return sums[reached] / weights[reached]
 
 
-def _quadratic(x: Array) -> Array | None:
-    """Return x^2 without its intercept and slope on x, None where x has less than three values."""
-    if len(np.unique(x)) < 3:
-        return None
+def _quadratic(x: Array) -> Array:
+    """Return x^2 without its intercept and slope on x, which has three values or more."""
     centred = x - x.mean()
     square = centred**2 - np.mean(centred**2)
     return square - slopes(centred, square) * centred
@@ -121,23 +134,33 @@ def _p_single_slope(
     """Return the p-value of a quadratic term (``bend``)."""
     from scipy.special import stdtr  # scipy.stats takes a second to import
 
-    terms = [_quadratic(x[own]) for own in members]
+    terms, rests = [], []
+    for own in members:
+        centred, rest = x[own] - x[own].mean(), y[own] - y[own].mean()
+        size = np.abs(rest).max()
+        rest = rest - slopes(centred, rest) * centred
+        rests.append(np.where(np.abs(rest).max() > EQUAL_VALUES * size, rest, 0.0))
+        terms.append(_quadratic(x[own]))
     if of_unit is not None:
         of_units: dict[str, list[float]] = {}
-        for own, term in zip(members, terms, strict=True):
-            of_units.setdefault(str(of_unit[own[0]]), []).append(float(slopes(term, y[own])))
+        for own, term, rest in zip(members, terms, rests, strict=True):
+            of_units.setdefault(str(of_unit[own[0]]), []).append(float(slopes(term, rest)))
         return student_test([float(np.mean(q)) for q in of_units.values()], 0.95)[3]
     degrees = sum(map(len, members)) - 2 * len(members) - 1
-    if degrees < 1:
+    if degrees < 1 or not any(map(np.any, rests)):
         return math.nan
-    spread = sum(float(term @ term) for term in terms)
-    projected = sum(float(term @ y[own]) for own, term in zip(members, terms, strict=True))
-    left = 0.0
-    for own, term in zip(members, terms, strict=True):
-        centred, rest = x[own] - x[own].mean(), y[own] - y[own].mean()
-        rest = rest - slopes(centred, rest) * centred - projected / spread * term
-        left += float(rest @ rest)
-    error = math.sqrt(left / degrees * spread)
-    if error == 0.0:
-        return 0.0 if projected else math.nan
-    return float(2 * stdtr(degrees, -abs(projected) / error))
+    term, rest = np.concatenate(terms), np.concatenate(rests)
+    quadratic = float(slopes(term, rest))
+    left = rest - quadratic * term
+    error = math.sqrt(float(left @ left) / degrees / float(term @ term))
+    p_value = float(2 * stdtr(degrees, -abs(quadratic) / error)) if error else 0.0
+    ends = np.cumsum([0, *map(len, members)])
+    cells = [
+        first + np.flatnonzero(x[own] == place)
+        for first, own in zip(ends, members, strict=False)
+        for place in np.unique(x[own])
+    ]
+    sizes = list(map(len, cells))
+    if min(sizes) > 1 and max(sizes) >= FEWEST_IN_CELL:
+        p_value = max(p_value, own_scatter(quadratic, term, rest, cells, 0.95)[2])
+    return p_value

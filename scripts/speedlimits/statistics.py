@@ -311,13 +311,13 @@ def trend(
     units are what is resampled and permuted.
 
     Cells are the runs of an x of a stratum. Where each has ``FEWEST_IN_CELL`` runs, interval and
-    test allow each a scatter of its own (``_own_scatter``). Where one or all have fewer, all are
+    test allow each a scatter of its own (``own_scatter``). Where one or all have fewer, all are
     taken to scatter alike: the interval is ``student_interval`` of slopes of deviations from the
     cells' means, resampled inside the cells, or from all of them where cells have unequally many
     runs, as where some diverged. Where some have that many and the others two, the wider of both
     intervals is taken. The p-value is the share of permutations of y over x inside the strata whose
     slope is at least as large in absolute value (``_p_value``; runs of one x may change places),
-    which speaks of runs that scatter alike; at least the one of ``_own_scatter``, where its
+    which speaks of runs that scatter alike; at least the one of ``own_scatter``, where its
     interval is taken or may be, and at least the least p-value that so many runs can give.
 
     Args:
@@ -368,7 +368,7 @@ def trend(
     sizes = list(map(len, cells))
     fewest, most = min(sizes), max(sizes)
     if fewest > 1 and most >= FEWEST_IN_CELL:
-        low, high, p_welch = _own_scatter(slope, centred, y, cells, confidence)
+        low, high, p_welch = own_scatter(slope, centred, y, cells, confidence)
     if most > 1 and fewest < FEWEST_IN_CELL:
         deviations = np.zeros(len(y))
         for cell in cells:
@@ -487,7 +487,7 @@ def slopes(centred: Array, y: Array) -> Array:
     return y @ centred / spread if spread > 0 else np.full(np.shape(y)[:-1], math.nan)
 
 
-def _own_scatter(
+def own_scatter(
     slope: float, centred: Array, y: Array, cells: list[NDArray[np.int64]], confidence: float
 ) -> tuple[float, float, float]:
     """Return interval and two-sided p-value of a slope whose cells scatter each on its own.

@@ -22,7 +22,8 @@ orthogonal to but for lambda_k / lambda_1,
     (1/n) (lambda_k / lambda_1)^2 = k^{-2 alpha} / n,
 
 below which k^-delta falls at k = n^{1/(delta - 2 alpha)}, among n modes if delta > 2 alpha + 1. The
-law of the residue comes back for 1/2 <= delta <= 2 alpha + 1/2 (`residue_law_holds`).
+law of the residue comes back for 1/2 <= delta <= 2 alpha + 1/2 (`residue_law_holds`), unless alpha
+is so small that neighbours mix throughout.
 """
 
 from __future__ import annotations
@@ -33,20 +34,11 @@ from numpy.typing import NDArray
 FEATURES = ("orthonormal", "gaussian")
 # Own choice: at both ends fits to 200 samples of 200 dimensions are off by 0.15, for alpha from 0.3
 # to 2; delta = 0 and -1 give 0.2 and -0.1, 2 alpha + 1 is 0.4 too low.
-LEAST_DELTA = 0.5
-
-
-def largest_delta(alpha: float) -> float:
-    """Return 2 alpha + 1/2, up to which Delta_k^2 ~ k^-delta in as many samples as dimensions.
-
-    Args:
-        alpha: exponent of lambda_k ~ k^-alpha.
-    """
-    return 2 * alpha + 0.5
+LEAST_ALPHA, LEAST_DELTA = 0.3, 0.5
 
 
 def residue_law_holds(alpha: float, delta: float, features: str) -> bool:
-    """Return whether Delta_k^2 fall about as k^-delta: 1/2 <= delta <= 2 alpha + 1/2.
+    """Return whether Delta_k^2 fall about as k^-delta: alpha >= 0.3, 1/2 <= delta <= 2 alpha + 1/2.
 
     Always for orthonormal features; for Gaussian ones as far as the leak from other modes, see
     above, lies below (derived here), in about as many samples as dimensions. Many more hold more.
@@ -56,7 +48,8 @@ def residue_law_holds(alpha: float, delta: float, features: str) -> bool:
         delta: exponent of Delta_k^2 ~ k^-delta.
         features: "orthonormal" or "gaussian".
     """
-    return features == "orthonormal" or LEAST_DELTA <= delta <= largest_delta(alpha)
+    apart = alpha >= LEAST_ALPHA and LEAST_DELTA <= delta <= 2 * alpha + 0.5
+    return features == "orthonormal" or apart
 
 
 def teacher_data(
