@@ -153,7 +153,7 @@ def of_no_single_slope(row: pd.Series, confidence: float) -> str:
     least, slope, largest = (
         row.get(name, math.nan) for name in ("local_slope_least", "slope", "local_slope_largest")
     )
-    # between runs that are the same but for rounding, and where strata that share units are one
+    # of runs that are the same but for rounding
     alike = not least < slope < largest or largest - least < SAME_RUNS * abs(slope)
     if alike or not row.get("p_single_slope", math.nan) <= level:
         return ""
