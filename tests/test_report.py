@@ -174,17 +174,16 @@ def test_the_report_shows_what_a_study_found(reported, page):
     assert page.problems == []
 
 
+def of_size(n, starts):
+    """An ensemble as the interactive page is given it."""
+    return {"label": f"n = {n}", "colour": "#000", "settings": {"n": n}, "starts": starts}
+
+
 def test_interactive_page_says_why_it_is_empty_and_writes_large_numbers(page):
     """Adam has no T/T_SL from a warm start that is reached all the same."""
     curve = {"time_lambda_1": [1.0, 2.0], "inefficiency": [2.0, 3.0], "runs": []}
     empty = {"time_lambda_1": [None, None], "runs": []}
-    ensemble = {
-        "label": "n = 8",
-        "colour": "#000",
-        "settings": {"n": "8"},
-        "starts": {"cold": curve, "warm": empty},
-    }
-    study = {"varied": {"n": ["8"]}, "ensembles": [ensemble]}
+    study = {"varied": {"n": ["8"]}, "ensembles": [of_size("8", {"cold": curve, "warm": empty})]}
     data = json.dumps({"studies": {"adam": study}, "footer": ""})
     page.set_content(template("interactive").replace("@DATA@", data))
     assert page.evaluate("[1e5, 2e5, 5e5, 2e-4, 500].map(label)") == [
@@ -249,10 +248,7 @@ def test_the_mouse_over_a_point_shows_its_values(page):
     curve = {"time_lambda_1": [1.0, 10.0, 100.0], "inefficiency": [1.5, 4.321, 30.0], "runs": []}
     curve |= {"inefficiency_low": [1.2, 3.9, 20.0], "inefficiency_high": [1.9, 4.8, 45.0]}
     above = curve | {"inefficiency": [2.5, 14.0, 90.0], "inefficiency_predicted": [2.0, 13.0, 80.0]}
-    ensembles = [
-        {"label": f"n = {n}", "colour": "#000", "settings": {"n": n}, "starts": {"cold": values}}
-        for n, values in (("8", curve), ("16", above))
-    ]
+    ensembles = [of_size("8", {"cold": curve}), of_size("16", {"cold": above})]
     study = {"varied": {"n": ["8", "16"]}, "ensembles": ensembles}
     data = json.dumps({"studies": {"sizes": study}, "footer": ""})
     page.set_content(template("interactive").replace("@DATA@", data))
@@ -355,13 +351,7 @@ def test_a_run_has_its_own_prediction_beside_it(page, tmp_path):
     curves = interactive.curves(rows)
     assert curves["runs"][0]["inefficiency_predicted"] == [25.0, 35.0]
     assert "inefficiency_low" not in curves and "asymptote" not in curves["runs"][0]
-    ensemble = {
-        "label": "n = 8",
-        "colour": "#000",
-        "settings": {"n": "8"},
-        "starts": {"cold": curves},
-    }
-    study = {"varied": {"n": ["8"]}, "ensembles": [ensemble]}
+    study = {"varied": {"n": ["8"]}, "ensembles": [of_size("8", {"cold": curves})]}
     data = json.dumps({"studies": {"sizes": study}, "footer": ""})
     page.set_content(template("interactive").replace("@DATA@", data))
     page.get_by_label("its runs").check()
@@ -379,13 +369,7 @@ def test_an_interval_of_many_decades_leaves_the_curves_their_room(page):
     """Two runs at a high confidence level; the numbers are told whole."""
     curve = {"time_lambda_1": [1.0, 10.0], "inefficiency": [2.0, 4.0], "runs": []}
     curve |= {"inefficiency_low": [1e-9, 1e-63], "inefficiency_high": [1e9, 1e63]}
-    ensemble = {
-        "label": "n = 8",
-        "colour": "#000",
-        "settings": {"n": "8"},
-        "starts": {"cold": curve},
-    }
-    study = {"varied": {"n": ["8"]}, "ensembles": [ensemble]}
+    study = {"varied": {"n": ["8"]}, "ensembles": [of_size("8", {"cold": curve})]}
     data = {"studies": {"sizes": study}, "footer": "", "widest": results.WIDEST}
     page.set_content(template("interactive").replace("@DATA@", json.dumps(data)))
     low, high = page.evaluate("() => [scale.y0, scale.y1]")

@@ -97,7 +97,7 @@ def test_groups_of_other_places_count_where_they_reach():
 
 def test_groups_that_share_units_are_one():
     generator = np.random.default_rng(4)
-    x, units = np.tile([1.0, 2.0, 4.0, 9.0], 3), np.tile(np.arange(12), 1)
+    x, units = np.tile([1.0, 2.0, 4.0, 9.0], 3), np.arange(12)
     y = np.exp(generator.normal(size=(2, 12)))
     twice = {"groups": np.repeat([0, 1], 12), "units": np.tile(units, 2)}
     found = bend(np.tile(x, 2), y.ravel(), **twice)

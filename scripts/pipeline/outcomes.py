@@ -498,8 +498,8 @@ def along_axes(runs: pd.DataFrame, axes: dict[str, list], settings: dict) -> tup
             else:
                 found = _against_first(group, axes, axis, quantity, options)
                 comparisons += [label | row for row in found]
-    # a table without rows has the columns all the same
-    tables = [pd.DataFrame(rows, columns=None if rows else columns) for rows, columns in
+    # those of a slope are not of a comparison, and a table without rows has them all the same
+    tables = [pd.DataFrame(rows, columns=columns) for rows, columns in
               ((trends, TREND_COLUMNS), (comparisons, COMPARISON_COLUMNS))]  # fmt: skip
     _adjust(tables)
     return tuple(tables)
@@ -585,8 +585,7 @@ def _along_numbers(
     x = runs[axis].to_numpy(float)
     logarithmic = bool(np.nanmin(x) > 0)
     found = _tested(x, runs, axes, axis, quantity, options | {"log_x": logarithmic})
-    slopes = {name: found[name] for name in found if "slope" in name}
-    return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | slopes | found
+    return {"scale": "log" if logarithmic else "linear", "kind": _kind(quantity)} | found
 
 
 def _against_first(
@@ -603,7 +602,7 @@ def _against_first(
         ends = ("", "_low", "_high")
         effect = {f"effect{end}": shown(found.pop(f"slope{end}")) for end in ends}
         compared = {"reference": reference, "value": value, "kind": _kind(quantity)}
-        yield compared | effect | {name: found[name] for name in found if "slope" not in name}
+        yield compared | effect | found
 
 
 def _adjust(tables: list[pd.DataFrame]) -> None:

@@ -21,7 +21,7 @@ from pipeline.tables import (
     shown_p_value,
     significance_level,
 )
-from sentences.phrases import NAMES, ROUNDING, interval, listed, words
+from sentences.phrases import NAMES, beyond_rounding, digits_apart, interval, listed, words
 from speedlimits.statistics import SAME_RUNS
 
 MOMENTS = {
@@ -157,10 +157,8 @@ def of_no_single_slope(row: pd.Series, confidence: float) -> str:
     alike = not least < slope < largest or largest - least < SAME_RUNS * abs(slope)
     if alike or not row.get("p_single_slope", math.nan) <= level:
         return ""
-    digits = 2
-    while digits < 6 and len({f"{x:.{digits}g}" for x in (least, slope, largest)}) < 3:
-        digits += 1
-    ends = [f"{0.0 if abs(x) < ROUNDING else x:.{digits}g}" for x in (least, largest)]
+    digits = digits_apart({least, slope, largest}, fewest=2)
+    ends = [f"{beyond_rounding(x):.{digits}g}" for x in (least, largest)]
     return (
         f" No single slope fits ({shown_p_value(row['p_single_slope'], level)}): this s is an "
         f"average of those between neighbouring values, which lie between {' and '.join(ends)}."

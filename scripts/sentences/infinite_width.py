@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 
 from sentences.ensembles import within_integration
@@ -84,7 +83,7 @@ def infinite_width_part(tables: dict[str, pd.DataFrame], axes: dict, confidence:
             fit = "no power could be fitted"
             if math.isfinite(row["power"]):
                 fit = f"s = {interval(row, 'power', confidence)}, {expected(row)}"
-            if row["power_high"] - row["power_low"] > np.ptp(POWERS):
+            if row["power_high"] - row["power_low"] > POWERS[-1] - POWERS[0]:
                 fit = "too few runs to tell any power"
             told.append(f"{over} {fit}")
         of = f"{words(statistic).capitalize()} over runs of {WIDTH_QUANTITIES[quantity]}"

@@ -46,6 +46,24 @@ def _as_markdown(label: str) -> str:
     return re.sub(r"^(\d{1,9})([.)])", r"\1\\\2", "".join(parts))  # else an item of a list
 
 
+def beyond_rounding(x: float) -> float:
+    """Return a difference or a slope, or 0 where it is rounding."""
+    return 0.0 if abs(x) < ROUNDING else x
+
+
+def digits_apart(*sets: set[float], fewest: int = 3) -> int:
+    """Return with how many digits the numbers of each set differ, at most 6.
+
+    Args:
+        sets: of numbers.
+        fewest: digits that are shown anyway.
+    """
+    digits = fewest
+    while digits < 6 and any(len({f"{x:.{digits}g}" for x in of}) < len(of) for of in sets):
+        digits += 1
+    return digits
+
+
 def interval(row: pd.Series, name: str, confidence: float) -> str:
     """Return a value with its interval, if it has one, in 3 digits, or as many as tell them apart.
 
@@ -53,13 +71,10 @@ def interval(row: pd.Series, name: str, confidence: float) -> str:
     no length in as many, of runs that are the same but for rounding, is not told.
     """
     ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
-    value, low, high = (0.0 if abs(x) < ROUNDING else x for x in ends)
+    value, low, high = map(beyond_rounding, ends)
     if not math.isfinite(low):
         return f"{value:.3g}"
-    apart = ({value, low, high}, {low, high, 1.0})
-    digits = 3
-    while digits < 6 and any(len({f"{x:.{digits}g}" for x in of}) < len(of) for of in apart):
-        digits += 1
+    digits = digits_apart({value, low, high}, {low, high, 1.0})
     shown = [f"{x:.{digits}g}" for x in (value, low, high)]
     if low < high and shown[1] == shown[2]:
         return shown[0]

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from speedlimits.statistics import (
     EQUAL_VALUES,
     FEWEST_IN_CELL,
-    as_points,
+    from_first,
     own_scatter,
+    points_with_values,
     slopes,
     strata_of_units,
     student_test,
@@ -66,30 +67,20 @@ def bend(
     Raises:
         ValueError: if an x has no logarithm to be taken.
     """
-    x, y = as_points(x, y, log_x)
-    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
-    x, y = np.log(x[usable]) if log_x else x[usable], np.log(y[usable]) if log_y else y[usable]
-    labels = np.asarray(groups)[usable]
-    of_unit = None if units is None else np.asarray(units)[usable]
-    least = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max(initial=0.0)))
-    blocks = strata_of_units(x, labels, None if by_unit else of_unit)
-    blocks = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
-    found = {"local_slope_least": math.nan, "local_slope_largest": math.nan}
-    if not blocks:
-        return found | {"p_single_slope": math.nan}
-    if not by_unit:
+    x, y, labels, of_unit = points_with_values(x, y, log_x, log_y, groups, units)
+    if by_unit:
+        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        members = [own for own in members if len(np.unique(x[own])) > 1]
+    else:
+        x, y, members, _ = strata_of_units(x, y, labels, None if units is None else of_unit)
         of_unit = None
-        y = np.concatenate([y[block].mean(axis=0) for block in blocks])
-        x = np.concatenate([x[block[0]] for block in blocks])
-        ends = np.cumsum([block.shape[1] for block in blocks])
-        blocks = [np.arange(e - b.shape[1], e)[None] for e, b in zip(ends, blocks, strict=True)]
-    members = [block[0] for block in blocks]
+    found = {"local_slope_least": math.nan, "local_slope_largest": math.nan}
+    if not members:
+        return found | {"p_single_slope": math.nan}
     places = np.unique(x[np.concatenate(members)])
     places = places[np.diff(places, prepend=-math.inf) > SAME_PLACE * np.ptp(places)]
     x = places[np.abs(x[:, None] - places).argmin(axis=1)]
-    for own in members:  # equal values are zeros, whose slope is no rounding
-        y[own] -= y[own[0]]
-    y[np.abs(y) <= least] = 0.0
+    y = from_first(y, members, log_y)
     if len(places) > 2:
         local = _local_slopes(x, y, places, members, of_unit)
         found = {"local_slope_least": float(local.min()), "local_slope_largest": float(local.max())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -339,26 +339,12 @@ def trend(
     Raises:
         ValueError: if an x has no logarithm to be taken.
     """
-    x, y = as_points(x, y, log_x)
-    labels = np.zeros(len(x)) if strata is None else np.asarray(strata)
-    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
-    x, y, labels = x[usable], y[usable], labels[usable]
-    x, y = np.log(x) if log_x else x, np.log(y) if log_y else y
-    blocks = strata_of_units(x, labels, None if units is None else np.asarray(units)[usable])
-    kept = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
-    points = sum(block.size for block in kept or blocks) if blocks else len(x)
-    blocks = kept
+    x, y, labels, of_units = points_with_values(x, y, log_x, log_y, strata, units)
+    x, y, groups, points = strata_of_units(x, y, labels, None if units is None else of_units)
     names = ("slope", "slope_low", "slope_high", "p_value", "p_smallest")
-    if not blocks:
+    if not groups:
         return {**dict.fromkeys(names, math.nan), "points": points}
-    x = np.concatenate([x[block[0]] for block in blocks])
-    y = np.concatenate([y[block].mean(axis=0) for block in blocks])
-    ends = np.cumsum([block.shape[1] for block in blocks])
-    groups = [np.arange(e - b.shape[1], e) for e, b in zip(ends, blocks, strict=True)]
-    # Each stratum has its own intercept. So equal values are zeros, whose slope is no rounding.
-    least = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max()))
-    y = np.concatenate([y[group] - y[group[0]] for group in groups])
-    y[np.abs(y) <= least] = 0.0
+    y = from_first(y, groups, log_y)
     centred = np.concatenate([x[group] - x[group].mean() for group in groups])
     slope = float(slopes(centred, y))
     shared = [[group[x[group] == value] for value in np.unique(x[group])] for group in groups]
@@ -430,10 +416,7 @@ def mean_slope(
     Raises:
         ValueError: if an x has no logarithm to be taken.
     """
-    x, y = as_points(x, y, log_x)
-    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
-    x, y = np.log(x[usable]) if log_x else x[usable], np.log(y[usable]) if log_y else y[usable]
-    runs, units = np.asarray(runs)[usable], np.asarray(units)[usable]
+    x, y, runs, units = points_with_values(x, y, log_x, log_y, runs, units)
     least = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max(initial=0.0)))
     of_units: dict[str, list[float]] = {}
     for run in np.unique(runs):
@@ -456,13 +439,20 @@ def mean_slope(
     }
 
 
-def as_points(x: ArrayLike, y: ArrayLike, log_x: bool) -> tuple[Array, Array]:
-    """Return x and y as float64.
+def points_with_values(
+    x: ArrayLike, y: ArrayLike, log_x: bool, log_y: bool, *labels: ArrayLike | None
+) -> tuple[NDArray, ...]:
+    """Return x, y and labels of the points that have both, in logarithms as asked for.
 
     Args:
-        x: values.
-        y: values.
-        log_x: whether ln x is wanted.
+        x: values, shape (M,).
+        y: values, shape (M,).
+        log_x: take ln x (x > 0), else x itself.
+        log_y: take ln y, leaving out y <= 0, else y itself.
+        labels: of the points, shape (M,) each; None is one for all of them.
+
+    Returns:
+        Arrays of one shape, x and y in float64.
 
     Raises:
         ValueError: if ln x is wanted and there is none.
@@ -470,7 +460,35 @@ def as_points(x: ArrayLike, y: ArrayLike, log_x: bool) -> tuple[Array, Array]:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if log_x and np.any(x <= 0):
         raise ValueError(f"x holds {x.min():g}, which has no logarithm: give log_x=False")
-    return x, y
+    usable = np.isfinite(y) & np.isfinite(x) & ((y > 0) | (not log_y))
+    kept = [np.zeros(len(x)) if of is None else np.asarray(of) for of in labels]
+    x, y = x[usable], y[usable]
+    return (
+        np.log(x) if log_x else x,
+        np.log(y) if log_y else y,
+        *(label[usable] for label in kept),
+    )
+
+
+def from_first(y: Array, groups: Sequence[NDArray[np.int64]], log_y: bool) -> Array:
+    """Return values less the first one of their group, each of which has its own intercept.
+
+    So equal values are zeros, whose slope is no rounding.
+
+    Args:
+        y: shape (M,).
+        groups: indices of the points of each group; others stay as they are.
+        log_y: whether these are logarithms, whose rounding is relative to 1.
+
+    Returns:
+        Shape (M,), a new array.
+    """
+    least = EQUAL_VALUES * (1.0 if log_y else float(np.abs(y).max()))
+    y = y.copy()
+    for group in groups:
+        y[group] -= y[group[0]]
+    y[np.abs(y) <= least] = 0.0
+    return y
 
 
 def slopes(centred: Array, y: Array) -> Array:
@@ -743,23 +761,36 @@ def _tied_units(ranks: Array, blocks: list[NDArray[np.int64]]) -> list[list[NDAr
     return found
 
 
-def strata_of_units(x: Array, labels: NDArray, units: NDArray | None) -> list[NDArray[np.int64]]:
-    """Return the points of each set of strata that share units: those of an x from the same ones.
+def strata_of_units(
+    x: Array, y: Array, labels: NDArray, units: NDArray | None
+) -> tuple[Array, Array, list[NDArray[np.int64]], int]:
+    """Return the points of strata in which x varies; of those that share units, their means.
 
     Args:
         x: values, shape (M,).
+        y: values, shape (M,).
         labels: of each point's stratum, shape (M,).
         units: label of each point's unit, shape (M,); None: no strata share any.
 
     Returns:
-        Indices of points, shape (strata, units of all x), of each set of strata in which x varies.
+        x, y, the indices of the points of each stratum or set of strata that share units, and the
+        number of points that they stand for (of all where there are none).
     """
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups = [group for group in groups if len(np.unique(x[group])) > 1]
-    if units is None:
-        return [group[None] for group in groups]
-    at = [f"{value!r}|{unit}" for value, unit in zip(x, units, strict=True)]
-    return _aligned(groups, np.array(at))
+    blocks = [group[None] for group in groups]
+    if units is not None:
+        at = [f"{value!r}|{unit}" for value, unit in zip(x, units, strict=True)]
+        blocks = _aligned(groups, np.array(at))
+    kept = [block for block in blocks if len(np.unique(x[block[0]])) > 1]
+    points = sum(block.size for block in kept or blocks) if blocks else len(x)
+    ends = np.cumsum([block.shape[1] for block in kept], dtype=int)
+    return (
+        np.concatenate([np.empty(0), *(x[block[0]] for block in kept)]),
+        np.concatenate([np.empty(0), *(y[block].mean(axis=0) for block in kept)]),
+        [np.arange(end - block.shape[1], end) for end, block in zip(ends, kept, strict=True)],
+        points,
+    )
 
 
 def _aligned(groups: list[NDArray[np.int64]], units: NDArray) -> list[NDArray[np.int64]]:
