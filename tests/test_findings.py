@@ -55,10 +55,10 @@ from sentences.ensembles import (
     noise_sentence,
     optimiser_sentences,
     outcome_lines,
-    prediction_lines,
+    predictions,
     range_sentences,
-    regime_lines,
     regime_summary,
+    regimes,
     rounding_sentence,
     transient_lines,
     transient_summary,
@@ -72,6 +72,16 @@ from speedlimits.dynamics import GradientFlow
 from speedlimits.statistics import geometric_mean, holm, rank_correlation, trend
 
 SETTINGS = {"seed": 3, "confidence": 0.95, "resamples": 999}
+
+
+def prediction_lines(*arguments):
+    """Return the lines of the findings' list of predictions."""
+    return [prediction.line for prediction in predictions(*arguments)]
+
+
+def regime_lines(*arguments):
+    """Return the lines of the findings' list of regimes."""
+    return [fitted.line for fitted in regimes(*arguments)]
 
 
 def runs(slope=0.0, ratio=1.0, realisations=5, sizes=(8, 16, 32, 64)):
@@ -313,9 +323,9 @@ def test_a_law_whose_alpha_may_be_zero_has_no_regime(low):
 def test_what_speaks_against_the_power_laws_is_said_beside_their_regime(values, said):
     windows = {"alpha_window_low": 1.2, "alpha_window_high": 1.4}
     row = {"ensemble": "e", "moment": "start", "width": 8} | EXPONENTS | windows | values
-    lines = regime_lines(pd.DataFrame([row]), {"width": [8, 16]})
-    assert lines[0].endswith(said)
-    (summary,) = regime_summary(lines)
+    (fitted,) = regimes(pd.DataFrame([row]), {"width": [8, 16]})
+    assert fitted.line.endswith(said)
+    (summary,) = regime_summary([fitted])
     assert summary.endswith(": optimal 1.")
 
 
@@ -334,13 +344,13 @@ def test_regimes_are_counted_once_for_each_ensemble_and_for_each_kernel_alone():
     table = table.assign(kernel=["full", "traced"] * 3 + ["traced"], moment="start", **EXPONENTS)
     table[["alpha", "alpha_low", "alpha_high"]] += table[["n"]].to_numpy() / 1e4
     table.loc[4, ["delta", "delta_low", "delta_high"]] = 1.5, 1.2, 1.8
-    lines = regime_lines(table, {"n": [8, 16, 32, 99]})
+    fitted = regimes(table, {"n": [8, 16, 32, 99]})
     told = "Regimes of the power laws fitted to the {} at the start: {}."
-    assert regime_summary(lines) == [
+    assert regime_summary(fitted) == [
         told.format("NTK", "optimal 2; growing 1"),
         told.format("output-traced NTK", "optimal 1"),
     ]
-    assert regime_summary(lines[:3]) == [told.format("NTK", "optimal 2; growing 1")]
+    assert regime_summary(fitted[:3]) == [told.format("NTK", "optimal 2; growing 1")]
     assert regime_summary([]) == []
 
 
@@ -437,15 +447,18 @@ def test_a_case_may_be_called_case():
     assert "to say anything of case on the inefficiency" in told
 
 
-@pytest.mark.parametrize("label", ["lazy regime: rich", "x, output-traced kernel y", "a: alpha 3"])
+@pytest.mark.parametrize(
+    "label",
+    ["lazy regime: rich", "x, output-traced kernel y", "a: alpha 3", "b, output-traced kernel"],
+)
 def test_regimes_are_counted_behind_labels(label):
     row = {"ensemble": "e", "moment": "start", "case": label, "kernel": "full"} | EXPONENTS
-    lines = regime_lines(pd.DataFrame([row]), {"case": [label]})
-    named = lines[0].rpartition("regime: ")[2].partition(" (")[0].rstrip(".")
-    assert regime_summary(lines) == [
-        f"Regimes of the power laws fitted to the NTK at the start: {named} 1."
+    fitted = regimes(pd.DataFrame([row]), {"case": [label]})
+    assert fitted[0].line.endswith("; regime: optimal.")
+    assert regime_summary(fitted) == [
+        "Regimes of the power laws fitted to the NTK at the start: optimal 1."
     ]
-    none = regime_lines(pd.DataFrame([row | {"alpha_low": np.nan}]), {"case": [label]})
+    none = regimes(pd.DataFrame([row | {"alpha_low": np.nan}]), {"case": [label]})
     assert regime_summary(none)[0].endswith("at the start: without intervals 1.")
 
 

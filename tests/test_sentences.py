@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from test_findings import EXPONENTS, SETTINGS, runs, transport
+from test_findings import EXPONENTS, SETTINGS, regime_lines, runs, transport
 
 from pipeline.outcomes import (
     COMPARISON_COLUMNS,
@@ -19,15 +19,17 @@ from pipeline.tables import shown_p_value, significance_level
 from sentences import effects
 from sentences.effects import correlation_lines, moment_in_words, too_few, trend_sentence
 from sentences.ensembles import (
+    FASTER,
+    LOWER_BOUND,
+    Prediction,
     dead_network_sentence,
     discretisation_lines,
     energetic_lines,
     finite_step_sentence,
     integration_sentence,
-    prediction_lines,
     prediction_summary,
+    predictions,
     range_sentences,
-    regime_lines,
     repeated,
     transient_summary,
     transport_sentence,
@@ -480,12 +482,11 @@ def test_cases_are_named_by_their_label_alone():
 
 
 def test_verdicts_on_predictions_are_counted():
-    undecided = "- b, cold start: 1, no evidence of a difference (p)."
-    bound = "- a, cold start: 0.5, below the prediction, as a lower bound may be (p)."
-    (told,) = prediction_summary([bound, undecided])
+    undecided = Prediction("cold", "no evidence of a difference", "- b")
+    (told,) = prediction_summary([Prediction("cold", LOWER_BOUND, "- a"), undecided])
     counts = "0 of 2 ensembles are slower, 0 faster, 1 below it, as lower bounds may be, 1 not told"
     assert told.endswith(f"{counts} apart.")
-    (told,) = prediction_summary(["- a, cold start: 0.5, faster than predicted (p).", undecided])
+    (told,) = prediction_summary([Prediction("cold", FASTER, "- a"), undecided])
     assert told.endswith("0 of 2 ensembles are slower, 1 faster, 1 not told apart.")
 
 
@@ -508,9 +509,9 @@ def test_steps_without_a_bound_are_not_called_faster(dynamics, inefficiency, ver
         for r, ratio in enumerate([0.101, 0.1, 0.102])
     ]
     table = pd.DataFrame(rows).assign(inefficiency=inefficiency)
-    (line,) = prediction_lines(table, {"model": ["a"]}, 0.95)
-    assert f", {verdict} (" in line
-    (told,) = prediction_summary([line])
+    (prediction,) = predictions(table, {"model": ["a"]}, 0.95)
+    assert f", {verdict} (" in prediction.line
+    (told,) = prediction_summary([prediction])
     unbounded = ", 1 below it where T_SL bounds nothing, 0 not told apart."
     assert told.endswith(unbounded) == ("bounds" in verdict)
     assert ("1 faster" in told) == ("faster" in verdict)
@@ -539,10 +540,11 @@ def test_a_prediction_outside_the_interval_may_still_not_be_claimed():
         for path, values in zip("abc", ratios, strict=True)
         for r, ratio in enumerate(values)
     ]
-    lines = prediction_lines(pd.DataFrame(rows), {"model": ["a", "b", "c"]}, 0.95)
+    told_of = predictions(pd.DataFrame(rows), {"model": ["a", "b", "c"]}, 0.95)
+    lines = [prediction.line for prediction in told_of]
     assert "no difference is claimed, although its interval has no 1 (p = 0.031," in lines[0]
     assert all("no evidence of a difference" in line for line in lines[1:])
-    assert prediction_summary(lines)[0].endswith("0 faster, 3 not told apart.")
+    assert prediction_summary(told_of)[0].endswith("0 faster, 3 not told apart.")
 
 
 @pytest.mark.parametrize(
@@ -615,8 +617,15 @@ def test_the_flow_with_the_worst_path_length_is_named():
 
 def test_labels_that_read_as_verdicts_count_as_none():
     label = "warm start: slower than predicted"
-    lines = [f"- {label}, cold start: 1.1, no evidence of a difference (p = 0.5)."]
-    (told,) = prediction_summary(lines)
+    ratios = {"0": 0.9, "1": 1.2, "2": 1.1}
+    row = {"ensemble": "a", "start": "cold", "at": "end", "inefficiency": 2.0, "case": label}
+    rows = [
+        row | {"realisation": r, "start_seed": r, "prediction_ratio": ratio}
+        for r, ratio in ratios.items()
+    ]
+    told_of = predictions(pd.DataFrame(rows), {"case": [label]}, 0.95)
+    assert label in told_of[0].line
+    (told,) = prediction_summary(told_of)
     assert "0 of 1 ensembles are slower, 0 faster, 1 not told apart" in told and "cold" in told
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -34,8 +34,26 @@ from speedlimits.statistics import geometric_mean, holm
 NUMERICAL_ERROR = 0.01
 # Own choice: of the bound on gradient flow's squared path lengths; path lengths are off by half.
 TOLD_DISCRETISATION = 0.05
+SLOWER, FASTER = "slower than predicted", "faster than predicted"
+LOWER_BOUND = "below the prediction, as a lower bound may be"
 UNBOUNDED = "below the prediction, where T/T_SL is below 1 and T_SL bounds nothing"
 APART = 1.05  # own choice: times that differ by less are told as one, as a few whole steps are
+
+
+class Prediction(NamedTuple):
+    """T/T_SL of an ensemble's runs from one start against what the NTK there predicts."""
+
+    start: str  # cold or warm
+    verdict: str  # in words; empty without a test
+    line: str  # of the list
+
+
+class FittedRegime(NamedTuple):
+    """The regime of the power laws fitted to a kernel at the start."""
+
+    kernel: str  # full or traced
+    regime: str  # in words; empty without intervals
+    line: str  # of the list
 
 
 def noise_sentence(outcomes: pd.DataFrame) -> list[str]:
@@ -356,8 +374,8 @@ def discretisation_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) 
     return lines
 
 
-def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[str]:
-    """Return a line per ensemble and start: is T/T_SL what the NTK there predicts?
+def predictions(outcomes: pd.DataFrame, axes: dict, confidence: float) -> list[Prediction]:
+    """Return for each ensemble and start: is T/T_SL what the NTK there predicts?
 
     Student's t-test of the mean of ln(measured / predicted) over runs, at the end of training. What
     the integration may be off by is no difference, whatever the p-value. Nothing is predicted for
@@ -380,8 +398,9 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             steps = (dynamics_of(group) != "gradient_flow").all()
             mean = geometric_mean(once["inefficiency"], confidence)["mean"] if steps else 1.0
             below = mean < BELOW_ONE
-            rows.append(found | {"label": label, "bound": bound, "lost": lost, "below": below})
-    lines = []
+            found |= {"label": label, "bound": bound, "lost": lost, "below": below}
+            rows.append(found | {"start": start})
+    told_of = []
     for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         shown = pd.Series({**row, "p_adjusted": p, "confidence": confidence})
         ratio = interval(shown.rename({"low": "mean_low", "high": "mean_high"}), "mean", confidence)
@@ -391,20 +410,20 @@ def prediction_lines(outcomes: pd.DataFrame, axes: dict, confidence: float) -> l
             told = f"{ratio} in each of {runs}, which leaves no test"
             if row["selected"]:
                 told = f"{row['mean']:.3g} in {runs}, which are no sample of all: {lost}"
-            lines.append(f"- {row['label']}: {told}.")
+            told_of.append(Prediction(row["start"], "", f"- {row['label']}: {told}."))
             continue
         verdict = "no evidence of a difference"
         if not shown["low"] <= 1 <= shown["high"]:
             verdict = "no difference is claimed, although its interval has no 1"
         if p <= significance_level(confidence):
-            faster = "below the prediction, as a lower bound may be"
-            if not row["bound"]:
-                faster = UNBOUNDED if row["below"] else "faster than predicted"
-            verdict = "slower than predicted" if row["mean"] > 1 else faster
+            unbound = UNBOUNDED if row["below"] else FASTER
+            lower = LOWER_BOUND if row["bound"] else unbound
+            verdict = SLOWER if row["mean"] > 1 else lower
             verdict = within_integration(shown["low"], shown["high"]) or verdict
         lost = f"; {lost}" if row["lost"] else ""
-        lines.append(f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}{lost}).")
-    return lines
+        line = f"- {row['label']}: {ratio}, {verdict} ({tested(shown)}{lost})."
+        told_of.append(Prediction(row["start"], verdict, line))
+    return told_of
 
 
 def within_integration(low: float, high: float) -> str:
@@ -425,12 +444,8 @@ def within_integration(low: float, high: float) -> str:
     return ""
 
 
-NO_EXPONENTS = "no exponents with intervals could be fitted."
-OTHERS_ALIKE = r"( and \d+ more with the same kernels)?$"
-
-
-def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
-    """Return a line per kernel at the start: alpha, delta and the regime they lie in.
+def regimes(exponents: pd.DataFrame, axes: dict) -> list[FittedRegime]:
+    """Return for each kernel at the start: alpha, delta and the regime they lie in.
 
     Ensembles that differ in their dynamics alone start with the same kernels, which count once.
     The full kernel's where it is known, else, as the line says, the output-traced one's, which has
@@ -447,27 +462,28 @@ def regime_lines(exponents: pd.DataFrame, axes: dict) -> list[str]:
     fitted = at_start[fits].notna().all(axis=1)
     keys = joined(at_start, [*fits, "dataset", "n", "model", "width"])
     repeated = fitted & keys.duplicated()
-    lines = []
+    told_of = []
     for index, row in at_start[~repeated].iterrows():
         label = name_of(row, axes)
-        label += of_kernel(row.get("kernel"))
+        of = row.get("kernel", "full")
+        label += of_kernel(of)
         more = int((keys[repeated] == keys[index]).sum())
         label += f" and {more} more with the same kernels" if more else ""
         ends = [row[f"{name}_{end}"] for name in ("alpha", "delta") for end in ("low", "high")]
         if not all(map(math.isfinite, ends)) or ends[0] <= 0:
-            lines.append(f"- {label}: {NO_EXPONENTS}")
+            line = f"- {label}: no exponents with intervals could be fitted."
+            told_of.append(FittedRegime(of, "", line))
             continue
         text = "alpha {:.3g} ({:.3g} to {:.3g}), delta {:.3g} ({:.3g} to {:.3g})".format(
             row["alpha"], *ends[:2], row["delta"], *ends[2:]
         )
         corners = {regime(alpha, delta) for alpha in ends[:2] for delta in ends[2:]}
-        if len(corners) == 1:
-            verdict = f"regime: {corners.pop()}"
-        else:
-            best = regime(row["alpha"], row["delta"])
-            verdict = f"regime: {best} by the values, not decided by the intervals"
-        lines.append(f"- {label}: {text}; {verdict}{_reservation(row)}.")
-    return lines
+        named = regime(row["alpha"], row["delta"])
+        if len(corners) > 1:
+            named += " by the values, not decided by the intervals"
+        line = f"- {label}: {text}; regime: {named}{_reservation(row)}."
+        told_of.append(FittedRegime(of, named, line))
+    return told_of
 
 
 def _reservation(row: pd.Series) -> str:
@@ -590,25 +606,14 @@ def _missing_warm_starts(whole: pd.DataFrame, warm_starts: pd.DataFrame, axes: d
     return sentences
 
 
-def verdicts(lines: list[str]) -> list[tuple[str, str]]:
-    """Return the start of each of ``prediction_lines`` and what stands behind its label.
-
-    Which may hold any words.
-    """
-    parts = [line.rpartition(" start: ") for line in lines]
-    return [(head.rpartition(", ")[2], told) for head, _, told in parts]
-
-
-def prediction_summary(lines: list[str]) -> list[str]:
-    """Return a sentence per start that counts the verdicts of ``prediction_lines``."""
+def prediction_summary(told_of: list[Prediction]) -> list[str]:
+    """Return a sentence per start that counts the verdicts of ``predictions``."""
     sentences = []
     for start in ("cold", "warm"):
-        here = [told for at, told in verdicts(lines) if at == start]
+        here = [prediction.verdict for prediction in told_of if prediction.start == start]
         if here:
-            slower = sum("slower than predicted" in line for line in here)
-            faster = sum("faster than predicted" in line for line in here)
-            below = sum("as a lower bound may be" in line for line in here)
-            unbounded = sum(UNBOUNDED in line for line in here)
+            told = (SLOWER, FASTER, LOWER_BOUND, UNBOUNDED)
+            slower, faster, below, unbounded = map(here.count, told)
             rest = len(here) - slower - faster - below - unbounded
             bounded = f"{below} below it, as lower bounds may be, " if below else ""
             bounded += f"{unbounded} below it where T_SL bounds nothing, " if unbounded else ""
@@ -620,25 +625,20 @@ def prediction_summary(lines: list[str]) -> list[str]:
     return sentences
 
 
-def regime_summary(lines: list[str]) -> list[str]:
-    """Return a sentence per kernel that counts the verdicts of ``regime_lines``.
+def regime_summary(told_of: list[FittedRegime]) -> list[str]:
+    """Return a sentence per kernel that counts the regimes of ``regimes``.
 
     The output-traced kernel, of ensembles whose full one is too large, has other exponents.
     """
-    full, traced = [], []
-    for line in lines:
-        without = line.endswith(f": {NO_EXPONENTS}")
-        head, _, told = line.rpartition(f": {NO_EXPONENTS}" if without else ": alpha ")
-        some = traced if re.search(of_kernel("traced") + OTHERS_ALIKE, head) else full
-        some.append("" if without else told.rpartition("regime: ")[2])
     sentences = []
-    for name, some in (("NTK", full), ("output-traced NTK", traced)):
+    for kernel, name in (("full", "NTK"), ("traced", "output-traced NTK")):
+        some = [fitted.regime for fitted in told_of if fitted.kernel == kernel]
         if not some:
             continue
-        named = [told.partition(" (")[0].rstrip(".") for told in some if told]
-        counts = {name: named.count(name) for name in named}
+        named = [regime for regime in some if regime]
+        counts = {regime: named.count(regime) for regime in named}
         counts |= {"without intervals": len(some) - len(named)} if len(named) < len(some) else {}
-        shown = "; ".join(f"{name} {count}" for name, count in counts.items())
+        shown = "; ".join(f"{regime} {count}" for regime, count in counts.items())
         sentences.append(f"Regimes of the power laws fitted to the {name} at the start: {shown}.")
     return sentences
 

@@ -25,18 +25,17 @@ from sentences.ensembles import (
     noise_sentence,
     optimiser_sentences,
     outcome_lines,
-    prediction_lines,
     prediction_summary,
+    predictions,
     range_sentences,
-    regime_lines,
     regime_summary,
+    regimes,
     repeated,
     repetition_sentence,
     rounding_sentence,
     transient_lines,
     transient_summary,
     transport_sentence,
-    verdicts,
 )
 from sentences.infinite_width import infinite_width_part
 from sentences.phrases import listed, named_axes, words
@@ -52,8 +51,8 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         settings: axes and confidence.
     """
     confidence, axes = settings["confidence"], named_axes(settings["axes"], tables["outcomes"])
-    predictions = prediction_lines(tables["outcomes"], axes, confidence)
-    regimes = regime_lines(each_run_once(tables["exponents"]), axes)
+    against_predictions = predictions(tables["outcomes"], axes, confidence)
+    fitted = regimes(each_run_once(tables["exponents"]), axes)
     short = [
         *range_sentences(tables["outcomes"], axes, tables.get("warm_starts")),
         *end_sentence(tables["outcomes"], axes),
@@ -66,8 +65,8 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         *noise_sentence(tables["outcomes"]),
         *heat_sentence(tables["outcomes"], axes),
         *optimiser_sentences(tables["outcomes"]),
-        *prediction_summary(predictions),
-        *regime_summary(regimes),
+        *prediction_summary(against_predictions),
+        *regime_summary(fitted),
         *transport_sentence(coupled(tables)),
         *effect_summary(tables, confidence),
         *generalisation_summary(tables["correlations"], confidence),
@@ -76,7 +75,7 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         f"# What the study {words(study)} found",
         listed("In short:", [f"- {sentence}" for sentence in short]),
         _how_it_was_tested(
-            tables, confidence, any(", adjusted p" in told for _, told in verdicts(predictions))
+            tables, confidence, any(prediction.verdict for prediction in against_predictions)
         ),
         *draw_sentence(tables),
         listed("At the end of training:", outcome_lines(tables["outcomes"], axes, confidence)),
@@ -100,14 +99,14 @@ def findings(tables: dict[str, pd.DataFrame], study: str, settings: dict) -> str
         listed(
             "Measured over predicted inefficiency at the end of training (geometric mean over runs "
             "with Student's interval; Holm's correction over this list):",
-            predictions,
+            [prediction.line for prediction in against_predictions],
         ),
         infinite_width_part(tables, axes, confidence),
         listed(
             "Exponents of the NTK spectrum at the start, lambda_k ~ k^-alpha and Delta_k^2 ~ "
             f"k^-delta, with {interval_name(confidence)}s of the fit, and the regime of the power "
             "law (optimal: 1 - alpha < delta < 1):",
-            regimes,
+            [regime.line for regime in fitted],
         ),
     ]
     parts += effect_parts(tables, confidence)
