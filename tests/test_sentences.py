@@ -167,6 +167,43 @@ def test_discretisation_of_an_ensemble_is_the_mean_of_its_runs_and_of_either_sig
     assert row["discretisation_low"] < 0 < row["discretisation_high"]
 
 
+def test_the_interval_of_the_action_over_the_drop_of_energy_is_positive_as_they_are():
+    """Of four runs beyond the stability limit: Student's interval of the mean reaches -13."""
+    shares = np.array([8.65, 55.87, 16.96, 8.40])
+    rows = [run(str(r), discretisation=d) for r, d in enumerate(shares)]
+    limits = {"ensemble": "e", "start": "cold", "realisation": "ensemble", "time": 1.0}
+    row = ensemble_outcomes(pd.DataFrame(rows), pd.DataFrame([limits]), SETTINGS).iloc[0]
+    low, ratio, high = 1 + row[[f"discretisation{end}" for end in ("_low", "", "_high")]]
+    assert 1 < low < ratio == pytest.approx(1 + shares.mean())
+    assert low * high == pytest.approx(ratio**2)
+    stderr = shares.std(ddof=1) / 2 / ratio  # of the logarithm, to first order
+    assert np.log(high / ratio) == pytest.approx(3.18 * stderr, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("errors", "ends"),
+    [
+        ((0.70, 0.95, 0.99), None),
+        ((0.02, 0.03, 0.14), None),
+        ((0.5, 1.0, 1.0), (0.0, 1.0)),
+        ((0.0, 0.1, 0.9), (0.0, 1.0)),
+    ],
+)
+def test_the_interval_of_a_test_error_lies_between_nothing_and_all(errors, ends):
+    """Of its odds, in which Student's interval has the same factor on either side."""
+    rows = [run(str(r), test_error=error) for r, error in enumerate(errors)]
+    limits = {"ensemble": "e", "start": "cold", "realisation": "ensemble", "time": 1.0}
+    row = ensemble_outcomes(pd.DataFrame(rows), pd.DataFrame([limits]), SETTINGS).iloc[0]
+    low, mean, high = row[["test_error_low", "test_error", "test_error_high"]]
+    assert 0 <= low < mean < high <= 1 and mean == pytest.approx(np.mean(errors))
+    if ends is None:
+        assert low > 0 and high < 1
+        odds = low / (1 - low), mean / (1 - mean), high / (1 - high)
+        assert odds[0] * odds[2] == pytest.approx(odds[1] ** 2)
+    else:
+        assert (high == ends[1]) or (low == ends[0])
+
+
 def test_an_ensemble_has_its_last_time_the_mean_and_the_number_of_its_runs():
     rows = [run(r, drift=d, inefficiency=1.0) for r, d in zip("012", (1.0, 2.0, 6.0), strict=True)]
     limits = pd.DataFrame({"time": [1.0, 5.0, 3.0], "inefficiency": [2.0, 10.0, 6.0]})

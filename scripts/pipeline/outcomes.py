@@ -424,7 +424,12 @@ def ensemble_outcomes(
 
 
 def _mean_over_runs(name: str, sample: Array, moment: tuple[str, str], settings: dict) -> list:
-    """Return the mean of a quantity over runs and its interval; a ratio's mean is geometric."""
+    """Return the mean of a quantity over runs and its interval; a ratio's mean is geometric.
+
+    The interval of ``discretisation`` d is that of the action over the drop of energy, 1 + d, and
+    that of the test error p of its odds p / (1 - p), so that both keep their bounds; where a run
+    errs in all or nothing, which has no odds with an interval, it is cut at them.
+    """
     if name == "prediction_ratio":
         found = geometric_mean(sample, settings["confidence"])
         same = one_and_the_same(sample)
@@ -432,15 +437,21 @@ def _mean_over_runs(name: str, sample: Array, moment: tuple[str, str], settings:
     stream = derived_seed(
         settings["seed"], "bootstrap", "outcome", *moment, SAME_DRAWS.get(name, name)
     )
+    shift = 1.0 if name == "discretisation" else 0.0
+    odds = name == "test_error" and 0 < sample.min() and sample.max() < 1
     ends = bootstrap_interval(
         {"x": sample[:, None]},
-        lambda x: x,
+        lambda x: x / (1 - x) if odds else shift + x,
         confidence=settings["confidence"],
         resamples=settings["resamples"],
         generator=np.random.default_rng(stream),
-        either_sign=name == "discretisation",
     )
-    return [sample.mean(), *(float(end[0]) for end in ends)]
+    low, high = (float(end[0]) for end in ends)
+    if odds:
+        low, high = low / (1 + low), high / (1 + high)
+    elif name == "test_error":
+        high = np.minimum(high, 1.0)
+    return [sample.mean(), low - shift, high - shift]
 
 
 def _strata(runs: pd.DataFrame, axes: dict[str, list], axis: str) -> pd.Series:

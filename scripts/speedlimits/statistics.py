@@ -59,7 +59,6 @@ def bootstrap_interval(
     confidence: float,
     resamples: int,
     generator: np.random.Generator,
-    either_sign: bool = False,
 ) -> tuple[Array, Array]:
     """Return the bootstrap interval of a function of means over realisations.
 
@@ -75,7 +74,6 @@ def bootstrap_interval(
         confidence: confidence level, for example 0.95.
         resamples: number of bootstrap resamples.
         generator: random stream.
-        either_sign: whether the function can have either sign (``interval_of_draws``).
 
     Returns:
         Lower and upper end, shape (...); NaN for a single realisation, for several that are one and
@@ -106,7 +104,6 @@ def bootstrap_interval(
         draws[1:],
         confidence=confidence,
         runs=1 if same else count,  # one and the same tell no scatter
-        either_sign=either_sign,
     )
 
 
