@@ -1187,6 +1187,46 @@ def test_finite_steps_below_the_speed_limit_are_not_called_forbidden(name, table
     assert not any(text.startswith("forbidden") for text in words)
 
 
+@pytest.mark.parametrize("name", ["inefficiency_time", "inefficiency_factors"])
+def test_curves_of_one_start_are_not_flattened_by_the_axis_of_the_other(name, tables, drawn):
+    """Large steps from the cold start come far below 1, where nothing of the warm one is."""
+    limits = tables["speed_limits"].copy()
+    names = ["inefficiency", "speed_unevenness", "path_excess"]
+    limits.loc[limits["start"] == "warm", names] = 1.1
+    cold = limits["start"] == "cold"
+    limits.loc[cold, "inefficiency"] = np.geomspace(0.001, 20.0, cold.sum())
+    heights = {}
+    for case, figure in (
+        ("alike", drawn(name)),
+        ("stretched", draw(name, tables | {"speed_limits": limits})),
+    ):
+        cold, warm = figure.axes[0].get_ylim(), figure.axes[-1].get_ylim()
+        heights[case] = [np.log10(high / low) for low, high in (cold, warm)]
+        assert figure.axes[-2].get_ylim() == (warm if "factors" in name else cold)
+    assert heights["alike"][0] == heights["alike"][1]
+    assert heights["stretched"][0] > 3 * heights["stretched"][1]
+
+
+@pytest.mark.parametrize("wide", [1, 1000])
+def test_the_interval_of_the_discretisation_is_drawn_of_its_size(wide, tables):
+    """Where the signed interval holds 0 from there, on a logarithmic axis from its foot."""
+    rows = tables["outcomes"]
+    whole = rows["realisation"].astype(str) == "ensemble"
+    names = ["discretisation_low", "discretisation", "discretisation_high"]
+    rows["discretisation"] = 0.2
+    rows.loc[rows["n"] == rows["n"].max(), "discretisation"] = 0.2 * wide
+    bars = {}
+    for case, ends in {"one sign": [-0.3, -0.2, -0.1], "both": [-0.1, 0.2, 0.5]}.items():
+        table = rows.copy()
+        table.loc[whole & (rows["n"] == rows["n"].min()), names] = ends
+        panel = draw("outcomes", tables | {"outcomes": table}, render=True).axes[5]
+        assert panel.get_yscale() == ("log" if wide > 1 else "linear")
+        bars[case] = panel.containers[0].lines[2][0].get_segments()[0][:, 1]
+        assert 0 < panel.get_ylim()[0] < 0.2 or wide == 1
+    assert bars["one sign"] == pytest.approx([0.1, 0.3])
+    assert bars["both"] == pytest.approx([0.0, 0.5])
+
+
 @pytest.mark.parametrize("name", ["inefficiency_time", "inefficiency_factors", "outcomes"])
 def test_momentum_in_motion_breaks_no_speed_limit_and_is_not_predicted(name, tables, tmp_path):
     """T_SL leaves out the kinetic energy that it has at the warm start."""
@@ -1205,7 +1245,7 @@ def test_momentum_in_motion_breaks_no_speed_limit_and_is_not_predicted(name, tab
         assert rows.loc[~warm, "inefficiency_predicted"].notna().any()
     words = texts(draw(name, tables | given))
     if name != "outcomes":
-        assert any("forbidden to gradient flow,\nnot to momentum in motion" in w for w in words)
+        assert any("forbidden\nto gradient flow,\nnot to momentum in motion" in w for w in words)
         assert not any("finite steps" in text for text in words)
     told = sum("below 1 by kinetic energy" in text for text in words)
     assert told == (name == "inefficiency_factors")

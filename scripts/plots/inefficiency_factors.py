@@ -21,10 +21,11 @@ def draw(speed_limits: pd.DataFrame) -> Figure:
         speed_limits: the table of that name.
 
     Returns:
-        A row of panels per start on common logarithmic y axes, on which the distances of the
-        first two columns from 1 add up to that of the third.
+        A row of panels per start on logarithmic y axes, common to a row at least, on which the
+        distances of the first two columns from 1 add up to that of the third.
     """
-    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.4, sharey=True)
+    shared = style.one_scale(speed_limits, list(COLUMNS)) or "row"
+    figure, axes = style.new_figure(2, 3, style.DOUBLE_COLUMN, 4.4, sharey=shared)
     shown = style.ensembles(speed_limits)
     letters, notes = iter("abcdef"), {axes[0, 2]: style.forbidden(speed_limits)}
     for row, start in zip(axes, style.STARTS, strict=True):

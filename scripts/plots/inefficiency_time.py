@@ -30,7 +30,8 @@ def draw(speed_limits: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
         A panel per start; colour tells ensembles apart, line style the curves. Power laws are drawn
         for up to MOST_LAWS ensembles.
     """
-    figure, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 3.2, sharey=True)
+    shared = style.one_scale(speed_limits, ["inefficiency"])
+    figure, axes = style.new_figure(1, 2, style.DOUBLE_COLUMN, 3.2, sharey=shared)
     shown = style.ensembles(speed_limits)
     curves = CURVES if len(shown) <= MOST_LAWS else dict(list(CURVES.items())[:2])
     lines = []
@@ -61,7 +62,7 @@ def plot_curves(panels: Sequence[Axes], lines: list[tuple]) -> None:
     """Draw curves, asymptotes last: far above the rest at early times, they do not set the limits.
 
     Args:
-        panels: the panels, which share y.
+        panels: the panels.
         lines: arguments of ``style.plot_curve``, the kind last.
     """
     for line in lines:
@@ -70,7 +71,8 @@ def plot_curves(panels: Sequence[Axes], lines: list[tuple]) -> None:
     for panel in panels:
         panel.set_yscale("log")
     if any(panel.lines for panel in panels):
-        panels[0].get_ylim()  # of what has been drawn
+        for panel in panels:
+            panel.get_ylim()  # of what has been drawn
         for panel in panels:
             panel.autoscale(enable=False, axis="y")
     for line in lines:

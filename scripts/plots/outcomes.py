@@ -97,7 +97,10 @@ def draw_panels(outcomes: pd.DataFrame, panels: tuple) -> Figure:
             continue
         if column == "inefficiency":
             style.note_bounds(panel, ends[ends["start"] == start], column)
-        if panel.dataLim.y0 > 0 and panel.dataLim.y1 > WIDE * panel.dataLim.y0:
+        low = panel.dataLim.y0
+        if column == "discretisation" and not (ends[column] == 0).any():
+            low = panel.dataLim.minposy  # of what is not 0, where intervals may begin
+        if low > 0 and panel.dataLim.y1 > WIDE * low:
             style.log_axes(panel, "y")
         empty = without_value(ends[ends["start"] == start], column, axis, places)
         style.mark_without_value(panel, empty)
@@ -184,6 +187,7 @@ def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict,
     if column not in rows or not np.isfinite(rows[column].astype(float)).any():
         return False
     shown = rows[np.isfinite(rows[column].astype(float))]
+    shown = sizes(shown) if column == "discretisation" else shown
     if axis and shown[axis].isna().all():
         return plot_unread(axes, shown, column, colour)
     position = shown[axis].map(places) if axis else pd.Series(0.0, shown.index)
@@ -192,31 +196,37 @@ def plot(axes: Axes, rows: pd.DataFrame, column: str, colour: str, places: dict,
         position * np.exp(move) if logarithmic else position + move
         for move in (shift - slot, shift, shift + slot)
     )
-    fold = np.abs if column == "discretisation" else np.asarray
     whole = shown["realisation"].astype(str) == "ensemble"
-    runs = fold(shown.loc[~whole, column].astype(float))
+    runs = shown.loc[~whole, column].astype(float)
     axes.plot(left[~whole], runs, ".", color=colour, alpha=0.5, markersize=4)
     mean = shown[whole]
-    y = fold(mean[column].to_numpy(float))
-    reach = None if column == "discretisation" else results.reaches(mean, column)
-    axes.errorbar(x[whole], y, yerr=reach, color=colour, **MARK)
+    y = mean[column].to_numpy(float)
+    axes.errorbar(x[whole], y, yerr=results.reaches(mean, column), color=colour, **MARK)
     predicted = f"{column}_predicted"
     if predicted in mean and len(mean):
         axes.plot(right[whole], mean[predicted].astype(float), color=colour, **HOLLOW)
     return True
 
 
+def sizes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with |discretisation|, its interval from 0 where the signed one holds it."""
+    names = [f"discretisation{end}" for end in ("", "_low", "_high")]
+    value, *ends = rows.reindex(columns=names).to_numpy(float).T
+    low, high = np.sort(np.abs(ends), axis=0)
+    low = np.where(ends[0] * ends[1] <= 0, 0.0, low)
+    return rows.assign(**dict(zip(names, (np.abs(value), low, high), strict=True)))
+
+
 def plot_unread(axes: Axes, rows: pd.DataFrame, column: str, colour: str) -> bool:
     """Return True; draw what the axis does not touch: a line, its interval as a band, and runs."""
     values = rows[column].astype(float)
-    values = values.abs() if column == "discretisation" else values
     whole = rows["realisation"].astype(str) == "ensemble"
     middle = axes.get_yaxis_transform()
     axes.plot([0.5] * sum(~whole), values[~whole], ".", color=colour, alpha=0.5, markersize=4,
               transform=middle)  # fmt: skip
     for mean in values[whole]:
         axes.plot([0, 1], [mean, mean], color=colour, linewidth=1, transform=middle)
-    if column != "discretisation" and results.has_interval(rows[whole], column):
+    if results.has_interval(rows[whole], column):
         for low, high in rows.loc[whole, [f"{column}_low", f"{column}_high"]].to_numpy(float):
             axes.fill_between([0, 1], low, high, color=colour, alpha=0.2, lw=0, transform=middle)
     for predicted in rows.loc[whole].get(f"{column}_predicted", pd.Series(dtype=float)):

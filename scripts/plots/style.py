@@ -39,6 +39,8 @@ SINGLE_COLUMN, DOUBLE_COLUMN = 3.4, 7.0  # inches
 LEGEND_ROW = 0.15  # inches
 LEGEND_CHARACTERS = 130  # own choice: of a row across two columns, 9 of each entry for its mark
 LONGEST_TICK = 26  # characters, own choice: a line of an inclined label that leaves the panel room
+FLAT = 1 / 30  # of the height of an axis, own choice: curves within it cannot be told apart
+LABEL_CHARACTER = 0.047  # inches, of the font in which regions are labelled
 LINE_POINTS = 11  # of text in the forbidden region, which shrinks as legends are laid out
 GREY, SHADE = "0.45", "0.92"
 FONT = "DejaVu Sans"  # comes with matplotlib: same files everywhere
@@ -168,6 +170,24 @@ def new_figure(rows: int, columns: int, width: float, height: float, **shared) -
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def one_scale(speed_limits: pd.DataFrame, columns: Sequence[str]) -> bool:
+    """Return whether curves from both starts can be read on one logarithmic axis.
+
+    Not where those from one of them would lie flat on it: finite steps that T_SL does not bound
+    stretch the axis of the cold start over decades.
+
+    Args:
+        speed_limits: the table of that name.
+        columns: what is drawn, in the same unit.
+    """
+    whole = speed_limits["realisation"].astype(str) == "ensemble"
+    drawn = speed_limits[whole] if whole.any() else speed_limits
+    found = drawn[["start", *columns]].set_index("start").stack().replace(0, np.nan).dropna()
+    sizes = np.log(found).groupby("start").agg(["min", "max"])
+    heights = sizes["max"].clip(lower=0) - sizes["min"].clip(upper=0)  # the bound 1 is in sight
+    return len(heights) < 2 or heights.min() > FLAT * heights.max()
 
 
 def ensembles(table: pd.DataFrame) -> list[Ensemble]:
@@ -361,7 +381,7 @@ def forbidden(speed_limits: pd.DataFrame) -> str:
     }
     told = [text for text, rows in words.items() if rows.any()]
     if told:
-        return "\n".join([r"$T < T_{\mathrm{SL}}$: forbidden to gradient flow,", *told])
+        return "\n".join([r"$T < T_{\mathrm{SL}}$: forbidden", "to gradient flow,", *told])
     return r"forbidden: $T < T_{\mathrm{SL}}$"
 
 
@@ -382,7 +402,7 @@ def forbid_below(axes: Axes, label: str | None = None) -> None:
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1)
     axes.set_ylim(low, high)
     if label:
-        side = _freer_side(axes)
+        side = _freer_side(axes, label, share)
         region = math.log(low) / math.log(low / high)  # of the panel's height
         height = min(region / 2, share / 2 + 3 / points)  # near the bottom, above ticks
         style = {"ha": side, "va": "center", "fontsize": 6, "color": GREY}
@@ -390,13 +410,26 @@ def forbid_below(axes: Axes, label: str | None = None) -> None:
         axes.text(*place, label, transform=axes.transAxes, **style)
 
 
-def _freer_side(axes: Axes) -> str:
-    """Return the half of a panel, "left" or "right", with fewer points of curves well below 1."""
-    points = [line.get_xydata() for line in axes.lines if line.get_transform() == axes.transData]
-    x, y = np.concatenate([np.empty((0, 2)), *points]).T
-    across, _ = axes.transAxes.inverted().transform(axes.transData.transform(np.c_[x, y])).T
-    below = y < axes.get_ylim()[0] ** 0.25  # by a quarter of the forbidden region's height
-    left, right = (np.count_nonzero(below & side) for side in (across < 0.5, across >= 0.5))
+def _freer_side(axes: Axes, label: str, height: float) -> str:
+    """Return the side of a panel's foot, "left" or "right", where curves cross a label less.
+
+    Args:
+        axes: a panel with its limits.
+        label: the text.
+        height: of the panel, that the text takes.
+    """
+    longest = max(len(re.sub(r"\\mathrm|[\\${}_]", "", line)) for line in label.split("\n"))
+    width = longest * LABEL_CHARACTER / _panel_width(axes)
+    left = right = 0
+    for line in axes.lines:
+        if line.get_transform() != axes.transData or not len(line.get_xydata()):
+            continue
+        across, up = (axes.transData - axes.transAxes).transform(line.get_xydata()).T
+        steps = np.linspace(0, len(up) - 1, 10 * len(up))  # along the lines between points
+        across, up = (np.interp(steps, np.arange(len(up)), values) for values in (across, up))
+        low = up < 1.2 * height
+        left += np.count_nonzero(low & (across < 0.03 + width))
+        right += np.count_nonzero(low & (across > 0.97 - width))
     return "left" if left < right else "right"
 
 
@@ -606,7 +639,7 @@ def curve_legend(
 
 
 def finish_bounded(panels: Sequence[Axes], notes: dict[Axes, str]) -> None:
-    """Set the logarithmic axes of panels that share y and are bounded by 1 from below.
+    """Set the logarithmic axes of panels that are bounded by 1 from below.
 
     Args:
         panels: the panels, when all curves are drawn.
