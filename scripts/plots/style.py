@@ -184,9 +184,10 @@ def one_scale(speed_limits: pd.DataFrame, columns: Sequence[str]) -> bool:
     """
     whole = speed_limits["realisation"].astype(str) == "ensemble"
     drawn = speed_limits[whole] if whole.any() else speed_limits
-    found = drawn[["start", *columns]].set_index("start").stack().replace(0, np.nan).dropna()
-    sizes = np.log(found).groupby("start").agg(["min", "max"])
-    heights = sizes["max"].clip(lower=0) - sizes["min"].clip(upper=0)  # the bound 1 is in sight
+    found = drawn.melt("start", list(columns))
+    found = found[found["value"] > 0]
+    ends = np.log(found["value"]).groupby(found["start"]).agg(["min", "max"])
+    heights = ends["max"].clip(lower=0) - ends["min"].clip(upper=0)  # the bound 1 is in sight
     return len(heights) < 2 or heights.min() > FLAT * heights.max()
 
 
