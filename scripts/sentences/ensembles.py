@@ -478,9 +478,10 @@ def regimes(exponents: pd.DataFrame, axes: dict) -> list[FittedRegime]:
             row["alpha"], *ends[:2], row["delta"], *ends[2:]
         )
         corners = {regime(alpha, delta) for alpha in ends[:2] for delta in ends[2:]}
-        named = regime(row["alpha"], row["delta"])
-        if len(corners) > 1:
-            named += " by the values, not decided by the intervals"
+        named = corners.pop()
+        if corners:
+            best = regime(row["alpha"], row["delta"])
+            named = f"{best} by the values, not decided by the intervals"
         line = f"- {label}: {text}; regime: {named}{_reservation(row)}."
         told_of.append(FittedRegime(of, named, line))
     return told_of
