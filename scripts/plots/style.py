@@ -382,7 +382,8 @@ def forbidden(speed_limits: pd.DataFrame) -> str:
     }
     told = [text for text, rows in words.items() if rows.any()]
     if told:
-        return "\n".join([r"$T < T_{\mathrm{SL}}$: forbidden", "to gradient flow,", *told])
+        named = [r"$T < T_{\mathrm{SL}}$: forbidden", ",\n".join(["to gradient flow", *told])]
+        return "\n".join(named)
     return r"forbidden: $T < T_{\mathrm{SL}}$"
 
 
