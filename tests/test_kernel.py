@@ -33,6 +33,7 @@ from speedlimits import (  # noqa: E402
 )
 from speedlimits.ensembles import EnsembleLoss  # noqa: E402
 from speedlimits.jacobian import derivative_bytes, way_along_weights  # noqa: E402
+from speedlimits.network_checks import check_derivatives  # noqa: E402
 from speedlimits.spectrum import noise_floor  # noqa: E402
 
 SAMPLES, OUTPUTS, SHAPE = 7, 3, (3, 8, 8)
@@ -630,6 +631,157 @@ FOREIGN = {
     "decision": (lambda: Hidden(decided), "forward"),
     "checkpoint": (lambda: Hidden(checkpointed), "forward"),
 }
+
+
+class GraphlessRelu(torch.autograd.Function):
+    """A right gradient whose backward pass records nothing, as that of a kernel in C."""
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(context, gradient):
+        with torch.no_grad():
+            return (gradient.detach() * (context.saved_tensors[0] > 0)).detach()
+
+
+class WithoutTangent(torch.autograd.Function):
+    """A right gradient and a forward derivative that is zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clamp(min=0)
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        context.save_for_backward(inputs[0])
+        context.save_for_forward(inputs[0])
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * (context.saved_tensors[0] > 0)
+
+    @staticmethod
+    def jvp(context, tangent):
+        return torch.zeros_like(tangent)
+
+
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def under_a_normalisation(function) -> nn.Sequential:
+    """Return a network whose outputs do not change along its first weights."""
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(192, 12), Applied(function), nn.LayerNorm(12, eps=1e-6)]
+    return nn.Sequential(*layers, nn.Linear(12, OUTPUTS)).double()
+
+
+@pytest.mark.parametrize("start", ["drawn", "zero"])
+@pytest.mark.parametrize("function", [GraphlessRelu, WithoutTangent])
+def test_derivatives_along_weights_are_whole_below_a_normalisation(function, start):
+    """Along the weights themselves nothing changes there, whatever is left out."""
+    network = under_a_normalisation(function.apply)
+    if start == "zero":  # of the weights whose derivative is left out, those of a residual branch
+        network = nn.Sequential(network[0], nn.Linear(192, 8).double(), network[2], network[4])
+        network[3] = nn.Linear(8, OUTPUTS).double()
+        nn.init.zeros_(network[1].bias)
+        nn.init.zeros_(network[1].weight)
+        nn.init.constant_(network[1].bias, 1e-12)  # on the slope of the ReLU
+    x = make_inputs()
+    way = "rows" if function is GraphlessRelu else "twice"
+    assert way_along_weights(network, x) == way
+    j = reverse_jacobian(network, x)
+    value = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-9)
+    assert value == pytest.approx(float(torch.linalg.eigvalsh(j @ j.T)[-1]), rel=1e-8)
+
+
+def test_a_wrong_forward_derivative_is_told_below_a_normalisation():
+    network = under_a_normalisation(WithoutTangent.apply)
+    with pytest.raises(ValueError, match="forward derivative of the network does not agree"):
+        check_derivatives(network, make_inputs())
+    check_derivatives(under_a_normalisation(torch.relu), make_inputs())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: Recurrent(nn.LSTM(3, 4, num_layers=2, dropout=0.5, batch_first=True)),
+        lambda: Hidden(lambda h: nn.functional.dropout(h, 0.5)),
+    ],
+    ids=["LSTM", "function"],
+)
+def test_random_networks_have_no_kernel(layer):
+    network, x = layer().double(), make_inputs()
+    for compute in (kernel.empirical_ntk, kernel_products.largest_eigenvalue):
+        with pytest.raises(ValueError, match=r"random.*eval\(\)"):
+            compute(network, x)
+
+
+@pytest.mark.parametrize("wanted", ["dict", "assertion"])
+def test_what_is_no_tensor_and_fails_in_any_way_is_told(wanted):
+    class Broken(nn.Linear):
+        def forward(self, x):
+            assert wanted == "dict", "of another size"
+            return {"logits": super().forward(x)}
+
+    told = {"dict": "returns a dict; the kernel needs a tensor", "assertion": "of another size"}
+    with pytest.raises(ValueError, match=told[wanted]):
+        kernel.empirical_ntk(Broken(4, 2), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_multiplied_in_single(dtype, monkeypatch):
+    """Whichever library multiplies: NumPy has no bfloat16, and its float16 overflows at 65504."""
+    monkeypatch.setattr(blocks, "torch_multiplies_faster", lambda: False)
+    left = torch.full((3, 5), 200.0, dtype=dtype)
+    assert torch.equal(blocks.product(left, left), torch.full((3, 3), 2e5))
+    network = make_network("myrtle5").to(dtype)
+    x = make_inputs().to(dtype)
+    exact = kernel.empirical_ntk(network.double(), x.double())
+    assert relative_error(kernel.empirical_ntk(network.to(dtype), x), exact) < 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-23])
+def test_the_largest_eigenvalue_of_small_outputs_does_not_underflow(scale):
+    """lambda_1 is 1e-38 to 1e-46 there, which float32 does not hold."""
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Flatten(), nn.Linear(192, OUTPUTS)), make_inputs().float()
+    with torch.no_grad():
+        x *= scale / x.abs().max()
+        network[1].bias.requires_grad_(False)
+    value = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-6)
+    expected = torch.linalg.eigvalsh(x.flatten(1).double() @ x.flatten(1).double().T)[-1]
+    assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_cross_gauss_newton_leaves_the_network_as_it_was(monkeypatch):
+    network, x = make_network("fully_connected"), make_inputs()
+    before = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+    with pytest.raises(ValueError, match="give all weights of the network"):
+        gauss_newton.cross_gauss_newton(network, x, torch.cat([before, before[:1]]))
+    with pytest.raises(ValueError, match="vectors have shape"):
+        gauss_newton.gauss_newton(network, x, torch.ones(3, 1))
+    calls = iter([None])
+    real = gauss_newton._jacobian
+
+    def stopped(*arguments):
+        next(calls)  # the second one is interrupted
+        return real(*arguments)
+
+    monkeypatch.setattr(gauss_newton, "_jacobian", stopped)
+    with pytest.raises(StopIteration):
+        gauss_newton.cross_gauss_newton(network, x, 2 * before)
+    assert torch.equal(torch.nn.utils.parameters_to_vector(network.parameters()), before)
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -344,3 +344,14 @@ def test_decomposition_on_a_device_agrees_with_the_route_of_the_cpu(size, column
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-9)
     leading = spectrum.leading_eigenvectors(kernel, count)[1]
     assert spectrum.eigenspace_overlap(found[2].numpy(), leading) == pytest.approx(1.0)
+
+
+def test_quadrature_errors_are_estimated_of_positive_times_and_kernels_alone():
+    """At time 0 both sums are zero, and 0/0 hid the errors of all other times."""
+    eigenvalues, residue = np.geomspace(1, 1e-6, 60), np.ones(60)
+    with pytest.raises(ValueError, match="at times > 0"):
+        spectrum.spectral_measure_lanczos(
+            lambda v: eigenvalues * v, residue, 5, scaled_times=[0.0, 1.0, 10.0]
+        )
+    with pytest.raises(ValueError, match="no positive eigenvalue"):
+        spectrum.spectral_measure_lanczos(lambda v: -eigenvalues * v, residue, 5)

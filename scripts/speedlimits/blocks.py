@@ -64,6 +64,8 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     """
     if left.device.type != "cpu" or torch_multiplies_faster():
         return left @ right.T
+    if left.dtype in (torch.float16, torch.bfloat16):  # of a narrow range, and slow on a CPU
+        left, right = left.float(), right.float()
     return torch.from_numpy(left.numpy() @ right.numpy().T)
 
 

@@ -105,7 +105,7 @@ def gauss_newton(
         The sums.
 
     Raises:
-        ValueError: as ``kernel.empirical_ntk``.
+        ValueError: as ``kernel.empirical_ntk``, and if the vectors are not of shape (N C, q).
     """
     return _sums(network, inputs, vectors, None, memory_bytes, start_from, on_block)
 
@@ -124,13 +124,16 @@ def cross_gauss_newton(
     Args:
         network: as for ``gauss_newton``.
         inputs: (N, ...).
-        other_weights: theta_0 as one vector, shape (P,).
+        other_weights: theta_0 as one vector, frozen weights included (P is without them).
         memory_bytes: as for ``gauss_newton``.
         start_from: as for ``gauss_newton``.
         on_block: as for ``gauss_newton``.
 
     Returns:
         The matrix, float64, row index of J_0.
+
+    Raises:
+        ValueError: as ``gauss_newton``, and if ``other_weights`` are not as many as the network's.
     """
     empty = inputs.new_empty(len(inputs) * count_outputs(network, inputs), 0)
     return _sums(network, inputs, empty, other_weights, memory_bytes, start_from, on_block).matrix
@@ -145,11 +148,25 @@ def _sums(
     start_from: PartialSums | None,
     on_block: OnBlock | None,
 ) -> GaussNewton:
-    """Return J_0^T J_t (J_0 = J_t without other weights) and J_t^T v, summed over blocks."""
+    """Return J_0^T J_t (J_0 = J_t without other weights) and J_t^T v, summed over blocks.
+
+    Raises:
+        ValueError: if vectors or weights are of other shapes.
+    """
     check_inputs(network, inputs)
     outputs, parameters = count_outputs(network, inputs), list(network.parameters())
     size = sum(p.numel() for p in parameters if p.requires_grad)
     weights = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
+    if vectors.ndim != 2 or len(vectors) != len(inputs) * outputs:
+        raise ValueError(
+            f"vectors have shape {tuple(vectors.shape)}; give (N C, q) = "
+            f"({len(inputs) * outputs}, q)"
+        )
+    if other_weights is not None and other_weights.shape != weights.shape:
+        raise ValueError(
+            f"other_weights have shape {tuple(other_weights.shape)}; give all weights of the "
+            f"network, frozen ones too, as one vector of {len(weights)}"
+        )
     copies = 1 if other_weights is None else 2
     bytes_each = copies * outputs * size * (3 * inputs.element_size() + 8)
     bytes_each += derivative_bytes(network, inputs, outputs)
@@ -165,11 +182,14 @@ def _sums(
         rows = vectors[start * outputs : (start + block) * outputs].double()
         jacobian = other = _jacobian(network, part, by_autograd)
         if other_weights is not None:
-            torch.nn.utils.vector_to_parameters(other_weights.to(weights), parameters)
-            other = _jacobian(network, part, by_autograd)
-            torch.nn.utils.vector_to_parameters(weights, parameters)
+            try:
+                torch.nn.utils.vector_to_parameters(other_weights.to(weights), parameters)
+                other = _jacobian(network, part, by_autograd)
+            finally:
+                torch.nn.utils.vector_to_parameters(weights, parameters)
         matrix += product(other.T, jacobian.T)
         pulled += jacobian.T @ rows
+        jacobian = other = None  # before the next ones are there
         if on_block is not None:
             on_block(PartialSums(start + len(part), matrix, pulled))
     return GaussNewton(matrix.cpu().numpy(), pulled.cpu().numpy())

@@ -94,7 +94,7 @@ def _check_runs(network: nn.Module, inputs: Tensor, name: str) -> None:
             network(inputs[:1])
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError) as error:
+    except Exception as error:  # of any kind, by the network's own code too
         raise ValueError(
             f"{name} of shape {tuple(inputs.shape)} do not fit the network, which fails on the "
             f"first sample ({in_one_line(error)})"
@@ -109,10 +109,12 @@ def count_outputs(network: nn.Module, inputs: Tensor) -> int:
         inputs: (N, ...), of which the first sample is taken.
 
     Raises:
-        ValueError: if one sample is not mapped to shape (1, C).
+        ValueError: if one sample is not mapped to a tensor of shape (1, C).
     """
     with torch.no_grad():
         f = network(inputs[:1])
+    if not isinstance(f, Tensor):
+        raise ValueError(f"the network returns a {type(f).__name__}; the kernel needs a tensor")
     if f.ndim != 2 or len(f) != 1:
         raise ValueError(
             f"the network maps one sample to shape {tuple(f.shape)}; the kernel needs (1, outputs)"
@@ -183,8 +185,9 @@ def size_of(tensors: Iterable[Tensor]) -> float:
 def way_along_weights(network: nn.Module, inputs: Tensor) -> str:
     """Return the fastest way to products J u that gives what single reverse passes give.
 
-    Compared along the weights themselves, as in ``obstacle_to_torch_func``: a second derivative can
-    leave out what has none without a word.
+    Compared along a random direction in which every tensor changes by its own size: a second
+    derivative can leave out what has none without a word, and along the weights themselves nothing
+    changes below a normalisation, nor where they start at zero.
 
     Args:
         network: as for ``obstacle_to_torch_func``.
@@ -193,23 +196,52 @@ def way_along_weights(network: nn.Module, inputs: Tensor) -> str:
     Returns:
         ``forward``: by torch.func's forward derivative; ``twice``: as the derivative of
         u . (J^T w); ``rows``: from a reverse pass for each output of each sample.
+
+    Raises:
+        ValueError: if the network is random.
     """
     two_outputs, three = _small_problem(network, inputs)
-    weights = list(trainable_and_fixed(network)[0].values())
-    expected = jacobian_product(two_outputs, three, weights, way="rows")
+    direction = _random_direction(trainable_and_fixed(network)[0].values())
+    expected = jacobian_product(two_outputs, three, direction, way="rows")
     for way in ("forward", "twice"):
         with contextlib.suppress(Exception):  # of any kind, by the network's own code too
-            found = jacobian_product(two_outputs, three, weights, way=way)
+            found = jacobian_product(two_outputs, three, direction, way=way)
             if not differ([found], [expected]):
                 return way
     return "rows"
 
 
+def _random_direction(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Return a fixed random direction, each tensor of the size of the weights; 1 where they are 0.
+
+    Of entries, as a root mean square.
+    """
+    generator = torch.Generator().manual_seed(0)
+    direction = []
+    for weight in weights:
+        entry = size_of([weight.detach()]) / math.sqrt(max(weight.numel(), 1)) or 1.0
+        drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        direction.append((entry * drawn).to(weight))
+    return direction
+
+
 def _small_problem(network: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return two combinations of the outputs, and three samples."""
+    """Return two combinations of the outputs, and three samples.
+
+    Raises:
+        ValueError: if the network is random.
+    """
     rising = torch.arange(1.0, 1.0 + count_outputs(network, inputs))
     two_outputs = CombinedOutputs(network, torch.stack([rising, rising.flip(0)], dim=1))
-    return two_outputs, torch.cat([inputs[:1]] * 2 + [inputs[-1:]])
+    three = torch.cat([inputs[:1]] * 2 + [inputs[-1:]])
+    with torch.no_grad():
+        calls = [two_outputs(three) for _ in range(2)]
+    if calls[0].isfinite().all() and differ(calls[:1], calls[1:]):
+        raise ValueError(
+            "the network is random: the same inputs have other outputs in another call; call "
+            "network.eval() first"
+        )
+    return two_outputs, three
 
 
 def per_sample_jacobian(

@@ -134,16 +134,29 @@ def kernel_product(
     Returns:
         (N C,) float64, with the accuracy of the network's dtype.
     """
-    # By a power of two, which changes no digit, into the range of the network's dtype.
-    scale = torch.ldexp(torch.ones_like(vector[0]), torch.frexp(vector.abs().max()).exponent)
+    scale = _power_of_two(vector)
     cotangents = (vector / scale).view(len(inputs), -1).to(inputs.dtype)
     total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
     for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
         pulled = transposed_product(network, x, cotangent)
         for of_weight, gradient in zip(total, pulled, strict=True):
             of_weight += gradient
+    # Small derivatives would underflow; large ones are told, as the kernel itself overflows.
+    again = _power_of_two(torch.stack([of_weight.abs().max() for of_weight in total])).clamp(max=1)
+    total = [(of_weight.double() / again).to(of_weight.dtype) for of_weight in total]
     pieces = [_finite_product(network, x, total, way) for x in inputs.split(batch)]
-    return torch.cat(pieces).flatten().double() * scale
+    return torch.cat(pieces).flatten().double() * again * scale
+
+
+def _power_of_two(values: Tensor) -> Tensor:
+    """Return the power of two next above the largest size of values, float64; 1 if there is none.
+
+    Divided by it they lie in the range of any dtype, without a change of a digit.
+    """
+    largest = values.abs().max().double()
+    usable = largest.isfinite() & (largest > 0)
+    exponent = torch.frexp(torch.where(usable, largest, 0.5)).exponent
+    return torch.ldexp(torch.ones_like(largest), exponent)
 
 
 def _finite_product(network: nn.Module, x: Tensor, tangents: list[Tensor], way: str) -> Tensor:

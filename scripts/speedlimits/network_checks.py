@@ -607,8 +607,8 @@ def _sum_at(total: nn.Module, part: Tensor, weights: Iterable[Tensor]) -> float:
 def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError, in one sentence, if torch's derivatives of the network disagree.
 
-    Besides what ``check_sample_gradients`` and ``check_slope`` ask, grad g of two samples times a
-    tangent must be the forward derivative along it, if there is one. A copy must have the same
+    Besides what ``check_sample_gradients`` and ``check_slope`` ask, grad g of two samples times
+    tangents must be the forward derivative along them, if there is one. A copy must have the same
     gradient, and weights without one must not decide the outputs.
 
     Args:
@@ -630,22 +630,26 @@ def check_derivatives(network: nn.Module, inputs: Tensor) -> None:
 
 
 def _check_forward(network: nn.Module, part: Tensor, batch: tuple[Tensor, ...]) -> None:
-    """Compare the forward derivative along the weights, if there is one, with the gradient.
+    """Compare forward derivatives, if there are any, with the gradient, along several directions.
 
     Raises:
         ValueError: if they differ.
     """
     weights = [parameter.detach() for parameter in network.parameters()]
-    try:
-        forward = jacobian_product(_weighted(network, part), part, weights, way="forward")
-    except Exception:  # there is none: the kernel takes reverse ones
-        return
-    along = sum(float((g.double() * w.double()).sum()) for g, w in zip(batch, weights, strict=True))
-    apart = abs(float(forward.double().sum()) - along)
     # Of outputs that are saturated forward derivatives are differences of numbers of their size.
     rounding = torch.finfo(part.dtype).eps ** 0.5 * _sum_of_sizes(network, part)
-    if apart > max(DERIVATIVE_TOLERANCE * size_of(batch) * size_of(weights), rounding):
-        raise ValueError(
-            "the forward derivative of the network does not agree with the reverse one; a custom "
-            "derivative, a hook or a part under no_grad makes one of them wrong"
-        )
+    directions = [(weights, DERIVATIVE_TOLERANCE * size_of(batch) * size_of(weights))]
+    # Along the weights nothing changes below a normalisation, nor where they start at zero.
+    directions += [found[1:] for found in _slope_directions(weights, batch)]
+    for tangents, allowed in directions:
+        try:
+            forward = jacobian_product(_weighted(network, part), part, tangents, way="forward")
+        except Exception:  # there is none: the kernel takes reverse ones
+            return
+        pairs = zip(batch, tangents, strict=True)
+        along = sum(float((g.double() * u.double()).sum()) for g, u in pairs)
+        if abs(float(forward.double().sum()) - along) > max(allowed, rounding):
+            raise ValueError(
+                "the forward derivative of the network does not agree with the reverse one; a "
+                "custom derivative, a hook or a part under no_grad makes one of them wrong"
+            )

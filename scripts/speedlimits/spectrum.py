@@ -368,7 +368,8 @@ def spectral_measure_lanczos(
         of the nodes.
 
     Raises:
-        ValueError: if steps is below 1 or the residue is zero.
+        ValueError: if steps is below 1, the residue is zero, a time is not positive, or Theta has
+            no positive eigenvalue.
     """
     start = np.asarray(residue, float).ravel()
     norm = float(np.linalg.norm(start))
@@ -376,6 +377,9 @@ def spectral_measure_lanczos(
         raise ValueError(f"steps is {steps}; the quadrature needs at least 1")
     if norm == 0.0:
         raise ValueError("the residue is zero, so its spectral measure has no weight")
+    times = np.asarray(scaled_times, float)
+    if not (times > 0).all():
+        raise ValueError(f"scaled_times hold {times.min():g}; the error is estimated at times > 0")
     diagonal, off_diagonal = _lanczos(
         matvec, start / norm, min(steps, len(start)), start_from, on_product
     )
@@ -395,7 +399,9 @@ def spectral_measure_lanczos(
         noise = signal <= np.finfo(np.float32).eps * nodes[0]
         noise &= signal <= _residual_norms(diagonal, off_diagonal)
         rules.append((np.where(noise, 0.0, signal), weights))
-    times = np.asarray(scaled_times, float) / nodes[0]
+    if nodes[0] <= 0:
+        raise ValueError("the matrix has no positive eigenvalue: it is no kernel")
+    times = times / nodes[0]
     error = max(_largest_difference((signal, weights), rule, times) for rule in rules)
     return SpectralMeasure(signal, weights, error, floor)
 
