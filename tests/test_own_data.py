@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -467,14 +468,17 @@ def test_numbers_too_small_for_the_precision_are_told(job, scale):
         build_problem(given, "n.nc", 0, torch.device("cpu"))
 
 
-def test_derivatives_whose_squares_vanish_are_no_dead_network(job, tmp_path):
+@pytest.mark.parametrize("scale", [1e-30, 1e-17])
+def test_derivatives_whose_squares_vanish_are_no_dead_network(job, tmp_path, scale):
     settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20, "precision": "float32"}
-    small = VECTORS | {"train_inputs": VECTORS["train_inputs"].astype(float) * 1e-30}
-    subset_of(job, small, settings)
+    small = VECTORS | {"train_inputs": VECTORS["train_inputs"].astype(float) * scale}
+    x = subset_of(job, small, settings)["train_inputs"].values.astype(float)
     with pytest.raises(SystemExit):
         job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
     told = (tmp_path / "job.log").read_text().splitlines()[-1]
-    assert "lambda_1 is 0 " in told and "derivatives are so small that float32 has no" in told
+    given = float(re.search(r"lambda_1 is (\S+) at the start", told)[1])
+    assert given == pytest.approx(np.linalg.eigvalsh(x @ x.T / 6)[-1], rel=1e-3)
+    assert "derivatives are so small that float32 has no" in told
     assert "normalise: true" in told and "dead" not in told
 
 
