@@ -25,6 +25,7 @@ from pipeline.files import file_digest, remove
 from pipeline.kernels import (
     KINDS,
     SPECTRUM_ROUTES,
+    check_gradient,
     choose_spectrum_route,
     cross_matrix,
     described,
@@ -165,6 +166,9 @@ def main(snakemake) -> None:
                 continue
             found = remembered(stage, f"spectrum_{kind}", compute)
             variables |= described(kind, found, targets.shape[1])
+        kind = "full" if "eigenvalues_full" in variables else "quadrature"
+        names = f"eigenvalues_{kind}", f"residue_projections_{kind}"
+        check_gradient(problem, delta, *(variables[name].values for name in names))
         write_netcdf(xr.Dataset(variables, attrs=attributes), snakemake.output[0])
         remove(stage)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.columns import described
 from pipeline.log import logged
 from pipeline.speed_limits import (
+    check_unit_of_time,
     start_table,
     transport,
     warn_of_discretisation,
@@ -33,6 +34,7 @@ def main(snakemake) -> None:
     settings, given = snakemake.params.settings, snakemake.input
     with logged(snakemake.log[0]):
         runs = [read_snapshots(path) for path in given.manifests]
+        check_unit_of_time(runs[0], read_netcdf(given.start[0]))
         exponents = read_table(given.exponents)
         starts = {"cold": (0, given.start)}
         warm = read_json(given.warm_start)

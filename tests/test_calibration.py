@@ -1,5 +1,7 @@
 """The pipeline on a teacher: the spectrum is dialled in, exponents and inefficiency come back."""
 
+import re
+
 import exponents
 import ntk
 import numpy as np
@@ -80,6 +82,17 @@ def sums(rates, squares, time):
     t = np.concatenate([[0], np.geomspace(1e-6 * time, time, 4001)])
     speed = np.sqrt((rates * squares * np.exp(-2 * np.outer(t, rates))).sum(axis=1))
     return time * drop / geodesic, np.trapezoid(speed, t) ** 2 / geodesic
+
+
+def test_a_unit_of_time_that_is_not_the_kernels_is_refused(pipeline, monkeypatch, tmp_path):
+    compute = time_unit.largest_eigenvalue
+    monkeypatch.setattr(time_unit, "largest_eigenvalue", lambda *given: 0.97 * compute(*given))
+    with pytest.raises(SystemExit):
+        pipeline(1.5, 0.5, "orthonormal")
+    told = (tmp_path / "job.log").read_text().splitlines()[-1]
+    found = re.search(r"is (\S+) by Jacobian products, .* and (\S+) by the kernel: ", told)
+    assert float(found[2]) == pytest.approx(1 / SAMPLES, rel=1e-5)
+    assert float(found[1]) == pytest.approx(0.97 / SAMPLES, rel=1e-3)
 
 
 # Optimal regime (alpha^-1 (1 - delta) < 1, delta < 1), and the growth beyond delta = 1.

@@ -1,7 +1,10 @@
 """The rule ntk through its script: all routes to the full kernel's sums agree."""
 
+import copy
 import functools
+import math
 import re
+from types import SimpleNamespace
 
 import ntk
 import numpy as np
@@ -300,6 +303,79 @@ def test_a_network_that_is_another_function_than_in_training_is_refused(
         spectrum_with(settings, manifest="snapshots.json")
     told = "loss is .* here and was .* in training, at the same weights"
     assert re.search(told, (tmp_path / "job.log").read_text())
+
+
+ROUTES = {  # to the full kernel's spectrum: its settings, and what gives its numbers
+    "kernel": ({}, "empirical_ntk"),
+    "gauss_newton": ({"width": 2}, "gauss_newton"),
+    "stored": ({"full_rows_limit": 1, "stored_rows_limit": 200}, "empirical_ntk"),
+    "quadrature": ({"full_rows_limit": 1, "stored_rows_limit": 1}, "kernel_product"),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("factor", [1.0, 1.005, 1.03, math.nan])
+def test_a_spectrum_that_is_not_the_gradients_is_refused(
+    spectrum, monkeypatch, tmp_path, route, factor
+):
+    """Sum lambda_k Delta_k^2 is |grad L|^2, by another way to the same derivatives."""
+    changes, name = ROUTES[route]
+    cost = Cost(1.0, gauss_newton=0.0, quadrature=1.0, stored=0.0)
+    monkeypatch.setattr(kernels, "spectrum_cost", lambda *_: cost)
+    compute = getattr(kernels, name)
+
+    def scaled(*arguments, **more):
+        found = compute(*arguments, **more)
+        if name == "gauss_newton":
+            return found._replace(matrix=factor * found.matrix, pulled=factor**0.5 * found.pulled)
+        return factor * found
+
+    monkeypatch.setattr(kernels, name, scaled)
+    if abs(factor - 1) < 0.01:
+        assert spectrum(**changes).attrs["spectrum_route"].startswith(f"{route}: ")
+        return
+    with pytest.raises(SystemExit):
+        spectrum(**changes)
+    last = (tmp_path / "job.log").read_text().splitlines()[-1]
+    if factor == 1.03:
+        told = re.search(
+            r"of the kernel is (\S+) \|Delta\|\^2, .* derivative (\S+) \|Delta\|", last
+        )
+        assert float(told[1]) / float(told[2]) == pytest.approx(1.03, rel=1e-5)
+        assert "does it mix samples, or have derivatives of its own?" in last
+
+
+class MixesMany(torch.nn.Module):
+    """Mixes samples where there are more than eight: checks look at fewer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 3)
+
+    def forward(self, x):
+        f = self.layer(x)
+        return f if len(x) <= 8 else f - f.mean(dim=0)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_gradients_that_are_not_the_kernels_are_told(precision):
+    torch.manual_seed(0)
+    x, delta = torch.randn(20, 5, dtype=precision), np.random.default_rng(0).normal(size=(20, 3))
+    mixes = MixesMany().to(precision)
+    j = torch.kron(torch.cat([x, torch.ones(20, 1)], dim=1), torch.eye(3))
+    theta = (j @ j.T).double().numpy()  # of the layer alone
+    values, vectors = np.linalg.eigh(theta)
+    spectrum_of = values[::-1], ((vectors.T @ delta.ravel()) ** 2)[::-1]
+    plain = SimpleNamespace(network=mixes.layer, inputs=x)
+    kernels.check_gradient(plain, delta, *spectrum_of)
+    kernels.check_gradient(plain, 0 * delta, *spectrum_of)
+    for scale in (1e-150, 1e150):
+        kernels.check_gradient(plain, scale * delta, spectrum_of[0], scale**2 * spectrum_of[1])
+    frozen = copy.deepcopy(plain)
+    frozen.network.bias.requires_grad_(False)
+    for wrong in (SimpleNamespace(network=mixes, inputs=x), frozen):
+        with pytest.raises(ValueError, match="which should be equal"):
+            kernels.check_gradient(wrong, delta, *spectrum_of)
 
 
 @pytest.mark.parametrize("limit", [1000, 100])

@@ -194,6 +194,20 @@ def flow_run(loss=(3.0, 2.0, 1.0), noise=0.0, seed=0, **changes):
     )
 
 
+def test_the_unit_of_time_is_that_of_the_kernel_to_a_hundredth():
+    check = speed_limits.check_unit_of_time
+    check(flow_run(), KERNEL.drop_vars("eigenvalues_full"))
+    for unit, passes in ((1.0, True), (1.009, True), (0.992, True), (1.02, False), (0.98, False)):
+        run = flow_run().assign_attrs(lambda_1=unit)
+        if passes:
+            check(run, KERNEL)
+            continue
+        with pytest.raises(
+            ValueError, match="by Jacobian products, the unit of time, and 1 by the"
+        ):
+            check(run, KERNEL)
+
+
 @pytest.mark.parametrize("factor", [0.8, 1.2])
 def test_lengths_are_left_out_where_the_action_of_that_run_is_off_in_either_direction(factor):
     off = flow_run(action=np.array([0.0, 1.0, 2.0 * factor]))

@@ -35,6 +35,7 @@ from speedlimits.transport import ROUNDING, cheapest_other_cost, compare_couplin
 RECORDED = ("time", "train_loss", "path_length", "action", "velocity_noise", "kinetic_energy")
 PREDICTORS = ("full", "quadrature")  # a file holds one of the two
 LARGEST_UNSEEN_DROP = 0.5  # own choice, of the loss drop: then most of the training is not seen
+LAMBDA_1_TOLERANCE = 1e-2  # own choice: ten times what lambda_1 by Jacobian products is found to
 # name: function of the means over realisations; the intervals resample the realisations
 ENSEMBLE = {
     "inefficiency": lambda m: sl.inefficiency(m["time"], m["transport2"], m["descent"]),
@@ -393,6 +394,30 @@ def power_law(exponents: pd.DataFrame, moment: str, kind: str, times: np.ndarray
     finite = finite_power_law_inefficiency(alpha, delta, count, times, lambda_1)
     asymptote = inefficiency_asymptote(alpha, delta, times, lambda_1, order="leading")
     return {"inefficiency_power_law": finite, "inefficiency_power_law_asymptote": asymptote}
+
+
+def check_unit_of_time(run: xr.Dataset, kernel: xr.Dataset) -> None:
+    """Compare lambda_1 by Jacobian products with that of the kernel.
+
+    The one sets times and step sizes, the other the prediction, and they take different ways to
+    the derivatives.
+
+    Args:
+        run: trajectory of realisation 0.
+        kernel: of its start; without the full kernel's eigenvalues there is nothing to compare.
+
+    Raises:
+        ValueError: if they differ by more than LAMBDA_1_TOLERANCE.
+    """
+    if "eigenvalues_full" not in kernel:
+        return
+    unit, of_kernel = float(run.attrs["lambda_1"]), float(kernel["eigenvalues_full"][0])
+    if not abs(of_kernel - unit) <= LAMBDA_1_TOLERANCE * unit:
+        raise ValueError(
+            f"lambda_1 at the start of realisation 0 is {unit:.6g} by Jacobian products, the unit "
+            f"of time, and {of_kernel:.6g} by the kernel: forward and reverse derivatives of the "
+            "network disagree; does it have derivatives of its own, or mix samples?"
+        )
 
 
 def start_table(
