@@ -105,6 +105,9 @@ def test_spectral_sums_drift_alignment_and_overlap_equal_the_kernels(case):
     now, then = (leading_eigenvectors(k, OUTPUTS)[1] for k in (theta_t, theta_0))
     expected = eigenspace_overlap(now, then)
     assert gn.overlap(*matrices, OUTPUTS) == pytest.approx(expected, rel=1e-8)
+    for count in (0, len(matrices[0]) + 1):
+        with pytest.raises(ValueError, match=f"count is {count}; Theta has 1 to"):
+            gn.overlap(*matrices, count)
 
 
 def test_sums_stopped_after_any_block_continue_to_the_same_bits(case):

@@ -1004,6 +1004,9 @@ def test_kernel_of_a_chain_starts_without_the_compiler_of_torch():
         (nn.Linear(2, 2), torch.zeros(2, 2, dtype=torch.float64), "torch.float64"),
         (nn.Linear(2, 2), torch.zeros(0, 2), "no samples"),
         (nn.ReLU(), torch.zeros(2, 2), "no trainable weights"),
+        (nn.Linear(2, 0), torch.zeros(2, 2), "no outputs"),
+        (torch.inference_mode()(nn.Linear)(2, 2), torch.zeros(2, 2), "made under torch.inference"),
+        (nn.Linear(2, 2), torch.inference_mode()(torch.zeros)(2, 2), "inputs were made under"),
         (nn.Linear(2, 2), torch.zeros(2, 3, 2), "needs \\(1, outputs\\)"),
         (nn.Linear(2, 2), torch.tensor([[1.0, 2], [3, math.inf]]), "not finite, in sample 1"),
         (
@@ -1017,6 +1020,24 @@ def test_refusals_name_the_cause(network, inputs, message):
     for function in (kernel.empirical_ntk, kernel_products.largest_eigenvalue):
         with pytest.raises(ValueError, match=message):
             function(network, inputs)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("layer", [nn.ReLU, nn.PReLU, nn.GELU, lambda: nn.LayerNorm(7)])
+def test_the_mode_of_the_caller_changes_no_kernel(mode, layer):
+    torch.manual_seed(3)
+    network, x = nn.Sequential(nn.Linear(5, 7), layer(), nn.Linear(7, 2)), torch.randn(4, 5)
+    differentiated = x.clone().requires_grad_()
+
+    def found():
+        sums = gauss_newton.gauss_newton(network, differentiated, torch.ones(8, 1))
+        wholes = kernel.empirical_ntk(network, x), kernel_products.largest_eigenvalue(network, x)
+        return [torch.as_tensor(value) for value in (*wholes, sums.matrix, sums.pulled)]
+
+    expected = found()
+    with mode():
+        for value, wanted in zip(found(), expected, strict=True):
+            assert torch.equal(value, wanted) and not value.requires_grad
 
 
 def test_refusals_name_which_of_two_sets_is_wrong():

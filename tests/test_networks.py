@@ -205,6 +205,13 @@ def test_vision_transformer_refuses_what_it_cannot_tile(shape, width, words):
         )
 
 
+def test_vision_transformer_refuses_patches_of_no_size():
+    with pytest.raises(ValueError, match="multiple of patch_size 0"):
+        MODELS["vision_transformer"](
+            input_shape=(3, 8, 8), outputs=2, width=8, depth=1, patch_size=0
+        )
+
+
 def test_torchvision_is_imported_beside_a_torch_that_lacks_its_operators(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
@@ -249,7 +256,7 @@ def test_output_scale_multiplies_outputs_and_keeps_the_start_and_the_route(model
     torch.testing.assert_close(ratio, torch.full_like(ratio, 3.5**2), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("scale", [0, -1, math.nan])
+@pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf])
 def test_output_scale_must_be_positive(scale):
     with pytest.raises(ValueError, match="greater than 0"):
         scale_output(torch.nn.Linear(2, 2), scale)

@@ -73,6 +73,7 @@ class PartialSums(NamedTuple):
 OnBlock = Callable[[PartialSums], None]
 
 
+@torch.inference_mode(False)
 def gauss_newton(
     network: nn.Module,
     inputs: Tensor,
@@ -110,6 +111,7 @@ def gauss_newton(
     return _sums(network, inputs, vectors, None, memory_bytes, start_from, on_block)
 
 
+@torch.inference_mode(False)
 def cross_gauss_newton(
     network: nn.Module,
     inputs: Tensor,
@@ -154,6 +156,7 @@ def _sums(
         ValueError: if vectors or weights are of other shapes.
     """
     check_inputs(network, inputs)
+    inputs = inputs.detach()
     outputs, parameters = count_outputs(network, inputs), list(network.parameters())
     size = sum(p.numel() for p in parameters if p.requires_grad)
     weights = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
@@ -276,7 +279,12 @@ def overlap(matrix: Array, start: Array, cross: Array, count: int) -> float:
         Mean squared cosine of the principal angles, as ``spectrum.eigenspace_overlap``; NaN if one
         of the leading eigenvalues vanishes or the last equals the next, so that Theta does not
         define their eigenvectors.
+
+    Raises:
+        ValueError: if count is not between 1 and P.
     """
+    if not 1 <= count <= len(matrix):
+        raise ValueError(f"count is {count}; Theta has 1 to {len(matrix)} leading eigenvectors")
     more = min(count + 1, len(matrix))
     found = [leading_eigenvectors(g, more) for g in (matrix, start)]
     if not all(leading_eigenspace_exists(values, count) for values, _ in found):

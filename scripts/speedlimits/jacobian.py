@@ -47,9 +47,13 @@ def check_inputs(network: nn.Module, inputs: Tensor, other_inputs: Tensor | None
     parameters = [p for p in network.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the network has no trainable weights, so its kernel is undefined")
+    if any(p.is_inference() for p in parameters):
+        raise ValueError("the network was made under torch.inference_mode; make it outside")
     for word, x in (("inputs", inputs), ("other_inputs", other_inputs)):
         if x is None:
             continue
+        if x.is_inference():
+            raise ValueError(f"{word} were made under torch.inference_mode; clone them outside")
         if len(x) == 0:
             raise ValueError(f"{word} hold no samples")
         if not x.is_floating_point() or x.dtype != parameters[0].dtype:
@@ -119,6 +123,8 @@ def count_outputs(network: nn.Module, inputs: Tensor) -> int:
         raise ValueError(
             f"the network maps one sample to shape {tuple(f.shape)}; the kernel needs (1, outputs)"
         )
+    if f.shape[1] == 0:
+        raise ValueError("the network has no outputs; the kernel needs one at least")
     return f.shape[1]
 
 

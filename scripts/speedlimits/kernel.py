@@ -60,6 +60,7 @@ class Route(NamedTuple):
         return f"{self.name}: {self.reason}"
 
 
+@torch.inference_mode(False)
 def choose_route(network: nn.Module, inputs: Tensor) -> Route:
     """Return the fastest route that is exact for this network.
 
@@ -160,6 +161,7 @@ def spectrum_cost(network: nn.Module, inputs: Tensor, outputs: int, steps: int) 
     return Cost(float(explicit), float(gauss_newton), float(quadrature), float(stored))
 
 
+@torch.inference_mode(False)
 def empirical_ntk(
     network: nn.Module,
     inputs: Tensor,

@@ -20,6 +20,7 @@ STARTS = 2  # own choice: one start vector has next to nothing of the first in s
 PRODUCT_BATCH = 64  # samples per micro-batch of a Jacobian product; activations stay in cache
 
 
+@torch.inference_mode(False)
 def largest_eigenvalue(
     network: nn.Module,
     inputs: Tensor,
@@ -114,6 +115,7 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
     return vector
 
 
+@torch.inference_mode(False)
 def kernel_product(
     network: nn.Module,
     inputs: Tensor,

@@ -81,10 +81,10 @@ def scale_output(network: nn.Module, scale: float) -> nn.Module:
         The network with outputs multiplied by a.
 
     Raises:
-        ValueError: if a is not positive.
+        ValueError: if a is not positive and finite.
     """
-    if not scale > 0:
-        raise ValueError(f"output_scale is {scale}; it must be greater than 0")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"output_scale is {scale}; it must be greater than 0 and finite")
     if scale == 1:
         return network
     last = network[-1] if isinstance(network, nn.Sequential) else None

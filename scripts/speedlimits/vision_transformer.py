@@ -67,7 +67,7 @@ def vision_transformer(
         ModuleNotFoundError: if torchvision is not installed.
     """
     square = len(input_shape) == 3 and input_shape[1] == input_shape[2]
-    if not square or input_shape[1] % patch_size:
+    if not square or patch_size < 1 or input_shape[1] % patch_size:
         raise ValueError(
             "the vision transformer needs square images (channels, side, side) whose side is a "
             f"multiple of patch_size {patch_size}; the data has shape {tuple(input_shape)}"
