@@ -533,3 +533,22 @@ def test_import_is_light_and_the_example_runs():
     assert len(lines) == 15
     ratios = [float(line.split("T/T_SL")[1].split()[0]) for line in lines]
     assert all(ratio >= 1 for ratio in ratios)
+
+
+def test_a_network_that_mixes_samples_of_larger_batches_only_has_no_prediction():
+    class Mixes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(D, C)
+
+        def forward(self, x):
+            f = self.layer(x)
+            return f if len(x) <= 8 else f - f.mean(dim=0)
+
+    torch.manual_seed(0)
+    network, x, y = Mixes(), torch.randn(20, D), torch.randn(20, C)
+    start = nn.utils.parameters_to_vector(network.parameters()).detach()
+    snapshots = torch.stack([start, 0.9 * start])
+    with pytest.raises(ValueError, match="mix samples.*kernel=False measures without"):
+        speedlimits.measure(network, x, y, snapshots, [0, 1])
+    assert np.isfinite(speedlimits.measure(network.layer, x, y, snapshots, [0, 1]).inefficiency)

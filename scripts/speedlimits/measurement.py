@@ -21,6 +21,7 @@ from speedlimits.network_checks import (
     check_parameters,
     check_sample_gradients,
     check_slope,
+    check_spectrum,
     copied,
     make_contiguous,
 )
@@ -169,9 +170,15 @@ def measure(
                 f"the NTK of the network cannot be computed ({in_one_line(error)}); kernel=False "
                 "measures without the prediction"
             ) from error
+        residue = y - outputs[0]
         values, projections = eigenvalues_and_projections(
-            theta_kernel.cpu().numpy(), (y - outputs[0]).reshape(-1)
+            theta_kernel.cpu().numpy(), residue.reshape(-1)
         )
+        if residue.any():
+            try:
+                check_spectrum(network, loss.inputs, residue, values, projections)
+            except ValueError as error:
+                raise ValueError(f"{error} kernel=False measures without the prediction") from error
         sums = predict(without_noise(values), projections, time)
         predicted = sl.inefficiency(time, sums["geodesic_length_squared"], sums["loss_drop"])
     inefficiency = sl.inefficiency(time, squared, drop)
