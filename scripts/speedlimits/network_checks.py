@@ -699,9 +699,12 @@ def check_spectrum(
             total += part
     of_gradient = sum(float((total**2).sum()) for total in gradient)
     of_spectrum = float(eigenvalues @ (projections / size / size))
-    eps = torch.finfo(inputs.dtype).eps
-    tolerance = GRADIENT_TOLERANCE + HALF_ROUNDING * eps
-    allowed = tolerance * of_gradient + (GRADIENT_ROUNDING + eps) * float(eigenvalues[0])
+    numbers = torch.finfo(inputs.dtype)
+    allowed = (GRADIENT_TOLERANCE + HALF_ROUNDING * numbers.eps) * of_gradient
+    allowed += (GRADIENT_ROUNDING + numbers.eps) * float(eigenvalues[0])
+    # Of smaller derivatives the kernel's products underflow, as where units have died.
+    weights = sum(total.numel() for total in gradient)
+    allowed += numbers.tiny / numbers.eps * weights * residue.size
     if not abs(of_spectrum - of_gradient) <= allowed:
         raise ValueError(
             f"sum lambda_k Delta_k^2 of the kernel is {of_spectrum:.6g} |Delta|^2, |grad L|^2 by a "
