@@ -310,7 +310,10 @@ NO_NETWORK = [
         {"dataset": "taught", "model": "myrtle5"},
         ["needs images", "taught has inputs of shape (8,)"],
     ),
-    ({"dataset": "taught", "model": "residual_network"}, ["for example fully_connected"]),
+    (
+        {"dataset": "taught", "model": "residual_network"},
+        ["for example fully_connected; or leave the study out of default_studies"],
+    ),
 ]
 
 

@@ -712,6 +712,66 @@ def test_a_wrong_forward_derivative_is_told_below_a_normalisation():
     check_derivatives(under_a_normalisation(torch.relu), make_inputs())
 
 
+class WithoutItsTangent(torch.autograd.Function):
+    """A product of which the forward derivative has forgotten the weights."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, weight):
+        return x @ weight.T
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        context.save_for_backward(*inputs)
+        context.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(context, gradient):
+        x, weight = context.saved_tensors
+        return gradient @ weight, gradient.T @ x
+
+    @staticmethod
+    def jvp(context, tangent, _):
+        return 0 * context.saved_tensors[0] @ context.saved_tensors[1].T
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
+def test_what_a_forward_derivative_forgets_is_seen_beside_biases_of_zero(size):
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(size * torch.randn(3, 6))
+            self.bias = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            return WithoutItsTangent.apply(x, self.weight) + self.bias
+
+    torch.manual_seed(0)
+    network, x = Product().double(), torch.randn(5, 6).double()
+    assert way_along_weights(network, x) == "twice"
+    expected = torch.linalg.matrix_norm(x @ x.T + 1, ord=2)  # in each output
+    found = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-9)
+    assert found == pytest.approx(float(expected), rel=1e-8)
+
+
+def test_weights_without_elements_change_no_product():
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)
+    expected = kernel_products.largest_eigenvalue(network, x)
+    network.register_parameter("nothing", nn.Parameter(torch.zeros(0)))
+    assert kernel_products.largest_eigenvalue(network, x) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_half_precision_has_right_forward_derivatives(seed):
+    """Along random directions they differ from the gradient by roundings of many layers."""
+    torch.manual_seed(seed)
+    layers = [(nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU()) for _ in range(8)]
+    network = nn.Sequential(*itertools.chain(*layers), nn.Linear(16, 3)).bfloat16()
+    check_derivatives(network, torch.randn(4, 16, dtype=torch.bfloat16))
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -751,17 +811,22 @@ def test_half_precision_is_multiplied_in_single(dtype, monkeypatch):
     assert relative_error(kernel.empirical_ntk(network.to(dtype), x), exact) < 0.1
 
 
-@pytest.mark.parametrize("scale", [1e-19, 1e-23])
-def test_the_largest_eigenvalue_of_small_outputs_does_not_underflow(scale):
-    """lambda_1 is 1e-38 to 1e-46 there, which float32 does not hold."""
+@pytest.mark.parametrize(
+    ("scale", "precision"),
+    [(1e-19, torch.float32), (1e-23, torch.float32), (1e-90, torch.float64)],
+)
+def test_the_largest_eigenvalue_of_small_outputs_does_not_underflow(scale, precision):
+    """lambda_1 is 1e-38 to 1e-46 in float32, and squares of 1e-180 are 0 in float64."""
     torch.manual_seed(0)
-    network, x = nn.Sequential(nn.Flatten(), nn.Linear(192, OUTPUTS)), make_inputs().float()
+    network, x = nn.Sequential(nn.Flatten(), nn.Linear(192, OUTPUTS)), make_inputs().to(precision)
+    network.to(precision)
     with torch.no_grad():
         x *= scale / x.abs().max()
         network[1].bias.requires_grad_(False)
     value = kernel_products.largest_eigenvalue(network, x, relative_tolerance=1e-6)
-    expected = torch.linalg.eigvalsh(x.flatten(1).double() @ x.flatten(1).double().T)[-1]
-    assert value == pytest.approx(float(expected), rel=1e-5)
+    rows = x.flatten(1).double() / scale
+    expected = torch.linalg.eigvalsh(rows @ rows.T)[-1]
+    assert value / scale / scale == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_cross_gauss_newton_leaves_the_network_as_it_was(monkeypatch):

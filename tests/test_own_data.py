@@ -468,17 +468,20 @@ def test_numbers_too_small_for_the_precision_are_told(job, scale):
         build_problem(given, "n.nc", 0, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-17])
-def test_derivatives_whose_squares_vanish_are_no_dead_network(job, tmp_path, scale):
-    settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20, "precision": "float32"}
+@pytest.mark.parametrize(
+    ("scale", "precision"), [(1e-30, "float32"), (1e-17, "float32"), (1e-80, "float64")]
+)
+def test_derivatives_whose_squares_vanish_are_no_dead_network(job, tmp_path, scale, precision):
+    settings = SETTINGS | REAL | {"normalise": False, "depth": 1, "n": 20, "precision": precision}
     small = VECTORS | {"train_inputs": VECTORS["train_inputs"].astype(float) * scale}
     x = subset_of(job, small, settings)["train_inputs"].values.astype(float)
     with pytest.raises(SystemExit):
         job(time_unit.main, inputs={"i": "n.nc"}, outputs={"o": "unit.json"}, settings=settings)
     told = (tmp_path / "job.log").read_text().splitlines()[-1]
     given = float(re.search(r"lambda_1 is (\S+) at the start", told)[1])
-    assert given == pytest.approx(np.linalg.eigvalsh(x @ x.T / 6)[-1], rel=1e-3)
-    assert "derivatives are so small that float32 has no" in told
+    x = x / scale
+    assert given / scale / scale == pytest.approx(np.linalg.eigvalsh(x @ x.T / 6)[-1], rel=1e-3)
+    assert f"derivatives are so small that {precision} has no" in told
     assert "normalise: true" in told and "dead" not in told
 
 

@@ -38,6 +38,7 @@ from pipeline.sources import TRAINING_POOL, Source, source
 from pipeline.suggestions import did_you_mean
 
 LARGEST_EXPONENT = 20  # of power laws; of 1e6 modes a square of their ratio is a float64 still
+DEFAULTS = "default_studies"  # the key
 LONGEST_FOLDER_NAME = 200  # of a network; file systems take 255 bytes, and tools append to names
 TRANSFORMER_HEADS = 4  # as speedlimits.vision_transformer has them, which needs torch to be read
 MOST_SNAPSHOTS = 2_000  # of a run; own choice: 20 decades at 100 each
@@ -441,7 +442,10 @@ def _run_problems(
             f"{len(network_slug(settings))} characters; at most {LONGEST_FOLDER_NAME} are allowed"
         )
     if settings["dataset"] in sources and name in config["default_studies"]:
-        problems += _misfits(_where(name, settings), settings, sources[settings["dataset"]])
+        problems += [
+            problem if DEFAULTS in problem else f"{problem}; or leave the study out of {DEFAULTS}"
+            for problem in _misfits(_where(name, settings), settings, sources[settings["dataset"]])
+        ]
     if settings["first_snapshot"] >= settings["final_time"]:
         whose = _origin(name, study, "first_snapshot", "final_time")
         problems.append(
@@ -618,7 +622,7 @@ def _data_problems(settings: dict, data: Source) -> list[str]:
     if data.samples is not None and settings["n"] > data.samples:
         found.append(
             f"asks for n = {settings['n']} training samples; {name} has {data.samples}: lower n, "
-            "or leave the study out of default_studies and of what you ask for"
+            f"or leave the study out of {DEFAULTS} and of what you ask for"
         )
     if data.real is False and settings["targets"] == "real":
         found.append(f"has targets: real, but {name} has classes; set one_hot or centred_one_hot")

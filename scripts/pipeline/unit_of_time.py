@@ -7,7 +7,7 @@ import torch
 from pipeline.problem import Problem
 from speedlimits.jacobian import transposed_product
 from speedlimits.kernel_products import PRODUCT_BATCH
-from speedlimits.precision import too_small
+from speedlimits.precision import LARGEST_SQUARED, too_small
 
 
 def check_lambda_1(problem: Problem, lambda_1: float, precision: str) -> None:
@@ -22,7 +22,7 @@ def check_lambda_1(problem: Problem, lambda_1: float, precision: str) -> None:
         ValueError: if lambda_1 is 0 or so small that the kernel, formed in that precision, has lost
             its digits; says whether nothing depends on the weights, or too little.
     """
-    if lambda_1 > 0 and not too_small(lambda_1, precision):
+    if lambda_1 > 1 / LARGEST_SQUARED and not too_small(lambda_1, precision):
         return
     ones = torch.ones_like(problem.targets[:PRODUCT_BATCH])
     pulled = transposed_product(problem.network, problem.inputs[:PRODUCT_BATCH], ones)

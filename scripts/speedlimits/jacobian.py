@@ -218,14 +218,16 @@ def way_along_weights(network: nn.Module, inputs: Tensor) -> str:
 
 
 def _random_direction(weights: Iterable[Tensor]) -> list[Tensor]:
-    """Return a fixed random direction, each tensor of the size of the weights; 1 where they are 0.
+    """Return a fixed random direction, each tensor of the size of its weights.
 
-    Of entries, as a root mean square.
+    Of entries, as a root mean square: that of all weights for a tensor of zeros, 1 if all are zero.
     """
     generator = torch.Generator().manual_seed(0)
+    weights = [weight.detach() for weight in weights]
+    whole = size_of(weights) / math.sqrt(sum(weight.numel() for weight in weights)) or 1.0
     direction = []
     for weight in weights:
-        entry = size_of([weight.detach()]) / math.sqrt(max(weight.numel(), 1)) or 1.0
+        entry = size_of([weight]) / math.sqrt(max(weight.numel(), 1)) or whole
         drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         direction.append((entry * drawn).to(weight))
     return direction

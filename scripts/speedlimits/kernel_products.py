@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -58,6 +59,8 @@ def largest_eigenvalue(
     way = way_along_weights(network, inputs)
     generator = generator or torch.Generator().manual_seed(0)
 
+    scale: list[Tensor] = []  # of the first product: squares of tiny ones would be 0
+
     def multiply(vector: Tensor) -> Tensor:
         product = kernel_product(network, inputs, vector, batch=batch, way=way)
         if not product.isfinite().all():
@@ -66,7 +69,9 @@ def largest_eigenvalue(
                 "of the outputs are too large or not finite; take smaller inputs or weights, or "
                 "torch.float64"
             )
-        return product
+        if not scale:
+            scale.append(_power_of_two(product))
+        return product / scale[0]
 
     largest, found = 0.0, torch.zeros(0, len(inputs) * outputs, device=inputs.device).double()
     for _ in range(min(STARTS, found.shape[1])):
@@ -75,7 +80,7 @@ def largest_eigenvalue(
             multiply, start.to(inputs.device), found, relative_tolerance
         )
         largest, found = max(largest, value), torch.cat([found, vector[None]])
-    return largest
+    return largest * float(scale[0])
 
 
 def _leading_ritz_pair(
@@ -140,12 +145,14 @@ def kernel_product(
     cotangents = (vector / scale).view(len(inputs), -1).to(inputs.dtype)
     total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
     for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
-        pulled = transposed_product(network, x, cotangent)
-        for of_weight, gradient in zip(total, pulled, strict=True):
-            of_weight += gradient
+        for part, of_weight in enumerate(transposed_product(network, x, cotangent)):
+            total[part] += of_weight
     # Small derivatives would underflow; large ones are told, as the kernel itself overflows.
-    again = _power_of_two(torch.stack([of_weight.abs().max() for of_weight in total])).clamp(max=1)
-    total = [(of_weight.double() / again).to(of_weight.dtype) for of_weight in total]
+    sizes = [torch.linalg.vector_norm(part, ord=math.inf) for part in total if part.numel()]
+    again = _power_of_two(torch.stack(sizes)).clamp(max=1)
+    if (missing := 1 - int(torch.frexp(again).exponent)) > 0:
+        for of_weight in total:  # in two steps, each within the range of the dtype
+            of_weight.mul_(2.0 ** (missing // 2)).mul_(2.0 ** (missing - missing // 2))
     pieces = [_finite_product(network, x, total, way) for x in inputs.split(batch)]
     return torch.cat(pieces).flatten().double() * again * scale
 

@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 from speedlimits.functional import in_one_line
 from speedlimits.jacobian import (
     DERIVATIVE_TOLERANCE,
+    SPACINGS,
     CombinedOutputs,
     count_outputs,
     differ,
@@ -645,7 +646,9 @@ def _check_forward(network: nn.Module, part: Tensor, batch: tuple[Tensor, ...]) 
     """
     weights = [parameter.detach() for parameter in network.parameters()]
     # Of outputs that are saturated forward derivatives are differences of numbers of their size.
-    rounding = torch.finfo(part.dtype).eps ** 0.5 * _sum_of_sizes(network, part)
+    eps = torch.finfo(part.dtype).eps
+    rounding = eps**0.5 * _sum_of_sizes(network, part)
+    coarser = max(1.0, SPACINGS * eps / DERIVATIVE_TOLERANCE)  # half precision, as in ``differ``
     directions = [(weights, DERIVATIVE_TOLERANCE * size_of(batch) * size_of(weights))]
     # Along the weights nothing changes below a normalisation, nor where they start at zero.
     directions += [found[1:] for found in _slope_directions(weights, batch)]
@@ -656,7 +659,7 @@ def _check_forward(network: nn.Module, part: Tensor, batch: tuple[Tensor, ...]) 
             return
         pairs = zip(batch, tangents, strict=True)
         along = sum(float((g.double() * u.double()).sum()) for g, u in pairs)
-        if abs(float(forward.double().sum()) - along) > max(allowed, rounding):
+        if abs(float(forward.double().sum()) - along) > max(coarser * allowed, rounding):
             raise ValueError(
                 "the forward derivative of the network does not agree with the reverse one; a "
                 "custom derivative, a hook or a part under no_grad makes one of them wrong"
