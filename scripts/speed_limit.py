@@ -34,15 +34,15 @@ def main(snakemake) -> None:
     settings, given = snakemake.params.settings, snakemake.input
     with logged(snakemake.log[0]):
         runs = [read_snapshots(path) for path in given.manifests]
-        check_unit_of_time(runs[0], read_netcdf(given.start[0]))
         exponents = read_table(given.exponents)
-        starts = {"cold": (0, given.start)}
+        starts = {"cold": (0, [read_netcdf(path) for path in given.start])}
+        check_unit_of_time(runs[0], starts["cold"][1][0])
         warm = read_json(given.warm_start)
         if warm["reached"] and warm["snapshot"] < runs[0].sizes["snapshot"] - 1:
-            starts["warm"] = (warm["snapshot"], given.warm)
+            starts["warm"] = (warm["snapshot"], [read_netcdf(path) for path in given.warm])
         tables = [
-            start_table(name, snapshot, runs, list(map(read_netcdf, files)), exponents, settings)
-            for name, (snapshot, files) in starts.items()
+            start_table(name, snapshot, runs, kernels, exponents, settings)
+            for name, (snapshot, kernels) in starts.items()
         ]
         table = pd.concat(tables, ignore_index=True)
         ends = table[table["realisation"] == "ensemble"].groupby("start").tail(1).set_index("start")

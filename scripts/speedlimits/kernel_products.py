@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speedlimits.jacobian import (
+    SPACINGS,
     check_inputs,
     count_outputs,
     jacobian_product,
+    size_of,
     transposed_product,
     way_along_weights,
 )
 
 KRYLOV_LIMIT = 100  # Lanczos steps; NTK spectra decay fast and 1e-3 takes about 5 to 10
 STARTS = 2  # own choice: one start vector has next to nothing of the first in some of 100 networks
+# Own choices: far above what batches, devices and, as a share of lambda_1 |Delta|^2, float32 change
+# (1e-4 where a ReLU's sign is rounded), below what would be seen in T_SL.
+GRADIENT_TOLERANCE, GRADIENT_ROUNDING = 1e-2, 1e-5
 PRODUCT_BATCH = 64  # samples per micro-batch of a Jacobian product; activations stay in cache
 
 
@@ -143,10 +150,7 @@ def kernel_product(
     """
     scale = _power_of_two(vector)
     cotangents = (vector / scale).view(len(inputs), -1).to(inputs.dtype)
-    total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
-    for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
-        for part, of_weight in enumerate(transposed_product(network, x, cotangent)):
-            total[part] += of_weight
+    total = _transposed_products(network, inputs, cotangents, batch)
     # Small derivatives would underflow; large ones are told, as the kernel itself overflows.
     sizes = [torch.linalg.vector_norm(part, ord=math.inf) for part in total if part.numel()]
     again = _power_of_two(torch.stack(sizes)).clamp(max=1)
@@ -155,6 +159,67 @@ def kernel_product(
             of_weight.mul_(2.0 ** (missing // 2)).mul_(2.0 ** (missing - missing // 2))
     pieces = [_finite_product(network, x, total, way) for x in inputs.split(batch)]
     return torch.cat(pieces).flatten().double() * again * scale
+
+
+def check_spectrum(
+    network: nn.Module,
+    inputs: Tensor,
+    residue: NDArray[np.float64],
+    eigenvalues: NDArray[np.float64],
+    projections: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Raise ValueError, in one sentence, if a spectrum is not that of the network that is trained.
+
+        sum_k lambda_k Delta_k^2 = Delta^T Theta Delta = |grad L|^2
+
+    (docs/theory.md, section 4). The left side went through the kernel's route and its
+    decomposition, the right one is a reverse derivative of all samples, as in training.
+
+    Args:
+        network: maps inputs (N, ...) to outputs (N, C).
+        inputs: (N, ...).
+        residue: Delta, shape (N, C).
+        eigenvalues: lambda_k of the full kernel, or nodes of a quadrature, falling, shape (K,).
+        projections: Delta_k^2, or the weights, shape (K,).
+
+    Returns:
+        The two sides over |Delta|^2; zeros without a residue.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    size = float(np.linalg.norm(residue))
+    if size == 0.0:
+        return 0.0, 0.0
+    direction = torch.from_numpy(residue / size).to(inputs)
+    gradient = _transposed_products(network, inputs, direction, PRODUCT_BATCH)
+    of_gradient = size_of(gradient) ** 2
+    of_spectrum = float(eigenvalues @ (projections / size / size))
+    numbers = torch.finfo(inputs.dtype)
+    allowed = (GRADIENT_TOLERANCE + SPACINGS * numbers.eps) * of_gradient
+    allowed += (GRADIENT_ROUNDING + numbers.eps) * float(eigenvalues[0])
+    # Of smaller derivatives the kernel's products underflow, as where units have died.
+    weights = sum(of_weight.numel() for of_weight in gradient)
+    allowed += numbers.tiny / numbers.eps * weights * residue.size
+    if not abs(of_spectrum - of_gradient) <= allowed:
+        raise ValueError(
+            f"sum lambda_k Delta_k^2 of the kernel is {of_spectrum:.6g} |Delta|^2, |grad L|^2 by a "
+            f"reverse derivative {of_gradient:.6g} |Delta|^2, which should be equal: the network "
+            "has other derivatives in batches of other sizes, or by other ways; does it mix "
+            "samples, or have derivatives of its own?"
+        )
+    return of_spectrum, of_gradient
+
+
+def _transposed_products(
+    network: nn.Module, inputs: Tensor, cotangents: Tensor, batch: int
+) -> list[Tensor]:
+    """Return J^T w of every trainable parameter, in its shape, summed over micro-batches."""
+    total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
+    for x, cotangent in zip(inputs.split(batch), cotangents.split(batch), strict=True):
+        for part, of_weight in enumerate(transposed_product(network, x, cotangent)):
+            total[part] += of_weight
+    return total
 
 
 def _power_of_two(values: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ from speedlimits import speed_limit as sl
 from speedlimits.functional import in_one_line
 from speedlimits.gradient import TrainingLoss
 from speedlimits.kernel import DEFAULT_MEMORY_BYTES, empirical_ntk
+from speedlimits.kernel_products import check_spectrum
 from speedlimits.network_checks import (
     check_copy,
     check_network,
     check_parameters,
     check_sample_gradients,
     check_slope,
-    check_spectrum,
     copied,
     make_contiguous,
 )
@@ -174,11 +174,10 @@ def measure(
         values, projections = eigenvalues_and_projections(
             theta_kernel.cpu().numpy(), residue.reshape(-1)
         )
-        if residue.any():
-            try:
-                check_spectrum(network, loss.inputs, residue, values, projections)
-            except ValueError as error:
-                raise ValueError(f"{error} kernel=False measures without the prediction") from error
+        try:
+            check_spectrum(network, loss.inputs, residue, values, projections)
+        except ValueError as error:
+            raise ValueError(f"{error} kernel=False measures without the prediction") from error
         sums = predict(without_noise(values), projections, time)
         predicted = sl.inefficiency(time, sums["geodesic_length_squared"], sums["loss_drop"])
     inefficiency = sl.inefficiency(time, squared, drop)

@@ -7,9 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -25,9 +23,7 @@ from speedlimits.jacobian import (
     obstacle_to_torch_func,
     per_sample_jacobian,
     size_of,
-    transposed_product,
 )
-from speedlimits.kernel_products import PRODUCT_BATCH
 from speedlimits.networks import in_precision
 
 # Outputs of a sample alone and within a batch differ by rounding; 1e-3 of their size is more than
@@ -44,10 +40,6 @@ SLOPE_STEPS = (1e-6, -1e-6, 1e-7, -1e-7)  # of the weights: rounding is 1e-9 of 
 LONGER_STEP = 1e-3  # float32 inside a network sees that much
 EPS = torch.finfo(torch.float64).eps
 SLOPE_TOLERANCE = 0.01  # own choice, of |grad g|: implicit gradients are solved to less
-# Own choices: far above what batches, devices and, as a share of lambda_1 |Delta|^2, float32 change
-# (1e-4 where a ReLU's sign is rounded), below what would be seen in T_SL.
-GRADIENT_TOLERANCE, GRADIENT_ROUNDING = 1e-2, 1e-5
-HALF_ROUNDING = 10  # own choice, in eps: of products of numbers of half precision
 RANDOM_DIRECTIONS, RANDOM_TOLERANCE = 4, 0.03  # an error of 10 % is missed once in 300 networks
 CHECKED_SAMPLES = 8  # own choice: more than groups of two or four in which samples could be mixed
 
@@ -664,55 +656,3 @@ def _check_forward(network: nn.Module, part: Tensor, batch: tuple[Tensor, ...]) 
                 "the forward derivative of the network does not agree with the reverse one; a "
                 "custom derivative, a hook or a part under no_grad makes one of them wrong"
             )
-
-
-def check_spectrum(
-    network: nn.Module,
-    inputs: Tensor,
-    residue: NDArray[np.float64],
-    eigenvalues: NDArray[np.float64],
-    projections: NDArray[np.float64],
-) -> tuple[float, float]:
-    """Raise ValueError, in one sentence, if a spectrum is not that of the network that is trained.
-
-        sum_k lambda_k Delta_k^2 = Delta^T Theta Delta = |grad L|^2
-
-    (docs/theory.md, section 4). The left side went through the kernel's route and its
-    decomposition, the right one is a reverse derivative of all samples, as in training.
-
-    Args:
-        network: maps inputs (N, ...) to outputs (N, C).
-        inputs: (N, ...).
-        residue: Delta, shape (N, C), not zero.
-        eigenvalues: lambda_k of the full kernel, or nodes of a quadrature, falling, shape (K,).
-        projections: Delta_k^2, or the weights, shape (K,).
-
-    Returns:
-        The two sides over |Delta|^2.
-
-    Raises:
-        ValueError: if they differ.
-    """
-    size = float(np.linalg.norm(residue))
-    direction = torch.from_numpy(residue / size).to(inputs)
-    gradient = [torch.zeros_like(p).double() for p in network.parameters() if p.requires_grad]
-    batches = (tensor.split(PRODUCT_BATCH) for tensor in (inputs, direction))
-    for x, cotangents in zip(*batches, strict=True):
-        for total, part in zip(gradient, transposed_product(network, x, cotangents), strict=True):
-            total += part
-    of_gradient = sum(float((total**2).sum()) for total in gradient)
-    of_spectrum = float(eigenvalues @ (projections / size / size))
-    numbers = torch.finfo(inputs.dtype)
-    allowed = (GRADIENT_TOLERANCE + HALF_ROUNDING * numbers.eps) * of_gradient
-    allowed += (GRADIENT_ROUNDING + numbers.eps) * float(eigenvalues[0])
-    # Of smaller derivatives the kernel's products underflow, as where units have died.
-    weights = sum(total.numel() for total in gradient)
-    allowed += numbers.tiny / numbers.eps * weights * residue.size
-    if not abs(of_spectrum - of_gradient) <= allowed:
-        raise ValueError(
-            f"sum lambda_k Delta_k^2 of the kernel is {of_spectrum:.6g} |Delta|^2, |grad L|^2 by a "
-            f"reverse derivative {of_gradient:.6g} |Delta|^2, which should be equal: the network "
-            "has other derivatives in batches of other sizes, or by other ways; does it mix "
-            "samples, or have derivatives of its own?"
-        )
-    return of_spectrum, of_gradient
